@@ -1,0 +1,27 @@
+"""Python source that every machine has: the standard library, split by file into train and held-out."""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+# Test suites, bundled wheels and generated tables would dominate the text without being prose-like Python.
+_SKIPPED = {"test", "tests", "idlelib", "site-packages", "__pycache__", "lib2to3", "ensurepip", "pydoc_data"}
+_HELD_OUT_SHARE = 16  # one file in sixteen
+
+
+def source_files() -> list[Path]:
+    """Return the standard library's modules, sorted by path, without tests and generated tables."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = (path for path in root.rglob("*.py") if not _SKIPPED & set(path.relative_to(root).parts))
+    return sorted(path for path in files if "encodings" not in path.parts)
+
+
+def is_held_out(path: Path) -> bool:
+    """Say whether a module belongs to the held-out split: decided by its name alone, on every machine alike."""
+    return hashlib.sha256(path.name.encode()).digest()[0] % _HELD_OUT_SHARE == 0
+
+
+def read_split(held_out: bool) -> list[str]:
+    """Return the texts of one split, one string a file."""
+    chosen = (path for path in source_files() if is_held_out(path) == held_out)
+    return [path.read_text(encoding="utf-8", errors="replace") for path in chosen]

@@ -1,0 +1,53 @@
+"""Every error that graphprune raises on purpose; each message names the thing and the remedy."""
+
+
+class GraphpruneError(Exception):
+    """What went wrong, in one line a user can act on. The command line ends with exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(GraphpruneError):
+    """The request itself is wrong: a bad option, an unreachable target, an existing OUT. Exit code 2."""
+
+    exit_code = 2
+
+
+class SourceError(GraphpruneError):
+    """The source model cannot be read: missing, truncated, pickled, not finite."""
+
+
+class CaptureError(GraphpruneError):
+    """The model cannot be captured as one graph: names the operator and where it is in the model."""
+
+
+class InvariantError(GraphpruneError):
+    """A graph breaks one of its rules: names the node and the rule."""
+
+
+class PlanError(GraphpruneError):
+    """A plan does not fit the graph: names the group and what does not fit."""
+
+
+class BudgetError(UsageError):
+    """The target lies outside what can be reached: names the reachable minimum."""
+
+
+class DataError(GraphpruneError):
+    """Calibration or evaluation text cannot be used: empty, too short, not text."""
+
+
+class RegistryError(UsageError):
+    """No plug-in, or more than one, has this name: lists the near ones."""
+
+
+class PassError(GraphpruneError):
+    """A pass failed: names the pass and what ran before it."""
+
+
+class ExportError(GraphpruneError):
+    """A backend cannot write this graph: names the node or the file."""
+
+
+class ParityError(GraphpruneError):
+    """An artefact does not compute what the graph computes: names the check and the difference."""

@@ -1,0 +1,163 @@
+"""The IR: one functional, flat ATen graph with its parameters, the source it came from and what was done to it."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+Size = int | sympy.Expr
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape of a tensor value; symbolic sizes are expressions over batch, sequence and past."""
+
+    dtype: torch.dtype
+    shape: tuple[Size, ...]
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a graph came from: what the backends need to write a complete checkpoint.
+
+    `config` is the transformers configuration object, or None for a plain module. `folder` holds tokenizer, chat
+    template and licence files. `kind` is `decoder` (cache contract), `encoder` or `module`.
+    """
+
+    kind: str = "module"
+    name: str = ""
+    architecture: str = ""
+    config: Any = None
+    generation_config: Any = None
+    folder: Path | None = None
+    revision: str | None = None
+    file_hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of a graph's history: the pass as a spec string, its seed, parameters before and after."""
+
+    spec: str
+    seed: int | None
+    parameters_before: int
+    parameters_after: int
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A captured model. Treat it as immutable: every change is made on a `fork()`.
+
+    `inputs` and `outputs` are the contract names (`past_key_values.0.key`), in the order that the module takes and
+    returns them. Each node's `meta["value"]` is its `TensorType`, a size, or a tuple of these.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: Source = Source()
+    history: tuple[Step, ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the graph on the inputs in contract order; returns the outputs in contract order."""
+        return self.module(*inputs)  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        from graphprune.printer import print_graph
+
+        return print_graph(self)
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        return list(self.module.graph.nodes)
+
+    @property
+    def placeholders(self) -> dict[str, fx.Node]:
+        """The input nodes by contract name."""
+        return dict(zip(self.inputs, self.module.graph.find_nodes(op="placeholder"), strict=True))
+
+    @property
+    def results(self) -> dict[str, fx.Node]:
+        """The nodes returned, by contract name."""
+        return dict(zip(self.outputs, self.module.graph.output_node().args[0], strict=True))  # type: ignore[arg-type]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer that the graph reads, by name, in graph order; ties appear under each name."""
+        names = dict.fromkeys(str(node.target) for node in self.nodes if node.op == "get_attr")
+        return {name: get_tensor(self.module, name) for name in names}
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Every trainable tensor once, under the first of its names in graph order."""
+        unique = {id(t): n for n, t in reversed(self.tensors().items()) if isinstance(t, torch.nn.Parameter)}
+        names = set(unique.values())
+        return {n: t for n, t in self.tensors().items() if n in names}  # type: ignore[misc]
+
+    def parameter_count(self) -> int:
+        """Number of parameters, a tied one counted once."""
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def fork(self) -> "Graph":
+        """Return a graph with its own nodes that shares every tensor with this one."""
+        module = fx.GraphModule(dict(self.tensors()), copy_nodes(self.module.graph))
+        module.train(self.module.training)
+        return replace(self, module=module)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Graph":
+        """Return a fork in which the named parameters and buffers are replaced; a tied one under each of its names."""
+        old = self.tensors()
+        replaced = {id(old[name]): tensor for name, tensor in tensors.items()}
+        merged = {name: replaced.get(id(tensor), tensor) for name, tensor in old.items()}
+        module = fx.GraphModule(merged, copy_nodes(self.module.graph))
+        module.train(self.module.training)
+        return replace(self, module=module)
+
+    def record(self, step: Step) -> "Graph":
+        return replace(self, history=(*self.history, step))
+
+
+def get_tensor(module: torch.nn.Module, name: str) -> Tensor:
+    """Return the parameter or buffer with this dotted name."""
+    scope, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(scope), leaf)  # type: ignore[no-any-return]
+
+
+def copy_nodes(graph: fx.Graph) -> fx.Graph:
+    """Copy the nodes with their types; nothing else in `meta` is shared between the copies."""
+    result = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        new = result.node_copy(node, lambda n: mapping[n])
+        new.name, new.meta = node.name, dict(node.meta)
+        mapping[node] = new
+    return result
+
+
+def value_of(node: fx.Node) -> Any:
+    """The node's `TensorType`, size, or tuple of these."""
+    return node.meta.get("value")
+
+
+def tensor_type(node: fx.Node) -> TensorType:
+    """The type of a node that is known to hold one tensor."""
+    value = node.meta["value"]
+    assert isinstance(value, TensorType), f"{node.name} does not hold a tensor"
+    return value
+
+
+def iterate_inputs(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that this node reads."""
+    return iter(node.all_input_nodes)
+
+
+def deep_copy(graph: Graph) -> Graph:
+    """Return a graph that shares no tensor with this one; ties stay ties."""
+    copies = copy.deepcopy(graph.tensors())  # one memo: a tied tensor is copied once
+    return graph.with_tensors(copies)

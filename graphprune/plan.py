@@ -1,0 +1,46 @@
+"""Plan: the decision what to keep, as plain data that can be saved, compared and replayed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from graphprune.errors import PlanError
+
+FORMAT = 1
+Statistics = Literal["survivors", "exact"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kept units per group (ids absent from `keep` stay whole) and the branches to drop.
+
+    `statistics` says what norms over a cut axis average over: `survivors`, the kept units alone, or `exact`, the original
+    width, so that the result equals the masked model.
+    """
+
+    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    statistics: Statistics = "survivors"
+
+    def to_json(self) -> str:
+        keep = {id: list(units) for id, units in sorted(self.keep.items())}
+        data = {"format": FORMAT, "statistics": self.statistics, "dropped": list(self.dropped), "keep": keep}
+        return json.dumps(data, indent=1) + "\n"
+
+    def widths(self) -> dict[str, int]:
+        """The kept count of each group that is cut and 0 for each dropped branch."""
+        return {id: len(units) for id, units in self.keep.items()} | dict.fromkeys(self.dropped, 0)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from its JSON file. Raises PlanError where it is not one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise PlanError(f"{path} is a plan of format {data['format']}, this version reads format {FORMAT}")
+        keep = {str(id): tuple(int(u) for u in units) for id, units in data["keep"].items()}
+        return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"{path} is not a plan: {error}") from error

@@ -1,0 +1,279 @@
+"""Capture: any `nn.Module` with example inputs becomes one functional, flat `Graph` with named symbolic sizes."""
+
+import contextlib
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from graphprune.errors import CaptureError
+from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
+
+# Nodes that only assert what the captured types already say.
+_ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
+_FULL = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What the captured function takes and returns: names in order, examples, and the name of each symbolic size.
+
+    `dynamic[name]` maps a dimension to a symbol's name or to an expression over symbols (`past + sequence`).
+    """
+
+    inputs: Mapping[str, Tensor]
+    dynamic: Mapping[str, Mapping[int, str]]
+    outputs: tuple[str, ...] | None = None
+
+
+def symbol(name: str) -> sympy.Symbol:
+    """The symbol of a named size."""
+    return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+def capture_module(
+    module: nn.Module,
+    contract: Contract,
+    prefix: str = "",
+    patches: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Graph:
+    """Export `module` once and return its graph; `prefix` is cut from the front of every parameter's name.
+
+    Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
+    """
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), patches():
+            program = torch.export.export(
+                module,
+                tuple(contract.inputs.values()),
+                dynamic_shapes=(export_dimensions(contract),) if takes_star(module) else export_dimensions(contract),
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            ).run_decompositions({})
+    except Exception as error:
+        raise CaptureError(explain_failure(error)) from error
+    finally:
+        module.train(was_training)
+    return Normalizer(module, program, contract, prefix).run()
+
+
+def takes_star(module: nn.Module) -> bool:
+    """Say whether `forward` takes its tensors as `*inputs`, which export describes as one tuple."""
+    return module.forward.__code__.co_varnames[1:2] == ("inputs",)
+
+
+def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
+    """The dynamic shapes for torch.export: plain names are dimensions, expressions are left to its arithmetic."""
+    plain = {n for dims in contract.dynamic.values() for n in dims.values() if n.isidentifier()}
+    dims: dict[str, Any] = {name: torch.export.Dim(name, min=0 if name == "past" else None) for name in plain}
+    return tuple(
+        {d: dims.get(n, torch.export.Dim.DYNAMIC) for d, n in contract.dynamic.get(name, {}).items()} or None
+        for name in contract.inputs
+    )
+
+
+def explain_failure(error: BaseException) -> str:
+    """One line: what export said first, and the deepest line of model code that it was at."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', str(error))
+    frames = place or list(model_frames(error))
+    where = f" at {frames[-1][0].rsplit('/', 1)[-1]}:{frames[-1][1]} in {frames[-1][2]}" if frames else ""
+    return f"cannot capture the model{where}: {type(error).__name__}: {text[:300]}"
+
+
+def model_frames(error: BaseException) -> Iterator[tuple[str, str, str]]:
+    """The frames of the traceback that are neither torch's nor this file's: the model's own code."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "/torch/" not in code.co_filename and not code.co_filename.endswith("tracing.py"):
+            yield code.co_filename, str(trace.tb_lineno), code.co_name
+        trace = trace.tb_next
+
+
+class Normalizer:
+    """Rebuilds an exported program as a `Graph`: lifted tensors become attributes, sizes become canonical."""
+
+    def __init__(self, module: nn.Module, program: torch.export.ExportedProgram, contract: Contract, prefix: str):
+        self.module, self.program, self.contract, self.prefix = module, program, contract, prefix
+        self.graph = fx.Graph()
+        self.tensors: dict[str, Tensor] = {}
+        self.mapping: dict[fx.Node, Any] = {}
+        self.sizes: dict[sympy.Expr, fx.Node] = {}
+        self.symbols: dict[sympy.Symbol, sympy.Expr] = {}
+        self.origins: dict[str, tuple[fx.Node, int]] = {}
+        self.attributes: dict[str, fx.Node] = {}
+        # Export may name a tied parameter by any of its names; the model's first one is the stable handle.
+        pairs = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        self.names = {id(tensor): name for name, tensor in reversed(pairs)}
+
+    def run(self) -> Graph:
+        self.add_inputs()
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and not is_assertion(node):
+                self.mapping[node] = self.convert(node)
+        returned = tuple(self.mapping[node] for node in self.returned())
+        self.graph.output(returned)
+        names = self.contract.outputs or tuple(f"output.{i}" for i in range(len(returned)))
+        if len(names) != len(returned):
+            raise CaptureError(f"the model returned {len(returned)} tensors where the contract names {len(names)}")
+        remove_dead(self.graph)
+        used = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
+        module = fx.GraphModule({n: t for n, t in self.tensors.items() if n in used}, self.graph)
+        module.eval()
+        return Graph(module, tuple(self.contract.inputs), names, Source())
+
+    def add_inputs(self) -> None:
+        """User inputs first, then one attribute node for each lifted parameter, buffer and constant."""
+        specs = list(zip(self.program.graph.find_nodes(op="placeholder"), self.program.graph_signature.input_specs))
+        users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
+        for node, name in zip(users, self.contract.inputs, strict=True):
+            self.bind_symbols(node, name)
+        for node, name in zip(users, self.contract.inputs, strict=True):
+            self.add_placeholder(node, name)
+        for node, spec in specs:
+            if spec.kind != InputKind.USER_INPUT:
+                self.add_attribute(node, spec)
+
+    def bind_symbols(self, node: fx.Node, name: str) -> None:
+        """Give export's symbols the contract's names, wherever one stands alone as a dimension."""
+        for dim, text in self.contract.dynamic.get(name, {}).items():
+            size = node.meta["val"].shape[dim]
+            expression = size.node.expr if isinstance(size, torch.SymInt) else None
+            if isinstance(expression, sympy.Symbol) and expression not in self.symbols:
+                names = {n: symbol(n) for n in re.findall(r"[A-Za-z_]\w*", text)}
+                self.symbols[expression] = sympy.sympify(text, locals=names)
+
+    def add_placeholder(self, node: fx.Node, name: str) -> None:
+        identifier = re.sub(r"\W", "_", name)
+        new = self.graph.placeholder(identifier)
+        new.meta["value"] = self.describe(node.meta["val"])
+        self.mapping[node] = new
+        for dim, text in self.contract.dynamic.get(name, {}).items():
+            self.origins.setdefault(text, (new, dim))
+
+    def add_attribute(self, node: fx.Node, spec: Any) -> None:
+        target = str(spec.target)
+        constant = spec.kind == InputKind.CONSTANT_TENSOR
+        tensor = self.program.constants[target] if constant else get_tensor(self.module, target)
+        name = f"constants.{target}" if constant else self.names.get(id(tensor), target).removeprefix(self.prefix)
+        if name not in self.attributes:
+            self.tensors[name] = tensor
+            self.attributes[name] = self.graph.get_attr(name)
+            self.attributes[name].meta["value"] = self.describe(node.meta["val"])
+        self.mapping[node] = self.attributes[name]
+
+    def convert(self, node: fx.Node) -> Any:
+        """Copy one call; a size becomes its canonical node or a plain integer."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            emitted = self.emit_size(self.canonical(value.node.expr))
+            if emitted is not None:
+                return emitted
+        if not isinstance(node.target, torch._ops.OpOverload) and not callable(node.target):
+            raise CaptureError(f"{node.format_node()} is not an ATen call")
+        if node.target is torch.ops.aten.slice.Tensor and is_full_slice(node):
+            return self.mapping[node.args[0]]
+        args = torch.fx.node.map_arg(node.args, lambda n: self.mapping[n])
+        kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: self.mapping[n])
+        new = self.graph.call_function(node.target, args, kwargs)
+        new.meta["value"] = self.describe(value)
+        new.meta["scope"] = self.scope_of(node)
+        return new
+
+    def scope_of(self, node: fx.Node) -> str:
+        """The dotted name of the innermost module that the node was traced in."""
+        stack = node.meta.get("nn_module_stack") or {}
+        names = [entry[0] for entry in stack.values()]
+        return names[-1].removeprefix(self.prefix) if names else ""
+
+    def describe(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return TensorType(value.dtype, tuple(self.size(s) for s in value.shape))
+        if isinstance(value, (list, tuple)):
+            return tuple(self.describe(v) for v in value)
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self.canonical(value.node.expr)
+        return value
+
+    def size(self, size: Any) -> Size:
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        result = self.canonical(size.node.expr)
+        return int(result) if result.is_Integer else result
+
+    def canonical(self, expression: sympy.Expr) -> sympy.Expr:
+        return sympy.sympify(expression).xreplace(self.symbols)
+
+    def emit_size(self, size: sympy.Expr) -> Any:
+        """The node that computes this size, made at its first use; None where it is not plain arithmetic."""
+        if size.is_Integer:
+            return int(size)
+        if size not in self.sizes:
+            node = self.size_node(size)
+            if node is None:
+                return None
+            node.meta["value"] = size
+            self.sizes[size] = node
+        return self.sizes[size]
+
+    def size_node(self, size: sympy.Expr) -> fx.Node | None:
+        text = str(size)
+        if text == "past" and "past + sequence" in self.origins:  # survives the removal of any cache entry
+            total = self.emit_size(symbol("past") + symbol("sequence"))
+            return self.graph.call_function(operator.sub, (total, self.emit_size(symbol("sequence"))))
+        if text in self.origins:
+            return self.graph.call_function(torch.ops.aten.sym_size.int, self.origins[text])
+        if not (size.is_Add or size.is_Mul):
+            return None
+        function = operator.add if size.is_Add else operator.mul
+        parts = [self.emit_size(part) for part in size.args]
+        if any(part is None for part in parts):
+            return None
+        return fold_left(self.graph, function, parts, size.func)
+
+    def returned(self) -> Sequence[fx.Node]:
+        specs = self.program.graph_signature.output_specs
+        if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
+            changed = [spec.target for spec in specs if spec.kind != OutputKind.USER_OUTPUT]
+            raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(map(str, changed[:3]))}")
+        return self.program.graph.output_node().args[0]  # type: ignore[return-value]
+
+
+def fold_left(graph: fx.Graph, function: Callable[..., Any], parts: list[Any], combine: Any) -> fx.Node:
+    """Emit `function` over the parts from left to right; every intermediate node knows its size."""
+    result, size = parts[0], size_value(parts[0])
+    for part in parts[1:]:
+        size = combine(size, size_value(part))
+        result = graph.call_function(function, (result, part))
+        result.meta["value"] = size
+    return result  # type: ignore[no-any-return]
+
+
+def size_value(part: Any) -> Any:
+    return part.meta["value"] if isinstance(part, fx.Node) else sympy.Integer(part)
+
+
+def is_assertion(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _ASSERTIONS
+
+
+def is_full_slice(node: fx.Node) -> bool:
+    """Say whether a slice keeps everything: `x[:]`."""
+    start, end, step = (*node.args[2:], None, None, None)[:3]
+    return not start and end in (None, _FULL) and step in (None, 1)
+
+
+def remove_dead(graph: fx.Graph) -> None:
+    """Erase every call and attribute whose value nothing reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op in ("call_function", "get_attr") and not node.users:
+            graph.erase_node(node)
