@@ -1,0 +1,47 @@
+# Everything a developer runs. `make help` lists it. PYTHON=python3.12 make test uses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WHEELS := build/wheels
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check golden wheel clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+# torch first and by itself: the version that was tested, from where pip is configured to take it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Compile the embedded model to 60 % of its size and show the result
+	$(BIN)/graphprune compile demo -o demo-out --target-params 60% --importance taylor --overwrite
+	$(BIN)/graphprune generate demo-out "def read_lines(path):"
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY) ## Check types
+	$(BIN)/mypy
+
+check: lint types test ## Lint, types and tests
+
+golden: $(READY) ## Rewrite the golden files from what the code prints now
+	$(BIN)/python -m pytest --update-golden
+
+wheel: $(READY) ## Build the wheel, install it elsewhere and try it
+	rm -rf $(WHEELS)
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	BIN=$(CURDIR)/$(BIN) tests/wheel_smoke $(WHEELS)/graphprune-*.whl
+
+clean: ## Remove what make made
+	rm -rf $(VENV) build dist demo-out *.egg-info

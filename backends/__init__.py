@@ -1,0 +1,1 @@
+"""Backends: a graph in, files out; each artefact is checked against the graph."""

@@ -1,0 +1,1 @@
+"""Allocation: how many units each group keeps, given the scores and the budget."""

@@ -1,0 +1,1 @@
+"""Importance: a score for every unit of every group."""

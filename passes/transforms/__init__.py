@@ -1,0 +1,1 @@
+"""Passes: a graph in, a graph out."""
