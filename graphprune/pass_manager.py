@@ -1,0 +1,74 @@
+"""Passes in sequence: run, verify, record; an error names the pass and what ran before it."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from graphprune.errors import GraphpruneError, PassError
+from graphprune.ir import Graph, Step
+from graphprune.spec import print_spec
+from graphprune.verify import verify
+
+Log = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """The log that says nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a pass may ask of the outside: calibration data, the seed of everything random, where to report progress.
+
+    `calibration` is what the data module makes (None where no pass needs it); `log` takes one line at a time.
+    """
+
+    calibration: Any = None
+    seed: int = 0
+    log: Log = silent
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(ABC):
+    """A frozen dataclass whose fields are its options and that turns a graph into a graph."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Return the changed graph; the one given stays usable."""
+
+
+def run_passes(graph: Graph, passes: Sequence[Pass], context: Context | None = None) -> Graph:
+    """Run the passes in order and return the last graph, its history extended by one step a pass.
+
+    Every result is verified before the next pass sees it. Raises PassError, which names the failed pass and those
+    before it. A GraphpruneError raised by a pass that is the user's to mend (exit code 2) is passed on unchanged.
+    """
+    context = context or Context()
+    for index, item in enumerate(passes):
+        graph = run_pass(graph, item, context, passes[:index])
+    return graph
+
+
+def run_pass(graph: Graph, item: Pass, context: Context, done: Sequence[Pass]) -> Graph:
+    before, spec = graph.parameter_count(), print_spec(item)
+    try:
+        result = item.run(graph, context)
+        verify(result)
+    except GraphpruneError as error:
+        if error.exit_code != 1:
+            raise
+        raise PassError(explain_failure(spec, done, str(error))) from error
+    except Exception as error:
+        raise PassError(explain_failure(spec, done, f"{type(error).__name__}: {error}")) from error
+    after = result.parameter_count()
+    context.log(f"{spec}: {before:,} -> {after:,} parameters")
+    return result.record(Step(spec, context.seed, before, after))
+
+
+def explain_failure(spec: str, done: Sequence[Pass], reason: str) -> str:
+    """One line: the pass, what ran before it, and the first line of the reason."""
+    ran = f" after {', '.join(map(print_spec, done))}" if done else ""
+    return f"the pass {spec} failed{ran}: {reason.strip().splitlines()[0] if reason.strip() else 'no reason given'}"

@@ -1,0 +1,66 @@
+"""Plug-ins: entry points by kind and name. Built-ins and third parties enter by this one door."""
+
+import difflib
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, get_args
+
+from graphprune.errors import RegistryError
+
+PluginKind = Literal["passes", "importance", "allocation", "compensation", "backends", "axis_rules"]
+PLUGIN_KINDS: tuple[PluginKind, ...] = get_args(PluginKind)
+
+
+def names(kind: PluginKind) -> tuple[str, ...]:
+    """Return the names of all installed plug-ins of one kind, sorted; nothing is imported."""
+    return tuple(sorted({point.name for point in entry_points(group=group_name(kind))}))
+
+
+def find(kind: PluginKind, name: str) -> EntryPoint:
+    """Return the entry point of one plug-in without importing it.
+
+    Raises RegistryError where there is none, with the near and the known names, or where two distributions claim it.
+    """
+    found = distinct(entry_points(group=group_name(kind), name=name))
+    if not found:
+        raise RegistryError(explain_unknown(kind, name))
+    if len(found) > 1:
+        origins = " and ".join(f"{distribution_name(point)} ({point.value})" for point in found)
+        raise RegistryError(f"{group_name(kind)} {name!r} is claimed by {origins}; uninstall one of them")
+    return found[0]
+
+
+def load(kind: PluginKind, name: str) -> type:
+    """Import and return the class behind a name. Raises RegistryError, also where its module cannot be imported."""
+    point = find(kind, name)
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as error:
+        origin = distribution_name(point)
+        raise RegistryError(f"{group_name(kind)} {name!r} of {origin} cannot be imported: {error}") from error
+    if not isinstance(loaded, type):
+        raise RegistryError(f"{group_name(kind)} {name!r} is {point.value}, which is not a class")
+    return loaded
+
+
+def group_name(kind: PluginKind) -> str:
+    """The entry-point group of a kind."""
+    return f"graphprune.{kind}"
+
+
+def distribution_name(point: EntryPoint) -> str:
+    """The distribution that an entry point belongs to."""
+    return point.dist.name if point.dist is not None else "an unknown distribution"
+
+
+def distinct(points: Sequence[EntryPoint]) -> list[EntryPoint]:
+    """Drop the repetitions that one distribution found twice on the path makes; two distributions stay two."""
+    return list({(distribution_name(point), point.value): point for point in points}.values())
+
+
+def explain_unknown(kind: PluginKind, name: str) -> str:
+    known = names(kind)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    listing = ", ".join(known) if known else "none is installed"
+    return f"no {group_name(kind)} plug-in is named {name!r}; {guess}known: {listing}"

@@ -1,0 +1,187 @@
+"""Specs: `taylor{order=1,aggregate=vector}` is a plug-in with its options, in one line that parses and prints back."""
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, Union, get_args, get_origin
+
+from graphprune import registry
+from graphprune.errors import UsageError
+
+_SPEC = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
+_SPECIAL = set("{}[],= \t\n'\"\\")
+_WORDS = {"none": None, "true": True, "false": False}
+
+
+def parse_spec(kind: registry.PluginKind, text: str) -> Any:
+    """Return the instance that a spec describes. Raises UsageError or RegistryError.
+
+    Options are the fields of the plug-in's dataclass; values are `true`, `false`, `none`, numbers, words, quoted text
+    and lists in brackets. What is left out has its default.
+    """
+    name, options = split_spec(text)
+    return build(registry.load(kind, name), name, options)
+
+
+def split_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of a spec, not yet checked against any plug-in."""
+    match = _SPEC.fullmatch(text)
+    if match is None:
+        raise UsageError(f"cannot read {text!r}; write a name and its options like taylor{{aggregate=vector}}")
+    options: dict[str, Any] = {}
+    for part in split_list(match[2] or "", text):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise UsageError(f"cannot read the option {part.strip()!r} of {text!r}; write option=value")
+        if key.strip() in options:
+            raise UsageError(f"the option {key.strip()!r} occurs twice in {text!r}")
+        options[key.strip()] = parse_value(value.strip(), text)
+    return match[1], options
+
+
+def split_list(text: str, whole: str) -> list[str]:
+    """Split at the commas that are inside neither brackets nor quotes."""
+    parts, depth, quote, start = [], 0, False, 0
+    for position, character in scan(text):
+        if character == "'":
+            quote = not quote
+        elif not quote and character in "[{":
+            depth += 1
+        elif not quote and character in "]}":
+            depth -= 1
+        elif not quote and depth == 0 and character == ",":
+            parts.append(text[start:position])
+            start = position + 1
+    if depth != 0 or quote:
+        raise UsageError(f"a bracket or a quote is not closed in {whole!r}")
+    return [*parts, text[start:]] if text.strip() else []
+
+
+def scan(text: str) -> Iterator[tuple[int, str]]:
+    """The characters with their positions, an escaped one skipped."""
+    position = 0
+    while position < len(text):
+        if text[position] == "\\":
+            position += 1
+        else:
+            yield position, text[position]
+        position += 1
+
+
+def parse_value(text: str, whole: str) -> Any:
+    """Read one value: a list, quoted text, a word with a meaning, a number, or a plain word."""
+    if text.startswith("[") and text.endswith("]"):
+        return tuple(parse_value(part.strip(), whole) for part in split_list(text[1:-1], whole))
+    if len(text) > 1 and text.startswith("'") and text.endswith("'"):
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def build(cls: type, name: str, options: dict[str, Any]) -> Any:
+    """Make the instance; every option must be a field and its value of the field's type."""
+    fields = option_types(cls)
+    for key, value in options.items():
+        if key not in fields:
+            raise UsageError(f"{name} has no option {key!r}; {describe_options(cls)}")
+        if not fits(value, fields[key]):
+            wanted = print_type(fields[key])
+            raise UsageError(f"{name}: {key}={print_value(value)} is not {wanted}; {describe_options(cls)}")
+    try:
+        return cls(**{key: convert(value, fields[key]) for key, value in options.items()})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}; {describe_options(cls)}") from error
+
+
+def option_types(cls: type) -> dict[str, Any]:
+    """The options of a plug-in, which are the fields of its dataclass, with their types."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def describe_options(cls: type) -> str:
+    """One line: each option with its type and its default."""
+    fields, hints = dataclasses.fields(cls), option_types(cls)
+    rows = [f"{f.name} ({print_type(hints[f.name])}{print_default(f)})" for f in fields if f.init]
+    return f"its options: {', '.join(rows)}" if rows else "it has no options"
+
+
+def print_default(field: "dataclasses.Field[Any]") -> str:
+    value = default_of(field)
+    return ", required" if value is dataclasses.MISSING else f", default {print_value(value)}"
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a field, MISSING where there is none."""
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Say whether a parsed value is of a field's type; a whole number is a float too, but never a truth value."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return True
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin in (tuple, list):
+        return isinstance(value, tuple) and all(fits(v, arguments[0]) for v in value)
+    if annotation in (int, float):
+        return isinstance(value, (int, annotation)) and not isinstance(value, bool)
+    if annotation is None or annotation is type(None):
+        return value is None
+    return isinstance(annotation, type) and isinstance(value, annotation)
+
+
+def convert(value: Any, annotation: Any) -> Any:
+    """Give a value that fits exactly the field's type: 1 becomes 1.0 where a float is wanted."""
+    floats = annotation is float or (float in get_args(annotation) and int not in get_args(annotation))
+    if floats and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return list(value) if get_origin(annotation) is list else value
+
+
+def print_type(annotation: Any) -> str:
+    """A type as a person writes it: `int`, `vector or element`, `list of float`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(print_type, arguments))
+    if origin in (tuple, list):
+        return f"list of {print_type(arguments[0])}"
+    words = {bool: "true or false", str: "text", type(None): "none"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def print_spec(instance: Any) -> str:
+    """Return the spec of a plug-in's instance: its name, and the options that differ from their defaults."""
+    rows = []
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if field.init and value != default_of(field):
+            rows.append(f"{field.name}={print_value(value)}")
+    return f"{instance.name}{{{','.join(rows)}}}" if rows else str(instance.name)
+
+
+def print_value(value: Any) -> str:
+    """Print one value so that it reads back as the same."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(print_value, value)) + "]"
+    text = repr(value) if isinstance(value, float) else str(value)
+    plain = text and not _SPECIAL & set(text) and (not isinstance(value, str) or parse_value(text, text) == value)
+    if not isinstance(value, str) or (plain and isinstance(parse_value(text, text), str)):
+        return text
+    return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'"

@@ -1,0 +1,39 @@
+"""What every test shares: the golden files and a single-threaded torch."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# The suite runs in as many processes as there are cores; a second layer of threads only slows them down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+GOLDEN_FOLDER = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what is printed now")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Compare a text with the file named after the test; `--update-golden` writes it instead."""
+    name = re.sub(r"[^\w.-]+", "_", request.node.name).strip("_")
+    path = GOLDEN_FOLDER / request.node.path.stem / f"{name}.txt"
+
+    def check(text: str) -> None:
+        text = text.rstrip("\n") + "\n"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists():
+            pytest.fail(f"no golden file {path.name}; `make golden` writes it, then read it before you commit it")
+        else:
+            assert text == path.read_text(encoding="utf-8")
+
+    return check
