@@ -1,1 +1,1 @@
-"""Backends: a graph in, files out; each artefact is checked against the graph."""
+"""Backends: each writes a graph as the files of one runtime."""

@@ -1,0 +1,101 @@
+"""The ONNX backend: a graph as a self-contained folder that onnxruntime and onnxruntime-genai open."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ClassVar, final
+
+import torch
+
+from graphprune.backends.onnx_types import widen_types
+from graphprune.errors import ExportError
+from graphprune.ir import Graph
+
+# What onnxruntime-genai and transformers read beside model.onnx, where the source has it.
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+_EXTERNAL_BYTES = 1024
+
+
+@final
+@dataclass(frozen=True)
+class Onnx:
+    """Write `onnx/model.onnx` and `onnx/model.onnx.data` in portable ai.onnx, with the source's companion files.
+
+    One graph serves prefill and decoding: it takes and returns the cache under the graph's contract names, its batch,
+    sequence and past are symbolic, head counts and head sizes are integers. Half-precision graphs are written in
+    float32 unless `keep_half` is set. Needs no network and never reads the source model.
+    """
+
+    name: ClassVar[str] = "onnx"
+    opset: int = 20
+    keep_half: bool = False
+    folder: str = "onnx"
+
+    def export(self, graph: Graph, folder: Path) -> list[Path]:
+        """Write the files below `folder` and return their paths, model.onnx first.
+
+        Raises ExportError naming the node that has no translation, the tensor without weights, or the file.
+        """
+        target = folder / self.folder
+        model = self.build(graph)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            return [*write_model(model, target), *copy_companions(graph.source.folder, target)]
+        except OSError as error:
+            raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
+
+    def build(self, graph: Graph) -> "onnx_ir.Model":  # type: ignore[name-defined]  # noqa: F821
+        """Translate the graph; the result refers to the graph's tensors and has written nothing."""
+        from graphprune.backends.onnx_translate import translate
+
+        if self.opset < 20:
+            raise ExportError(f"opset {self.opset} is too old: the ONNX backend writes opset 20 or newer")
+        model = translate(graph if self.keep_half else widen_types(graph, torch.float32), self.opset)
+        model.producer_version = package_version()
+        model.metadata_props["graphprune.version"] = package_version()
+        return model
+
+
+def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:  # type: ignore[name-defined]  # noqa: F821
+    """Save with every initialiser above 1 KiB in one data file beside the model, aligned for memory mapping."""
+    import onnx_ir
+
+    path, data = folder / "model.onnx", folder / "model.onnx.data"
+    onnx_ir.save(model, path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES)
+    data.touch()  # a model of small tensors only has an empty one: the layout never depends on the weights
+    return [path, data]
+
+
+def copy_companions(source: Path | None, target: Path) -> list[Path]:
+    """Copy the configuration and tokenizer files that the source folder has, byte for byte."""
+    if source is None:
+        return []
+    return list(copy_present(source, target, _COMPANIONS))
+
+
+def copy_present(source: Path, target: Path, names: Iterable[str]) -> Iterable[Path]:
+    for name in names:
+        if (source / name).is_file():
+            yield Path(shutil.copyfile(source / name, target / name))
+
+
+def package_version() -> str:
+    try:
+        return version("graphprune")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,224 @@
+"""Our own lowerings of ATen calls, used before torchlib's: exact where it is not, and free of run-time shape arithmetic.
+
+A lowering takes the opset, the fx node and the call's converted arguments; it returns a value, a list of values, or
+NotImplemented to leave the call to torchlib. The types come from the graph, so sizes are compared as expressions.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import sympy
+import torch
+from torch import fx
+
+from graphprune.ir import Size, TensorType
+
+Lowering = Callable[..., Any]
+
+# Element-wise and reducing calls whose operands torch converts to the result's type before it computes.
+_CONVERTING = frozenset(
+    "add sub rsub mul div pow where minimum maximum remainder fmod clamp cat sum mean cumsum prod sqrt rsqrt exp log"
+    " sin cos tanh sigmoid erf reciprocal atan2 expm1 log1p softplus".split()
+)
+_COMPARING = frozenset("eq ne lt le gt ge".split())
+_END = 2**63 - 1
+
+
+def promoted_arguments(op: Any, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+    """Cast tensor operands as torch's type promotion does; ONNX has none. Returns the arguments for the lowering."""
+    name = getattr(node.target, "_opname", "")
+    wanted = promoted_type(name, node)
+    if wanted is None:
+        return args, kwargs
+    element = ir.tensor_adapters.from_torch_dtype(wanted)
+
+    def convert(original: Any, value: Any) -> Any:
+        if isinstance(original, (tuple, list)):
+            return [convert(o, v) for o, v in zip(original, value, strict=True)]
+        known = original.meta.get("value") if isinstance(original, fx.Node) else None
+        if isinstance(known, TensorType) and known.dtype != wanted:
+            return op.Cast(value, to=element)
+        return value
+
+    skip = 1 if name == "where" else 0
+    return [*args[:skip], *map(convert, node.args[skip:], args[skip:])], kwargs
+
+
+def promoted_type(name: str, node: fx.Node) -> torch.dtype | None:
+    """The element type that torch computes this call in, or None where operands stay as they are."""
+    value = node.meta.get("value")
+    if name in _CONVERTING and isinstance(value, TensorType):
+        return value.dtype
+    if name in _COMPARING:
+        examples = [example(a) for a in node.args]
+        return torch.result_type(*examples)  # type: ignore[call-overload,no-any-return]
+    return None
+
+
+def example(argument: Any) -> Any:
+    """A tensor or number that promotes as the argument does."""
+    value = argument.meta["value"] if isinstance(argument, fx.Node) else argument
+    if isinstance(value, TensorType):
+        return torch.empty([1] * len(value.shape), dtype=value.dtype, device="meta")
+    return 1 if isinstance(value, sympy.Expr) else value
+
+
+def constant(op: Any, value: Any, dtype: ir.DataType = ir.DataType.INT64) -> Any:
+    return op.Constant(value=ir.tensor(np.asarray(value, dtype=dtype.numpy()), dtype=dtype))
+
+
+def input_shape(node: fx.Node, index: int = 0) -> tuple[Size, ...]:
+    return node.args[index].meta["value"].shape  # type: ignore[union-attr,no-any-return]
+
+
+def can_be_zero(size: Size) -> bool:
+    """Say whether the size is 0 for an empty past."""
+    return isinstance(size, sympy.Expr) and size.subs({s: 0 for s in size.free_symbols if s.name == "past"}) == 0
+
+
+def identity(op: Any, node: fx.Node, value: Any, *args: Any, **kwargs: Any) -> Any:
+    return value
+
+
+def to_copy(op: Any, node: fx.Node, value: Any, **kwargs: Any) -> Any:
+    before, after = node.args[0].meta["value"].dtype, node.meta["value"].dtype  # type: ignore[union-attr]
+    return value if before == after else op.Cast(value, to=ir.tensor_adapters.from_torch_dtype(after))
+
+
+def view(op: Any, node: fx.Node, value: Any, size: Any) -> Any:
+    """Reshape to constants: 0 copies a size, one -1 is inferred. An inferred size needs a tensor with elements."""
+    before, after = input_shape(node), node.meta["value"].shape
+    target = [0 if not isinstance(s, int) and before[i : i + 1] == (s,) else s for i, s in enumerate(after)]
+    unknown = [i for i, size in enumerate(target) if not isinstance(size, int)]
+    if len(unknown) > 1 or 0 in after or (unknown and any(map(can_be_zero, before))):
+        return NotImplemented
+    return op.Reshape(value, constant(op, [-1 if i in unknown else s for i, s in enumerate(target)]))
+
+
+def expand(op: Any, node: fx.Node, value: Any, size: Any, **kwargs: Any) -> Any:
+    """Expand by constants: a size that stays is a 1, since ONNX broadcasts both ways."""
+    before, after = input_shape(node), node.meta["value"].shape
+    padded = (1,) * (len(after) - len(before)) + tuple(before)
+    if padded == after and len(before) == len(after):
+        return value
+    target = [1 if old == new else new for old, new in zip(padded, after, strict=True)]
+    if not all(isinstance(size, int) for size in target):
+        return NotImplemented
+    return op.Expand(value, constant(op, target))
+
+
+def split(op: Any, node: fx.Node, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """One slice for each part: torchlib's sequences are slow and not portable."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    sizes = [part.shape[dim] for part in node.meta["value"]]
+    if not all(isinstance(size, int) for size in sizes):
+        return NotImplemented
+    ends = np.cumsum(sizes).tolist()
+    axes = constant(op, [dim])
+    return [op.Slice(value, constant(op, [e - s]), constant(op, [e]), axes) for e, s in zip(ends, sizes, strict=True)]
+
+
+def unbind(op: Any, node: fx.Node, value: Any, dim: int = 0) -> Any:
+    return [op.Gather(value, constant(op, index), axis=dim) for index in range(len(node.meta["value"]))]
+
+
+def both(op: Any, node: fx.Node, left: Any, right: Any) -> Any:
+    return op.And(left, right) if node.meta["value"].dtype == torch.bool else op.BitwiseAnd(left, right)
+
+
+def either(op: Any, node: fx.Node, left: Any, right: Any) -> Any:
+    return op.Or(left, right) if node.meta["value"].dtype == torch.bool else op.BitwiseOr(left, right)
+
+
+def rsub(op: Any, node: fx.Node, value: Any, other: Any, alpha: float = 1) -> Any:
+    return NotImplemented if alpha != 1 else op.Sub(other, value)
+
+
+def attention(
+    op: Any,
+    node: fx.Node,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention with torch's convention for boolean masks: a query that may see nothing (left padding) gives zeros."""
+    if len(input_shape(node)) < 3 or dropout_p:
+        return NotImplemented
+    dtype = query.dtype
+    factor = constant(op, 1 / math.sqrt(int(input_shape(node)[-1])) if scale is None else scale, dtype)
+    if enable_gqa:
+        key, value = (repeat_heads(op, node, x, index) for x, index in ((key, 1), (value, 2)))
+    order = list(range(len(input_shape(node))))
+    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[*order[:-2], order[-1], order[-2]]))
+    mask = causal_mask(op, query, key) if is_causal else attn_mask
+    if mask is None:
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
+    if mask.dtype != ir.DataType.BOOL:
+        return op.MatMul(op.Softmax(op.Add(scores, mask), axis=-1), value)
+    # Equal masks give equal nodes, which the final pass merges: bias and visibility are computed once a model.
+    bias = op.Where(mask, constant(op, 0.0, dtype), constant(op, float(torch.finfo(torch.float32).min), dtype))
+    result = op.MatMul(op.Softmax(op.Add(scores, bias), axis=-1), value)
+    if is_causal:
+        return result
+    return op.Mul(result, op.ReduceMax(op.Cast(mask, to=dtype), constant(op, [-1]), keepdims=1))
+
+
+def repeat_heads(op: Any, node: fx.Node, value: Any, index: int) -> Any:
+    """Repeat each key-value head for the query heads of its group."""
+    heads, own = input_shape(node)[1], input_shape(node, index)[1]
+    if heads == own:
+        return value
+    size = input_shape(node, index)[3]
+    repeated = op.Expand(op.Unsqueeze(value, constant(op, [2])), constant(op, [1, 1, int(heads) // int(own), 1, 1]))
+    return op.Reshape(repeated, constant(op, [0, heads, -1, size]))
+
+
+def causal_mask(op: Any, query: Any, key: Any) -> Any:
+    """The lower triangle that torch means by `is_causal`, aligned at the first position."""
+    zero, one = constant(op, 0), constant(op, 1)
+    rows, columns = (op.Range(zero, op.Squeeze(op.Shape(x, start=-2, end=-1)), one) for x in (query, key))
+    mask = op.LessOrEqual(op.Unsqueeze(columns, constant(op, [0])), op.Unsqueeze(rows, constant(op, [1])))
+    mask.dtype = ir.DataType.BOOL
+    return mask
+
+
+def batch_norm(
+    op: Any, node: fx.Node, value: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *rest: Any
+) -> Any:
+    if training or weight is None or bias is None:
+        return NotImplemented
+    return op.BatchNormalization(value, weight, bias, mean, variance, epsilon=rest[1])
+
+
+def adaptive_average(op: Any, node: fx.Node, value: Any, size: Any) -> Any:
+    if any(s != 1 for s in size):
+        return NotImplemented
+    return op.ReduceMean(value, constant(op, [-2, -1]), keepdims=1)
+
+
+LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
+    {
+        **dict.fromkeys(("clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy", "dropout"), identity),
+        **dict.fromkeys(("view", "reshape", "_unsafe_view"), view),
+        **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
+        "_to_copy": to_copy,
+        "expand": expand,
+        "unbind": unbind,
+        "__and__": both,
+        "__or__": either,
+        "rsub": rsub,
+        "scaled_dot_product_attention": attention,
+        "batch_norm": batch_norm,
+        "adaptive_avg_pool2d": adaptive_average,
+    }
+)

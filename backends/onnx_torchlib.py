@@ -1,0 +1,27 @@
+"""onnxscript's torchlib: the ONNX function of an ATen overload."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+
+@functools.cache
+def torchlib_functions(opset: int) -> Callable[[Any], Callable[..., Any] | None]:
+    """Return the look-up from an ATen overload (or a Python operator on sizes) to its torchlib function, or None."""
+    # The registry warns about every optional package that is not installed.
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        registry = ONNXRegistry.from_torchlib(opset_version=opset)
+    finally:
+        logger.setLevel(level)
+
+    def find(target: Any) -> Callable[..., Any] | None:
+        found = [entry for entry in registry.get_decomps(target) if not entry.is_complex]
+        return found[0].onnx_function if found else None
+
+    return find

@@ -1,0 +1,200 @@
+"""Translation: every ATen call of a graph becomes ai.onnx nodes, by our own lowering or by onnxscript's torchlib."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript.evaluator import default_as
+from onnxscript.values import Opset
+from torch import Tensor, fx
+from torch.onnx._internal.exporter._building import OpRecorder
+from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype as torch_dtype_to_onnx_dtype
+from torch.onnx._internal.exporter._tensors import SymbolicTensor
+
+from graphprune.backends.onnx_lowerings import LOWERINGS, promoted_arguments
+from graphprune.backends.onnx_torchlib import torchlib_functions
+from graphprune.backends.onnx_types import size_name
+from graphprune.errors import ExportError
+from graphprune.ir import Graph, TensorType, get_tensor
+
+
+def translate(graph: Graph, opset: int) -> ir.Model:
+    """Return the graph as an ONNX model under its contract names; initialisers refer to the graph's tensors.
+
+    Raises ExportError naming the operator and the node that has no translation.
+    """
+    return Translator(graph, opset).run()
+
+
+class Translator:
+    """Walks the graph once and records the ONNX nodes of each call."""
+
+    def __init__(self, graph: Graph, opset: int) -> None:
+        self.graph = graph
+        self.opset = Opset("", opset)
+        self.functions = torchlib_functions(opset)
+        self.values: dict[fx.Node, Any] = {}
+        self.initializers: dict[int, ir.Value] = {}
+        self.constants: dict[Any, ir.Value] = {}
+        self.local_functions: dict[Any, Any] = {}
+        self.result = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="graphprune")
+
+    def run(self) -> ir.Model:
+        for name, node in self.graph.placeholders.items():
+            self.values[node] = self.new_value(name, node.meta["value"])
+            self.result.inputs.append(self.values[node])
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                self.values[node] = self.initializer(str(node.target), node.meta["value"])
+            elif node.op == "call_function":
+                self.values[node] = self.call(node)
+        for name, node in self.graph.results.items():
+            self.add_output(name, node)
+        model = ir.Model(self.result, ir_version=10, producer_name="graphprune")
+        return finish(model, self.local_functions)
+
+    def new_value(self, name: str, value: TensorType) -> SymbolicTensor:
+        result = SymbolicTensor(self.opset, name=name)
+        set_type(result, value)
+        return result
+
+    def initializer(self, name: str, value: TensorType) -> ir.Value:
+        """The initialiser of a parameter or buffer; tied names share one."""
+        tensor = get_tensor(self.graph.module, name)
+        if id(tensor) not in self.initializers:
+            if tensor.is_meta:
+                raise ExportError(f"{name} has no weights: capture the model with weights=True before exporting")
+            result = self.new_value(name, value)
+            result.const_value = lazy_tensor(name, tensor, value.dtype)
+            self.result.initializers[name] = result
+            self.initializers[id(tensor)] = result
+        return self.initializers[id(tensor)]
+
+    def call(self, node: fx.Node) -> Any:
+        """Record one call and return its value, or a sequence of values."""
+        if node.target is operator.getitem and isinstance(self.values[node.args[0]], Sequence):  # type: ignore[index]
+            return self.values[node.args[0]][node.args[1]]  # type: ignore[index]
+        recorder = OpRecorder(self.opset, self.constants)
+        with default_as(recorder):
+            try:
+                result = self.lower(node)
+            except ExportError:
+                raise
+            except Exception as error:
+                raise ExportError(f"cannot translate {describe(node)} to ONNX: {innermost(error)}") from error
+        self.local_functions.update(recorder.functions)
+        self.adopt(node, recorder.nodes, result)
+        return result
+
+    def lower(self, node: fx.Node) -> Any:
+        args, kwargs = promoted_arguments(self.opset, node, self.convert(node.args), self.convert(node.kwargs))
+        lowering = LOWERINGS.get(operator_key(node))
+        if lowering is not None:
+            result = lowering(self.opset, node, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        function = self.functions(node.target)
+        if function is None:
+            raise ExportError(f"no ONNX translation for {describe(node)}; add a lowering to backends/onnx_lowerings.py")
+        kwargs = {key: -1 if key == "dtype" and value is None else value for key, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+    def convert(self, argument: Any) -> Any:
+        """Replace nodes by their values and torch's constants by what torchlib takes."""
+        if isinstance(argument, fx.Node):
+            return self.values[argument]
+        if isinstance(argument, (tuple, list)):
+            return [self.convert(a) for a in argument]
+        if isinstance(argument, dict):
+            return {key: self.convert(a) for key, a in argument.items()}
+        if isinstance(argument, torch.dtype):
+            return torch_dtype_to_onnx_dtype(argument)
+        return str(argument) if isinstance(argument, (torch.device, torch.memory_format, torch.layout)) else argument
+
+    def adopt(self, node: fx.Node, nodes: Sequence[ir.Node], result: Any) -> None:
+        """Name the new nodes after the module and the call they come from, and add them to the model."""
+        scope = node.meta.get("scope") or ""
+        prefix = f"{scope}/{node.name}" if scope else node.name
+        for index, new in enumerate(nodes):
+            new.name = f"{prefix}/{new.op_type}_{index}"
+            for position, output in enumerate(new.outputs):
+                output.name = f"{new.name}:{position}" if len(new.outputs) > 1 else new.name
+        if isinstance(result, ir.Value) and result.producer() in nodes:
+            result.name = prefix
+        values = (node.meta["value"],) if isinstance(result, ir.Value) else node.meta["value"]
+        for output, value in zip([result] if isinstance(result, ir.Value) else result, values, strict=False):
+            if output.producer() in nodes:
+                set_type(output, value)
+        self.result.extend(nodes)
+
+    def add_output(self, name: str, node: fx.Node) -> None:
+        """Return the node's value under its contract name; one that is returned or named already gets a copy."""
+        value = self.values[node]
+        if value.producer() is None or value in self.result.outputs:
+            copy = ir.Node("", "Identity", [value], outputs=[self.new_value(name, node.meta["value"])])
+            self.result.append(copy)
+            value = copy.outputs[0]
+        value.name = name
+        set_type(value, node.meta["value"])
+        self.result.outputs.append(value)
+
+
+def set_type(value: ir.Value, described: Any) -> None:
+    """Give an ONNX value the type of a graph value; a size is an integer scalar."""
+    if isinstance(described, TensorType):
+        value.dtype = torch_dtype_to_onnx_dtype(described.dtype)
+        value.shape = ir.Shape([size_name(size) for size in described.shape])
+    else:
+        value.dtype, value.shape = ir.DataType.INT64, ir.Shape([])
+
+
+def lazy_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> ir.TensorProtocol:
+    """The tensor as ONNX sees it; a cast to another element type happens only while it is written."""
+    if tensor.dtype == dtype:
+        return TorchTensor(tensor.detach(), name=name)
+    return ir.LazyTensor(
+        lambda: TorchTensor(tensor.detach().to(dtype), name=name),
+        dtype=torch_dtype_to_onnx_dtype(dtype),
+        shape=ir.Shape(tensor.shape),
+        name=name,
+    )
+
+
+def finish(model: ir.Model, functions: dict[Any, Any]) -> ir.Model:
+    """Inline torchlib's functions, share equal subexpressions, and drop what nothing reads."""
+    from onnx_ir.passes import common
+
+    for identifier, function in functions.items():
+        known = isinstance(function, ir.Function)
+        model.functions[identifier] = function if known else ir.serde.deserialize_function(function.to_function_proto())
+    if functions:
+        common.InlinePass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    foreign = next((node for node in model.graph.all_nodes() if node.domain not in ("", "ai.onnx")), None)
+    if foreign is not None:
+        raise ExportError(f"{foreign.name} is a {foreign.domain}::{foreign.op_type}, which is not portable ONNX")
+    for domain in set(model.opset_imports) - {""}:
+        del model.opset_imports[domain]
+    return model
+
+
+def operator_key(node: fx.Node) -> str:
+    """The ATen name without namespace and overload: `view`."""
+    target = node.target
+    return target._opname if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+
+
+def describe(node: fx.Node) -> str:
+    scope = node.meta.get("scope")
+    return f"{node.target} (node {node.name}{f' in {scope}' if scope else ''})"
+
+
+def innermost(error: BaseException) -> str:
+    """The first cause of a chain of exceptions, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
