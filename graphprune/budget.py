@@ -1,0 +1,124 @@
+"""Budgets: the target as a user writes it, the widths that each group may take, and the smallest model within reach."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+import numpy
+from numpy.typing import NDArray
+
+from graphprune.cost import Polynomial
+from graphprune.errors import BudgetError, UsageError
+from graphprune.groups import Group, Groups
+
+Measure = Literal["parameters", "weight_bytes", "macs_per_token", "cache_bytes_per_token"]
+# Widths of plain channels; a count of heads, experts or rotary pairs gains nothing from a multiple.
+ROUNDED_KINDS = frozenset({"mlp", "residual", "vocabulary", "other"})
+_SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_EXAMPLES = "write it as 1B, 600M, 250k, 6e8, 600000000 or 60%"
+
+
+def parse_target(text: str, current: int) -> int:
+    """Read a target (`1B`, `1.5b`, `600M`, `250k`, `6e8`, `60%`, `1_000_000`) for a model that now costs `current`.
+
+    A percentage is the share kept. Raises UsageError with examples, and BudgetError for a target above the model.
+    """
+    plain = re.sub(r"(?<=\d)[_,](?=\d)", "", text.strip().lower())
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\+?\d{1,2})?\s*([%kmbt]?)", plain)
+    if match is None:
+        raise UsageError(f"{text!r} is not a target; {_EXAMPLES}")
+    number, unit = Decimal(match[1] + (match[2] or "")), match[3].upper()
+    value = number * current / 100 if unit == "%" else number * _SCALES[unit]
+    if value < 1 or (not unit and value != int(value)):
+        raise UsageError(f"the target {text!r} is not a whole positive number; {_EXAMPLES}")
+    if value > current:
+        raise BudgetError(f"the target {text!r} ({int(value):,}) is above the model's {current:,}; lower it")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the result may cost, and what every group keeps at least.
+
+    `target` is in units of `measure`. A group keeps at least `min_units` units and the share `floor` of its units.
+    Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind and one width
+    keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep.
+    """
+
+    target: int
+    min_units: int = 1
+    floor: float = 0.0
+    round_to: int = 1
+    uniform: bool = False
+    allowed: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    measure: Measure = "parameters"
+
+    def __post_init__(self) -> None:
+        if self.target < 1 or self.min_units < 1 or self.round_to < 1:
+            raise UsageError("target, minimum units and rounding must be 1 or more")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"the floor is the share that a group keeps at least, between 0 and 1, not {self.floor}")
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """One free count: the groups that share it, and the values it may take, ascending up to the full width."""
+
+    groups: tuple[Group, ...]
+    levels: NDArray[numpy.int64]
+
+    def at(self, level: int) -> dict[str, int]:
+        """The count of each of its groups at a level."""
+        return {group.id: int(self.levels[level]) for group in self.groups}
+
+
+def cost_of(groups: Groups, budget: Budget) -> Polynomial:
+    """The polynomial that the budget limits."""
+    costs = groups.costs
+    return {
+        "parameters": costs.parameters,
+        "weight_bytes": costs.weight_bytes,
+        "macs_per_token": costs.macs_per_token,
+        "cache_bytes_per_token": costs.cache_bytes_per_token,
+    }[budget.measure]
+
+
+def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
+    """The counts that a group may keep, ascending. Raises BudgetError where none is allowed."""
+    least = min(group.units, max(budget.min_units, math.ceil(budget.floor * group.units - 1e-9)))
+    step = budget.round_to if group.kind in ROUNDED_KINDS else 1
+    counts: NDArray[numpy.int64] = numpy.arange(least, group.units + 1, dtype=numpy.int64)
+    counts = counts[(counts % step == 0) | (counts == group.units)]
+    if group.kind in budget.allowed:
+        counts = counts[numpy.isin(counts, list(budget.allowed[group.kind]))]
+    if not len(counts):
+        raise BudgetError(f"no allowed width of {group.id} ({group.kind}) lies between {least} and {group.units}")
+    return counts
+
+
+def free_widths(candidates: Sequence[Group], budget: Budget) -> tuple[Width, ...]:
+    """The free counts in graph order: one a group, or one for all equal groups where the budget is uniform."""
+    shared: dict[tuple[object, ...], list[Group]] = {}
+    for group in candidates:
+        shared.setdefault((group.kind, group.units) if budget.uniform else (group.id,), []).append(group)
+    return tuple(Width(tuple(members), levels_of(members[0], budget)) for members in shared.values())
+
+
+def reachable_minimum(groups: Groups, candidates: Sequence[Group], budget: Budget) -> int:
+    """The cost with every candidate at its smallest width and everything else whole."""
+    smallest = {id: count for width in free_widths(candidates, budget) for id, count in width.at(0).items()}
+    return cost_of(groups, budget)(groups.sizes() | smallest)
+
+
+def check_reachable(groups: Groups, candidates: Sequence[Group], budget: Budget) -> None:
+    """Raise BudgetError with the reachable minimum where the target lies below it."""
+    minimum = reachable_minimum(groups, candidates, budget)
+    if budget.target < minimum:
+        kinds = ", ".join(sorted({group.kind for group in candidates})) or "nothing"
+        raise BudgetError(
+            f"the target of {budget.target:,} {budget.measure.replace('_', ' ')} is out of reach: pruning {kinds} "
+            f"reaches {minimum:,}; prune more kinds, lower the floors, or raise the target"
+        )

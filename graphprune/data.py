@@ -1,0 +1,162 @@
+"""Text for calibration and evaluation: where it is read from, how it becomes tokens, which windows are drawn."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.demo.corpus import read_split
+from graphprune.errors import DataError, UsageError
+from graphprune.ir import Graph, tensor_type
+from graphprune.readers import read_dataset, read_jsonl, read_parquet, read_plain
+
+_READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
+_FILE_SUFFIXES = {*_READERS, ".txt", ".text", ".md", ".py", ".json", ".csv", ".gz", ".zst"}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+# Sixteen times as many tokens as are drawn give varied windows; eight bytes a token is more than text needs.
+_VARIETY, _BYTES_PER_TOKEN = 16, 8
+
+
+def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iterator[str]:
+    """Yield the documents of a text file, a .jsonl or .parquet file, a `datasets` id or `stdlib`.
+
+    A text file is one document, or several where `<|endoftext|>` stands between them.
+
+    A data set is `name`, `name:config` or `name:config:split` (or a folder in place of the name), is streamed, and is
+    the only source that needs a network. `stdlib` and `stdlib:held-out` are the two splits of Python's standard library.
+    `limit` ends the text after so many bytes of UTF-8. Raises DataError where there is no text.
+    """
+    documents = cut(open_source(spec, field, limit), limit)
+    first = next(documents, None)
+    if first is None:
+        raise DataError(f"{spec} holds no text")
+    yield first
+    yield from documents
+
+
+def open_source(spec: str, field: str, limit: int | None) -> Iterator[str]:
+    """The reader that fits what `spec` names."""
+    path = Path(spec).expanduser()
+    if spec in ("stdlib", "stdlib:held-out"):
+        return iter(read_split(held_out=spec != "stdlib"))
+    if path.is_file():
+        reader = _READERS.get(path.suffix.lower())
+        return reader(path, field) if reader else read_plain(path, limit)
+    if not path.is_dir() and (path.suffix.lower() in _FILE_SUFFIXES or spec.startswith(("/", ".", "~")) or not spec):
+        raise DataError(f"no text file at {spec!r}; pass a .txt, .jsonl or .parquet file, a datasets id or 'stdlib'")
+    return read_dataset(str(path) if path.is_dir() else spec, field)
+
+
+def cut(documents: Iterable[str], limit: int | None) -> Iterator[str]:
+    """Drop empty documents and end after `limit` bytes; a character that would be split is left out."""
+    left = limit
+    for text in filter(str.strip, documents):
+        data = text.encode("utf-8", "replace")
+        if left is None or len(data) < left:
+            yield text
+        else:
+            yield data[:left].decode("utf-8", "ignore")
+            return
+        left = None if left is None else left - len(data)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the transformers tokenizer of a model folder without a network. Raises DataError where there is none."""
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise DataError(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # each tokenizer library raises its own kinds
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"the tokenizer in {folder} cannot be loaded: {line}") from error
+
+
+def encode(tokenizer: Any, texts: Iterable[str]) -> Tensor:
+    """Tokenise documents and join them with the end token where the tokenizer has one: int64 [tokens]."""
+    rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    stream = [token for row in rows for token in (row if end is None else (*row, end))]
+    return torch.tensor(stream if end is None else stream[:-1], dtype=torch.long)
+
+
+def check_tokens(tokens: Tensor, vocabulary: int | None, length: int, spec: str) -> None:
+    """Raise DataError where the text is shorter than one window or the tokenizer does not belong to the model."""
+    if len(tokens) < length:
+        raise DataError(f"{spec} holds {len(tokens)} tokens, fewer than one window of {length}; give more text")
+    largest = int(tokens.max()) if len(tokens) else 0
+    if vocabulary is not None and largest >= vocabulary:
+        raise DataError(
+            f"token {largest} of {spec} is outside the vocabulary of {vocabulary}; use the model's tokenizer"
+        )
+
+
+def sample_windows(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor:
+    """Draw `samples` windows of `length` from a token stream: [samples, length], the same for the same seed.
+
+    Each comes from its own stretch of the stream, so that they cover all of it; their order is random.
+    Raises DataError where the stream is shorter than one window.
+    """
+    check_tokens(tokens, None, length, "the text")
+    generator = torch.Generator().manual_seed(seed)
+    places = (torch.arange(samples) + torch.rand(samples, generator=generator, dtype=torch.float64)) / samples
+    starts = (places * (len(tokens) - length + 1)).long().clamp_(max=len(tokens) - length)
+    starts = starts[torch.randperm(samples, generator=generator)]
+    return tokens[starts[:, None] + torch.arange(length)]
+
+
+def split_rows(windows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Consecutive batches of at most `size` rows."""
+    return tuple(windows[start : start + size] for start in range(0, len(windows), size))
+
+
+def vocabulary_size(graph: Graph) -> int | None:
+    """The number of tokens that a language model knows, read off its logits; None where it has none."""
+    if "logits" not in graph.outputs:
+        return getattr(graph.source.config, "vocab_size", None)
+    size = tensor_type(graph.results["logits"]).shape[-1]
+    return size if isinstance(size, int) else None
+
+
+def context_length(graph: Graph) -> int | None:
+    """The longest sequence that the model was made for, None where its configuration does not say."""
+    for name in ("max_position_embeddings", "n_positions"):
+        length = getattr(graph.source.config, name, None)
+        if isinstance(length, int):
+            return length
+    return None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What text the methods see: `samples` windows of `length` tokens, no longer than the model's context.
+
+    With `bos` each window starts with the tokenizer's first token, as the model's inputs do, where it has one.
+    """
+
+    spec: str = "stdlib"
+    samples: int = 128
+    length: int = 128
+    seed: int = 0
+    field: str = "text"
+    bos: bool = True
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.length < 2:
+            raise UsageError(f"calibration needs 1 sample of 2 tokens or more, not {self.samples} of {self.length}")
+
+    def batches(self, tokenizer: Any, graph: Graph, size: int = 8) -> tuple[Tensor, ...]:
+        """The windows as batches of `size` rows: int64 [rows, length]. Reads no more text than it needs."""
+        length = min(self.length, context_length(graph) or self.length)
+        limit = _VARIETY * _BYTES_PER_TOKEN * self.samples * length
+        tokens = encode(tokenizer, read_texts(self.spec, self.field, limit))
+        check_tokens(tokens, vocabulary_size(graph), length, self.spec)
+        first = tokenizer.bos_token_id if self.bos else None
+        if first is None:
+            return split_rows(sample_windows(tokens, self.samples, length, self.seed), size)
+        windows = sample_windows(tokens, self.samples, length - 1, self.seed)
+        return split_rows(torch.nn.functional.pad(windows, (1, 0), value=first), size)

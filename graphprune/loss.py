@@ -1,0 +1,89 @@
+"""The loss of a graph on a batch: complete inputs from token ids alone, and the next-token cross entropy."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import DataError, UsageError
+from graphprune.ir import Graph, tensor_type
+from graphprune.tracing import symbol
+
+# Token ids [batch, sequence] for language models; otherwise named tensors, of which the graph takes its inputs.
+Batch = Tensor | Mapping[str, Tensor]
+# From the outputs of the graph and the batch to a scalar: the mean over the batch.
+Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
+
+
+def device_of(graph: Graph) -> torch.device:
+    """Where the graph's tensors are. Raises UsageError for a graph captured without weights."""
+    device = next((tensor.device for tensor in graph.tensors().values()), torch.device("cpu"))
+    if device.type == "meta":
+        raise UsageError("this graph was captured without weights and cannot run; capture it with weights=True")
+    return device
+
+
+def decoder_inputs(graph: Graph, ids: Tensor) -> tuple[Tensor, ...]:
+    """Every input of a language model for token ids [batch, sequence]: nothing masked, empty caches, in order."""
+    device = device_of(graph)
+    batch, sequence = ids.shape
+    present = {symbol("batch"): batch, symbol("sequence"): sequence, symbol("past"): 0}
+    ids = ids.to(device)
+    given = {"input_ids": ids, "position_ids": torch.arange(sequence, device=device).expand(batch, -1)}
+    inputs = []
+    for name, node in graph.placeholders.items():
+        kind = tensor_type(node)
+        shape = [size if isinstance(size, int) else int(size.xreplace(present)) for size in kind.shape]
+        if name == "attention_mask":
+            inputs.append(torch.ones(shape, dtype=kind.dtype, device=device))
+        elif name == "token_type_ids" or name.startswith("past_key_values."):
+            inputs.append(torch.zeros(shape, dtype=kind.dtype, device=device))
+        elif name in given:
+            inputs.append(given[name])
+        else:
+            raise UsageError(f"the graph takes {name!r}, which token ids do not give; pass batches of named tensors")
+    return tuple(inputs)
+
+
+def run_batch(graph: Graph, batch: Batch) -> tuple[Tensor, ...]:
+    """Run the graph on token ids, or on the inputs that it takes from a batch of named tensors."""
+    if isinstance(batch, Tensor):
+        return graph(*decoder_inputs(graph, batch))
+    missing = [name for name in graph.inputs if name not in batch]
+    if missing:
+        raise DataError(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch) or 'nothing'}")
+    return graph(*(batch[name].to(device_of(graph)) for name in graph.inputs))
+
+
+def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Cross entropy in nats of each token given those before it in its row, in float32: a scalar.
+
+    `ids` is [batch, sequence]; the first token of a row is not predicted.
+    """
+    if "logits" not in graph.outputs:
+        raise UsageError("the graph has no logits; pass a loss and batches of named tensors")
+    logits = graph(*decoder_inputs(graph, ids))[graph.outputs.index("logits")]
+    targets = ids[:, 1:].to(logits.device).flatten()
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
+
+
+def batch_loss(graph: Graph, batch: Batch, loss: Loss | None = None) -> Tensor:
+    """The given loss of the graph's outputs, or the mean next-token loss where none is given."""
+    if loss is not None:
+        return loss(run_batch(graph, batch), batch)
+    if not isinstance(batch, Tensor):
+        raise UsageError("batches of named tensors need a loss: loss(outputs, batch) -> scalar")
+    return next_token_loss(graph, batch)
+
+
+def rows(batch: Batch) -> int:
+    """The number of samples in a batch."""
+    return len(batch) if isinstance(batch, Tensor) else len(next(iter(batch.values())))
+
+
+def samples(batch: Batch) -> Iterator[Batch]:
+    """The batch as batches of one sample each."""
+    for row in range(rows(batch)):
+        part = slice(row, row + 1)
+        yield batch[part] if isinstance(batch, Tensor) else {name: tensor[part] for name, tensor in batch.items()}

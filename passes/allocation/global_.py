@@ -1,0 +1,71 @@
+"""Global allocation: units of all groups in one ranking."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import numpy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.budget import Budget, Width, cost_of, free_widths
+from graphprune.errors import UsageError
+from graphprune.groups import Group, Groups
+from graphprune.plugins import Allocation
+from graphprune.selection import check_scores
+from graphprune.solver import solve
+
+
+@final
+@dataclass(frozen=True)
+class Global(Allocation):
+    """Remove the units with the lowest scores, wherever they are, until the budget holds.
+
+    `per=cost` ranks by score per cost of the unit at present widths, the best use of a budget where scores add up;
+    `per=unit` by the score itself. `normalize` makes scores comparable first: `none` takes them as they are, `kind`
+    divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone.
+    """
+
+    name: ClassVar[str] = "global"
+    per: Literal["cost", "unit"] = "cost"
+    normalize: Literal["none", "kind", "mean"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("cost", "unit") or self.normalize not in ("none", "kind", "mean"):
+            raise UsageError(
+                f"global takes per=cost or unit and normalize=none, kind or mean, not {self.per}, {self.normalize}"
+            )
+
+    def keep(
+        self, groups: Groups, candidates: Sequence[Group], scores: Mapping[str, Tensor], budget: Budget
+    ) -> dict[str, int]:
+        cost, sizes = cost_of(groups, budget), groups.sizes()
+        values: dict[str, NDArray[numpy.float64]] = {}
+        for group in candidates:
+            check_scores(group, scores[group.id])
+            ranked = -numpy.sort(-scores[group.id].double().numpy())
+            values[group.id] = divide(ranked, cost.slope(sizes, group.id) if self.per == "cost" else 1)
+        means = {group.id: self.scale(group, candidates, values) for group in candidates}
+        values = {id: divide(ranked, means[id]) for id, ranked in values.items()}
+        widths = free_widths(candidates, budget)
+        return solve(groups, widths, [step_values(width, values) for width in widths], budget)
+
+    def scale(self, group: Group, candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]) -> float:
+        """What the values of this group are divided by."""
+        if self.normalize == "none":
+            return 1.0
+        alike = [g for g in candidates if g is group or (self.normalize == "kind" and g.kind == group.kind)]
+        return float(numpy.concatenate([values[g.id] for g in alike]).mean())
+
+
+def divide(values: NDArray[numpy.float64], by: float) -> NDArray[numpy.float64]:
+    """Values over a positive number; what costs nothing is worth keeping at any price."""
+    return values / by if by > 0 else numpy.full_like(values, numpy.inf)
+
+
+def step_values(width: Width, values: Mapping[str, NDArray[numpy.float64]]) -> NDArray[numpy.float64]:
+    """The mean value of the units that each step adds, over all groups that share the width."""
+    mean = numpy.mean([values[group.id] for group in width.groups], axis=0)
+    ends = width.levels
+    sums = numpy.add.reduceat(mean[: ends[-1]], ends[:-1]) if len(ends) > 1 else mean[:0]
+    return numpy.divide(sums, numpy.diff(ends))

@@ -1,0 +1,48 @@
+"""Magnitude importance: units with large weights matter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import UsageError
+from graphprune.groups import Group
+from graphprune.ir import Graph
+from graphprune.loss import Batch, Loss
+from graphprune.plugins import Importance
+from graphprune.scoring import score_groups
+
+
+@final
+@dataclass(frozen=True)
+class Magnitude(Importance):
+    """The sum of |w|^p over every parameter entry that a unit owns, biases and norms included, buffers not.
+
+    `reduction=mean` divides by the number of those entries, which makes groups of different shapes comparable. No root
+    is taken, as in LLM-Pruner (arXiv 2305.11627).
+    """
+
+    name: ClassVar[str] = "magnitude"
+    needs_data: ClassVar[bool] = False
+    p: int = 2
+    reduction: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        if self.p not in (1, 2) or self.reduction not in ("sum", "mean"):
+            raise UsageError(f"magnitude takes p=1 or 2 and reduction=sum or mean, not p={self.p}, {self.reduction}")
+
+    def score(
+        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
+    ) -> dict[str, Tensor]:
+        parameters = graph.parameters()
+
+        def powers(name: str) -> Tensor:
+            return parameters[name].detach().float().abs() ** self.p
+
+        totals = score_groups(graph, groups, powers, "element")
+        if self.reduction == "mean":
+            entries = score_groups(graph, groups, lambda name: torch.ones(parameters[name].shape), "element")
+            totals = {id: total / entries[id].clamp(min=1) for id, total in totals.items()}
+        return {id: total.float() for id, total in totals.items()}

@@ -1,0 +1,35 @@
+"""Random importance: the baseline that every method has to beat."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from graphprune.groups import Group
+from graphprune.ir import Graph
+from graphprune.loss import Batch, Loss
+from graphprune.plugins import Importance
+
+
+@final
+@dataclass(frozen=True)
+class Random(Importance):
+    """A uniform score for every unit, fixed by `seed` and the group's id alone."""
+
+    name: ClassVar[str] = "random"
+    needs_data: ClassVar[bool] = False
+    seed: int = 0
+
+    def score(
+        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
+    ) -> dict[str, Tensor]:
+        return {group.id: draw(f"{self.seed} {group.id}", group.units) for group in groups}
+
+
+def draw(key: str, units: int) -> Tensor:
+    """Uniform numbers [units] that depend on the key alone."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
+    return torch.rand(units, generator=torch.Generator().manual_seed(seed))
