@@ -65,6 +65,20 @@ def transformers_patches() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def traceable_experts(model: Any) -> Iterator[None]:
+    """Let mixtures of experts run as batched products, the form whose shapes do not depend on the routing."""
+    old = getattr(model.config, "_experts_implementation", None)
+    if old is None or not hasattr(model, "set_experts_implementation"):
+        yield
+        return
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(old)
+
+
 def accepts(model: Any, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
@@ -132,7 +146,10 @@ def encoder_contract(model: Any) -> tuple[Encoder, Contract]:
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
         dynamic["token_type_ids"] = {0: "batch", 1: "sequence"}
     outputs = probe_outputs(model, inputs)
-    return Encoder(model, tuple(inputs), outputs), Contract(inputs, dynamic, outputs)
+    text = getattr(model.config, "text_config", model.config)
+    longest = getattr(text, "max_position_embeddings", None)
+    maximum = {"sequence": int(longest)} if longest else {}
+    return Encoder(model, tuple(inputs), outputs), Contract(inputs, dynamic, outputs, maximum)
 
 
 def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:

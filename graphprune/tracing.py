@@ -4,7 +4,7 @@ import contextlib
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -30,6 +30,7 @@ class Contract:
     inputs: Mapping[str, Tensor]
     dynamic: Mapping[str, Mapping[int, str]]
     outputs: tuple[str, ...] | None = None
+    maximum: Mapping[str, int] = field(default_factory=dict)
 
 
 def symbol(name: str) -> sympy.Symbol:
@@ -73,7 +74,9 @@ def takes_star(module: nn.Module) -> bool:
 def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
     """The dynamic shapes for torch.export: plain names are dimensions, expressions are left to its arithmetic."""
     plain = {n for dims in contract.dynamic.values() for n in dims.values() if n.isidentifier()}
-    dims: dict[str, Any] = {name: torch.export.Dim(name, min=0 if name == "past" else None) for name in plain}
+    dims: dict[str, Any] = {
+        name: torch.export.Dim(name, min=0 if name == "past" else None, max=contract.maximum.get(name)) for name in plain
+    }
     return tuple(
         {d: dims.get(n, torch.export.Dim.DYNAMIC) for d, n in contract.dynamic.get(name, {}).items()} or None
         for name in contract.inputs

@@ -1,1 +1,25 @@
-"""Axis rules, one file an operator family: how the axes of an operator's inputs and outputs relate."""
+"""The axis rules: one file for each family of operators, looked up by operator name."""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from graphprune.errors import RegistryError
+from graphprune.inference import Rule
+from graphprune.rules import attention, contraction, elementwise, indexing, reduction, shape
+
+_FAMILIES = (elementwise, shape, contraction, attention, reduction, indexing)
+BUILT_IN: Mapping[str, Rule] = {name: rule for family in _FAMILIES for name, rule in family.RULES.items()}
+
+
+def all_rules() -> Mapping[str, Rule]:
+    """The built-in rules and those of installed distributions (entry points `graphprune.axis_rules`).
+
+    Each entry point names a mapping from operator to `Rule`. Two rules for one operator are an error.
+    """
+    rules = dict(BUILT_IN)
+    for point in entry_points(group="graphprune.axis_rules"):
+        for name, rule in point.load().items():
+            if name in rules:
+                raise RegistryError(f"{point.value} gives a second axis rule for {name}; remove one of the two")
+            rules[name] = rule
+    return rules

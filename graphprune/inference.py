@@ -1,0 +1,213 @@
+"""Axis inference: every dimension of every tensor of a graph gets an axis, by one rule for each ATen operator."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from graphprune.axes import Algebra, Axis
+from graphprune.ir import Graph, Size, TensorType, tensor_type
+
+Axes = tuple[Axis, ...]
+NodeAxes = Axes | tuple[Axes, ...]
+
+
+class Resizer(Protocol):
+    """What a rule may ask when the axes have new sizes: the new size, as an integer or as a node that computes it."""
+
+    def size(self, axis: Axis) -> int: ...
+    def argument(self, axis: Axis, old: Any) -> Any: ...
+    def was(self, axis: Axis) -> Size: ...
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One operator: `infer` relates its axes and returns its output's; `resize` returns the arguments that changed.
+
+    `resize(call, resizer)` maps an argument's name to its new value, for integers that follow an axis.
+    """
+
+    infer: Callable[["Call"], NodeAxes]
+    resize: Callable[["Call", Resizer], dict[str, Any]] = field(default=lambda call, sizes: {})
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """The result: the algebra, the axes of every node that holds a tensor, and what integer tensors index."""
+
+    algebra: Algebra
+    axes: Mapping[fx.Node, NodeAxes]
+    indexed: Mapping[fx.Node, Axis]
+    notes: Mapping[fx.Node, tuple[Axis, ...]]
+
+
+class Call:
+    """One operator call as a rule sees it: its arguments by name, and the axes of what they hold."""
+
+    def __init__(self, node: fx.Node, state: "_State") -> None:
+        self.node, self.state, self.algebra = node, state, state.algebra
+        self.arguments = bind(node)
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument with this name, or its default."""
+        return self.arguments.get(name)
+
+    @property
+    def out(self) -> TensorType:
+        return tensor_type(self.node)
+
+    def axes(self, node: fx.Node) -> Axes:
+        """The axes of a tensor operand, outermost first."""
+        return self.state.axes[node]  # type: ignore[return-value]
+
+    def shape(self, node: fx.Node) -> tuple[Size, ...]:
+        return tensor_type(node).shape
+
+    def tensors(self) -> list[fx.Node]:
+        """The operands that hold one tensor each."""
+        return [n for n in self.node.all_input_nodes if isinstance(n.meta.get("value"), TensorType)]
+
+    def unify(self, left: Axis, right: Axis) -> Axis:
+        """Relate two axes; where they do not fit, both are locked at this node."""
+        if not self.algebra.unify(left, right):
+            sizes = f"{self.algebra.size(left)} and {self.algebra.size(right)}"
+            self.lock((left, right), f"axes of {sizes} do not fit together in {self.name}")
+        return left
+
+    def unify_all(self, left: Sequence[Axis], right: Sequence[Axis]) -> None:
+        for a, b in zip(left, right, strict=True):
+            self.unify(a, b)
+
+    def lock(self, axes: Sequence[Axis], reason: str) -> None:
+        for axis in axes:
+            self.algebra.lock(axis, self.node.name, reason)
+
+    def average(self, axis: Axis) -> None:
+        self.algebra.average(axis)
+
+    def fresh(self, shape: Sequence[Size]) -> Axes:
+        return tuple(self.algebra.fresh(size) for size in shape)
+
+    def locked(self, shape: Sequence[Size], reason: str) -> Axes:
+        """New axes that may not shrink."""
+        axes = self.fresh(shape)
+        self.lock(axes, reason)
+        return axes
+
+    def index_of(self, node: fx.Node) -> Axis | None:
+        """The axis that an integer tensor's values point into, where it is known."""
+        return self.state.indexed.get(index_origin(node))
+
+    def set_index(self, node: fx.Node, axis: Axis) -> None:
+        """Note that the values of this integer tensor point into an axis."""
+        self.state.indexed[index_origin(node)] = axis
+
+    def point(self, index: fx.Node, axis: Axis) -> None:
+        """Relate an indexed axis to the integer tensor that picks from it; values of unknown origin lock the axis."""
+        known = self.index_of(index)
+        if known is not None:
+            self.unify(axis, known)
+        elif index_origin(index).op == "placeholder":
+            self.set_index(index, axis)
+        else:
+            self.lock((axis,), f"picked from by computed indices in {self.name}")
+
+    def note(self, *axes: Axis) -> None:
+        """Keep axes that `resize` will ask for."""
+        self.state.notes[self.node] = axes
+
+    def noted(self) -> tuple[Axis, ...]:
+        return self.state.notes[self.node]
+
+    @property
+    def name(self) -> str:
+        return operator_key(self.node)
+
+
+class _State:
+    """What one inference run builds up."""
+
+    def __init__(self) -> None:
+        self.algebra = Algebra()
+        self.axes: dict[fx.Node, NodeAxes] = {}
+        self.indexed: dict[fx.Node, Axis] = {}
+        self.notes: dict[fx.Node, tuple[Axis, ...]] = {}
+
+
+# Operators that leave the values of an integer tensor as they are.
+_SAME_VALUES = {"clone", "alias", "_to_copy", "view", "reshape", "_unsafe_view", "expand", "unsqueeze", "squeeze", "flatten"}
+
+
+def index_origin(node: fx.Node) -> fx.Node:
+    """The node that made an integer tensor's values: reshapes and copies are looked through."""
+    while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _SAME_VALUES:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def operator_key(node: fx.Node) -> str:
+    """The name that rules are looked up by: `aten.view`, `operator.getitem`, `transformers.grouped_mm_fallback`."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname}"
+    return f"{getattr(target, '__module__', '').lstrip('_')}.{getattr(target, '__name__', target)}"
+
+
+def bind(node: fx.Node) -> dict[str, Any]:
+    """Arguments by their schema names, defaults filled in; Python operators by position."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {str(i): a for i, a in enumerate(node.args)}
+    arguments: dict[str, Any] = {}
+    for index, argument in enumerate(node.target._schema.arguments):
+        if index < len(node.args):
+            arguments[argument.name] = node.args[index]
+        else:
+            arguments[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return arguments
+
+
+def infer(graph: Graph, rules: Mapping[str, Rule]) -> Inference:
+    """Give every tensor's dimensions their axes. Operators without a rule lock what they touch; never fails."""
+    state = _State()
+    for node in graph.nodes:
+        value = node.meta.get("value")
+        if node.op in ("placeholder", "get_attr"):
+            state.axes[node] = tuple(state.algebra.fresh(size) for size in tensor_type(node).shape)
+        elif node.op == "call_function" and not is_size(value):
+            state.algebra.at = node.name
+            call = Call(node, state)
+            rule = rules.get(operator_key(node))
+            state.axes[node] = rule.infer(call) if rule else unknown(call)
+    return Inference(state.algebra, state.axes, state.indexed, state.notes)
+
+
+def is_size(value: Any) -> bool:
+    return not isinstance(value, (TensorType, tuple))
+
+
+def unknown(call: Call) -> NodeAxes:
+    """Sound by default: an operator without a rule locks every axis that goes in or comes out."""
+    reason = f"no axis rule for {call.name}"
+    for node in call.tensors():
+        call.lock(call.axes(node), reason)
+    value = call.node.meta["value"]
+    if isinstance(value, TensorType):
+        return call.locked(value.shape, reason)
+    return tuple(call.locked(v.shape, reason) if isinstance(v, TensorType) else () for v in value)
+
+
+def rebind(node: fx.Node, changes: Mapping[str, Any]) -> None:
+    """Write changed arguments back into the node, where the schema puts them."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    args = list(node.args)
+    kwargs = dict(node.kwargs)
+    for name, value in changes.items():
+        index = names.index(name)
+        if index < len(args):
+            args[index] = value
+        else:
+            kwargs[name] = value
+    node.args, node.kwargs = tuple(args), kwargs

@@ -1,0 +1,42 @@
+"""Element by element: operands broadcast against each other, and dimensions that meet are the same axis."""
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from graphprune.inference import Axes, Call, Rule
+
+_NAMES = """
+abs add alias bitwise_and bitwise_not bitwise_or celu clamp clamp_max clamp_min clone contiguous cos detach div dropout elu
+eq erf erfinv exp expm1 floor floor_divide fmod ge gelu gt hardsigmoid hardswish hardtanh isinf isnan le leaky_relu
+lift_fresh_copy log log1p log_sigmoid logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mish
+mul nan_to_num ne neg pow reciprocal relu relu6 remainder round rsqrt rsub sigmoid sign silu sin softplus sqrt square sub
+tanh tan to type_as where xlogy __and__ __or__ __xor__ _to_copy _conj sgn zeros_like ones_like full_like empty_like fill
+""".split()
+
+
+def broadcast(call: Call, operands: Sequence[fx.Node]) -> Axes:
+    """Relate operands aligned at their last dimension; a dimension of size one says nothing about a larger one."""
+    result = []
+    shape = call.out.shape
+    for position, size in enumerate(shape):
+        axes = [axis for node in operands for axis in aligned(call, node, position - len(shape), size)]
+        for other in axes[1:]:
+            call.unify(axes[0], other)
+        result.append(axes[0] if axes else call.algebra.fresh(size))
+    return tuple(result)
+
+
+def aligned(call: Call, node: fx.Node, position: int, size: object) -> Axes:
+    """The operand's axis at this place from the end, if it has one of the full size."""
+    shape = call.shape(node)
+    if -position > len(shape) or shape[position] != size:
+        return ()
+    return (call.axes(node)[position],)
+
+
+def elementwise(call: Call) -> Axes:
+    return broadcast(call, call.tensors())
+
+
+RULES = {f"aten.{name}": Rule(elementwise) for name in _NAMES}

@@ -1,0 +1,102 @@
+"""Indexing: an integer tensor carries the axis that its values point into."""
+
+from torch import fx
+
+from graphprune.inference import Axes, Call, NodeAxes, Rule
+from graphprune.rules.attention import lock_static
+
+
+def embedding(call: Call) -> Axes:
+    """Rows of a table picked by ids: the ids' values point into the rows."""
+    rows, columns = call.axes(call["weight"])
+    call.point(call["indices"], rows)
+    return (*call.axes(call["indices"]), columns)
+
+
+def index(call: Call) -> Axes:
+    """`x[i, :, j]`: dimensions with an index tensor are replaced by the indices' own, broadcast together."""
+    axes, picks = call.axes(call["self"]), list(call["indices"])
+    picks += [None] * (len(axes) - len(picks))
+    nodes = [n for n in picks if n is not None]
+    for axis, node in zip(axes, picks, strict=True):
+        if node is not None and isinstance(call.algebra.size(axis), int):
+            call.point(node, axis)
+    kept = [a for a, n in zip(axes, picks, strict=True) if n is None]
+    rank = max(len(call.shape(n)) for n in nodes)
+    positions = [d for d, n in enumerate(picks) if n is not None]
+    adjacent = positions == list(range(positions[0], positions[-1] + 1))
+    start = positions[0] if adjacent else 0
+    chosen = indices_axes(call, nodes, call.out.shape[start : start + rank])
+    return (*kept[:start], *chosen, *kept[start:])
+
+
+def indices_axes(call: Call, nodes: list[fx.Node], shape: tuple[object, ...]) -> Axes:
+    """The broadcast axes of index tensors."""
+    result = []
+    for position in range(-len(shape), 0):
+        fitting = [
+            call.axes(n)[position]
+            for n in nodes
+            if -position <= len(call.shape(n)) and call.shape(n)[position] == shape[position]
+        ]
+        for other in fitting[1:]:
+            call.unify(fitting[0], other)
+        result.append(fitting[0] if fitting else call.algebra.fresh(shape[position]))  # type: ignore[arg-type]
+    return tuple(result)
+
+
+def gather(call: Call) -> Axes:
+    """Along one dimension the index picks; along the others it runs with the source."""
+    axes, picked = call.axes(call["self"]), call.axes(call["index"])
+    dim = call["dim"] % len(axes)
+    for d, (a, b) in enumerate(zip(axes, picked, strict=True)):
+        if d != dim and call.shape(call["self"])[d] == call.shape(call["index"])[d]:
+            call.unify(a, b)
+        elif d != dim:
+            call.lock((a, b), "gathered from a part of it")
+    if isinstance(call.algebra.size(axes[dim]), int):
+        call.point(call["index"], axes[dim])
+    return picked
+
+
+def index_select(call: Call) -> Axes:
+    axes = call.axes(call["self"])
+    dim = call["dim"] % len(axes)
+    call.point(call["index"], axes[dim])
+    return (*axes[:dim], *call.axes(call["index"]), *axes[dim + 1 :])
+
+
+def topk(call: Call) -> NodeAxes:
+    """The best k of an axis: values, and indices that point into it."""
+    axes = call.axes(call["self"])
+    dim = (call["dim"] if call["dim"] is not None else -1) % len(axes)
+    lock_static(call, (axes[dim],), "the best ones are chosen from it")
+    chosen = call.algebra.fresh(call.node.meta["value"][0].shape[dim])
+    result = (*axes[:dim], chosen, *axes[dim + 1 :])
+    for user in call.node.users:
+        if user.args[1] == 1:
+            call.set_index(user, axes[dim])
+    return (result, result)
+
+
+def create(call: Call) -> Axes:
+    """A tensor made of equal entries has axes of its own, free to follow what they meet."""
+    return call.fresh(call.out.shape)
+
+
+def count(call: Call) -> Axes:
+    """A counted range: its values are positions, which removing units would shift."""
+    axes = call.fresh(call.out.shape)
+    lock_static(call, axes, "positions are counted along it")
+    return axes
+
+
+RULES = {
+    "aten.embedding": Rule(embedding),
+    "aten.index": Rule(index),
+    "aten.gather": Rule(gather),
+    "aten.index_select": Rule(index_select),
+    "aten.topk": Rule(topk),
+    "aten.arange": Rule(count),
+    **{f"aten.{name}": Rule(create) for name in ("full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor")},
+}

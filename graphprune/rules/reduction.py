@@ -1,0 +1,127 @@
+"""Reductions and norms: means mark their axis as averaged over; other reductions lock theirs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.rules.attention import lock_static
+from graphprune.rules.shape import resize_sizes
+
+
+def reduced(call: Call) -> tuple[Axes, set[int]]:
+    """The operand's axes and the dimensions that the call reduces."""
+    axes = call.axes(call["self"])
+    dims = call["dim"]
+    named = range(len(axes)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    return axes, {d % len(axes) for d in named} if axes else set()
+
+
+def remaining(call: Call, axes: Axes, gone: set[int]) -> Axes:
+    if not call["keepdim"]:
+        return tuple(a for d, a in enumerate(axes) if d not in gone)
+    return tuple(call.algebra.fresh(1) if d in gone else a for d, a in enumerate(axes))
+
+
+def mean(call: Call) -> Axes:
+    axes, gone = reduced(call)
+    for d in gone:
+        call.average(axes[d])
+    return remaining(call, axes, gone)
+
+
+def locking(reason: str) -> Callable[[Call], NodeAxes]:
+    """A reduction whose result would change for the units that stay."""
+
+    def infer(call: Call) -> NodeAxes:
+        axes, gone = reduced(call)
+        lock_static(call, tuple(axes[d] for d in sorted(gone)), reason)
+        rest = remaining(call, axes, gone)
+        return (rest,) * len(call.node.meta["value"]) if isinstance(call.node.meta["value"], tuple) else rest
+
+    return infer
+
+
+def along(reason: str) -> Callable[[Call], Axes]:
+    """An operator that runs along one dimension and keeps it."""
+
+    def infer(call: Call) -> Axes:
+        axes = call.axes(call["self"])
+        lock_static(call, (axes[call["dim"]],), reason)
+        return axes
+
+    return infer
+
+
+def normalise(call: Call) -> Axes:
+    """Layer norm and RMS norm: the last dimensions are averaged over; weight and bias lie along them."""
+    axes = call.axes(call["input"])
+    last = axes[-len(call["normalized_shape"]) :]
+    for axis in last:
+        call.average(axis)
+    for name in ("weight", "bias"):
+        if call[name] is not None:
+            call.unify_all(last, call.axes(call[name]))
+    return axes
+
+
+def resize_norm(call: Call, resizer: Resizer) -> dict[str, Any]:
+    last = call.axes(call["input"])[-len(call["normalized_shape"]) :]
+    return {"normalized_shape": [resizer.size(axis) for axis in last]}
+
+
+def batch_norm(call: Call) -> NodeAxes:
+    """With frozen statistics every channel is on its own: weight, bias, mean and variance lie along the channels."""
+    axes = call.axes(call["input"])
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if call[name] is not None:
+            call.unify(axes[1], call.axes(call[name])[0])
+    empty = [call.fresh(v.shape) for v in call.node.meta["value"][1:]] if isinstance(call.node.meta["value"], tuple) else []
+    return (axes, *empty) if empty else axes
+
+
+def group_norm(call: Call) -> Axes:
+    """Channels are groups times members; the members of a group are averaged over."""
+    axes = call.axes(call["input"])
+    pair = call.algebra.factor(axes[1], call["num_groups"])
+    if pair is None:
+        call.lock((axes[1],), "a group norm cuts through the middle of an axis")
+    else:
+        call.average(pair[1])
+        call.note(pair[0])
+    for name in ("weight", "bias"):
+        if call[name] is not None:
+            call.unify(axes[1], call.axes(call[name])[0])
+    return axes
+
+
+def resize_group_norm(call: Call, resizer: Resizer) -> dict[str, Any]:
+    return {"num_groups": resizer.size(call.noted()[0])} if call.node in call.state.notes else {}
+
+
+def pool(call: Call) -> Axes:
+    """Pooling works on image positions, channel by channel."""
+    axes = call.axes(call["self"])
+    rank = 1 if call.name.endswith("1d") else 2
+    call.lock(axes[-rank:], "image positions of a pooling")
+    return (*axes[:-rank], *call.locked(call.out.shape[-rank:], "image positions of a pooling"))
+
+
+_SUMMED = "summed up: the removed units' values would be missing"
+_POOLS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d")
+RULES = {
+    "aten.mean": Rule(mean),
+    "aten.sum": Rule(locking(_SUMMED)),
+    "aten.prod": Rule(locking("multiplied up")),
+    **{f"aten.{n}": Rule(locking("the largest or smallest is taken")) for n in ("amax", "amin", "argmax", "argmin", "any", "all")},
+    **{f"aten.{n}": Rule(locking("its spread is measured")) for n in ("var", "std", "var_mean")},
+    **{f"aten.{n}": Rule(locking("its norm is measured")) for n in ("linalg_vector_norm", "norm", "logsumexp")},
+    **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip")},
+    "aten.layer_norm": Rule(normalise, resize_norm),
+    "aten.rms_norm": Rule(normalise, resize_norm),
+    "aten.group_norm": Rule(group_norm, resize_group_norm),
+    "aten._native_batch_norm_legit_no_training": Rule(batch_norm),
+    "aten.batch_norm": Rule(batch_norm),
+    **{f"aten.{name}": Rule(pool) for name in _POOLS},
+}
+
+__all__ = ["RULES", "resize_sizes"]

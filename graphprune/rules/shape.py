@@ -1,0 +1,227 @@
+"""Shape: views, transpositions, slices, concatenations. Their integers follow the axes and are computed anew from them."""
+
+from typing import Any
+
+from torch import fx
+
+from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.ir import Size
+
+_FULL = 2**63 - 1
+
+
+def dimension(call: Call, name: str = "dim", rank: int | None = None) -> int:
+    """A dimension argument, counted from the front."""
+    dim = int(call[name])
+    return dim % (len(call.out.shape) if rank is None else rank)
+
+
+def view(call: Call) -> Axes:
+    axes = call.axes(call["self"])
+    regrouped = call.algebra.regroup(axes, call.out.shape)
+    if regrouped is not None:
+        return regrouped
+    reason = f"{call.name} to {list(call.out.shape)} cuts through the middle of an axis"
+    call.lock(axes, reason)
+    return call.locked(call.out.shape, reason)
+
+
+def resize_sizes(name: str) -> Any:
+    """The sizes of the result, where one of its axes changed."""
+
+    def resize(call: Call, resizer: Resizer) -> dict[str, Any]:
+        axes = call.state.axes[call.node]
+        return {name: [resizer.argument(axis, old) for axis, old in zip(axes, call[name], strict=True)]}
+
+    return resize
+
+
+def expand(call: Call) -> Axes:
+    source, shape = call.axes(call["self"]), call.out.shape
+    old = (1,) * (len(shape) - len(source)) + call.shape(call["self"])
+    padded = (None,) * (len(shape) - len(source)) + source
+    return tuple(
+        axis if axis is not None and before == size else call.algebra.fresh(size)
+        for axis, before, size in zip(padded, old, shape, strict=True)
+    )
+
+
+def unsqueeze(call: Call) -> Axes:
+    axes = list(call.axes(call["self"]))
+    axes.insert(dimension(call), call.algebra.fresh(1))
+    return tuple(axes)
+
+
+def squeeze(call: Call) -> Axes:
+    """Every dimension of size one that the call names goes; without a name, all of them."""
+    axes, shape = call.axes(call["self"]), call.shape(call["self"])
+    named = call["dim"]
+    dims = range(len(shape)) if named is None else [named] if isinstance(named, int) else named
+    gone = {d % len(shape) for d in dims if shape[d] == 1}
+    return tuple(axis for d, axis in enumerate(axes) if d not in gone)
+
+
+def transpose(call: Call) -> Axes:
+    axes = list(call.axes(call["self"]))
+    a, b = dimension(call, "dim0"), dimension(call, "dim1")
+    axes[a], axes[b] = axes[b], axes[a]
+    return tuple(axes)
+
+
+def permute(call: Call) -> Axes:
+    axes = call.axes(call["self"])
+    return tuple(axes[d] for d in call["dims"])
+
+
+def swap_two(call: Call) -> Axes:
+    return call.axes(call["self"])[::-1]
+
+
+def concatenate(call: Call) -> Axes:
+    nodes = [n for n in call["tensors"] if call.shape(n) != (0,)]
+    dim = dimension(call)
+    first = call.axes(nodes[0])
+    for node in nodes[1:]:
+        for d, (a, b) in enumerate(zip(first, call.axes(node), strict=True)):
+            if d != dim:
+                call.unify(a, b)
+    joined = join(call, [call.axes(node)[dim] for node in nodes], call.out.shape[dim])
+    return (*first[:dim], joined, *first[dim + 1 :])
+
+
+def join(call: Call, parts: list[int], size: Size) -> int:
+    """The concatenation of axes; parts of symbolic length (past and sequence) make a new axis and hold nothing."""
+    if isinstance(size, int):
+        return call.algebra.concat(parts)
+    call.lock([atom for part in parts for atom in call.algebra.atoms(part)], "joined along a symbolic length")
+    return call.algebra.fresh(size)
+
+
+def stack(call: Call) -> Axes:
+    nodes = call["tensors"]
+    first = list(call.axes(nodes[0]))
+    for node in nodes[1:]:
+        call.unify_all(first, call.axes(node))
+    first.insert(dimension(call), call.locked((len(nodes),), "made by stacking")[0])
+    return tuple(first)
+
+
+def slice_(call: Call) -> Axes:
+    """A slice with fixed ends splits its axis; `note` keeps what lies before it and what it keeps."""
+    axes = list(call.axes(call["self"]))
+    dim = dimension(call)
+    size = call.shape(call["self"])[dim]
+    start, end, step = call["start"] or 0, call["end"], call["step"]
+    if size == call.out.shape[dim]:
+        return tuple(axes)
+    kept = None
+    if isinstance(size, int) and isinstance(start, int) and (end is None or isinstance(end, int)) and step == 1:
+        kept = cut(call, axes[dim], size, start % size if start < 0 else start, size if end is None else end)
+    if kept is None:
+        call.lock((axes[dim],), f"sliced with step {step}" if step != 1 else "sliced through the middle of an axis")
+        kept = call.locked((call.out.shape[dim],), "a slice")[0]
+    axes[dim] = kept
+    return tuple(axes)
+
+
+def cut(call: Call, axis: int, size: int, start: int, end: int) -> int | None:
+    """Split an axis at both ends of a slice; returns the middle."""
+    end = min(end if end >= 0 else end + size, size)
+    before: tuple[int, ...] = ()
+    rest = axis
+    if start > 0:
+        pair = call.algebra.split(rest, start)
+        if pair is None:
+            return None
+        before, rest = (pair[0],), pair[1]
+    if end < size:
+        pair = call.algebra.split(rest, end - start)
+        if pair is None:
+            return None
+        rest = pair[0]
+    call.note(rest, *before)
+    return rest
+
+
+def resize_slice(call: Call, resizer: Resizer) -> dict[str, Any]:
+    if call.node not in call.state.notes:
+        return {}
+    kept, *before = call.noted()
+    start = sum(resizer.size(axis) for axis in before)
+    return {"start": start, "end": start + resizer.size(kept)}
+
+
+def split_with_sizes(call: Call) -> NodeAxes:
+    axes = call.axes(call["self"])
+    dim = dimension(call, rank=len(axes))
+    pieces: list[int] = []
+    rest = axes[dim]
+    for size in call["split_sizes"][:-1]:
+        pair = call.algebra.split(rest, size)
+        if pair is None:
+            call.lock((axes[dim],), "split through the middle of an axis")
+            pieces = list(call.locked(call["split_sizes"], "a split"))
+            break
+        pieces.append(pair[0])
+        rest = pair[1]
+    else:
+        pieces.append(rest)
+    call.note(*pieces)
+    return tuple((*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces)
+
+
+def resize_split(call: Call, resizer: Resizer) -> dict[str, Any]:
+    return {"split_sizes": [resizer.size(axis) for axis in call.noted()]}
+
+
+def select(call: Call) -> Axes:
+    axes = call.axes(call["self"])
+    dim = dimension(call, rank=len(axes))
+    call.lock((axes[dim],), f"index {call['index']} is picked from it")
+    return axes[:dim] + axes[dim + 1 :]
+
+
+def unbind(call: Call) -> NodeAxes:
+    axes = call.axes(call["self"])
+    dim = dimension(call, rank=len(axes))
+    call.lock((axes[dim],), "taken apart index by index")
+    return (axes[:dim] + axes[dim + 1 :],) * len(call.node.meta["value"])
+
+
+def getitem(call: Call) -> Axes:
+    source: fx.Node = call["0"]
+    return call.state.axes[source][call["1"]]  # type: ignore[return-value]
+
+
+def repeat(call: Call) -> Axes:
+    """Like expand where one is repeated; repeating a longer dimension puts a new axis outside it."""
+    axes, repeats = call.axes(call["self"]), call["repeats"]
+    lead = len(repeats) - len(axes)
+    result = list(call.fresh(call.out.shape[:lead]))
+    for axis, count, size in zip(axes, repeats[lead:], call.out.shape[lead:], strict=True):
+        outer = call.algebra.fresh(count if isinstance(count, int) else 1)
+        whole = isinstance(count, int) and call.algebra.size(axis) != 1
+        result.append(axis if count == 1 else call.algebra.product((outer, axis)) if whole else call.algebra.fresh(size))
+    return tuple(result)
+
+
+RULES = {
+    "aten.view": Rule(view, resize_sizes("size")),
+    "aten._unsafe_view": Rule(view, resize_sizes("size")),
+    "aten.reshape": Rule(view, resize_sizes("shape")),
+    "aten.flatten": Rule(view),
+    "aten.expand": Rule(expand, resize_sizes("size")),
+    "aten.unsqueeze": Rule(unsqueeze),
+    "aten.squeeze": Rule(squeeze),
+    "aten.transpose": Rule(transpose),
+    "aten.permute": Rule(permute),
+    "aten.t": Rule(swap_two),
+    "aten.cat": Rule(concatenate),
+    "aten.stack": Rule(stack),
+    "aten.slice": Rule(slice_, resize_slice),
+    "aten.split_with_sizes": Rule(split_with_sizes, resize_split),
+    "aten.select": Rule(select),
+    "aten.unbind": Rule(unbind),
+    "aten.repeat": Rule(repeat),
+    "operator.getitem": Rule(getitem),
+}

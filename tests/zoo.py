@@ -1,0 +1,125 @@
+"""Tiny random models of every supported family, built from configurations alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+GQA = {**SMALL, "num_key_value_heads": 2, "intermediate_size": 44, "max_position_embeddings": 64}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def llama(**options: Any) -> Any:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**GQA, **TOKENS, **options}))
+
+
+def mistral() -> Any:
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**GQA, **TOKENS, head_dim=8, sliding_window=None))
+
+
+def qwen2() -> Any:
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**GQA, **TOKENS))
+
+
+def qwen3() -> Any:
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**GQA, **TOKENS, head_dim=12))
+
+
+def gemma2() -> Any:
+    config = transformers.Gemma2Config(**GQA, **TOKENS, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
+    return transformers.Gemma2ForCausalLM(config)
+
+
+def gemma3() -> Any:
+    config = transformers.Gemma3TextConfig(**GQA, **TOKENS, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
+    return transformers.Gemma3ForCausalLM(config)
+
+
+def phi3() -> Any:
+    return transformers.Phi3ForCausalLM(transformers.Phi3Config(**GQA, **TOKENS))
+
+
+def gpt2() -> Any:
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def gpt_neox() -> Any:
+    config = transformers.GPTNeoXConfig(**SMALL, intermediate_size=44, max_position_embeddings=64, **TOKENS)
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def opt() -> Any:
+    config = transformers.OPTConfig(**SMALL, ffn_dim=44, max_position_embeddings=64, word_embed_proj_dim=32, **TOKENS)
+    return transformers.OPTForCausalLM(config)
+
+
+def bloom() -> Any:
+    config = transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4, **TOKENS)
+    return transformers.BloomForCausalLM(config)
+
+
+def falcon() -> Any:
+    config = transformers.FalconConfig(**SMALL, alibi=False, multi_query=True, parallel_attn=True, bias=False, **TOKENS)
+    return transformers.FalconForCausalLM(config)
+
+
+def mixtral() -> Any:
+    config = transformers.MixtralConfig(**GQA, **TOKENS, num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
+    return transformers.MixtralForCausalLM(config)
+
+
+def bert() -> Any:
+    config = transformers.BertConfig(**SMALL, intermediate_size=44, max_position_embeddings=64)
+    return transformers.BertForMaskedLM(config)
+
+
+def vit() -> Any:
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=44, image_size=16, patch_size=4)
+    return transformers.ViTForImageClassification(config)
+
+
+def clip() -> Any:
+    text = {**SMALL, "intermediate_size": 44, "max_position_embeddings": 64, "eos_token_id": 60, "bos_token_id": 0}
+    vision = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36, "image_size": 16, "patch_size": 4}
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
+
+
+class ResidualCnn(nn.Module):
+    """Batch norm, a residual sum, a concatenation and a grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm1, self.norm2 = nn.BatchNorm2d(8), nn.BatchNorm2d(12)
+        self.inner, self.outer = nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.Conv2d(12, 8, 1)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        stem = torch.relu(self.norm1(self.stem(image)))
+        x = stem + self.outer(torch.relu(self.norm2(self.inner(stem))))
+        y = torch.relu(self.depthwise(self.grouped(x)))
+        return self.head(torch.cat([x, y], dim=1).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+DECODERS: dict[str, Callable[[], Any]] = {
+    f.__name__: f
+    for f in (llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, gpt_neox, opt, bloom, falcon, mixtral)
+}
+ENCODERS: dict[str, Callable[[], Any]] = {f.__name__: f for f in (bert, vit, clip)}
+FAMILIES: dict[str, Callable[[], Any]] = {**DECODERS, **ENCODERS, "cnn": ResidualCnn}
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """Build a family's model with fixed random weights, every bias and norm away from its neutral value."""
+    torch.manual_seed(seed)
+    model = FAMILIES[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
