@@ -134,6 +134,15 @@ def either(op: Any, node: fx.Node, left: Any, right: Any) -> Any:
     return op.Or(left, right) if node.meta["value"].dtype == torch.bool else op.BitwiseOr(left, right)
 
 
+def multiply(op: Any, node: fx.Node, left: Any, right: Any) -> Any:
+    """Write `x * rsqrt(v)` as `x / sqrt(v)`, the form that onnxruntime fuses to one RMS normalisation."""
+    for value, other in ((right, left), (left, right)):
+        producer = value.producer() if isinstance(value, ir.Value) else None
+        if isinstance(other, ir.Value) and producer is not None and producer.op_type == "Reciprocal":
+            return op.Div(other, producer.inputs[0])
+    return NotImplemented
+
+
 def rsub(op: Any, node: fx.Node, value: Any, other: Any, alpha: float = 1) -> Any:
     return NotImplemented if alpha != 1 else op.Sub(other, value)
 
@@ -214,6 +223,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "_to_copy": to_copy,
         "expand": expand,
         "unbind": unbind,
+        "mul": multiply,
         "__and__": both,
         "__or__": either,
         "rsub": rsub,

@@ -1,0 +1,267 @@
+"""Our own onnxruntime runner: opens an exported folder, reads every shape from the session, generates with the cache."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.errors import GraphpruneError, UsageError
+
+Array = NDArray[Any]
+_ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+@final
+@dataclass(frozen=True)
+class Cache:
+    """One cache input of a session: its layer, part (`key` or `value`), heads, head size and element type."""
+
+    name: str
+    layer: int
+    part: str
+    heads: int
+    size: int
+    dtype: type[np.floating[Any]]
+
+    @property
+    def present(self) -> str:
+        return f"present.{self.layer}.{self.part}"
+
+    def empty(self, batch: int) -> Array:
+        return np.zeros((batch, self.heads, 0, self.size), self.dtype)
+
+
+@final
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: greedy at temperature 0, otherwise drawn from the `top_k` best (0: from all)."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    seed: int = 0
+
+    def choose(self, logits: Array, random: np.random.Generator) -> NDArray[np.int64]:
+        """Return one token id for each row of logits [batch, vocabulary]; equal logits give the lowest id."""
+        if self.temperature <= 0:
+            return logits.argmax(-1).astype(np.int64)
+        scaled = logits.astype(np.float64) / self.temperature
+        if 0 < self.top_k < scaled.shape[-1]:
+            smallest = np.partition(scaled, -self.top_k, axis=-1)[:, -self.top_k, None]
+            scaled = np.where(scaled < smallest, -np.inf, scaled)
+        # Adding Gumbel noise and taking the maximum draws from the softmax.
+        return (scaled + random.gumbel(size=scaled.shape)).argmax(-1).astype(np.int64)
+
+
+GREEDY = Sampling()
+
+
+@final
+@dataclass(frozen=True)
+class OnnxModel:
+    """An open onnxruntime session. `caches` lists the layers that have a cache, in input order; encoders have none."""
+
+    path: Path
+    session: Any
+    caches: tuple[Cache, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.session.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.session.get_outputs())
+
+    @property
+    def provider(self) -> str:
+        return str(self.session.get_providers()[0])
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the session on named arrays; returns every output by name. Raises GraphpruneError on a bad input."""
+        try:
+            return dict(zip(self.outputs, self.session.run(None, dict(feeds)), strict=True))
+        except Exception as error:
+            raise GraphpruneError(f"onnxruntime cannot run {self.path}: {first_line(error)}") from error
+
+    def empty_past(self, batch: int) -> tuple[Array, ...]:
+        return tuple(cache.empty(batch) for cache in self.caches)
+
+    def run(
+        self, ids: Array, mask: Array, positions: Array, past: Sequence[Array] | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Run one step of a decoder.
+
+        `ids` and `positions` are int64 [batch, sequence], `mask` int64 [batch, past + sequence], `past` the arrays of
+        `caches` in order (None: empty). Returns logits [batch, sequence, vocabulary] and the cache for the next step.
+        """
+        past = self.empty_past(len(ids)) if past is None else past
+        known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        feeds = {name: array for name, array in known.items() if name in self.inputs}
+        result = self.infer(feeds | {cache.name: array for cache, array in zip(self.caches, past, strict=True)})
+        return result["logits"], tuple(result[cache.present] for cache in self.caches)
+
+    def steps(self, ids: Sequence[Sequence[int]], sampling: Sampling = GREEDY) -> Iterator[NDArray[np.int64]]:
+        """Yield the next token of every prompt, without end. Prompts are padded on the left to one length."""
+        tokens, mask = pad_left(ids)
+        if not mask.all() and "attention_mask" not in self.inputs:
+            raise UsageError(f"{self.path} takes no attention mask: generate from prompts of one length")
+        positions = np.maximum(mask.cumsum(-1) - 1, 0)
+        random = np.random.default_rng(sampling.seed)
+        past: Sequence[Array] | None = None
+        while True:
+            logits, past = self.run(tokens, mask, positions, past)
+            chosen = sampling.choose(logits[:, -1], random)
+            yield chosen
+            tokens, positions = chosen[:, None], positions[:, -1:] + 1
+            mask = np.concatenate([mask, np.ones_like(tokens)], axis=1)
+
+    def generate(
+        self,
+        ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
+        sampling: Sampling = GREEDY,
+    ) -> list[list[int]]:
+        """Return the new tokens of every prompt, each ending before its first stop token."""
+        result: list[list[int]] = [[] for _ in ids]
+        running = set(range(len(ids)))
+        for _, chosen in zip(range(max_new_tokens), self.steps(ids, sampling)):
+            running -= {row for row in running if int(chosen[row]) in stop}
+            for row in running:
+                result[row].append(int(chosen[row]))
+            if not running:
+                break
+        return result
+
+    def stream(
+        self, ids: Sequence[int], max_new_tokens: int, stop: Sequence[int] = (), sampling: Sampling = GREEDY
+    ) -> Iterator[int]:
+        """Yield the new tokens of one prompt as they are made, up to its first stop token."""
+        for _, chosen in zip(range(max_new_tokens), self.steps([ids], sampling)):
+            if int(chosen[0]) in stop:
+                return
+            yield int(chosen[0])
+
+
+def pad_left(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Stack prompts to [batch, longest], zeros on the left, with the mask that is 1 on real tokens."""
+    if not ids or not all(len(row) for row in ids):
+        raise UsageError("nothing to generate from: every prompt needs at least one token")
+    longest = max(len(row) for row in ids)
+    tokens = np.array([[0] * (longest - len(row)) + list(row) for row in ids], np.int64)
+    mask = np.array([[0] * (longest - len(row)) + [1] * len(row) for row in ids], np.int64)
+    return tokens, mask
+
+
+def load(folder: Path | str, provider: str = "auto", threads: int | None = None) -> OnnxModel:
+    """Open `folder/onnx/model.onnx`, or `folder/model.onnx`.
+
+    `provider` is `auto` (CUDA where this onnxruntime has it, else CPU), `cpu` or `cuda`; `threads` the number of CPU
+    threads, None for onnxruntime's choice. Raises GraphpruneError for a missing or damaged file.
+    """
+    path = find_model(Path(folder))
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; the log would only repeat it
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        check_external_data(path)
+        session = onnxruntime.InferenceSession(path, options, providers=choose_providers(provider))
+        return OnnxModel(path, session, read_caches(session))
+    except GraphpruneError:
+        raise
+    except Exception as error:
+        raise GraphpruneError(f"cannot open {path}: {first_line(error)}; export the model again") from error
+
+
+def find_model(folder: Path) -> Path:
+    """The model file of an exported folder."""
+    candidates = (folder / "onnx" / "model.onnx", folder / "model.onnx")
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise GraphpruneError(f"no ONNX model in {folder}: expected {candidates[0]}; export one with the onnx backend")
+    return found
+
+
+def check_external_data(path: Path) -> None:
+    """Refuse a model whose data file is missing or short, which onnxruntime reports only as a failed read."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    needed: dict[Path, int] = {}
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if "location" in place:
+            file = path.parent / place["location"]
+            needed[file] = max(needed.get(file, 0), int(place.get("offset", 0)) + int(place.get("length", 0)))
+    for file, size in needed.items():
+        have = file.stat().st_size if file.is_file() else None
+        if have is None or have < size:
+            state = "is missing" if have is None else f"is damaged: {have} bytes where the model needs {size}"
+            raise GraphpruneError(f"{file} {state}; export the model again")
+
+
+def choose_providers(provider: str) -> list[str]:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    names = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    if provider == "auto":
+        return names["cuda" if "CUDAExecutionProvider" in available else "cpu"]
+    if provider not in names:
+        raise UsageError(f"unknown provider {provider}; use auto, cpu or cuda")
+    if names[provider][0] not in available:
+        raise UsageError(f"this onnxruntime has no {provider} provider; install onnxruntime-gpu or use cpu")
+    return names[provider]
+
+
+def read_caches(session: Any) -> tuple[Cache, ...]:
+    """The cache inputs of a session, each with the static heads and head size of its own layer."""
+    return tuple(read_cache(value) for value in session.get_inputs() if value.name.startswith("past_key_values."))
+
+
+def read_cache(value: Any) -> Cache:
+    _, layer, part = value.name.split(".")
+    if value.type not in _ELEMENT_TYPES or not all(isinstance(value.shape[dim], int) for dim in (1, 3)):
+        raise GraphpruneError(f"{value.name} is {value.type} {value.shape}: heads and head size must be integers")
+    return Cache(value.name, int(layer), part, value.shape[1], value.shape[3], _ELEMENT_TYPES[value.type])
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def tokens_per_second(
+    model: OnnxModel, prompt_length: int, new_tokens: int, threads: int | None = None
+) -> tuple[float, float]:
+    """Time one prompt: tokens per second of the prefill and of cached decoding, after one warm-up run of each.
+
+    With `threads`, the model is opened again with this number of CPU threads.
+    """
+    if prompt_length < 1 or new_tokens < 1:
+        raise UsageError("measuring needs a prompt of at least one token and at least one new token")
+    timed = model if threads is None else load(model.path.parent, provider_name(model), threads)
+    run_timed(timed, prompt_length, 1)
+    prefill, decode = run_timed(timed, prompt_length, new_tokens)
+    return prompt_length / prefill, new_tokens / decode
+
+
+def provider_name(model: OnnxModel) -> str:
+    return "cuda" if model.provider == "CUDAExecutionProvider" else "cpu"
+
+
+def run_timed(model: OnnxModel, prompt_length: int, new_tokens: int) -> tuple[float, float]:
+    """Seconds of the prefill, and of `new_tokens` cached steps after it."""
+    steps = model.steps([[1] * prompt_length])
+    start = time.perf_counter()
+    next(steps)
+    middle = time.perf_counter()
+    for _ in range(new_tokens):
+        next(steps)
+    return middle - start, time.perf_counter() - middle
