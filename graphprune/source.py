@@ -1,6 +1,8 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, transformers_patches
+from graphprune import source_checks as checks
+from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
 from graphprune.tracing import Contract, capture_module
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
 
 
 def capture(
@@ -54,8 +60,9 @@ class Positional(nn.Module):
 def capture_pretrained(model: Any) -> Graph:
     """Capture a live transformers model under the contract that fits it."""
     kind = "decoder" if is_decoder(model) else "encoder"
-    wrapper, contract = decoder_contract(model) if kind == "decoder" else encoder_contract(model)
-    graph = capture_module(wrapper, contract, "model.", transformers_patches)
+    with traceable_experts(model):
+        wrapper, contract = decoder_contract(model) if kind == "decoder" else encoder_contract(model)
+        graph = capture_module(wrapper, contract, "model.", transformers_patches)
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
     return replace(graph, source=source)
@@ -63,31 +70,128 @@ def capture_pretrained(model: Any) -> Graph:
 
 def load_source(model: str | Path, weights: bool, trust_remote_code: bool) -> tuple[Any, Source]:
     """Load a transformers model and say where it came from. Raises SourceError with the remedy."""
-    folder = DEMO_FOLDER if str(model) == "demo" else Path(model)
-    if not folder.is_dir():
-        raise SourceError(f"no model folder at {model}; pass a folder with config.json and model.safetensors")
-    loaded = load_weights(folder, trust_remote_code) if weights else load_skeleton(folder, trust_remote_code)
-    generation = getattr(loaded, "generation_config", None)
+    folder, revision = locate(str(model), weights, trust_remote_code)
+    checks.check_config(folder)
+    if weights:
+        checks.check_weights(folder)
+    with quiet_transformers():
+        config = load_config(folder, str(model), trust_remote_code)
+        load = load_weights if weights else load_skeleton
+        loaded = load(folder, str(model), config, trust_remote_code)
     kind = "decoder" if is_decoder(loaded) else "encoder"
-    return loaded, Source(kind, str(model), type(loaded).__name__, loaded.config, generation, folder)
+    generation = getattr(loaded, "generation_config", None)
+    hashes = checks.hash_files(folder, weights)
+    name = type(loaded).__name__
+    return loaded, Source(kind, str(model), name, loaded.config, generation, folder, revision, hashes)
 
 
-def load_weights(folder: Path, trust_remote_code: bool) -> Any:
+def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
+    """The folder of a model, and the revision where it came from the hub."""
+    if model == "demo":
+        if not DEMO_FOLDER.is_dir():
+            raise SourceError(f"this installation lacks the embedded model at {DEMO_FOLDER}; install graphprune again")
+        return DEMO_FOLDER, None
+    folder = Path(model).expanduser()
+    if not folder.exists() and _HUB_ID.fullmatch(model) and not folder.parent.exists():
+        snapshot = download(model, weights, trust_remote_code)
+        return snapshot, snapshot.name
+    checks.check_folder(folder)
+    return folder, None
+
+
+def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
+    """Fetch a model of the Hugging Face hub into its cache: never a pickle, code only where it is trusted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [*_SMALL_FILES, *["*.safetensors"] * weights, *["*.py"] * trust_remote_code]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
+        raise SourceError(
+            f"no folder {model}, and the hub gives no model of that id: {reason[:200]}; {remedy}"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' log and progress bars off the terminal while a model is loaded."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
+    """The configuration object. Raises SourceError where transformers does not know the model or needs its code."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a configuration's own validation raises what it likes
+        raise SourceError(explain_load_failure(name, error)) from error
+
+
+def explain_load_failure(name: str, error: Exception) -> str:
+    import transformers
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in text:
+        return f"{name} brings its own code; read it, then pass --trust-remote-code to let it run"
+    if "does not recognize this architecture" in text:
+        unknown = re.search(r"model type `([^`]*)`", text)
+        kind = unknown[1] if unknown else "of this model"
+        return (
+            f"{name}: transformers {transformers.__version__} does not know the model type {kind}; upgrade transformers"
+        )
+    return f"{name} cannot be loaded: {text[:300]}"
+
+
+def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) -> Any:
+    """The model with its weights, each of them present, of the right shape and finite."""
     loader = model_class(config)
-    model = loader.from_pretrained(folder, use_safetensors=True, dtype="auto", attn_implementation="sdpa")
+    try:
+        model, info = loader.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported, and refused, with the others
+            trust_remote_code=trust_remote_code,
+            **attention_option(loader),
+        )
+    except Exception as error:  # remote code and configurations raise what they like
+        raise SourceError(explain_load_failure(name, error)) from error
+    checks.check_keys(name, type(model).__name__, info)
+    checks.check_finite(name, model.named_parameters())
     return model.eval()
 
 
-def load_skeleton(folder: Path, trust_remote_code: bool) -> Any:
-    import transformers
+def load_skeleton(folder: Path, name: str, config: Any, trust_remote_code: bool) -> Any:
+    """The model on the meta device, made from its configuration alone."""
+    loader = model_class(config)
+    make = getattr(loader, "_from_config", None) or loader.from_config
+    options = {"trust_remote_code": trust_remote_code} if make.__name__ == "from_config" else {}
+    try:
+        with torch.device("meta"):
+            return make(config, dtype=config.dtype, **options, **attention_option(loader)).eval()
+    except Exception as error:
+        raise SourceError(explain_load_failure(name, error)) from error
 
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        return model_class(config)(config).eval()
+
+def attention_option(loader: Any) -> dict[str, str]:
+    """Ask for whole scaled-dot-product attention where the class has it; the automatic choice is right elsewhere."""
+    return {"attn_implementation": "sdpa"} if getattr(loader, "_supports_sdpa", False) else {}
 
 
 def model_class(config: Any) -> Any:

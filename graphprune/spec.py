@@ -37,7 +37,7 @@ def split_spec(text: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"cannot read the option {part.strip()!r} of {text!r}; write option=value")
         if key.strip() in options:
             raise UsageError(f"the option {key.strip()!r} occurs twice in {text!r}")
-        options[key.strip()] = parse_value(value.strip(), text)
+        options[key.strip()] = parse_value(value.strip())
     return match[1], options
 
 
@@ -70,10 +70,10 @@ def scan(text: str) -> Iterator[tuple[int, str]]:
         position += 1
 
 
-def parse_value(text: str, whole: str) -> Any:
+def parse_value(text: str) -> Any:
     """Read one value: a list, quoted text, a word with a meaning, a number, or a plain word."""
     if text.startswith("[") and text.endswith("]"):
-        return tuple(parse_value(part.strip(), whole) for part in split_list(text[1:-1], whole))
+        return tuple(parse_value(part.strip()) for part in split_list(text[1:-1], text))
     if len(text) > 1 and text.startswith("'") and text.endswith("'"):
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     if text.lower() in _WORDS:
@@ -131,24 +131,24 @@ def fits(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if origin is Literal:
-        return value in arguments
+        return any(value == argument and type(value) is type(argument) for argument in arguments)
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if origin in (tuple, list):
         return isinstance(value, tuple) and all(fits(v, arguments[0]) for v in value)
     if annotation in (int, float):
         return isinstance(value, (int, annotation)) and not isinstance(value, bool)
-    if annotation is None or annotation is type(None):
-        return value is None
     return isinstance(annotation, type) and isinstance(value, annotation)
 
 
 def convert(value: Any, annotation: Any) -> Any:
     """Give a value that fits exactly the field's type: 1 becomes 1.0 where a float is wanted."""
-    floats = annotation is float or (float in get_args(annotation) and int not in get_args(annotation))
-    if floats and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return list(value) if get_origin(annotation) is list else value
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (tuple, list):
+        return origin(convert(item, arguments[0]) for item in value)
+    if origin in (Union, types.UnionType):
+        return convert(value, next(a for a in arguments if fits(value, a)))
+    return float(value) if annotation is float else value
 
 
 def print_type(annotation: Any) -> str:
@@ -175,13 +175,14 @@ def print_spec(instance: Any) -> str:
 
 
 def print_value(value: Any) -> str:
-    """Print one value so that it reads back as the same."""
+    """Print one value so that it reads back as the same; a plug-in in an option prints as its own spec."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(print_value, value)) + "]"
-    text = repr(value) if isinstance(value, float) else str(value)
-    plain = text and not _SPECIAL & set(text) and (not isinstance(value, str) or parse_value(text, text) == value)
-    if not isinstance(value, str) or (plain and isinstance(parse_value(text, text), str)):
-        return text
-    return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'"
+    if dataclasses.is_dataclass(value) and hasattr(value, "name"):
+        return print_spec(value)
+    if not isinstance(value, str):
+        return repr(value)
+    plain = value and not _SPECIAL & set(value) and parse_value(value) == value
+    return value if plain else "'" + re.sub(r"(['\\])", r"\\\1", value) + "'"
