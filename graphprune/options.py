@@ -1,0 +1,137 @@
+"""What a compilation is asked for and what it answers: plain values shared by the library and the command line."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from graphprune.errors import UsageError
+from graphprune.plan import Statistics
+
+PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
+AUTO = "auto"
+
+# Takes the stage in a few words, how much of it is done, and of how much (0: not known).
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """The progress that is shown nowhere."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """One compilation: the model, the size, the method, the data, the artefacts. Checked when it is made.
+
+    `target_params` is `1B`, `600M`, `6e8` or `60%`. `prune` names what may shrink, or is `("auto",)`. `importance`,
+    `allocation` and `backends` are specs such as `taylor{aggregate=vector}`. `method` names a recipe instead. `data` is
+    a text, jsonl or parquet file, a datasets id, or `stdlib`. `floor` is the share that every group keeps at least.
+    `steps` prunes in so many rounds, each scored anew. Raises UsageError.
+    """
+
+    model: str
+    out: Path | None = None
+    target_params: str = "100%"
+    prune: tuple[str, ...] = (AUTO,)
+    importance: str = "taylor"
+    allocation: str = "global"
+    steps: int = 1
+    data: str = "stdlib"
+    samples: int = 128
+    length: int = 128
+    seed: int = 0
+    round_to: int = 1
+    min_units: int = 1
+    floor: float | None = None
+    uniform: bool = False
+    statistics: Statistics = "survivors"
+    backends: tuple[str, ...] = ("huggingface", "onnx")
+    method: str | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.out is None and not self.dry_run:
+            raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
+        for name, least in (("steps", 1), ("samples", 1), ("length", 2), ("round_to", 1), ("min_units", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {getattr(self, name)}")
+        if self.floor is not None and not 0 <= self.floor < 1:
+            raise UsageError(f"--floor is the share that every group keeps at least, from 0 to below 1, not {self.floor}")
+        check_choice("--statistics", self.statistics, get_args(Statistics))
+        for kind in self.prune:
+            check_choice("--prune", kind, (AUTO, *PRUNABLE))
+        if AUTO in self.prune and len(self.prune) > 1:
+            raise UsageError("--prune auto stands alone; name the kinds instead: mlp,attention")
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise UsageError with the near and all choices where a value is none of them."""
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"{option} does not know {value!r}; {guess}it takes {', '.join(choices)}")
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Raise UsageError where OUT exists and may not be replaced, or holds what graphprune did not write."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"{out} is not a folder; give another -o OUT")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{out} exists; pass --overwrite to replace it, or give another -o OUT")
+    if not (out / "graphprune").is_dir():
+        raise UsageError(f"{out} was not written by graphprune and is not overwritten; give another -o OUT")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the result: a quantity before and after. None stands for what was not measured."""
+
+    name: str
+    before: float | None
+    after: float | None
+    unit: Literal["", "bytes"] = ""
+
+
+@dataclass(frozen=True)
+class Width:
+    """The width of one group before and after, for the table of widths per layer."""
+
+    group: str
+    kind: str
+    block: str | None
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of an artefact with the graph: the largest difference, and the most that is allowed."""
+
+    artefact: str
+    name: str
+    passed: bool
+    difference: float | None = None
+    tolerance: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a compilation made: where it is (None for a dry run), the measurements, the widths, the checks.
+
+    `report` is everything as plain data, which is also what `graphprune/report.json` in OUT holds.
+    """
+
+    out: Path | None
+    measures: tuple[Measure, ...] = ()
+    widths: tuple[Width, ...] = ()
+    dropped: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+    sample: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
