@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.demo.corpus import read_split
+from graphprune.demo.corpus import is_held_out, source_files
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, tensor_type
 from graphprune.readers import read_dataset, read_jsonl, read_parquet, read_plain
@@ -16,8 +16,8 @@ from graphprune.readers import read_dataset, read_jsonl, read_parquet, read_plai
 _READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
 _FILE_SUFFIXES = {*_READERS, ".txt", ".text", ".md", ".py", ".json", ".csv", ".gz", ".zst"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
-# Sixteen times as many tokens as are drawn give varied windows; eight bytes a token is more than text needs.
-_VARIETY, _BYTES_PER_TOKEN = 16, 8
+# Sixteen times as many tokens as are drawn give varied windows; text has about four bytes a token.
+_VARIETY, _BYTES_PER_TOKEN = 16, 4
 
 
 def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iterator[str]:
@@ -26,7 +26,7 @@ def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iter
     A text file is one document, or several where `<|endoftext|>` stands between them.
 
     A data set is `name`, `name:config` or `name:config:split` (or a folder in place of the name), is streamed, and is
-    the only source that needs a network. `stdlib` and `stdlib:held-out` are the two splits of Python's standard library.
+    the only source that needs a network. `stdlib` and `stdlib:held-out` are the two splits of Python's own library.
     `limit` ends the text after so many bytes of UTF-8. Raises DataError where there is no text.
     """
     documents = cut(open_source(spec, field, limit), limit)
@@ -39,15 +39,24 @@ def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iter
 
 def open_source(spec: str, field: str, limit: int | None) -> Iterator[str]:
     """The reader that fits what `spec` names."""
-    path = Path(spec).expanduser()
     if spec in ("stdlib", "stdlib:held-out"):
-        return iter(read_split(held_out=spec != "stdlib"))
+        return read_library(held_out=spec != "stdlib")
+    path = Path(spec).expanduser()
     if path.is_file():
         reader = _READERS.get(path.suffix.lower())
         return reader(path, field) if reader else read_plain(path, limit)
-    if not path.is_dir() and (path.suffix.lower() in _FILE_SUFFIXES or spec.startswith(("/", ".", "~")) or not spec):
+    name, colon, rest = spec.partition(":")
+    if name and Path(name).expanduser().is_dir():
+        return read_dataset(f"{Path(name).expanduser()}{colon}{rest}", field)
+    if path.suffix.lower() in _FILE_SUFFIXES or spec.startswith(("/", ".", "~")) or not spec:
         raise DataError(f"no text file at {spec!r}; pass a .txt, .jsonl or .parquet file, a datasets id or 'stdlib'")
-    return read_dataset(str(path) if path.is_dir() else spec, field)
+    return read_dataset(spec, field)
+
+
+def read_library(held_out: bool) -> Iterator[str]:
+    """Yield the modules of one split of the standard library, each read when it is asked for."""
+    chosen = (path for path in source_files() if is_held_out(path) == held_out)
+    return (path.read_text(encoding="utf-8", errors="replace") for path in chosen)
 
 
 def cut(documents: Iterable[str], limit: int | None) -> Iterator[str]:

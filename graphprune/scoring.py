@@ -15,7 +15,7 @@ Aggregate = Literal["element", "vector"]
 
 
 def parameter_slots(graph: Graph, group: Group) -> dict[str, tuple[Slot, ...]]:
-    """The group's slots by parameter, without buffers; a tied parameter appears once, with the slots of all its names."""
+    """The group's slots by parameter, without buffers; a tied one appears once, with the slots of all its names."""
     tensors = graph.tensors()
     names = {id(tensor): name for name, tensor in graph.parameters().items()}
     found: dict[str, tuple[Slot, ...]] = {}

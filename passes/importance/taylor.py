@@ -24,8 +24,8 @@ class Taylor(Importance):
 
     `aggregate=element` sums |w g| over the entries; `vector` sums |sum of w g| over the rows or columns that the unit
     owns. `gradients=batch` takes g over all of the data; `sample` averages the score of each sample's own gradient.
-    Every slot counts alike: matrices, biases, norms and embeddings. Grouped-query attention needs no special case, since
-    each entry counts for the unit that owns its index.
+    Every slot counts alike: matrices, biases, norms and embeddings. Grouped-query attention needs no special case: an
+    entry counts for the unit that owns its index.
     """
 
     name: ClassVar[str] = "taylor"
