@@ -1,0 +1,197 @@
+"""A graph as JSON data and back: nodes, types and tensor descriptions; the tensors themselves travel as safetensors."""
+
+import ast
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from graphprune.errors import ExportError, SourceError
+from graphprune.ir import Graph, Source, TensorType
+from graphprune.tracing import symbol
+
+FORMAT = 1
+_PYTHON = {"_operator": "operator", "math": "math", "torch": "torch"}
+_ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
+_FUNCTIONS = {"Max": sympy.Max, "Min": sympy.Min, "Mod": sympy.Mod, "floor": sympy.floor}
+
+
+def to_data(graph: Graph) -> dict[str, Any]:
+    """The graph as JSON data. Raises ExportError naming a node that has no JSON form.
+
+    `nodes` are `["input", name]`, `["tensor", name]` or `[operator, args, kwargs]`; `outputs` pairs names with node indices;
+    `types` and `scopes` run parallel to `nodes`; `tensors` maps a name to element type, shape and whether it is trained.
+    A tied tensor stands under the first of its names.
+    """
+    names = first_names(graph.tensors())
+    tensors = {name: tensor for name, tensor in graph.tensors().items() if names[name] == name}
+    body = [node for node in graph.nodes if node.op != "output"]
+    index = {node: i for i, node in enumerate(body)}
+    contract = {node: name for name, node in graph.placeholders.items()}
+    return {
+        "format": FORMAT,
+        "kind": graph.source.kind,
+        "dtype": type_name(main_dtype(graph)),
+        "inputs": [[name, *encode_type(node.meta["value"])] for name, node in graph.placeholders.items()],
+        "outputs": [[name, index[node]] for name, node in graph.results.items()],
+        "tensors": {n: [type_name(t.dtype), list(t.shape), isinstance(t, torch.nn.Parameter)] for n, t in tensors.items()},
+        "nodes": [encode_node(node, index, contract, names) for node in body],
+        "types": [encode_type(node.meta.get("value")) for node in body],
+        "scopes": [node.meta.get("scope", "") for node in body],
+    }
+
+
+def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Each tensor name with the first name of the same tensor."""
+    firsts: dict[int, str] = {}
+    return {name: firsts.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+
+
+def stored_tensors(graph: Graph) -> dict[str, Tensor]:
+    """Every parameter and buffer once, by its first name, detached and contiguous."""
+    names = first_names(graph.tensors())
+    return {n: t.detach().contiguous() for n, t in graph.tensors().items() if names[n] == n}
+
+
+def main_dtype(graph: Graph) -> torch.dtype:
+    """The floating type that most of the parameters have."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in graph.parameters().values():
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] += tensor.numel()
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
+
+
+def type_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def encode_node(
+    node: fx.Node, index: Mapping[fx.Node, int], contract: Mapping[fx.Node, str], names: Mapping[str, str]
+) -> list[Any]:
+    if node.op == "placeholder":
+        return ["input", contract[node]]
+    if node.op == "get_attr":
+        return ["tensor", names[str(node.target)]]
+    args = encode_argument(node, node.args, index)
+    return [operator_name(node), args, {key: encode_argument(node, value, index) for key, value in node.kwargs.items()}]
+
+
+def operator_name(node: fx.Node) -> str:
+    """The full name of a node's function: `aten.linear.default`, `operator.add`."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    space = _PYTHON.get(str(getattr(target, "__module__", "")))
+    if space is None:
+        raise ExportError(f"{node.name}: {target} has no name that a checkpoint can hold")
+    return f"{space}.{target.__name__}"  # type: ignore[union-attr]
+
+
+def encode_argument(node: fx.Node, argument: Any, index: Mapping[fx.Node, int]) -> Any:
+    if isinstance(argument, fx.Node):
+        return {"node": index[argument]}
+    if isinstance(argument, (list, tuple)):
+        return [encode_argument(node, item, index) for item in argument]
+    if isinstance(argument, float) and not math.isfinite(argument):
+        return {"float": str(argument)}
+    if argument is None or isinstance(argument, (bool, int, float, str)):
+        return argument
+    for kind, cls in (("dtype", torch.dtype), ("layout", torch.layout), ("memory_format", torch.memory_format)):
+        if isinstance(argument, cls):
+            return {kind: str(argument).removeprefix("torch.")}
+    if isinstance(argument, torch.device):
+        return {"device": argument.type}
+    raise ExportError(f"{node.name}: the argument {argument!r} has no form that a checkpoint can hold")
+
+
+def encode_type(value: Any) -> Any:
+    """`[element type, shape]` for a tensor, `{"size": text}`, `{"tuple": [...]}`, or None."""
+    if isinstance(value, TensorType):
+        return [type_name(value.dtype), [s if isinstance(s, int) else str(s) for s in value.shape]]
+    if isinstance(value, (tuple, list)):
+        return {"tuple": [encode_type(item) for item in value]}
+    return None if value is None else {"size": str(value)}
+
+
+def from_data(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source | None = None) -> Graph:
+    """Rebuild the graph that `to_data` described, on the given tensors. Raises SourceError where the data is damaged."""
+    try:
+        return build_graph(data, tensors, source or Source(data["kind"]))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+        raise SourceError(f"the graph in this checkpoint is damaged: {error}") from error
+
+
+def build_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source) -> Graph:
+    nodes = fx.Graph()
+    built: list[fx.Node] = []
+    for item, described, scope in zip(data["nodes"], data["types"], data["scopes"], strict=True):
+        node = build_node(nodes, item, built)
+        node.meta["value"] = decode_type(described)
+        if item[0] not in ("input", "tensor"):
+            node.meta["scope"] = scope
+        built.append(node)
+    nodes.output(tuple(built[i] for _, i in data["outputs"]))
+    attached = {
+        name: torch.nn.Parameter(tensors[name], tensors[name].is_floating_point()) if trained else tensors[name]
+        for name, (_, _, trained) in data["tensors"].items()
+    }
+    module = fx.GraphModule(attached, nodes)
+    module.eval()
+    return Graph(module, tuple(n for n, *_ in data["inputs"]), tuple(n for n, _ in data["outputs"]), source)
+
+
+def build_node(nodes: fx.Graph, item: list[Any], built: list[fx.Node]) -> fx.Node:
+    from graphprune.backends.modeling_graphprune import resolve
+
+    if item[0] == "input":
+        return nodes.placeholder(re.sub(r"\W", "_", item[1]))
+    if item[0] == "tensor":
+        return nodes.get_attr(item[1])
+    kwargs = {key: decode_argument(value, built) for key, value in item[2].items()}
+    return nodes.call_function(resolve(item[0]), tuple(decode_argument(a, built) for a in item[1]), kwargs)
+
+
+def decode_argument(argument: Any, built: list[fx.Node]) -> Any:
+    from graphprune.backends.modeling_graphprune import Device, Value, decode
+
+    if isinstance(argument, list):
+        return [decode_argument(item, built) for item in argument]
+    value = decode(argument)
+    if isinstance(value, Device):
+        return torch.device("cpu")
+    return built[value.index] if isinstance(value, Value) else value
+
+
+def decode_type(described: Any) -> Any:
+    if isinstance(described, list):
+        return TensorType(getattr(torch, described[0]), tuple(parse_size(s) for s in described[1]))
+    if isinstance(described, dict) and "tuple" in described:
+        return tuple(decode_type(item) for item in described["tuple"])
+    return None if described is None else sympy.sympify(parse_size(described["size"]))
+
+
+def parse_size(text: int | str) -> Any:
+    """A size from its text; read as arithmetic on names only, since the text may come from an untrusted file."""
+    return text if isinstance(text, int) else evaluate(ast.parse(text, mode="eval").body)
+
+
+def evaluate(tree: ast.expr) -> Any:
+    match tree:
+        case ast.Constant(value=int(value)):
+            return sympy.Integer(value)
+        case ast.Name(id=name):
+            return symbol(name)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+            return _ARITHMETIC[type(op)](evaluate(left), evaluate(right))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -evaluate(operand)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            return _FUNCTIONS[name](*map(evaluate, args))
+    raise ValueError(f"{ast.unparse(tree)} is not a size")

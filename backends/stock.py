@@ -1,0 +1,298 @@
+"""The stock configuration of a pruned model: found by search, proved on the meta device, with no code for any architecture."""
+
+import contextlib
+import heapq
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphprune.ir import Graph
+
+Shapes = Mapping[str, tuple[int, ...]]
+Path = tuple[str, ...]
+Assignment = frozenset[tuple[Path, Any]]
+BUDGET = 300  # configurations that are instantiated before the search gives up
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The shapes of a class under one configuration: all parameters and buffers, and which of them are parameters."""
+
+    shapes: Shapes
+    parameters: frozenset[str]
+
+
+def stock_config(graph: Graph) -> Any:
+    """The first of `stock_configs`, or None.
+
+    Equal shapes do not prove equal function (the scale of attention, the statistics of norms): compare before trusting it.
+    """
+    return next(stock_configs(graph), None)
+
+
+def stock_configs(graph: Graph) -> Iterator[Any]:
+    """The configurations under which the source's own class has exactly this graph's parameter and buffer shapes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in graph.tensors().items()}
+    return solutions(graph.source.config, shapes, graph.source.architecture)
+
+
+def is_expressible(config: Any, shapes: Shapes, architecture: str) -> Any:
+    """A configuration of `architecture` (a transformers class name) with these tensor shapes by name, or None.
+
+    `shapes` may name buffers too; they tell head sizes from head counts. Layers of which nothing is left may be absent:
+    the configuration then has fewer layers, see `renumber`.
+    """
+    return next(solutions(config, shapes, architecture), None)
+
+
+def solutions(config: Any, shapes: Shapes, architecture: str) -> Iterator[Any]:
+    with quiet():
+        old = None if config is None else skeleton(config, architecture)
+        if old is not None:
+            yield from solve(config, old, shapes, architecture)
+
+
+def solve(config: Any, old: Skeleton, shapes: Shapes, architecture: str) -> Iterator[Any]:
+    names = renumber(old.shapes, shapes)
+    new = {names[name]: shape for name, shape in shapes.items() if name in names}
+    if not new or partial_layers(old, shapes) or unequal_layers(old.shapes, new):
+        return
+    depth = depth_path(config, architecture, old.shapes)
+    count, kept = layer_count(old.shapes), layer_count(new)
+    if kept != count and depth is None:
+        return
+    # Two layers have the same shapes as all of them; the full depth is proved at the end.
+    few = 2 if depth and kept > 2 else kept
+    shallow = explicit(resize_depth(config, depth, count, few), architecture)
+    target = {name: shape for name, shape in new.items() if layer_index(name) < few}
+    for assignment in search(shallow, architecture, target):
+        full = rebuild(resize_depth(shallow, depth, few, kept, config), assignment)
+        found = None if full is None else skeleton(full, architecture)
+        if found is not None and all(found.shapes.get(n) == s for n, s in new.items()) and unread_fit(old, found, new):
+            yield full
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from warning about candidates that are not going to be used."""
+    import transformers
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def skeleton(config: Any, architecture: str) -> Skeleton | None:
+    """The shapes of the class under a configuration; None where the class is unknown or refuses it."""
+    import transformers
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = getattr(transformers, architecture)(config)
+    except Exception:  # any refusal by a constructor, whatever its class, rules the candidate out
+        return None
+    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    buffers = {name: tuple(b.shape) for name, b in model.named_buffers()}
+    return Skeleton({**parameters, **buffers}, frozenset(parameters))
+
+
+def renumber(old: Shapes, shapes: Shapes) -> dict[str, str]:
+    """New names of the surviving parameters: where whole layers are gone, the later ones move up."""
+    result = {name: name for name in shapes if name in old}
+    survivors = {index for index in map(layer_index, result) if index >= 0}
+    if survivors == set(range(layer_count(old))):
+        return result
+    order = {index: position for position, index in enumerate(sorted(survivors))}
+    return {name: _NUMBER.sub(lambda m: str(order[int(m.group())]), name, count=1) for name in result}
+
+
+def layer_index(name: str) -> int:
+    """The first number among the parts of a name, -1 where there is none."""
+    found = _NUMBER.search(name)
+    return int(found.group()) if found else -1
+
+
+def layer_count(shapes: Shapes) -> int:
+    return max(map(layer_index, shapes), default=-1) + 1
+
+
+def pattern(name: str) -> str:
+    return _NUMBER.sub("*", name)
+
+
+def partial_layers(old: Skeleton, shapes: Shapes) -> bool:
+    """Say whether some layer lost a part that another kept: a dropped branch."""
+    survivors = {layer_index(name) for name in shapes if name in old.shapes and layer_index(name) >= 0}
+    present = {pattern(name) for name in shapes}
+    missing = old.parameters - shapes.keys()
+    return any(layer_index(name) in survivors and pattern(name) in present for name in missing)
+
+
+def unequal_layers(old: Shapes, new: Shapes) -> bool:
+    """Say whether parameters that had one shape across layers now have several."""
+    seen: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = defaultdict(set)
+    for name, shape in new.items():
+        seen[pattern(name), old[name]].add(shape)
+    return any(len(shapes) > 1 for shapes in seen.values())
+
+
+def unread_fit(old: Skeleton, found: Skeleton, new: Shapes) -> bool:
+    """Parameters that the graph never read keep their shape: there is nothing to cut them by."""
+    return all(old.shapes.get(name) == found.shapes[name] for name in found.parameters - new.keys())
+
+
+def rebuild(config: Any, changes: Assignment | Mapping[Path, Any]) -> Any:
+    """The configuration with some values changed, through its own constructor as loading does; None where it refuses."""
+    data = config.to_dict()
+    for path, value in changes.items() if isinstance(changes, Mapping) else changes:
+        place = data
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+    data.pop("transformers_version", None)
+    try:
+        return type(config).from_dict(data)
+    except Exception:  # validation differs from class to class; a refusal rules the candidate out
+        return None
+
+
+def fields(data: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value of a configuration by path, sub-configurations included."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from fields(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def depth_path(config: Any, architecture: str, old: Shapes) -> Path | None:
+    """The field that holds the number of layers: lowering it removes the last layer. None where there is none."""
+    count = layer_count(old)
+    for path, value in fields(config.to_dict()):
+        if value == count and isinstance(value, int) and count > 1:
+            smaller = rebuild(config, resized(config, path, count, count - 1))
+            found = None if smaller is None else skeleton(smaller, architecture)
+            if found is not None and found.shapes == {n: s for n, s in old.items() if layer_index(n) < count - 1}:
+                return path
+    return None
+
+
+def resized(config: Any, depth: Path, old: int, new: int, full: Any = None) -> dict[Path, Any]:
+    """The changes for another number of layers; lists with one entry a layer are cut short, or taken from `full`."""
+    known = dict(fields((full or config).to_dict()))
+    lists = {p: v for p, v in fields(config.to_dict()) if isinstance(v, (list, tuple)) and len(v) == old}
+    return {p: list(known[p])[:new] for p in lists} | {depth: new}
+
+
+def resize_depth(config: Any, depth: Path | None, old: int, new: int, full: Any = None) -> Any:
+    if depth is None or old == new:
+        return config
+    return rebuild(config, resized(config, depth, old, new, full)) or config
+
+
+def explicit(config: Any, architecture: str) -> Any:
+    """The configuration with every unset size written out: `n_inner`, `head_dim`, where a class derives them.
+
+    A field counts as a size if some value for it changes a shape; its value is the one that changes none.
+    """
+    base = skeleton(config, architecture)
+    assert base is not None
+    data = {"head_dim": None, **config.to_dict()}
+    for path in [path for path, value in fields(data) if value is None]:
+        if not influences(config, architecture, path, base.shapes):
+            continue
+        sizes = sorted({size for shape in base.shapes.values() for size in shape} | quotients(config))
+        same = (rebuild(config, {path: size}) for size in sizes)
+        found = next((c for c in same if c is not None and shapes_of(c, architecture) == base.shapes), None)
+        config = found or config
+    return config
+
+
+def quotients(config: Any) -> set[int]:
+    """Every whole quotient of two sizes in the configuration: a head size is one."""
+    numbers = {v for _, v in fields(config.to_dict()) if isinstance(v, int) and not isinstance(v, bool) and v > 1}
+    return {a // b for a in numbers for b in numbers if a > b and a % b == 0}
+
+
+def shapes_of(config: Any, architecture: str) -> Shapes | None:
+    found = None if config is None else skeleton(config, architecture)
+    return None if found is None else found.shapes
+
+
+def influences(config: Any, architecture: str, path: Path, base: Shapes) -> bool:
+    """Say whether an odd value for a field changes a shape."""
+    shapes = shapes_of(rebuild(config, {path: 6}), architecture)
+    return shapes is not None and shapes != base
+
+
+def search(config: Any, architecture: str, target: Shapes) -> Iterator[Assignment]:
+    """Assignments of configuration values under which the class has the target shapes, most promising first."""
+    start: Assignment = frozenset()
+    base = shapes_of(config, architecture) or {}
+    queue = [(mismatch(base, target), 0, 0, start, config, base)]
+    seen, tried = {start}, 0
+    while queue:
+        wrong, size, _, assignment, reached, shapes = heapq.heappop(queue)
+        if wrong == 0:
+            yield assignment
+            continue
+        taken = {path for path, _ in assignment}
+        for option in candidates(reached, shapes, target):
+            following = assignment | {option}
+            if option[0] in taken or following in seen or tried >= BUDGET:
+                continue
+            seen.add(following)
+            tried += 1
+            candidate = rebuild(config, following)
+            found = shapes_of(candidate, architecture)
+            if found is None:
+                # What a class refuses it may take with one more change: kept behind everything valid.
+                heapq.heappush(queue, (wrong + 1000, size + 1, tried, following, reached, shapes))
+            elif found != shapes and mismatch(found, target) <= wrong:
+                heapq.heappush(queue, (mismatch(found, target), size + 1, tried, following, candidate, found))
+
+
+def candidates(config: Any, shapes: Shapes, target: Shapes) -> list[tuple[Path, Any]]:
+    """Values that may explain the sizes that still differ: those equal to an old size, then those of the same ratio."""
+    exact, scaled = [], []
+    for path, value in fields(config.to_dict()):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            continue
+        for old, new in differing_sizes(shapes, target):
+            if value == old:
+                exact.append((path, new))
+            elif old % value == 0:
+                scaled += [(path, part) for part in parts(value, old, new)]
+    return list(dict.fromkeys([*exact, *scaled]))
+
+
+def parts(value: int, old: int, new: int) -> list[int]:
+    """Smaller values that `value` may have become when a product with it went from `old` to `new`."""
+    if value * new % old == 0:
+        return [value * new // old]
+    return [smaller for smaller in range(value - 1, 0, -1) if new % smaller == 0] if value <= 256 else []
+
+
+def differing_sizes(shapes: Shapes, target: Shapes) -> list[tuple[int, int]]:
+    """Every pair of a present and a wanted size of some dimension, the frequent ones first."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for name, shape in target.items():
+        pairs.update((old, new) for old, new in zip(shapes.get(name, ()), shape, strict=False) if old != new)
+    return [pair for pair, _ in pairs.most_common()]
+
+
+def mismatch(shapes: Shapes, target: Shapes) -> int:
+    """The number of dimensions in which the shapes differ from the target."""
+    return sum(
+        sum(a != b for a, b in itertools.zip_longest(shape, shapes.get(name, ())))
+        for name, shape in target.items()
+    )
