@@ -31,8 +31,8 @@ class CompileOptions:
     """
 
     model: str
+    target_params: str
     out: Path | None = None
-    target_params: str = "100%"
     prune: tuple[str, ...] = (AUTO,)
     importance: str = "taylor"
     allocation: str = "global"
@@ -59,12 +59,24 @@ class CompileOptions:
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {getattr(self, name)}")
         if self.floor is not None and not 0 <= self.floor < 1:
-            raise UsageError(f"--floor is the share that every group keeps at least, from 0 to below 1, not {self.floor}")
+            raise UsageError(f"--floor is the share that every group keeps, from 0 to below 1, not {self.floor}")
         check_choice("--statistics", self.statistics, get_args(Statistics))
         for kind in self.prune:
             check_choice("--prune", kind, (AUTO, *PRUNABLE))
         if AUTO in self.prune and len(self.prune) > 1:
             raise UsageError("--prune auto stands alone; name the kinds instead: mlp,attention")
+
+
+@dataclass(frozen=True)
+class ApplyOptions:
+    """One replay of a saved plan: the model that it was made for, the plan's file, and where the result goes."""
+
+    model: str
+    plan: Path
+    out: Path
+    backends: tuple[str, ...] = ("huggingface", "onnx")
+    overwrite: bool = False
+    trust_remote_code: bool = False
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from graphprune import registry
@@ -25,19 +25,19 @@ def parse_spec(kind: registry.PluginKind, text: str) -> Any:
     return build(registry.load(kind, name), name, options)
 
 
-def split_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the options of a spec, not yet checked against any plug-in."""
+def split_spec(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name of a spec and the text of each option, not yet checked against any plug-in."""
     match = _SPEC.fullmatch(text)
     if match is None:
         raise UsageError(f"cannot read {text!r}; write a name and its options like taylor{{aggregate=vector}}")
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for part in split_list(match[2] or "", text):
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise UsageError(f"cannot read the option {part.strip()!r} of {text!r}; write option=value")
         if key.strip() in options:
             raise UsageError(f"the option {key.strip()!r} occurs twice in {text!r}")
-        options[key.strip()] = parse_value(value.strip())
+        options[key.strip()] = value.strip()
     return match[1], options
 
 
@@ -86,19 +86,26 @@ def parse_value(text: str) -> Any:
     return text
 
 
-def build(cls: type, name: str, options: dict[str, Any]) -> Any:
+def build(cls: type, name: str, options: Mapping[str, str]) -> Any:
     """Make the instance; every option must be a field and its value of the field's type."""
     fields = option_types(cls)
-    for key, value in options.items():
-        if key not in fields:
-            raise UsageError(f"{name} has no option {key!r}; {describe_options(cls)}")
-        if not fits(value, fields[key]):
-            wanted = print_type(fields[key])
-            raise UsageError(f"{name}: {key}={print_value(value)} is not {wanted}; {describe_options(cls)}")
+    unknown = next((key for key in options if key not in fields), None)
+    if unknown is not None:
+        raise UsageError(f"{name} has no option {unknown!r}; {describe_options(cls)}")
     try:
-        return cls(**{key: convert(value, fields[key]) for key, value in options.items()})
+        return cls(**{key: read_option(text, fields[key], key) for key, text in options.items()})
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: {error}; {describe_options(cls)}") from error
+
+
+def read_option(text: str, annotation: Any, key: str) -> Any:
+    """Read the text of one option as its field's type. Raises ValueError where it is none."""
+    if get_origin(annotation) is Literal and text in get_args(annotation):
+        return text  # a choice may be called none or true
+    value = parse_value(text)
+    if not fits(value, annotation):
+        raise ValueError(f"{key}={text} is not {print_type(annotation)}")
+    return convert(value, annotation)
 
 
 def option_types(cls: type) -> dict[str, Any]:

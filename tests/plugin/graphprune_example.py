@@ -1,19 +1,28 @@
 """An importance of a third party: keep the first units of every group."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
+
+from graphprune.groups import Group
+from graphprune.ir import Graph
+from graphprune.loss import Batch, Loss
+from graphprune.plugins import Importance
 
 
 @final
 @dataclass(frozen=True)
-class FirstUnits:
+class FirstUnits(Importance):
     """Keep the first units, or with `reverse` the last ones: the least one can write and be a method."""
 
     name: ClassVar[str] = "first-units"
+    needs_data: ClassVar[bool] = False
     reverse: bool = False
 
-    def score(self, graph: Any, groups: Any, calibration: Any) -> dict[str, torch.Tensor]:
-        counts = {group.id: torch.arange(group.units, dtype=torch.float64) for group in groups.prunable()}
-        return counts if self.reverse else {id: -count for id, count in counts.items()}
+    def score(
+        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
+    ) -> dict[str, torch.Tensor]:
+        sign = 1.0 if self.reverse else -1.0
+        return {group.id: sign * torch.arange(group.units, dtype=torch.float32) for group in groups}

@@ -1,0 +1,31 @@
+"""The arguments that several commands share, each with the help that teaches it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL_HELP = "A model folder, a hub id (org/name), or [bold]demo[/bold], the embedded model."
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="OUT", help="The folder to write; it must not exist.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT where an earlier run wrote it.")]
+Backends = Annotated[str, typer.Option(help="What to write, separated by commas. `graphprune list backends` has all.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings. Read it first.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder that compile wrote.", show_default=False)]
+
+
+def split_commas(text: str) -> tuple[str, ...]:
+    """The items of a list separated by commas; a comma inside braces or brackets separates options, not items."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "{[") - (character in "}]")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return tuple(item.strip() for item in items if item.strip())

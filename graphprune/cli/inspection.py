@@ -1,0 +1,158 @@
+"""`graphprune inspect` and `graphprune explain`: what can shrink in a model, what can not, and why."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphprune.cli.arguments import Json, Model, Trust
+from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
+
+if TYPE_CHECKING:
+    from graphprune.groups import Groups
+    from graphprune.ir import Graph
+
+EXAMPLES = """[bold]Examples[/bold]
+
+graphprune inspect demo
+
+graphprune explain demo model.layers.0.mlp.up_proj.weight:0 model.layers.0.mlp.down_proj.weight:1"""
+
+Dimension = "A weight and one of its dimensions: model.layers.0.mlp.up_proj.weight:0."
+
+
+def register(app: typer.Typer) -> None:
+    app.command("inspect", epilog=EXAMPLES)(inspect_command)
+    app.command("explain", epilog=EXAMPLES)(explain_command)
+
+
+def inspect_command(
+    model: Model,
+    graph: Annotated[bool, typer.Option("--graph", help="Print the captured graph instead.")] = False,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Show what can shrink: groups by kind and block, what a unit costs, and every lock with its reason.
+
+    Only the configuration is read; a folder with nothing but config.json is enough.
+    """
+    captured, groups = analyse_model(model, trust_remote_code)
+    if as_json:
+        print_json(describe_groups(model, captured, groups) | ({"graph": str(captured)} if graph else {}))
+    elif graph:
+        print(captured)
+    else:
+        print_groups(model, captured, groups)
+
+
+def explain_command(
+    model: Model,
+    first: Annotated[str, typer.Argument(metavar="A", help=Dimension, show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Show the path of operators that couples two weight dimensions, so that they can only shrink together."""
+    from graphprune.explain import explain
+
+    with progress_on_stderr() as progress:
+        graph = capture_skeleton(model, trust_remote_code, progress)
+    text = explain(graph, first, second)
+    if as_json:
+        print_json({"first": first, "second": second, "path": text.splitlines()})
+    else:
+        print(text)
+
+
+def capture_skeleton(model: str, trust_remote_code: bool, progress: Any) -> "Graph":
+    progress(f"capturing {model}", 0, 0)
+    from graphprune.source import capture
+
+    return capture(model, weights=False, trust_remote_code=trust_remote_code)
+
+
+def analyse_model(model: str, trust_remote_code: bool) -> tuple["Graph", "Groups"]:
+    with progress_on_stderr() as progress:
+        graph = capture_skeleton(model, trust_remote_code, progress)
+        from graphprune.analysis import analyze
+
+        progress("inferring axes", 0, 0)
+        return graph, analyze(graph)
+
+
+def costs_of(groups: "Groups") -> dict[str, int]:
+    sizes, costs = groups.sizes(), groups.costs
+    return {
+        "parameters": costs.parameters(sizes),
+        "weight_bytes": costs.weight_bytes(sizes),
+        "macs_per_token": costs.macs_per_token(sizes),
+        "cache_bytes_per_token": costs.cache_bytes_per_token(sizes),
+    }
+
+
+def slopes(groups: "Groups") -> dict[str, int]:
+    """What one unit of each group, and each whole branch, costs in parameters."""
+    sizes, parameters = groups.sizes(), groups.costs.parameters
+    return {name: parameters.slope(sizes, name) for name in sizes if name in parameters.variables()}
+
+
+def describe_groups(model: str, graph: "Graph", groups: "Groups") -> dict[str, Any]:
+    """Everything that inspect shows, as plain data."""
+    prices = slopes(groups)
+    rows = [
+        {
+            "id": group.id,
+            "kind": group.kind,
+            "units": group.units,
+            "parameters_per_unit": prices.get(group.id, 0),
+            "scope": group.scope,
+            "block": group.block,
+            "averaged": group.averaged,
+            "locked": group.locked,
+            "slots": [{"name": slot.name, "dim": slot.dim} for slot in group.slots],
+        }
+        for group in groups.groups
+    ]
+    branches = [{"id": b.id, "parameters": prices.get(b.id, 0), "caches": b.caches} for b in groups.branches]
+    head = {"model": model, "architecture": graph.source.architecture, "kind": graph.source.kind}
+    return head | costs_of(groups) | {"groups": rows, "branches": branches}
+
+
+def print_groups(model: str, graph: "Graph", groups: "Groups") -> None:
+    costs = costs_of(groups)
+    units = {"weight_bytes": "bytes", "cache_bytes_per_token": "bytes"}
+    parts = [f"{number(value, units.get(name, ''))} {name.replace('_', ' ')}" for name, value in costs.items()]
+    print(f"{model}: {graph.source.architecture or 'module'}\n{', '.join(parts)}\n")
+    prices = slopes(groups)
+    print_kinds(groups, prices)
+    free = [g for g in groups.groups if g.locked is None]
+    rows = [(g.block or "-", g.kind, g.id, f"{g.units:,}", f"{prices.get(g.id, 0):,}") for g in free]
+    print_table("Groups", ("block", "kind", "group", "units", "parameters a unit"), rows, left=3)
+    if groups.branches:
+        rows = [(b.id, f"{prices.get(b.id, 0):,}") for b in groups.branches]
+        print_table("Residual branches, which can be dropped whole", ("branch", "parameters"), rows)
+    print_locks(groups)
+
+
+def print_kinds(groups: "Groups", prices: dict[str, int]) -> None:
+    rows = []
+    for kind in dict.fromkeys(group.kind for group in groups.groups):
+        members = [group for group in groups.groups if group.kind == kind]
+        widths = sorted({group.units for group in members})
+        span = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
+        held = sum(group.units * prices.get(group.id, 0) for group in members)
+        locked = sum(group.locked is not None for group in members)
+        rows.append((kind, f"{len(members):,}", span, f"{held:,}", f"{locked:,}" if locked else ""))
+    print_table("Kinds", ("kind", "groups", "units", "parameters that carry it", "locked"), rows)
+
+
+def print_locks(groups: "Groups") -> None:
+    """One row for each reason, with the groups it holds back."""
+    locked = [group for group in groups.groups if group.locked is not None]
+    if not locked:
+        print("nothing is locked")
+        return
+    counts = Counter((group.kind, group.locked) for group in locked)
+    first = {(group.kind, group.locked): group.id for group in reversed(locked)}
+    rows = [(kind, str(why), first[kind, why], f"{count:,}") for (kind, why), count in counts.items()]
+    print_table("Locked", ("kind", "reason", "first group", "groups"), rows, left=3)

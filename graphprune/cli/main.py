@@ -1,0 +1,79 @@
+"""The command `graphprune`: it collects the commands and turns every error into one line and an exit code."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from graphprune.cli import artefacts, compilation, inspection, listing
+from graphprune.errors import GraphpruneError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="graphprune",
+    help="Turn a large language model into a small one that still works.",
+    epilog="Start with [bold]graphprune compile demo -o demo-out --target-params 60%[/bold], which needs no network.",
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for commands in (compilation, inspection, artefacts, listing):
+    commands.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings; may stand anywhere.")] = False,
+) -> None:
+    """Print the version, or the help where no command is given."""
+    if show_version:
+        print(version("graphprune"))
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors become one line on stderr, or a traceback with --debug."""
+    if "--debug" in arguments:
+        return call([argument for argument in arguments if argument != "--debug"])
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return call(arguments)
+    except (GraphpruneError, typer.TyperException) as error:
+        return report(describe(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return report("interrupted; nothing was written", INTERRUPTED)
+    except Exception as error:
+        text = next(iter(str(error).strip().splitlines()), "")
+        return report(f"internal error: {type(error).__name__}: {text}; run again with --debug to see where", 1)
+
+
+def call(arguments: Sequence[str]) -> int:
+    code = app(list(arguments), prog_name="graphprune", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def describe(error: GraphpruneError | typer.TyperException) -> str:
+    """The error in one line; a wrong option also says where its help is."""
+    if isinstance(error, GraphpruneError):
+        return " ".join(str(error).split())
+    context = getattr(error, "ctx", None)
+    text = " ".join(error.format_message().split())
+    return f"{text} See {context.command_path} --help" if context else text
+
+
+def report(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""What the commands print: tables for people, JSON for programs, progress on stderr."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from graphprune.options import Check, Measure, Progress, Result, Width
+
+_BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON object; dataclasses become objects, paths text."""
+    print(json.dumps(data, default=plain, allow_nan=False, indent=1))
+
+
+def plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print rows under a title; the first `left` columns are text, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print()
+
+
+@contextlib.contextmanager
+def progress_on_stderr() -> Iterator[Progress]:
+    """Show each stage on stderr: bars on a terminal, one line a stage elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lines_of_stages()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        yield bars_of_stages(bars)
+
+
+def lines_of_stages() -> Progress:
+    seen: set[str] = set()
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in seen:
+            seen.add(stage)
+            print(stage, file=sys.stderr, flush=True)
+
+    return report
+
+
+def bars_of_stages(bars: Bars) -> Progress:
+    tasks: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            for task in tasks.values():
+                bars.stop_task(task)
+            tasks[stage] = bars.add_task(Text(stage).markup, total=total or None)
+        bars.update(tasks[stage], completed=done, total=total or None)
+
+    return report
+
+
+def print_result(result: Result, as_json: bool) -> None:
+    """Print what a compilation made: measurements, widths, checks, a sample, and where it is."""
+    if as_json:
+        print_json(result)
+        return
+    print_widths(result.widths, result.dropped)
+    print_checks(result.checks)
+    if result.measures:
+        rows = [(m.name, number(m.before, m.unit), number(m.after, m.unit), ratio(m)) for m in result.measures]
+        print_table("Result", ("", "before", "after", "ratio"), rows)
+    if result.sample:
+        print(f"{result.sample.rstrip()}\n")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(f"written to {result.out}" if result.out else "dry run: nothing was written")
+
+
+def print_widths(widths: Sequence[Width], dropped: Sequence[str]) -> None:
+    rows = [(w.group, w.kind, w.block or "", f"{w.before:,}", f"{w.after:,}") for w in widths if w.before != w.after]
+    rows += [(branch, "branch", branch, "1", "0") for branch in dropped]
+    if rows:
+        print_table("Widths", ("group", "kind", "block", "before", "after"), rows, left=3)
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    if checks:
+        rows = [
+            (c.artefact, c.name, "ok" if c.passed else "FAILED", c.detail, small(c.difference), small(c.tolerance))
+            for c in checks
+        ]
+        print_table("Checks", ("artefact", "check", "", "", "difference", "allowed"), rows, left=4)
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A quantity as a person reads it: 1,234,567, 3.21 MiB, 5.678."""
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        size, name = next(((s, n) for s, n in _BYTES if value >= s), (1, "B"))
+        return f"{value / size:.2f} {name}" if size > 1 else f"{value:.0f} B"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def small(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def ratio(measure: Measure) -> str:
+    if measure.before is None or measure.after is None or not measure.before:
+        return ""
+    return f"{measure.after / measure.before:.3f}"
