@@ -5,13 +5,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
 from graphprune.backends.onnx_types import widen_types
 from graphprune.errors import ExportError
 from graphprune.ir import Graph
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 # What onnxruntime-genai and transformers read beside model.onnx, where the source has it.
 _COMPANIONS = (
@@ -59,7 +62,7 @@ class Onnx:
         except OSError as error:
             raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
 
-    def build(self, graph: Graph) -> "onnx_ir.Model":  # type: ignore[name-defined]  # noqa: F821
+    def build(self, graph: Graph) -> "onnx_ir.Model":
         """Translate the graph; the result refers to the graph's tensors and has written nothing."""
         from graphprune.backends.onnx_translate import translate
 
@@ -71,7 +74,7 @@ class Onnx:
         return model
 
 
-def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:  # type: ignore[name-defined]  # noqa: F821
+def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:
     """Save with every initialiser above 1 KiB in one data file beside the model, aligned for memory mapping."""
     import onnx_ir
 

@@ -1,4 +1,4 @@
-"""Our own lowerings of ATen calls, used before torchlib's: exact where it is not, and free of run-time shape arithmetic.
+"""Our own lowerings of ATen calls, used before torchlib's: exact where it is not, with constant shapes where it can.
 
 A lowering takes the opset, the fx node and the call's converted arguments; it returns a value, a list of values, or
 NotImplemented to leave the call to torchlib. The types come from the graph, so sizes are compared as expressions.
@@ -21,11 +21,11 @@ Lowering = Callable[..., Any]
 
 # Element-wise and reducing calls whose operands torch converts to the result's type before it computes.
 _CONVERTING = frozenset(
-    "add sub rsub mul div pow where minimum maximum remainder fmod clamp cat sum mean cumsum prod sqrt rsqrt exp log"
-    " sin cos tanh sigmoid erf reciprocal atan2 expm1 log1p softplus".split()
+    {"add", "sub", "rsub", "mul", "div", "pow", "where", "minimum", "maximum", "remainder", "fmod", "clamp", "cat"}
+    | {"sum", "mean", "cumsum", "prod", "sqrt", "rsqrt", "exp", "log", "sin", "cos", "tanh", "sigmoid", "erf"}
+    | {"reciprocal", "atan2", "expm1", "log1p", "softplus"}
 )
-_COMPARING = frozenset("eq ne lt le gt ge".split())
-_END = 2**63 - 1
+_COMPARING = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 
 
 def promoted_arguments(op: Any, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -55,7 +55,7 @@ def promoted_type(name: str, node: fx.Node) -> torch.dtype | None:
         return value.dtype
     if name in _COMPARING:
         examples = [example(a) for a in node.args]
-        return torch.result_type(*examples)  # type: ignore[call-overload,no-any-return]
+        return torch.result_type(*examples)
     return None
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
+from onnx_ir.tensor_adapters import from_torch_dtype as torch_dtype_to_onnx_dtype
 from onnxscript.evaluator import default_as
 from onnxscript.values import Opset
 from torch import Tensor, fx
 from torch.onnx._internal.exporter._building import OpRecorder
-from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype as torch_dtype_to_onnx_dtype
 from torch.onnx._internal.exporter._tensors import SymbolicTensor
 
 from graphprune.backends.onnx_lowerings import LOWERINGS, promoted_arguments
@@ -76,7 +77,7 @@ class Translator:
         """Record one call and return its value, or a sequence of values."""
         if node.target is operator.getitem and isinstance(self.values[node.args[0]], Sequence):  # type: ignore[index]
             return self.values[node.args[0]][node.args[1]]  # type: ignore[index]
-        recorder = OpRecorder(self.opset, self.constants)
+        recorder = OpRecorder(self.opset, self.constants)  # type: ignore[abstract]
         with default_as(recorder):
             try:
                 result = self.lower(node)
@@ -197,4 +198,3 @@ def innermost(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-

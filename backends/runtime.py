@@ -1,4 +1,4 @@
-"""Our own onnxruntime runner: opens an exported folder, reads every shape from the session, generates with the cache."""
+"""Our own onnxruntime runner: opens an exported folder, reads all shapes from the session, generates with the cache."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ class Cache:
     part: str
     heads: int
     size: int
-    dtype: type[np.floating[Any]]
+    dtype: type[Any]
 
     @property
     def present(self) -> str:
@@ -47,13 +47,13 @@ class Sampling:
     def choose(self, logits: Array, random: np.random.Generator) -> NDArray[np.int64]:
         """Return one token id for each row of logits [batch, vocabulary]; equal logits give the lowest id."""
         if self.temperature <= 0:
-            return logits.argmax(-1).astype(np.int64)
+            return np.asarray(logits.argmax(-1), np.int64)
         scaled = logits.astype(np.float64) / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
             smallest = np.partition(scaled, -self.top_k, axis=-1)[:, -self.top_k, None]
             scaled = np.where(scaled < smallest, -np.inf, scaled)
         # Adding Gumbel noise and taking the maximum draws from the softmax.
-        return (scaled + random.gumbel(size=scaled.shape)).argmax(-1).astype(np.int64)
+        return np.asarray((scaled + random.gumbel(size=scaled.shape)).argmax(-1), np.int64)
 
 
 GREEDY = Sampling()
@@ -129,7 +129,7 @@ class OnnxModel:
         """Return the new tokens of every prompt, each ending before its first stop token."""
         result: list[list[int]] = [[] for _ in ids]
         running = set(range(len(ids)))
-        for _, chosen in zip(range(max_new_tokens), self.steps(ids, sampling)):
+        for _, chosen in zip(range(max_new_tokens), self.steps(ids, sampling), strict=False):
             running -= {row for row in running if int(chosen[row]) in stop}
             for row in running:
                 result[row].append(int(chosen[row]))
@@ -141,7 +141,7 @@ class OnnxModel:
         self, ids: Sequence[int], max_new_tokens: int, stop: Sequence[int] = (), sampling: Sampling = GREEDY
     ) -> Iterator[int]:
         """Yield the new tokens of one prompt as they are made, up to its first stop token."""
-        for _, chosen in zip(range(max_new_tokens), self.steps([ids], sampling)):
+        for _, chosen in zip(range(max_new_tokens), self.steps([ids], sampling), strict=False):
             if int(chosen[0]) in stop:
                 return
             yield int(chosen[0])
