@@ -116,7 +116,7 @@ class Algebra:
 
     def concat(self, parts: Sequence[Axis]) -> Axis:
         """The axis made of these parts in order; the part itself where it is only one."""
-        flat = tuple(p for part in parts for p in self.parts(part))
+        flat = tuple(p for part in parts for p in self.parts(part) if self.size(p) != 0)
         if len(flat) == 1:
             return flat[0]
         axis = self.fresh(total(tuple(self.size(p) for p in flat)))

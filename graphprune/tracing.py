@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
 from graphprune.errors import CaptureError
+from graphprune.folding import fold_constants
 from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
 
 # Nodes that only assert what the captured types already say.
@@ -128,6 +129,7 @@ class Normalizer:
         names = self.contract.outputs or tuple(f"output.{i}" for i in range(len(returned)))
         if len(names) != len(returned):
             raise CaptureError(f"the model returned {len(returned)} tensors where the contract names {len(names)}")
+        fold_constants(self.graph, self.tensors)
         remove_dead(self.graph)
         used = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
         module = fx.GraphModule({n: t for n, t in self.tensors.items() if n in used}, self.graph)
@@ -187,8 +189,9 @@ class Normalizer:
             return self.mapping[node.args[0]]
         args = torch.fx.node.map_arg(node.args, lambda n: self.mapping[n])
         kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: self.mapping[n])
-        new = self.graph.call_function(node.target, args, kwargs)
-        new.meta["value"] = self.describe(value)
+        described = self.describe(value)
+        new = self.graph.call_function(*explicit(node.target, args, dict(kwargs), described))
+        new.meta["value"] = described
         new.meta["scope"] = self.scope_of(node)
         return new
 
@@ -249,6 +252,19 @@ class Normalizer:
             changed = [spec.target for spec in specs if spec.kind != OutputKind.USER_OUTPUT]
             raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(map(str, changed[:3]))}")
         return self.program.graph.output_node().args[0]  # type: ignore[return-value]
+
+
+def explicit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> tuple[Any, ...]:
+    """Spell out what a cut would change silently: the sizes of an even split, the default scale of attention."""
+    if target is torch.ops.aten.split.Tensor:
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        sizes = [piece.shape[dim] for piece in value]
+        if all(isinstance(size, int) for size in sizes):
+            return torch.ops.aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    if target is torch.ops.aten.scaled_dot_product_attention.default and kwargs.get("scale") is None:
+        size = args[0].meta["value"].shape[-1]
+        kwargs = {**kwargs, "scale": float(size) ** -0.5}
+    return target, args, kwargs
 
 
 def fold_left(graph: fx.Graph, function: Callable[..., Any], parts: list[Any], combine: Any) -> fx.Node:

@@ -115,6 +115,8 @@ def slice_(call: Call) -> Axes:
     if size == call.out.shape[dim]:
         return tuple(axes)
     kept = None
+    if call.out.shape[dim] == 0:
+        return (*axes[:dim], call.algebra.fresh(0), *axes[dim + 1 :])
     if isinstance(size, int) and isinstance(start, int) and (end is None or isinstance(end, int)) and step == 1:
         kept = cut(call, axes[dim], size, start % size if start < 0 else start, size if end is None else end)
     if kept is None:

@@ -1,0 +1,117 @@
+"""Analysis: from inferred axes to groups, branches and costs. `analyze(graph)` is the one way in."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from graphprune.axes import Algebra, Axis
+from graphprune.branches import find_branches
+from graphprune.groups import Constant, Group, Groups, Kind, Slot
+from graphprune.inference import Axes, Inference, infer
+from graphprune.ir import Graph
+from graphprune.kinds import Kinds
+from graphprune.locks import collect_locks
+from graphprune.owners import Carrier, find_carriers
+from graphprune.polynomials import build_costs
+from graphprune.rules import all_rules
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything that is known about a graph's axes: the inference, the groups, and the atom behind each group."""
+
+    graph: Graph
+    inference: Inference
+    groups: Groups
+    atoms: Mapping[str, Axis]
+
+
+def analyze(graph: Graph) -> Groups:
+    """Find the groups, the residual branches and the cost polynomials of a graph. Pure; milliseconds to a second."""
+    return analyze_axes(graph).groups
+
+
+def analyze_axes(graph: Graph) -> Analysis:
+    """The same, together with the axes it was derived from."""
+    inference = infer(graph, all_rules())
+    kinds = Kinds(graph, inference, find_branches(graph))
+    parameters = frozenset(graph.parameters())
+    carriers = {
+        atom: slots
+        for atom, slots in find_carriers(graph, inference).items()
+        if any(name in parameters for name, _, _ in slots)
+    }
+    locks, constants = collect_locks(graph, inference, kinds), collect_constants(graph, inference)
+    averaged = {a for axis in inference.algebra.averaged for a in inference.algebra.atoms(axis)}
+    found: dict[Axis, Group] = {}
+    taken: set[str] = set()
+    for atom, slots in carriers.items():
+        group = make_group(inference.algebra, atom, slots, parameters, kinds, taken)
+        marks = {"constants": constants.get(atom, ()), "averaged": atom in averaged, "locked": locks.get(atom)}
+        found[atom] = replace(group, **marks)
+        taken.add(group.id)
+    costs = build_costs(graph, inference, found, kinds)
+    groups = Groups(tuple(found.values()), kinds.branches, costs)
+    return Analysis(graph, inference, groups, {group.id: atom for atom, group in found.items()})
+
+
+def make_group(
+    algebra: Algebra, atom: Axis, slots: list[Carrier], parameters: frozenset[str], kinds: Kinds, taken: set[str]
+) -> Group:
+    """The group of one atomic axis, before its locks are known."""
+    names = [name for name, _, _ in slots if name in parameters]
+    kind = kinds.of(atom, names)
+    first = next(entry for entry in slots if entry[0] in parameters)
+    size = algebra.size(atom)
+    assert isinstance(size, int)
+    id = unique_id(first, kind, size, taken)
+    made = tuple(Slot(name, dim, owner) for name, dim, owner in slots)
+    return Group(id, size, made, (), kind, common_scope(names), kinds.block(names), False, None)
+
+
+def unique_id(first: Carrier, kind: Kind, units: int, taken: set[str]) -> str:
+    """Parameter and dimension, and the kind where the dimension holds more than this axis; stable across rewrites."""
+    name, dim, owner = first
+    plain = f"{name}:{dim}"
+    whole = len(owner) == units
+    candidate = plain if whole else f"{plain}/{kind}"
+    number = 2
+    while candidate in taken:
+        candidate = f"{plain}/{kind}{number}"
+        number += 1
+    return candidate
+
+
+def common_scope(names: list[str]) -> str:
+    """The innermost module that holds all of these parameters."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
+
+
+def collect_constants(graph: Graph, inference: Inference) -> dict[Axis, tuple[Constant, ...]]:
+    """The integers in the graph that follow an axis: sizes in views, slices, splits and norms."""
+    found: dict[Axis, list[Constant]] = defaultdict(list)
+    for node in graph.nodes:
+        axes = inference.axes.get(node, ())
+        if node.op != "call_function" or not axes or isinstance(axes[0], tuple):
+            continue
+        for path, axis in sized_arguments(node, axes):  # type: ignore[arg-type]
+            for atom in inference.algebra.atoms(axis):
+                found[atom].append(Constant(node.name, path))
+    return {atom: tuple(constants) for atom, constants in found.items()}
+
+
+def sized_arguments(node: fx.Node, axes: Axes) -> list[tuple[tuple[int, ...], Axis]]:
+    """The list argument of a shape operator, entry by entry, with the axis each entry is the size of."""
+    result = []
+    for index, argument in enumerate(node.args):
+        if isinstance(argument, (list, tuple)) and len(argument) == len(axes):
+            result += [((index, d), axes[d]) for d, a in enumerate(argument) if isinstance(a, int) and a > 1]
+    return result

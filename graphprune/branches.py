@@ -1,0 +1,129 @@
+"""Residual branches: additions in which one operand is computed from the other."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from graphprune.groups import Branch
+from graphprune.ir import Graph, TensorType
+
+_ADD = torch.ops.aten.add.Tensor
+
+
+def find_branches(graph: Graph) -> tuple[Branch, ...]:
+    """Find every residual branch with weights of its own, in graph order.
+
+    A sum of several terms (parallel attention and MLP) has one branch for each term; the skip operand is the term that
+    all others are computed from.
+    """
+    above = ancestors(graph)
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    found: list[Branch] = []
+    for node in graph.nodes:
+        if node.target is not _ADD or is_inner_sum(node):
+            continue
+        terms = sum_terms(node)
+        skip = next((s for s in terms if all(above[t] >> position[s] & 1 for t in terms if t is not s)), None)
+        if skip is None or not same_shape(skip, node):
+            continue
+        for term in terms:
+            if term is not skip and same_shape(term, node):
+                found += describe(graph, node, term, skip, {b.id for b in found})
+    return tuple(found)
+
+
+def ancestors(graph: Graph) -> Mapping[fx.Node, int]:
+    """For each node the set of nodes that it is computed from, as the bits of an integer."""
+    sets: dict[fx.Node, int] = {}
+    bit = {node: 1 << i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        mask = 0
+        for source in node.all_input_nodes:
+            mask |= sets[source] | bit[source]
+        sets[node] = mask
+    return sets
+
+
+def is_sum(node: fx.Node) -> bool:
+    return node.target is _ADD and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
+
+
+def is_inner_sum(node: fx.Node) -> bool:
+    """Say whether this sum is only a term of another sum."""
+    return len(node.users) == 1 and is_sum(next(iter(node.users)))
+
+
+def sum_terms(node: fx.Node) -> list[fx.Node]:
+    """The terms of a tree of additions."""
+    if not is_sum(node):
+        return []
+    terms: list[fx.Node] = []
+    for operand in node.all_input_nodes:
+        terms += sum_terms(operand) if is_sum(operand) and is_inner_sum(operand) else [operand]
+    return terms
+
+
+def same_shape(left: fx.Node, right: fx.Node) -> bool:
+    one, other = left.meta.get("value"), right.meta.get("value")
+    return isinstance(one, TensorType) and isinstance(other, TensorType) and one.shape == other.shape
+
+
+def describe(graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: set[str]) -> list[Branch]:
+    """The branch that ends in `term`; none where it has no weight matrix of its own."""
+    inside = exclusive_nodes(graph, term)
+    weights = [str(n.target) for n in inside if n.op == "get_attr" and len(n.meta["value"].shape) > 1]
+    if not weights:
+        return []
+    returned = {node: name for name, node in graph.results.items() if name.startswith("present.")}
+    caches = tuple(name.removeprefix("present.") for node, name in returned.items() if node in inside)
+    id = scope_of_last(term, set(weights))
+    number = 2
+    while id in taken:
+        id, number = f"{id.removesuffix(f'#{number - 1}')}#{number}", number + 1
+    taken.add(id)
+    return [Branch(id, add.name, term.name, skip.name, caches)]
+
+
+def scope_of_last(term: fx.Node, weights: set[str]) -> str:
+    """The module around the layer whose weight comes last in the branch."""
+    pending, seen = [term], set()
+    while pending:
+        node = pending.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "get_attr" and str(node.target) in weights:
+            parts = str(node.target).split(".")[:-2]
+            return ".".join(parts) or str(node.target)
+        pending += node.all_input_nodes
+    return min(weights)
+
+
+def exclusive_nodes(graph: Graph, end: fx.Node) -> list[fx.Node]:
+    """What would be dead without this term: nodes that only it, and cache results, read."""
+    caches_only = {n for n in graph.results.values()} - {
+        node for name, node in graph.results.items() if not name.startswith("present.")
+    }
+    output = graph.module.graph.output_node()
+    dead: dict[fx.Node, None] = {end: None}
+    reachable = upstream(end)
+    for node in reversed(graph.nodes):
+        if node not in reachable:
+            continue
+        readers = [u for u in node.users if not (u is output and node in caches_only)]
+        if all(user in dead for user in readers):
+            dead[node] = None
+    return [node for node in graph.nodes if node in dead]
+
+
+def upstream(end: fx.Node) -> set[fx.Node]:
+    """Every node that this one is computed from."""
+    seen: set[fx.Node] = set()
+    pending = [end]
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                pending.append(source)
+    return seen

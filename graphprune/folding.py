@@ -1,0 +1,59 @@
+"""Constant folding at capture: small tensors that depend on nothing become buffers, which are cut like any other."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.ir import TensorType
+
+_LARGEST = 65536  # elements; larger ones stay computed
+_RANDOM = {"rand", "randn", "randint", "bernoulli", "empty", "new_empty"}
+
+
+def fold_constants(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
+    """Replace maximal constant subgraphs by attributes named `constants.N`, and add their tensors."""
+    values: dict[fx.Node, Tensor] = {}
+    for node in list(graph.nodes):
+        if is_constant(node, values):
+            values[node] = evaluate(node, values)
+    for node in list(values):
+        if all(user in values for user in node.users) or not worth_folding(node):
+            continue
+        name = f"constants.{sum(key.startswith('constants.') for key in tensors)}"
+        tensors[name] = values[node]
+        with graph.inserting_before(node):
+            attribute = graph.get_attr(name)
+        attribute.meta["value"] = node.meta["value"]
+        node.replace_all_uses_with(attribute)
+
+
+def is_constant(node: fx.Node, values: dict[fx.Node, Tensor]) -> bool:
+    """Say whether a call's result is a small tensor of static shape made from constants alone."""
+    value = node.meta.get("value")
+    if node.op != "call_function" or not isinstance(value, TensorType) or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    elements = 1
+    for size in value.shape:
+        if not isinstance(size, int):
+            return False
+        elements *= size
+    known = all(n in values for n in node.all_input_nodes)
+    return known and elements <= _LARGEST and node.target._opname not in _RANDOM
+
+
+def worth_folding(node: fx.Node) -> bool:
+    """Equal entries stay a call, whose sizes can follow any axis; a computed table becomes a buffer."""
+    return node.target._opname not in {"full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor"}  # type: ignore[union-attr]
+
+
+def evaluate(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
+    def operand(argument: Any) -> Any:
+        return values[argument] if isinstance(argument, fx.Node) else argument
+
+    args = torch.fx.node.map_aggregate(node.args, operand)
+    kwargs = dict(torch.fx.node.map_aggregate(node.kwargs, operand))  # type: ignore[arg-type]
+    if "device" in kwargs:
+        kwargs["device"] = "cpu"
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator,no-any-return]

@@ -1,0 +1,120 @@
+"""The cost polynomials of a graph, read off its axes."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import fx
+
+from graphprune.axes import Algebra, Axis
+from graphprune.cost import Costs, Polynomial, Term
+from graphprune.groups import Group
+from graphprune.inference import Axes, Inference
+from graphprune.ir import Graph, tensor_type
+from graphprune.kinds import Kinds
+
+Terms = Counter[Term]
+_CONTRACTIONS = {"linear": 1, "addmm": 0, "mm": 0, "matmul": 0, "bmm": 1, "baddbmm": 1}
+
+
+def build_costs(graph: Graph, inference: Inference, groups: Mapping[Axis, Group], kinds: Kinds) -> Costs:
+    """Parameters, bytes, multiplications and cache bytes as polynomials over unlocked group ids and branch ids."""
+    sizes = AxisSizes(inference, {atom: g.id for atom, g in groups.items() if g.locked is None})
+    parameters = set(graph.parameters())
+    count, weight_bytes = Terms(), Terms()
+    for node in graph.module.graph.find_nodes(op="get_attr"):
+        name = str(node.target)
+        home = (kinds.home[name],) if name in kinds.home else ()
+        terms = sizes.product(inference.axes[node], home)  # type: ignore[arg-type]
+        weight_bytes += scale(terms, itemsize(node))
+        if name in parameters:
+            count += terms
+    return Costs(Polynomial(count), Polynomial(weight_bytes), macs(graph, sizes, kinds), cache_bytes(graph, sizes, kinds))
+
+
+def macs(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
+    """Multiplications of the products with weights, per token (per image for vision models)."""
+    total = Terms()
+    for node in graph.nodes:
+        weight = weight_of(node)
+        if weight is None:
+            continue
+        name = str(weight.target)
+        home = (kinds.home[name],) if name in kinds.home else ()
+        positions = [s for s in tensor_type(node).shape[2:] if isinstance(s, int)] if "conv" in str(node.target) else []
+        total += scale(sizes.product(sizes.inference.axes[weight], home), math.prod(positions))  # type: ignore[arg-type]
+    return Polynomial(total)
+
+
+def weight_of(node: fx.Node) -> fx.Node | None:
+    """The weight that a contraction multiplies with."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    if target._opname not in _CONTRACTIONS and not target._opname.startswith("conv"):
+        return None
+    operands = [n for n in node.all_input_nodes if n.op == "get_attr" and len(tensor_type(n).shape) > 1]
+    return operands[0] if operands else None
+
+
+def cache_bytes(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
+    """Bytes that one token of context occupies in the cache."""
+    owner = {cache: b.id for b in kinds.branches for cache in b.caches}
+    total = Terms()
+    for name, node in graph.placeholders.items():
+        if name.startswith("past_key_values."):
+            axes: Axes = sizes.inference.axes[node]  # type: ignore[assignment]
+            layer = name.removeprefix("past_key_values.")
+            home = (owner[layer],) if layer in owner else ()
+            total += scale(sizes.product((axes[1], axes[3]), home), itemsize(node))
+    return Polynomial(total)
+
+
+def itemsize(node: fx.Node) -> int:
+    return tensor_type(node).dtype.itemsize
+
+
+def scale(terms: Terms, factor: int) -> Terms:
+    return Terms({term: count * factor for term, count in terms.items()})
+
+
+def multiply(left: Terms, right: Terms) -> Terms:
+    result = Terms()
+    for a, x in left.items():
+        for b, y in right.items():
+            result[tuple(sorted((*a, *b)))] += x * y
+    return result
+
+
+class AxisSizes:
+    """The size of an axis as a polynomial over the groups inside it."""
+
+    def __init__(self, inference: Inference, ids: Mapping[Axis, str]) -> None:
+        self.inference, self.algebra, self.ids = inference, inference.algebra, ids
+        self.known: dict[Axis, Terms] = {}
+
+    def product(self, axes: Iterable[Axis], factors: Term = ()) -> Terms:
+        """The product of the axes' sizes and of further variables."""
+        result = Terms({tuple(sorted(factors)): 1})
+        for axis in axes:
+            result = multiply(result, self.of(axis))
+        return result
+
+    def of(self, axis: Axis) -> Terms:
+        root = self.algebra.find(axis)
+        if root not in self.known:
+            self.known[root] = self.build(self.algebra, root)
+        return self.known[root]
+
+    def build(self, algebra: Algebra, root: Axis) -> Terms:
+        form, size = algebra.form(root), algebra.size(root)
+        if form is None:
+            assert isinstance(size, int)
+            return Terms({(self.ids[root],): 1}) if root in self.ids else Terms({(): size})
+        if form[0] == "product":
+            return self.product(algebra.factors(root))
+        total = Terms()
+        for part in algebra.parts(root):
+            total += self.of(part)
+        return total

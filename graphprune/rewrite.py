@@ -1,0 +1,139 @@
+"""Rewrite: apply a plan to a graph. The only place where anything becomes smaller."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.analysis import Analysis, analyze_axes
+from graphprune.drop import drop_branches
+from graphprune.errors import InvariantError, PlanError
+from graphprune.inference import Axes, Call, NodeAxes, operator_key, rebind
+from graphprune.ir import Graph, TensorType
+from graphprune.plan import Plan
+from graphprune.rules import all_rules
+from graphprune.sizes import NodeResizer, Widths
+from graphprune.statistics import keep_statistics
+from graphprune.tracing import remove_dead
+from graphprune.verify import verify
+
+
+def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
+    """Return the graph that keeps what the plan keeps; the input graph stays as it is.
+
+    Slices parameters and buffers, recomputes every integer that follows a pruned axis, removes dropped branches with
+    their cache entries, and checks the result: shapes by propagation, parameters against the cost polynomial.
+    Raises PlanError where the plan does not fit, InvariantError where the result would be wrong.
+    """
+    analysis = analysis or analyze_axes(graph)
+    check_plan(analysis, plan)
+    widths = Widths(analysis.inference, kept_masks(analysis, plan))
+    result = cut(graph, widths)
+    if plan.statistics == "exact":
+        result = keep_statistics(result, graph, widths)
+    result = drop_branches(result, [b for b in analysis.groups.branches if b.id in plan.dropped])
+    remove_dead(result.module.graph)
+    result = discard_unused(result)
+    verify(result)
+    check_count(result, analysis, plan)
+    return result
+
+
+def check_plan(analysis: Analysis, plan: Plan) -> None:
+    """Every id is known, every kept unit exists, nothing locked is cut and nothing is cut to nothing."""
+    known, branches = analysis.groups.by_id(), {b.id for b in analysis.groups.branches}
+    for id in plan.dropped:
+        if id not in branches:
+            raise PlanError(f"the plan drops {id}, which is no residual branch of this model")
+    for id, units in plan.keep.items():
+        if id not in known:
+            raise PlanError(f"the plan names the group {id}, which this model does not have")
+        group = known[id]
+        if not units or list(units) != sorted(set(units)) or units[0] < 0 or units[-1] >= group.units:
+            raise PlanError(f"the plan keeps units of {id} that are not a sorted choice among its {group.units}")
+        if group.locked and len(units) < group.units:
+            raise PlanError(f"the plan cuts {id}, which is locked: {group.locked}")
+
+
+def kept_masks(analysis: Analysis, plan: Plan) -> Mapping[int, Any]:
+    masks = {}
+    for id, units in plan.keep.items():
+        mask = numpy.zeros(analysis.groups[id].units, dtype=bool)
+        mask[list(units)] = True
+        if not mask.all():
+            masks[analysis.inference.algebra.find(analysis.atoms[id])] = mask
+    return masks
+
+
+def cut(graph: Graph, widths: Widths) -> Graph:
+    """Slice every tensor along its axes and recompute every integer that follows one."""
+    tensors = {}
+    for node in graph.module.graph.find_nodes(op="get_attr"):
+        name = str(node.target)
+        tensors[name] = cut_tensor(graph.tensors()[name] if not tensors else _tensor(graph, name), node, widths)
+    result = graph.with_tensors({n: t for n, t in tensors.items() if t is not _tensor(graph, n)})
+    rules = all_rules()
+    renamed = {node.name: node for node in result.nodes}
+    for node in graph.nodes:
+        axes = widths.inference.axes.get(node)
+        if axes is None:
+            continue
+        new = renamed[node.name]
+        rule = rules.get(operator_key(node)) if node.op == "call_function" else None
+        if rule is not None:
+            resizer = NodeResizer(widths, result.module.graph, new)
+            changes = rule.resize(Call(node, widths.inference), resizer)
+            if changes:
+                rebind(new, {k: translate(v, renamed) for k, v in changes.items()})
+        new.meta["value"] = resized(node.meta["value"], axes, widths)
+    result.module.recompile()
+    return result
+
+
+def translate(argument: Any, renamed: Mapping[str, fx.Node]) -> Any:
+    """Arguments that rules copied from the old graph refer to the nodes of the new one."""
+    return torch.fx.node.map_arg(argument, lambda n: renamed.get(n.name, n))
+
+
+def resized(value: Any, axes: NodeAxes, widths: Widths) -> Any:
+    if isinstance(value, TensorType):
+        return TensorType(value.dtype, tuple(widths.size(axis) for axis in axes))  # type: ignore[arg-type]
+    return tuple(resized(v, a, widths) if isinstance(v, TensorType) else v for v, a in zip(value, axes, strict=True))  # type: ignore[arg-type]
+
+
+def cut_tensor(tensor: Tensor, node: fx.Node, widths: Widths) -> Tensor:
+    """The kept part of a parameter or buffer; the same object where nothing is removed."""
+    axes: Axes = widths.inference.axes[node]  # type: ignore[assignment]
+    result = tensor.detach()
+    for dim, axis in enumerate(axes):
+        mask = widths.mask(axis)
+        if not mask.all():
+            kept = torch.from_numpy(numpy.flatnonzero(mask)).to(tensor.device)
+            result = result.index_select(dim, kept)
+    if result.shape == tensor.shape:
+        return tensor
+    return nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
+
+
+def _tensor(graph: Graph, name: str) -> Tensor:
+    from graphprune.ir import get_tensor
+
+    return get_tensor(graph.module, name)
+
+
+def discard_unused(graph: Graph) -> Graph:
+    """Drop tensors that no node reads any more."""
+    module = fx.GraphModule(dict(graph.tensors()), graph.module.graph)
+    module.train(graph.module.training)
+    return replace(graph, module=module)
+
+
+def check_count(result: Graph, analysis: Analysis, plan: Plan) -> None:
+    """The parameters left must be what the cost polynomial says."""
+    sizes = {**analysis.groups.sizes(), **plan.widths()}
+    predicted, left = analysis.groups.costs.parameters(sizes), result.parameter_count()
+    if predicted != left:
+        raise InvariantError(f"the plan should leave {predicted:,} parameters, the rewritten graph has {left:,}")

@@ -1,0 +1,116 @@
+"""Sizes under new axis widths: the number each axis becomes, and the nodes that compute a symbolic one."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import sympy
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from graphprune.axes import Algebra, Axis, multiply, total
+from graphprune.inference import Inference
+from graphprune.ir import Size, TensorType
+
+Mask = NDArray[numpy.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """The kept units of some atomic axes; every other axis keeps its size."""
+
+    inference: Inference
+    kept: Mapping[Axis, Mask]
+
+    @property
+    def algebra(self) -> Algebra:
+        return self.inference.algebra
+
+    def size(self, axis: Axis) -> Size:
+        """The new size of an axis."""
+        root = self.algebra.find(axis)
+        form = self.algebra.form(root)
+        if form is None:
+            return int(self.kept[root].sum()) if root in self.kept else self.algebra.size(root)
+        if form[0] == "concat":
+            return total(tuple(self.size(part) for part in form[1]))
+        result: Size = 1
+        for factor in form[1]:
+            result = multiply(result, self.size(factor))
+        return result
+
+    def mask(self, axis: Axis) -> Mask:
+        """Which indices along an axis of static size are kept."""
+        root = self.algebra.find(axis)
+        form = self.algebra.form(root)
+        if form is None:
+            size = self.algebra.size(root)
+            assert isinstance(size, int)
+            return self.kept.get(root, numpy.ones(size, dtype=bool))
+        masks = [self.mask(part) for part in form[1]]
+        if form[0] == "concat":
+            return numpy.concatenate(masks)
+        result = numpy.ones(1, dtype=bool)
+        for mask in masks:
+            result = numpy.kron(result, mask).astype(bool)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class NodeResizer:
+    """What a rule's `resize` asks, for one node of the new graph; symbolic sizes become nodes before it."""
+
+    widths: Widths
+    graph: fx.Graph
+    before: fx.Node
+
+    def size(self, axis: Axis) -> int:
+        size = self.widths.size(axis)
+        assert isinstance(size, int)
+        return size
+
+    def was(self, axis: Axis) -> Size:
+        return self.widths.algebra.size(axis)
+
+    def argument(self, axis: Axis, old: Any) -> Any:
+        """The argument that stands for this axis: unchanged, a new integer, or a node that computes the new size."""
+        size = self.widths.size(axis)
+        if size == self.was(axis):
+            return old
+        return size if isinstance(size, int) else emit_size(self.graph, size, self.before)
+
+
+def emit_size(graph: fx.Graph, size: sympy.Expr, before: fx.Node) -> Any:
+    """Insert the nodes that compute a symbolic size from the shapes of the graph's inputs."""
+    if size.is_Integer:
+        return int(size)
+    with graph.inserting_before(before):
+        node = symbol_node(graph, size) if size.is_Symbol else combine(graph, size, before)
+    node.meta["value"] = size
+    return node
+
+
+def symbol_node(graph: fx.Graph, symbol: sympy.Expr) -> fx.Node:
+    """Read a symbol off the first input that has it as a dimension; the cache comes last, since it may be removed."""
+    placeholders = sorted(graph.find_nodes(op="placeholder"), key=lambda n: n.name.startswith("past_key_values"))
+    for node in placeholders:
+        value = node.meta["value"]
+        if isinstance(value, TensorType) and symbol in value.shape:
+            return graph.call_function(torch.ops.aten.sym_size.int, (node, value.shape.index(symbol)))
+    raise AssertionError(f"no input has the size {symbol}")
+
+
+def combine(graph: fx.Graph, size: sympy.Expr, before: fx.Node) -> fx.Node:
+    assert size.is_Add or size.is_Mul, f"{size} is not a sum or a product"
+    function = operator.add if size.is_Add else operator.mul
+    parts = [emit_size(graph, part, before) for part in size.args]
+    result, value = parts[0], size.args[0]
+    for part, symbolic in zip(parts[1:], size.args[1:], strict=True):
+        with graph.inserting_before(before):
+            result = graph.call_function(function, (result, part))
+        value = size.func(value, symbolic)
+        result.meta["value"] = value
+    return result  # type: ignore[no-any-return]

@@ -1,0 +1,119 @@
+"""Exact norm statistics: after a cut, means over an axis still divide by its original width, as the masked model does."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphprune.errors import PlanError
+from graphprune.inference import Call, operator_key
+from graphprune.ir import Graph, TensorType
+from graphprune.sizes import Widths
+
+_aten = torch.ops.aten
+
+
+def keep_statistics(result: Graph, source: Graph, widths: Widths) -> Graph:
+    """Return the cut graph with every mean, layer norm and RMS norm over a cut axis scaled to the original width."""
+    renamed = {node.name: node for node in result.nodes}
+    for node in source.nodes:
+        if node.op != "call_function" or node.name not in renamed:
+            continue
+        share = averaged_share(Call(node, widths.inference), widths)
+        if share is None:
+            continue
+        key = operator_key(node)
+        if key not in _EXACT:
+            raise PlanError(f"exact statistics are not available for {key} at {node.name}; use statistics survivors")
+        _EXACT[key](result.module.graph, renamed[node.name], share)
+    result.module.recompile()
+    return result
+
+
+def averaged_share(call: Call, widths: Widths) -> float | None:
+    """Kept over original width of what this call averages over; None where that did not change."""
+    if call.name == "aten.mean":
+        axes = call.axes(call["self"])
+        dims = call["dim"] if isinstance(call["dim"], (list, tuple)) else [call["dim"]]
+        over = [axes[d] for d in dims] if call["dim"] else list(axes)
+    elif call.name in ("aten.layer_norm", "aten.rms_norm"):
+        over = list(call.axes(call["input"])[-len(call["normalized_shape"]) :])
+    elif call.name == "aten.group_norm":
+        over = list(call.axes(call["input"])[1:2])
+    else:
+        return None
+    share = 1.0
+    for axis in over:
+        old, new = widths.algebra.size(axis), widths.size(axis)
+        if old != new:
+            share *= float(new) / float(old)
+    return None if share == 1.0 else share
+
+
+def after(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], like: fx.Node, reduced: bool) -> fx.Node:
+    """Insert a call after `node` whose type is that of `like`, with the last dimension reduced to one if asked."""
+    with graph.inserting_after(node):
+        new = graph.call_function(target, args)
+    value: TensorType = like.meta["value"]
+    new.meta["value"] = TensorType(value.dtype, (*value.shape[:-1], 1)) if reduced else value
+    new.meta["scope"] = like.meta.get("scope", "")
+    return new
+
+
+def scale_mean(graph: fx.Graph, node: fx.Node, share: float) -> None:
+    scaled = after(graph, node, _aten.mul.Tensor, (node, share), node, False)
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+
+
+def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
+    """Mean and variance of the masked input: removed entries are zeros, each `mean` away from the mean.
+
+    With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2.
+    """
+    x, shape, weight, bias, eps = (*node.args, None, None, 1e-5)[:5]
+    assert isinstance(x, fx.Node) and len(shape) == 1  # type: ignore[arg-type]
+    chain = Chain(graph, node, x)
+    mean = chain(_aten.mul.Tensor, chain(_aten.mean.dim, x, [-1], True, reduced=True), share, reduced=True)
+    centred = chain(_aten.sub.Tensor, x, mean)
+    spread = chain(_aten.mean.dim, chain(_aten.mul.Tensor, centred, centred), [-1], True, reduced=True)
+    missing = chain(_aten.mul.Tensor, chain(_aten.mul.Tensor, mean, mean, reduced=True), 1.0 - share, reduced=True)
+    variance = chain(_aten.add.Tensor, chain(_aten.mul.Tensor, spread, share, reduced=True), missing, reduced=True)
+    chain.finish(centred, variance, eps, weight, bias)
+
+
+def exact_rms_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
+    x, _, weight, eps = (*node.args, None, None)[:4]
+    assert isinstance(x, fx.Node)
+    chain = Chain(graph, node, x)
+    square = chain(_aten.mean.dim, chain(_aten.mul.Tensor, x, x), [-1], True, reduced=True)
+    machine = torch.finfo(x.meta["value"].dtype).eps
+    chain.finish(x, chain(_aten.mul.Tensor, square, share, reduced=True), machine if eps is None else eps, weight, None)
+
+
+class Chain:
+    """Emits calls one after the other in place of a norm."""
+
+    def __init__(self, graph: fx.Graph, node: fx.Node, like: fx.Node) -> None:
+        self.graph, self.node, self.like, self.last = graph, node, like, node
+
+    def __call__(self, target: Any, *args: Any, reduced: bool = False) -> fx.Node:
+        self.last = after(self.graph, self.last, target, args, self.like, reduced)
+        return self.last
+
+    def finish(self, centred: fx.Node, variance: fx.Node, eps: Any, weight: Any, bias: Any) -> None:
+        """Divide by the root of the variance, scale, shift, and take the norm's place."""
+        root = self(_aten.rsqrt.default, self(_aten.add.Tensor, variance, eps, reduced=True), reduced=True)
+        result = self(_aten.mul.Tensor, centred, root)
+        if weight is not None:
+            result = self(_aten.mul.Tensor, result, weight)
+        if bias is not None:
+            result = self(_aten.add.Tensor, result, bias)
+        self.node.replace_all_uses_with(result)
+        self.graph.erase_node(self.node)
+
+
+_EXACT = {
+    "aten.mean": scale_mean,
+    "aten.layer_norm": exact_layer_norm,
+    "aten.rms_norm": exact_rms_norm,
+}

@@ -1,0 +1,93 @@
+"""Verification: the rules that every graph keeps, checked by propagating shapes anew."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from graphprune.errors import InvariantError
+from graphprune.ir import Graph, TensorType, get_tensor
+
+_OPS = ("placeholder", "get_attr", "call_function", "output")
+# Two settings of the symbols: ordinary sizes, and single sequences without a past.
+_SETTINGS: tuple[Mapping[str, int], ...] = ({"batch": 2, "sequence": 3, "past": 5, "images": 4}, {"past": 0})
+
+
+def verify(graph: Graph) -> None:
+    """Check a graph; raises InvariantError naming the node and the rule it breaks.
+
+    Only known node kinds, no mutation, signature and tensors in place, and every value's shape and type equal to what a
+    fresh propagation on fake tensors gives - for ordinary sizes and for the empty past.
+    """
+    check_structure(graph)
+    for setting in _SETTINGS:
+        check_shapes(graph, {**dict.fromkeys(symbols(graph), 4), **setting})
+
+
+def check_structure(graph: Graph) -> None:
+    for node in graph.nodes:
+        if node.op not in _OPS:
+            raise InvariantError(f"{node.name}: a node of kind {node.op} is not part of the IR")
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+            raise InvariantError(f"{node.name}: {target} changes its operand; graphs are functional")
+        if node.op == "get_attr" and tuple(get_tensor(graph.module, str(target)).shape) != node.meta["value"].shape:
+            shape = list(get_tensor(graph.module, str(target)).shape)
+            raise InvariantError(f"{node.name}: {target} has shape {shape}, its node says {node.meta['value']}")
+    if len(graph.inputs) != len(graph.placeholders) or len(graph.outputs) != len(graph.results):
+        raise InvariantError("the inputs or outputs do not match the contract's names")
+
+
+def symbols(graph: Graph) -> set[str]:
+    sizes = [s for n in graph.placeholders.values() for s in n.meta["value"].shape if isinstance(s, sympy.Expr)]
+    return {str(symbol) for size in sizes for symbol in size.free_symbols}
+
+
+def check_shapes(graph: Graph, setting: Mapping[str, int]) -> None:
+    """Run the graph on fake tensors of these sizes and compare every value with what its node says."""
+    values: dict[fx.Node, Any] = {}
+    with FakeTensorMode() as mode, torch.no_grad():
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                kind = node.meta["value"]
+                values[node] = torch.empty(concrete(kind.shape, setting), dtype=kind.dtype)
+            elif node.op == "get_attr":
+                values[node] = mode.from_tensor(get_tensor(graph.module, str(node.target)).to("meta")).to("cpu")
+            elif node.op == "call_function":
+                values[node] = run_node(node, values)
+                compare(node, node.meta.get("value"), values[node], setting)
+
+
+def run_node(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    args = torch.fx.node.map_arg(node.args, lambda n: values[n])
+    kwargs = dict(torch.fx.node.map_arg(node.kwargs, lambda n: values[n]))
+    if "device" in kwargs:
+        kwargs["device"] = "cpu"
+    try:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvariantError(f"{node.name}: {node.target} does not run on the shapes it gets: {text}") from error
+
+
+def compare(node: fx.Node, expected: Any, value: Any, setting: Mapping[str, int]) -> None:
+    if isinstance(expected, tuple):
+        for part, entry in zip(expected, value, strict=True):
+            compare(node, part, entry, setting)
+    elif isinstance(expected, TensorType) and isinstance(value, Tensor):
+        shape = concrete(expected.shape, setting)
+        if tuple(value.shape) != shape or value.dtype != expected.dtype:
+            found = TensorType(value.dtype, tuple(value.shape))
+            raise InvariantError(f"{node.name}: {node.target} gives {found}, its node says {expected} {dict(setting)}")
+
+
+def concrete(shape: tuple[Any, ...], setting: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape with numbers for its symbols."""
+    return tuple(s if isinstance(s, int) else evaluate(s, setting) for s in shape)
+
+
+def evaluate(size: sympy.Expr, setting: Mapping[str, int]) -> int:
+    return int(size.subs({symbol: setting[str(symbol)] for symbol in size.free_symbols}))
