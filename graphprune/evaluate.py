@@ -40,8 +40,9 @@ def perplexity(
     """Predict each token of a stream once, in windows of `window` tokens whose contexts do not cross.
 
     With `bos` every window is `bos` and the next window-1 tokens. Without, it starts with the token before them, so
-    that only the stream's first token goes unpredicted. The last window may be shorter. `text_bytes`, the length of the
-    text in UTF-8, gives bits per byte; `progress(done, windows)` is called after each batch. Raises DataError, UsageError.
+    that only the stream's first token goes unpredicted. The last window may be shorter. `text_bytes` is the length of
+    the text in UTF-8 and gives bits per byte. `progress(done, windows)` is called after each batch.
+    Raises DataError for tokens that the model does not know or too few of them.
     """
     if window < 2 or batch < 1:
         raise UsageError(f"windows are 2 tokens or more and batches 1 or more, not {window} and {batch}")

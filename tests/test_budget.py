@@ -122,12 +122,14 @@ NAMES = ("a", "b", "c", "d")
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Groups, Budget, list[list[float]]]:
     """Random groups, a random polynomial with up to cubic terms, a reachable budget, random priorities."""
-    kinds = st.sampled_from(["mlp", "attention", "residual"])
+    choices: list[Kind] = ["mlp", "attention", "residual"]
+    kinds = st.sampled_from(choices)
     members = [make_group(n, draw(st.integers(1, 24)), draw(kinds)) for n in NAMES[: draw(st.integers(1, 4))]]
     names = [group.id for group in members]
     pool = [t for n in range(1, 4) for t in itertools.combinations_with_replacement(names, n)]
     extra = draw(st.dictionaries(st.sampled_from(pool), st.integers(0, 50), max_size=6))
-    terms = {(): draw(st.integers(0, 1000)), **{(n,): draw(st.integers(1, 40)) for n in names}, **extra}
+    terms: dict[tuple[str, ...], int] = {(n,): draw(st.integers(1, 40)) for n in names}
+    terms |= {(): draw(st.integers(0, 1000))} | extra
     groups = make_groups(members, terms)
     options = {"min_units": draw(st.integers(1, 3)), "floor": draw(st.floats(0, 0.9))}
     loose = Budget(1, **options, round_to=draw(st.integers(1, 5)), uniform=draw(st.booleans()))  # type: ignore[arg-type]
@@ -162,7 +164,8 @@ def test_the_solver_is_exact(problem: tuple[Groups, Budget, list[list[float]]]) 
 def test_a_large_model_is_solved() -> None:
     """32 layers of 14336 channels and 8 heads: nearly half a million steps."""
     members = [make_group(f"m{i}", 14336) for i in range(32)] + [make_group(f"h{i}", 8, "attention") for i in range(32)]
-    terms = {(): 1_050_000_000} | {(g.id,): 12288 if g.kind == "mlp" else 5_242_880 for g in members}
+    terms: dict[tuple[str, ...], int] = {(): 1_050_000_000}
+    terms |= {(g.id,): 12288 if g.kind == "mlp" else 5_242_880 for g in members}
     groups = make_groups(members, terms)
     budget = Budget(4_000_000_000)
     random = numpy.random.default_rng(0)

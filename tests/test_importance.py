@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from graphprune.analysis import analyze
 from graphprune.errors import DataError, UsageError
 from graphprune.groups import Group, Slot
 from graphprune.ir import Graph, get_tensor
@@ -14,6 +15,7 @@ from graphprune.loss import decoder_inputs, next_token_loss
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random
 from graphprune.passes.importance.taylor import Taylor
+from graphprune.plugins import Importance
 from graphprune.scoring import unit_sums
 from tests.tiny_llama import CONFIG, group, ids, tiny_graph, tiny_groups
 
@@ -70,7 +72,7 @@ def test_query_heads_count_for_their_own_key_value_head() -> None:
     graph, tokens = tiny_graph(), ids(4, 12)
     name = "model.layers.0.self_attn.q_proj.weight"
     product = (gradients(graph, tokens)[name] * graph.parameters()[name].detach()).abs()
-    expected = product.view(CONFIG.num_key_value_heads, 2, CONFIG.head_dim, -1).sum((1, 2, 3))
+    expected = product.view(4, 2, 4, -1).sum((1, 2, 3))  # key-value head, query head, size, residual
     only_q = dataclasses.replace(tiny_groups()[HEADS], slots=tiny_groups()[HEADS].slots[:1])
     close(Taylor().score(graph, [only_q], (tokens,))[HEADS], expected.tolist())
 
@@ -166,3 +168,25 @@ def test_what_cannot_be_scored_is_refused() -> None:
     broken = graph.with_tensors({name: torch.nn.Parameter(weight.detach() * float("nan"))})
     with pytest.raises(DataError, match="nan"):
         Taylor().score(broken, groups, (ids(2, 8),))
+
+
+def test_inferred_groups_own_what_the_groups_by_hand_own() -> None:
+    """The scores above are of groups by hand; the analysis finds the same slots and counts the same parameters."""
+    found, by_hand = analyze(tiny_graph()), tiny_groups()
+    for kind in ("attention", "mlp"):
+        pairs = zip(found.prunable(frozenset({kind})), by_hand.prunable(frozenset({kind})), strict=True)
+        assert all(slots(one) == slots(other) for one, other in pairs)
+    assert by_hand.costs.parameters(by_hand.sizes()) == found.costs.parameters(found.sizes())
+
+
+def slots(group: Group) -> dict[tuple[str, int], list[int]]:
+    return {(slot.name, slot.dim): slot.owner.tolist() for slot in group.slots}
+
+
+@pytest.mark.parametrize("importance", [Magnitude(), Magnitude(1, "mean"), Taylor(), Taylor("vector", "sample")])
+def test_every_inferred_kind_is_scored(importance: Importance) -> None:
+    """Residual width, vocabulary and rotary pairs too: a tied embedding is owned through both of its dimensions."""
+    groups = analyze(tiny_graph())
+    scores = importance.score(tiny_graph(), groups.groups, (ids(2, 8),))
+    assert {id: len(score) for id, score in scores.items()} == {g.id: g.units for g in groups.groups}
+    assert all(bool((score > 0).any()) and bool(torch.isfinite(score).all()) for score in scores.values())

@@ -29,7 +29,7 @@ CONFIG = transformers.LlamaConfig(
 def tiny_graph() -> Graph:
     """The model captured once a process, with random weights, norms included."""
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(CONFIG).eval()
+    model: Any = transformers.LlamaForCausalLM(CONFIG).eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -46,7 +46,9 @@ def llama_groups(config: Any, parameters: int) -> Groups:
     """MLP channels and key-value heads of every layer, with the polynomial of the parameter count."""
     hidden, size, kv = config.hidden_size, config.head_dim, config.num_key_value_heads
     repeat = config.num_attention_heads // kv
-    groups, terms, whole = [], {}, 0
+    groups: list[Group] = []
+    terms: dict[tuple[str, ...], int] = {}
+    whole = 0
     for layer in range(config.num_hidden_layers):
         at, mlp = f"model.layers.{layer}.self_attn.", f"model.layers.{layer}.mlp."
         heads = {(at + "q_proj.weight", 0): repeat * size, (at + "k_proj.weight", 0): size}
