@@ -41,7 +41,8 @@ class Onnx:
 
     One graph serves prefill and decoding: it takes and returns the cache under the graph's contract names, its batch,
     sequence and past are symbolic, head counts and head sizes are integers. Half-precision graphs are written in
-    float32 unless `keep_half` is set. Needs no network and never reads the source model.
+    float32 unless `keep_half` is set. Initialisers carry the source model's parameter names; the weight of a linear
+    layer is written as MatMul reads it, [in, out].
     """
 
     name: ClassVar[str] = "onnx"

@@ -111,6 +111,15 @@ def expand(op: Any, node: fx.Node, value: Any, size: Any, **kwargs: Any) -> Any:
     return op.Expand(value, constant(op, target))
 
 
+def linear(op: Any, node: fx.Node, value: Any, weight: Any, bias: Any = None) -> Any:
+    """MatMul with a weight that is written transposed, or with the transpose of one that others read too."""
+    if len(input_shape(node, 1)) != 2:
+        return NotImplemented
+    matrix = weight if weight.meta.get("transposed") else op.Transpose(weight, perm=[1, 0])
+    product = op.MatMul(value, matrix)
+    return product if bias is None else op.Add(product, bias)
+
+
 def split(op: Any, node: fx.Node, value: Any, *args: Any, **kwargs: Any) -> Any:
     """One slice for each part: torchlib's sequences are slow and not portable."""
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
@@ -222,6 +231,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
         "_to_copy": to_copy,
         "expand": expand,
+        "linear": linear,
         "unbind": unbind,
         "mul": multiply,
         "__and__": both,

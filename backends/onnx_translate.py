@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
@@ -38,6 +39,7 @@ class Translator:
         self.functions = torchlib_functions(opset)
         self.values: dict[fx.Node, Any] = {}
         self.initializers: dict[int, ir.Value] = {}
+        self.transposed = linear_weights(graph)
         self.constants: dict[Any, ir.Value] = {}
         self.local_functions: dict[Any, Any] = {}
         self.result = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="graphprune")
@@ -67,8 +69,10 @@ class Translator:
         if id(tensor) not in self.initializers:
             if tensor.is_meta:
                 raise ExportError(f"{name} has no weights: capture the model with weights=True before exporting")
-            result = self.new_value(name, value)
-            result.const_value = lazy_tensor(name, tensor, value.dtype)
+            transposed = id(tensor) in self.transposed
+            result = self.new_value(name, replace(value, shape=value.shape[::-1]) if transposed else value)
+            result.const_value = lazy_tensor(name, tensor, value.dtype, transposed)
+            result.meta["transposed"] = transposed
             self.result.initializers[name] = result
             self.initializers[id(tensor)] = result
         return self.initializers[id(tensor)]
@@ -151,16 +155,35 @@ def set_type(value: ir.Value, described: Any) -> None:
         value.dtype, value.shape = ir.DataType.INT64, ir.Shape([])
 
 
-def lazy_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> ir.TensorProtocol:
-    """The tensor as ONNX sees it; a cast to another element type happens only while it is written."""
-    if tensor.dtype == dtype:
+def linear_weights(graph: Graph) -> set[int]:
+    """The identities of the tensors that only linear layers read, as their weight: MatMul takes these transposed.
+
+    Written the way MatMul reads them, they are used as they lie in the file; a Transpose would copy each at load.
+    """
+    readers: dict[int, list[bool]] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            uses = [u.target is torch.ops.aten.linear.default and is_weight_only(u, node) for u in node.users]
+            readers.setdefault(id(get_tensor(graph.module, str(node.target))), []).extend(uses)
+    return {tensor for tensor, uses in readers.items() if uses and all(uses)}
+
+
+def is_weight_only(linear: fx.Node, node: fx.Node) -> bool:
+    others = [*linear.args[:1], *linear.args[2:], *linear.kwargs.values()]
+    return linear.args[1] is node and not any(other is node for other in others)
+
+
+def lazy_tensor(name: str, tensor: Tensor, dtype: torch.dtype, transposed: bool) -> ir.TensorProtocol:
+    """The tensor as ONNX sees it; a cast or transposition happens only while it is written."""
+    if tensor.dtype == dtype and not transposed:
         return TorchTensor(tensor.detach(), name=name)
-    return ir.LazyTensor(
-        lambda: TorchTensor(tensor.detach().to(dtype), name=name),
-        dtype=torch_dtype_to_onnx_dtype(dtype),
-        shape=ir.Shape(tensor.shape),
-        name=name,
-    )
+
+    def convert() -> ir.TensorProtocol:
+        cast = tensor.detach().to(dtype)
+        return TorchTensor(cast.t().contiguous() if transposed else cast, name=name)
+
+    shape = tensor.shape[::-1] if transposed else tensor.shape
+    return ir.LazyTensor(convert, dtype=torch_dtype_to_onnx_dtype(dtype), shape=ir.Shape(shape), name=name)
 
 
 def finish(model: ir.Model, functions: dict[Any, Any]) -> ir.Model:

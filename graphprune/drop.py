@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import fx
 
 from graphprune.groups import Branch
@@ -17,15 +18,10 @@ def drop_branches(graph: Graph, branches: Sequence[Branch]) -> Graph:
     for branch in branches:
         term = nodes[branch.branch]
         for add in list(term.users):
-            if add.target is not None and is_term_of(term, add, nodes[branch.add]):
+            if add.target is torch.ops.aten.add.Tensor:
                 others = [operand for operand in add.all_input_nodes if operand is not term]
                 add.replace_all_uses_with(others[0])
     return without_caches(graph, {cache for branch in branches for cache in branch.caches})
-
-
-def is_term_of(term: fx.Node, add: fx.Node, root: fx.Node) -> bool:
-    """Say whether `add` is the addition at which the branch joins: the root of the sum, or a sum inside it."""
-    return "add" in str(add.target) and (add is root or "cache" not in add.meta)
 
 
 def without_caches(graph: Graph, caches: set[str]) -> Graph:

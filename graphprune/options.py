@@ -4,10 +4,13 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from graphprune.errors import UsageError
 from graphprune.plan import Statistics
+
+if TYPE_CHECKING:
+    from graphprune.parity import Check
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
 AUTO = "auto"
@@ -121,18 +124,6 @@ class Width:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One comparison of an artefact with the graph: the largest difference, and the most that is allowed."""
-
-    artefact: str
-    name: str
-    passed: bool
-    difference: float | None = None
-    tolerance: float | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class Result:
     """What a compilation made: where it is (None for a dry run), the measurements, the widths, the checks.
 
@@ -143,7 +134,7 @@ class Result:
     measures: tuple[Measure, ...] = ()
     widths: tuple[Width, ...] = ()
     dropped: tuple[str, ...] = ()
-    checks: tuple[Check, ...] = ()
+    checks: tuple["Check", ...] = ()
     notes: tuple[str, ...] = ()
     sample: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)

@@ -70,25 +70,24 @@ def kept_masks(analysis: Analysis, plan: Plan) -> Mapping[int, Any]:
 
 def cut(graph: Graph, widths: Widths) -> Graph:
     """Slice every tensor along its axes and recompute every integer that follows one."""
-    tensors = {}
-    for node in graph.module.graph.find_nodes(op="get_attr"):
-        name = str(node.target)
-        tensors[name] = cut_tensor(graph.tensors()[name] if not tensors else _tensor(graph, name), node, widths)
-    result = graph.with_tensors({n: t for n, t in tensors.items() if t is not _tensor(graph, n)})
+    old = graph.tensors()
+    nodes = {str(node.target): node for node in graph.module.graph.find_nodes(op="get_attr")}
+    new = {name: cut_tensor(tensor, nodes[name], widths) for name, tensor in old.items()}
+    result = graph.with_tensors({name: tensor for name, tensor in new.items() if tensor is not old[name]})
     rules = all_rules()
     renamed = {node.name: node for node in result.nodes}
     for node in graph.nodes:
         axes = widths.inference.axes.get(node)
         if axes is None:
             continue
-        new = renamed[node.name]
+        copy = renamed[node.name]
         rule = rules.get(operator_key(node)) if node.op == "call_function" else None
         if rule is not None:
-            resizer = NodeResizer(widths, result.module.graph, new)
+            resizer = NodeResizer(widths, result.module.graph, copy)
             changes = rule.resize(Call(node, widths.inference), resizer)
             if changes:
-                rebind(new, {k: translate(v, renamed) for k, v in changes.items()})
-        new.meta["value"] = resized(node.meta["value"], axes, widths)
+                rebind(copy, {k: translate(v, renamed) for k, v in changes.items()})
+        copy.meta["value"] = resized(node.meta["value"], axes, widths)
     result.module.recompile()
     return result
 
@@ -116,12 +115,6 @@ def cut_tensor(tensor: Tensor, node: fx.Node, widths: Widths) -> Tensor:
     if result.shape == tensor.shape:
         return tensor
     return nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
-
-
-def _tensor(graph: Graph, name: str) -> Tensor:
-    from graphprune.ir import get_tensor
-
-    return get_tensor(graph.module, name)
 
 
 def discard_unused(graph: Graph) -> Graph:

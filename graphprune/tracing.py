@@ -255,12 +255,14 @@ class Normalizer:
 
 
 def explicit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> tuple[Any, ...]:
-    """Spell out what a cut would change silently: the sizes of an even split, the default scale of attention."""
+    """Spell out what a cut would change silently: even splits, attention's default scale, and strides that views rely on."""
     if target is torch.ops.aten.split.Tensor:
         dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
         sizes = [piece.shape[dim] for piece in value]
         if all(isinstance(size, int) for size in sizes):
             return torch.ops.aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+        return torch.ops.aten.reshape.default, args, kwargs
     if target is torch.ops.aten.scaled_dot_product_attention.default and kwargs.get("scale") is None:
         size = args[0].meta["value"].shape[-1]
         kwargs = {**kwargs, "scale": float(size) ** -0.5}

@@ -28,15 +28,16 @@ def register(app: typer.Typer) -> None:
 def verify_command(out: Folder, as_json: Json = False) -> None:
     """Check that the artefacts in OUT still compute the same: logits, cached steps, padding, greedy tokens."""
     check_folder(out)
-    from graphprune.compiler import verify_output
+    from graphprune.parity import check
 
     with progress_on_stderr() as progress:
-        checks = verify_output(out, progress)
+        progress(f"checking {out}", 0, 0)
+        checks = check(out)
     if as_json:
-        print_json({"out": out, "passed": all(check.passed for check in checks), "checks": checks})
+        print_json({"out": out, "passed": all(each.passed for each in checks), "checks": checks})
     else:
         print_checks(checks)
-    failed = [f"{check.artefact} {check.name}" for check in checks if not check.passed]
+    failed = [f"{each.artefact} {each.name}" for each in checks if not each.passed]
     if failed:
         raise ParityError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; compile it again")
 

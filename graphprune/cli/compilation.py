@@ -1,7 +1,7 @@
 """`graphprune compile` and `graphprune apply`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trus
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import UsageError
 from graphprune.options import PRUNABLE, ApplyOptions, CompileOptions, Result, check_output
+from graphprune.plan import Statistics
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -23,6 +24,35 @@ graphprune compile ./llama -o small --target-params 70% --importance "taylor{agg
 SIZE, METHOD, DATA, RESULT = "What to cut", "How to choose", "What text to look at", "What to write"
 
 
+def option(panel: str, help: str, **settings: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=panel, **settings)
+
+
+PRUNE_HELP = (
+    f"What may shrink: {', '.join(PRUNABLE)}; or auto, which cuts MLP channels and attention groups, and the residual "
+    "width where these can not reach the size."
+)
+TARGET_HELP = "Parameters of the result at most: 1B, 600M, 6e8 or a share such as 60%."
+
+Target = Annotated[str, option(SIZE, TARGET_HELP, metavar="SIZE", show_default=False)]
+Prune = Annotated[str, option(SIZE, PRUNE_HELP, metavar="KINDS")]
+RoundTo = Annotated[int, option(SIZE, "Make widths multiples of this.")]
+MinUnits = Annotated[int, option(SIZE, "Keep at least so many units a group.")]
+Floor = Annotated[float | None, option(SIZE, "Keep at least this share of every group: 0.2 is a fifth.")]
+Uniform = Annotated[bool, typer.Option("--uniform", help="Equal widths: a stock checkpoint.", rich_help_panel=SIZE)]
+Importance = Annotated[str, option(METHOD, "What makes a unit worth keeping: graphprune list.", metavar="SPEC")]
+Allocation = Annotated[str, option(METHOD, "How the size is shared out among layers.", metavar="SPEC")]
+Steps = Annotated[int, option(METHOD, "Prune in so many rounds, each scored anew.")]
+Averages = Annotated[Statistics, option(METHOD, "What norms over a cut residual width average over.")]
+Seed = Annotated[int, option(METHOD, "Seed of everything random.")]
+DATA_HELP = "A text, jsonl or parquet file, a datasets id, or stdlib, Python's own library."
+Data = Annotated[str, option(DATA, DATA_HELP, metavar="TEXT")]
+Samples = Annotated[int, option(DATA, "Windows of text to look at.")]
+Length = Annotated[int, option(DATA, "Tokens in each window.")]
+DRY_HELP = "Show widths and sizes only; a config.json is enough."
+DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_HELP, rich_help_panel=RESULT)]
+
+
 def register(app: typer.Typer) -> None:
     app.command("compile", epilog=EXAMPLES)(compile_command)
     app.command("apply")(apply_command)
@@ -30,67 +60,24 @@ def register(app: typer.Typer) -> None:
 
 def compile_command(
     model: Model,
-    target_params: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Parameters of the result at most: 1B, 600M, 6e8 or a share such as 60%.",
-            rich_help_panel=SIZE,
-            show_default=False,
-        ),
-    ],
+    target_params: Target,
     out: Out = None,
-    prune: Annotated[
-        str,
-        typer.Option(
-            metavar="KINDS",
-            help=f"What may shrink: {', '.join(PRUNABLE)}; or auto, which cuts MLP channels and attention groups, and "
-            "the residual width where these can not reach the size.",
-            rich_help_panel=SIZE,
-        ),
-    ] = "auto",
-    round_to: Annotated[int, typer.Option(help="Make widths multiples of this.", rich_help_panel=SIZE)] = 1,
-    min_units: Annotated[int, typer.Option(help="Keep at least so many units a group.", rich_help_panel=SIZE)] = 1,
-    floor: Annotated[
-        float | None,
-        typer.Option(help="Keep at least this share of every group: 0.2 is a fifth.", rich_help_panel=SIZE),
-    ] = None,
-    uniform: Annotated[
-        bool,
-        typer.Option("--uniform", help="Give all layers equal widths: a stock checkpoint.", rich_help_panel=SIZE),
-    ] = False,
-    importance: Annotated[
-        str,
-        typer.Option(metavar="SPEC", help="What makes a unit worth keeping: graphprune list.", rich_help_panel=METHOD),
-    ] = "taylor",
-    allocation: Annotated[
-        str,
-        typer.Option(metavar="SPEC", help="How the size is shared out among layers.", rich_help_panel=METHOD),
-    ] = "global",
-    steps: Annotated[int, typer.Option(help="Prune in so many rounds, each scored anew.", rich_help_panel=METHOD)] = 1,
-    statistics: Annotated[
-        Literal["survivors", "exact"],
-        typer.Option(help="What norms over a cut residual width average over.", rich_help_panel=METHOD),
-    ] = "survivors",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=METHOD)] = 0,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT",
-            help="A text, jsonl or parquet file, a datasets id, or stdlib, Python's own library.",
-            rich_help_panel=DATA,
-        ),
-    ] = "stdlib",
-    samples: Annotated[int, typer.Option(help="Windows of text to look at.", rich_help_panel=DATA)] = 128,
-    length: Annotated[int, typer.Option(help="Tokens in each window.", rich_help_panel=DATA)] = 128,
-    backends: Annotated[
-        str, typer.Option(metavar="SPECS", help="Artefacts to write, by name.", rich_help_panel=RESULT)
-    ] = "huggingface,onnx",
+    prune: Prune = "auto",
+    round_to: RoundTo = 1,
+    min_units: MinUnits = 1,
+    floor: Floor = None,
+    uniform: Uniform = False,
+    importance: Importance = "taylor",
+    allocation: Allocation = "global",
+    steps: Steps = 1,
+    statistics: Averages = "survivors",
+    seed: Seed = 0,
+    data: Data = "stdlib",
+    samples: Samples = 128,
+    length: Length = 128,
+    backends: Backends = "huggingface,onnx",
     overwrite: Overwrite = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show widths and sizes only; a config.json is enough.", rich_help_panel=RESULT),
-    ] = False,
+    dry_run: DryRun = False,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -14,7 +14,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.options import Check, Measure, Progress, Result, Width
+from graphprune.options import Measure, Progress, Result, Width
+
+if TYPE_CHECKING:
+    from graphprune.parity import Check
 
 _BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -36,12 +39,13 @@ def plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """Print rows under a title; the first `left` columns are text, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(Text(title, style="bold"))
     console.print(table)
     console.print()
 
@@ -112,7 +116,7 @@ def print_widths(widths: Sequence[Width], dropped: Sequence[str]) -> None:
         print_table("Widths", ("group", "kind", "block", "before", "after"), rows, left=3)
 
 
-def print_checks(checks: Sequence[Check]) -> None:
+def print_checks(checks: Sequence["Check"]) -> None:
     if checks:
         rows = [
             (c.artefact, c.name, "ok" if c.passed else "FAILED", c.detail, small(c.difference), small(c.tolerance))

@@ -17,9 +17,11 @@ from graphprune.solver import solve
 @final
 @dataclass(frozen=True)
 class Uniform(Allocation):
-    """Keep the same share of units in each group, to the nearest count, and as much more as the budget holds.
+    """Remove the same share of units from each group, rounded down, and fill the budget with the next units.
 
-    Where equal groups can not all have one more, those nearer to the input get it. The scores are not looked at.
+    Rounding down favours small groups: losing one of two heads costs far more than its parameters, given back to the
+    channels, can make up for. Where equal groups can not all have one more unit, those nearer to the input get it.
+    The scores are not looked at.
     """
 
     name: ClassVar[str] = "uniform"
@@ -32,6 +34,5 @@ class Uniform(Allocation):
 
 
 def shares(width: Width) -> NDArray[numpy.float64]:
-    """The priority of each step: a share rounds to the upper count from the middle of the step on."""
-    middle: NDArray[numpy.float64] = (width.levels[:-1] + width.levels[1:]) / -2.0
-    return numpy.divide(middle, width.groups[0].units)
+    """The priority of each step: it is taken as soon as the share kept is above the count that it starts from."""
+    return numpy.divide(-width.levels[:-1], width.groups[0].units, dtype=numpy.float64)

@@ -1,0 +1,265 @@
+"""Parity: every artefact is loaded in a fresh process and compared with what the graph computed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import ParityError
+from graphprune.ir import Graph, TensorType
+
+REFERENCE = Path("graphprune") / "reference.safetensors"
+PROMPT, STEPS, NEW_TOKENS = 12, 4, 64
+TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
+# One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
+Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
+Observations = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: the largest difference relative to `scale` (the largest logit, at least 1), and what is allowed."""
+
+    artefact: str
+    name: str
+    difference: float
+    tolerance: float
+    scale: float
+    passed: bool
+    detail: str = ""
+
+
+def reference(graph: Graph, seed: int = 0) -> Observations:
+    """What the graph computes on seeded random inputs; everything that a comparison needs, and small.
+
+    Decoders: logits of a prefill, of cached single-token steps, of a left-padded batch with one cached step after it, and
+    greedy tokens with the margin between the best and the second logit. Encoders: inputs and outputs by name.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        if graph.source.kind != "decoder":
+            return encoder_reference(graph, generator)
+        inputs = decoder_inputs(graph, generator)
+        runner = graph_runner(graph)
+        tokens, margins = greedy(runner, inputs["input.prompt"], new_tokens(graph))
+        return {**inputs, **observe(runner, inputs), "greedy.tokens": tokens, "greedy.margins": margins}
+
+
+def decoder_inputs(graph: Graph, generator: torch.Generator) -> Observations:
+    """A prompt, tokens to feed one at a time, and two prompts of different lengths padded on the left."""
+    vocabulary = int(graph.results["logits"].meta["value"].shape[-1])
+    length = max(2, min(PROMPT, context(graph) // 2))
+    steps = max(1, min(STEPS, context(graph) - length))
+    ids = torch.randint(vocabulary, (2, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, : length // 2] = 0
+    following = torch.randint(vocabulary, (2, steps), generator=generator)
+    return {
+        "input.prompt": torch.randint(vocabulary, (1, length), generator=generator),
+        "input.steps": following[:1],
+        "input.padded": ids * mask,
+        "input.mask": mask,
+        "input.padded_step": following[:, :1],
+    }
+
+
+def context(graph: Graph) -> int:
+    """The number of positions that the source model knows; 2048 where it does not say."""
+    config = graph.source.config
+    text = config.get_text_config() if config is not None else None
+    found = getattr(text, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else 2048
+
+
+def new_tokens(graph: Graph) -> int:
+    return max(1, min(NEW_TOKENS, context(graph) - max(2, min(PROMPT, context(graph) // 2))))
+
+
+def observe(runner: Runner, inputs: Mapping[str, Tensor]) -> Observations:
+    """Logits of a prefill, of cached steps, of a left-padded batch and of a cached step after that."""
+    prompt, steps = inputs["input.prompt"], inputs["input.steps"]
+    logits, past = runner(prompt, torch.ones_like(prompt), arange(prompt), None)
+    # A few positions are enough where the vocabulary is large.
+    kept = max(1, 1_000_000 // logits.shape[-1])
+    found = {"prefill": logits[:, -kept:]}
+    stepped = []
+    for index in range(steps.shape[1]):
+        length = prompt.shape[1] + index
+        mask, position = torch.ones(1, length + 1, dtype=torch.long), torch.tensor([[length]])
+        logits, past = runner(steps[:, index : index + 1], mask, position, past)
+        stepped.append(logits[:, -1])
+    found["cached steps"] = torch.stack(stepped, 1)
+    ids, mask, token = inputs["input.padded"], inputs["input.mask"], inputs["input.padded_step"]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits, past = runner(ids, mask, positions, None)
+    found["left-padded batch"] = logits[:, -1]
+    mask = torch.cat([mask, torch.ones_like(token)], 1)
+    found["left-padded cached step"] = runner(token, mask, positions[:, -1:] + 1, past)[0][:, -1]
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def arange(ids: Tensor) -> Tensor:
+    return torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
+
+
+def greedy(runner: Runner, prompt: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`count` greedy tokens of one prompt with the cache, and how far each was ahead of the second best."""
+    ids, past, length = prompt, None, 0
+    tokens, margins = [], []
+    for _ in range(count):
+        positions = arange(ids) + length
+        length += ids.shape[1]
+        logits, past = runner(ids, torch.ones(1, length, dtype=torch.long), positions, past)
+        best = logits[0, -1].float().topk(2)
+        ids = logits[0, -1].argmax().cpu().reshape(1, 1)
+        tokens.append(int(ids))
+        margins.append(float(best.values[0] - best.values[1]))
+    return torch.tensor(tokens), torch.tensor(margins)
+
+
+def graph_runner(graph: Graph) -> Runner:
+    """Run a decoder graph step by step."""
+    types: dict[str, TensorType] = {name: node.meta["value"] for name, node in graph.placeholders.items()}
+    caches = [name for name in graph.inputs if name.startswith("past_key_values.")]
+    device = next(iter(graph.tensors().values())).device
+
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        empty = {n: torch.zeros(len(ids), types[n].shape[1], 0, types[n].shape[3], dtype=types[n].dtype) for n in caches}  # type: ignore[arg-type]
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **(past or empty)}
+        outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
+        return outputs["logits"], {name: outputs[name.replace("past_key_values", "present")] for name in caches}
+
+    return run
+
+
+def model_runner(model: Any) -> Runner:
+    """Run a transformers model step by step with a dynamic cache."""
+    import inspect
+
+    from transformers import DynamicCache
+
+    accepted = inspect.signature(model.forward).parameters
+
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        cache = DynamicCache(config=model.config) if past is None else past
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        placed = {name: tensor.to(model.device) for name, tensor in feed.items() if name in accepted}
+        output = model(**placed, past_key_values=cache, use_cache=True)
+        return output.logits, output.past_key_values
+
+    return run
+
+
+def encoder_reference(graph: Graph, generator: torch.Generator) -> Observations:
+    inputs = {n: encoder_input(n, node.meta["value"], graph, generator) for n, node in graph.placeholders.items()}
+    device = next(iter(graph.tensors().values())).device
+    outputs = graph(*(tensor.to(device) for tensor in inputs.values()))
+    found = {name: tensor.cpu().contiguous() for name, tensor in zip(graph.outputs, outputs, strict=True)}
+    return {**{f"input.{n}": t for n, t in inputs.items()}, **found}
+
+
+def encoder_input(name: str, type_: TensorType, graph: Graph, generator: torch.Generator) -> Tensor:
+    """Random values for floats, valid ids for tokens, ones for masks, zeros for other integers."""
+    sizes = {"batch": 2, "images": 2}
+    shape = [size if isinstance(size, int) else sizes.get(str(size), 7) for size in type_.shape]
+    if type_.dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(type_.dtype)
+    if "mask" in name:
+        return torch.ones(shape, dtype=type_.dtype)
+    config = graph.source.config
+    vocabulary = getattr(config.get_text_config(), "vocab_size", 2) if config is not None and name == "input_ids" else 1
+    return torch.randint(vocabulary, shape, generator=generator).to(type_.dtype)
+
+
+def agree(model: Any, graph: Graph) -> bool:
+    """Say whether a transformers model computes what the graph computes, in this process: the quick form of `check`."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        if graph.source.kind == "decoder":
+            inputs = decoder_inputs(graph, generator)
+            wanted, found = observe(graph_runner(graph), inputs), observe(model_runner(model), inputs)
+        else:
+            wanted = encoder_reference(graph, generator)
+            found = observe_encoder(model, wanted)
+    return all(compare("", name, wanted[name], tensor).passed for name, tensor in found.items())
+
+
+def observe_encoder(model: Any, expected: Mapping[str, Tensor]) -> Observations:
+    """The outputs of a transformers encoder on the inputs of a reference."""
+    inputs = {n.removeprefix("input."): t.to(model.device) for n, t in expected.items() if n.startswith("input.")}
+    output = model(**inputs)
+    return {name: output[name].detach().cpu() for name in expected if not name.startswith("input.")}
+
+
+def compare(artefact: str, name: str, expected: Tensor, found: Tensor) -> Check:
+    tolerance = TOLERANCES[str(expected.dtype).removeprefix("torch.")]
+    if expected.shape != found.shape:
+        detail = f"shape {tuple(found.shape)} where the graph gives {tuple(expected.shape)}"
+        return Check(artefact, name, float("inf"), tolerance, 1.0, False, detail)
+    wanted, got = expected.double().cpu(), found.double().cpu()
+    scale = max(1.0, float(wanted.abs().max()))
+    difference = float((wanted - got).abs().max()) / scale
+    return Check(artefact, name, difference, tolerance, scale, difference <= tolerance)
+
+
+def compare_tokens(artefact: str, expected: Mapping[str, Tensor], found: Sequence[int]) -> Check:
+    """Greedy tokens must be the same; where the two best logits lie within the tolerance, comparing stops without fault."""
+    wanted, margins = expected["greedy.tokens"].tolist(), expected["greedy.margins"].tolist()
+    tolerance = TOLERANCES[str(expected["prefill"].dtype).removeprefix("torch.")]
+    scale = max(1.0, float(expected["prefill"].abs().max()))
+    count = next((i for i, pair in enumerate(zip(wanted, found, strict=False)) if pair[0] != pair[1]), len(found))
+    tie = count < len(wanted) and count < len(found) and margins[count] <= 2 * tolerance * scale
+    detail = f"{count} of {len(wanted)} tokens equal" + (", then a tie within the tolerance" if tie else "")
+    return Check(artefact, "greedy tokens", float(len(wanted) - count), 0.0, scale, count == len(wanted) or tie, detail)
+
+
+def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
+    """Write `out/graphprune/reference.safetensors`, which `check` compares every artefact with."""
+    from safetensors.torch import save_file
+
+    path = out / REFERENCE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(reference(graph, seed), path, metadata={"kind": graph.source.kind, "seed": str(seed)})
+    return path
+
+
+def check(out: Path) -> list[Check]:
+    """Load every artefact in `out` in a fresh process and compare it with the saved reference.
+
+    Raises ParityError where the process fails; a comparison that fails is in the result, see `require`.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-W", "ignore", "-m", "graphprune.parity", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ParityError(f"the check of {out} did not finish: {last[:300]}") from error
+    if "error" in answer:
+        raise ParityError(answer["error"])
+    return [Check(**entry) for entry in answer["checks"]]
+
+
+def require(checks: Sequence[Check]) -> None:
+    """Raise ParityError naming the worst comparison that failed."""
+    failed = [entry for entry in checks if not entry.passed]
+    if failed:
+        worst = max(failed, key=lambda entry: entry.difference)
+        said = worst.detail or f"differs by {worst.difference:.2e} of {worst.scale:.3g}, allowed {worst.tolerance:.0e}"
+        raise ParityError(f"{worst.artefact}: {worst.name}: {said}")
+    if not checks:
+        raise ParityError("no artefact was compared; the folder holds neither a checkpoint nor an ONNX model")
+
+
+if __name__ == "__main__":
+    from graphprune.artefacts import main
+
+    sys.exit(main(sys.argv[1:]))
