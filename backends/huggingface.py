@@ -1,0 +1,236 @@
+"""The huggingface backend: a graph as a folder that `AutoModelForCausalLM.from_pretrained` loads."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from graphprune.backends.copying import copy_companions
+from graphprune.backends.serial import main_dtype, stored_tensors, to_data, type_name
+from graphprune.backends.stock import renumber, stock_configs
+from graphprune.errors import ExportError
+from graphprune.ir import Graph
+from graphprune.parity import agree
+
+MODELING = "modeling_graphprune"
+ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function
+# What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
+_LEFT_OUT = frozenset(
+    "architectures auto_map model_type transformers_version _name_or_path dtype torch_dtype sliding_window layer_types "
+    "use_sliding_window attention_chunk_size per_layer_config kv_sharing_modes num_kv_shared_layers rope_scaling "
+    "num_hidden_layers quantization_config is_encoder_decoder cache_implementation graph".split()
+)
+
+
+@final
+@dataclass(frozen=True)
+class HuggingFace:
+    """Write config.json, safetensors and the source's tokenizer, template and licence files.
+
+    `form` is `auto`: a stock checkpoint where a configuration of the source's own architecture has the graph's shapes and
+    computes what the graph computes, otherwise the generic `modeling_graphprune.py`; `stock` and `generic` force one.
+    Weights above `shard_bytes` are split into several files.
+    """
+
+    name: ClassVar[str] = "huggingface"
+    form: Literal["auto", "stock", "generic"] = "auto"
+    shard_bytes: int = 5_000_000_000
+
+    def export(self, graph: Graph, folder: Path) -> list[Path]:
+        """Write the checkpoint into `folder`; returns the paths of its files.
+
+        Raises ExportError where the graph has no stock form and `stock` was asked for, where a tensor has no data, or
+        where a file cannot be written.
+        """
+        meta = next((name for name, tensor in graph.tensors().items() if tensor.is_meta), None)
+        if meta is not None:
+            raise ExportError(f"{meta} has no weights; capture the model with weights before exporting it")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            written = self.write(graph, folder)
+            return sorted({*written, *copy_companions(graph.source.folder, folder)})
+        except OSError as error:
+            raise ExportError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+
+    def write(self, graph: Graph, folder: Path) -> list[Path]:
+        model = None if self.form == "generic" else next(stock_models(graph), None)
+        if model is not None:
+            return write_stock(model, folder, self.shard_bytes)
+        if self.form == "stock":
+            raise ExportError(f"no configuration of {graph.source.architecture or 'the source'} fits; use form=generic")
+        return write_generic(graph, folder, self.shard_bytes)
+
+
+def stock_models(graph: Graph) -> Iterator[Any]:
+    """The source's own class with the graph's weights, under each configuration with which it computes the same."""
+    for config in itertools.islice(stock_configs(graph), ATTEMPTS):
+        model = stock_model(graph, config)
+        if model is not None and agree(model, graph):
+            yield model
+
+
+def stock_model(graph: Graph, config: Any) -> Any:
+    """The model on the graph's own tensors, or None where a parameter that the graph never read cannot be found."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    config.dtype = main_dtype(graph)
+    architecture = getattr(transformers, graph.source.architecture)
+    with no_init_weights():
+        model = architecture._from_config(config, dtype=main_dtype(graph), attn_implementation="sdpa").eval()
+    parameters = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    old = renumbered_from(graph)
+    state = {old[n]: t for n, t in stored_tensors(graph).items() if old.get(n) in parameters}
+    state |= unread_parameters(graph, {n: s for n, s in model_shapes(model).items() if n not in state})
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    loaded = {id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False) if name in state}
+    return model if all(id(parameter) in loaded for parameter in model.parameters()) else None
+
+
+def model_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def renumbered_from(graph: Graph) -> dict[str, str]:
+    """The name in the stock model of each of the graph's tensors; the same unless whole layers were dropped."""
+    from graphprune.backends.stock import skeleton
+
+    found = skeleton(graph.source.config, graph.source.architecture)
+    return renumber(found.shapes if found else {}, {n: tuple(t.shape) for n, t in graph.tensors().items()})
+
+
+def unread_parameters(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Parameters of the source that its graph never reads (a pooler), from the source folder."""
+    import transformers
+
+    if not shapes or graph.source.folder is None:
+        return {}
+    architecture = getattr(transformers, graph.source.architecture)
+    model = architecture.from_pretrained(graph.source.folder, use_safetensors=True, dtype=main_dtype(graph))
+    found = dict(model.named_parameters())
+    return {n: found[n].detach() for n, shape in shapes.items() if n in found and tuple(found[n].shape) == shape}
+
+
+def write_stock(model: Any, folder: Path, shard_bytes: int) -> list[Path]:
+    """Write the stock checkpoint by transformers' own means; config.json in today's spelling and in the older one."""
+    before = set(folder.iterdir())
+    model.save_pretrained(folder, max_shard_size=shard_bytes)
+    path = folder / "config.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data.pop("_name_or_path", None)
+    write_json(path, data)
+    spelled = {**data, **older_spelling(data)}
+    write_json(path, spelled)
+    if not reads_back(model.config, folder):
+        write_json(path, data)
+    return sorted(set(folder.iterdir()) - before | {path})
+
+
+def older_spelling(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that readers before transformers 5 look for: without `rope_theta` they would assume 10000."""
+    result = {"torch_dtype": data["dtype"]} if "dtype" in data else {}
+    rope = data.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        result["rope_theta"] = rope["rope_theta"]
+        if scaling.get("rope_type", "default") != "default":
+            result["rope_scaling"] = scaling
+    return result
+
+
+def reads_back(config: Any, folder: Path) -> bool:
+    """Say whether config.json, with both spellings, still means the same configuration."""
+    read = type(config).from_pretrained(folder).to_dict()
+    wanted = config.to_dict()
+    ignored = {"architectures", "transformers_version", "_name_or_path", "rope_theta", "rope_scaling", "torch_dtype"}
+    return all(read.get(key) == value for key, value in wanted.items() if key not in ignored)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
+    """Write the graph into config.json, its tensors, and the file that runs it."""
+    from graphprune.backends import modeling_graphprune
+
+    paths = [write_json(folder / "config.json", generic_config(graph))]
+    paths += write_tensors(stored_tensors(graph), folder, shard_bytes)
+    modeling = folder / f"{MODELING}.py"
+    paths.append(Path(shutil.copyfile(modeling_graphprune.__file__, modeling)))
+    generation = graph.source.generation_config
+    has_own = graph.source.folder is not None and (graph.source.folder / "generation_config.json").is_file()
+    if generation is not None and graph.source.kind == "decoder" and not has_own:
+        write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
+        paths.append(folder / "generation_config.json")
+    return paths
+
+
+def generic_config(graph: Graph) -> dict[str, Any]:
+    """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
+    from graphprune.backends.modeling_graphprune import pack
+
+    decoder = graph.source.kind == "decoder"
+    class_name, auto = ("GraphpruneForCausalLM", "AutoModelForCausalLM") if decoder else ("GraphpruneModel", "AutoModel")
+    dtype = type_name(main_dtype(graph))
+    return {
+        **plain_fields(graph),
+        "architectures": [class_name],
+        "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", auto: f"{MODELING}.{class_name}"},
+        "model_type": "graphprune",
+        "num_hidden_layers": sum(name.endswith(".key") for name in graph.inputs),
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "source_architecture": graph.source.architecture,
+        "graph": pack(to_data(graph)),
+    }
+
+
+def plain_fields(graph: Graph) -> dict[str, Any]:
+    """The numbers, texts and token ids of the source's configuration, under the common names as well as its own."""
+    if graph.source.config is None:
+        return {}
+    config = graph.source.config.get_text_config()
+    fields = {key: value for key, value in config.to_dict().items() if is_plain(value) and key not in _LEFT_OUT}
+    for name in ("vocab_size", "hidden_size", "num_attention_heads", "max_position_embeddings"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            fields[name] = value
+    if "logits" in graph.outputs and graph.source.kind == "decoder":
+        fields["vocab_size"] = int(graph.results["logits"].meta["value"].shape[-1])
+    return fields
+
+
+def is_plain(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
+    return numbers or isinstance(value, (int, float, str, bool))
+
+
+def write_tensors(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int) -> list[Path]:
+    """Write model.safetensors, or numbered shards with their index where it would exceed `shard_bytes`."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_bytes)
+    paths = []
+    for filename, names in plan.filename_to_tensors.items():
+        save_file({name: unshared(tensors[name]) for name in names}, folder / filename, metadata={"format": "pt"})
+        paths.append(folder / filename)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        paths.append(write_json(folder / "model.safetensors.index.json", index))
+    return paths
+
+
+def unshared(tensor: Tensor) -> Tensor:
+    """The tensor on storage of its own: a view into a larger storage cannot be saved."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor.cpu() if whole else tensor.detach().clone(memory_format=torch.contiguous_format).cpu()

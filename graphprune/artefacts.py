@@ -1,0 +1,145 @@
+"""The fresh process of a parity check: loads each artefact of a folder and compares it with the saved reference."""
+
+import hashlib
+import importlib
+import json
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import GraphpruneError, ParityError
+from graphprune.parity import (
+    REFERENCE,
+    Check,
+    Observations,
+    compare,
+    compare_tokens,
+    model_runner,
+    observe,
+    observe_encoder,
+)
+
+MODELING = "modeling_graphprune"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the checks of the folder named in the arguments as one line of JSON; 0 if all passed."""
+    try:
+        checks = list(check_all(Path(arguments[0])))
+    except GraphpruneError as error:
+        print(json.dumps({"error": str(error)}))
+        return 1
+    except Exception as error:  # whatever a damaged artefact makes its loader raise becomes one line
+        traceback.print_exc()
+        print(json.dumps({"error": f"an artefact in {arguments[0]} cannot be loaded or run: {first_line(error)}"}))
+        return 1
+    print(json.dumps({"checks": [asdict(entry) for entry in checks]}))
+    return 0 if checks and all(entry.passed for entry in checks) else 1
+
+
+def first_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def check_all(out: Path) -> Iterator[Check]:
+    expected, kind = read_reference(out)
+    with torch.no_grad():
+        if (out / "config.json").is_file():
+            yield from check_checkpoint(out, expected, kind)
+        for folder in sorted(path.parent for path in out.glob("*/model.onnx")):
+            yield from check_onnx(folder, expected, kind)
+
+
+def read_reference(out: Path) -> tuple[Observations, str]:
+    from safetensors import SafetensorError, safe_open
+
+    path = out / REFERENCE
+    if not path.is_file():
+        raise ParityError(f"{path} is missing: the folder was not written by graphprune compile")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["kind"]  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ParityError(f"{path} is damaged: {error}; compile again") from error
+
+
+def compare_all(
+    artefact: str, expected: Mapping[str, Tensor], found: Observations, tokens: Sequence[int] | None
+) -> Iterator[Check]:
+    for name, tensor in found.items():
+        yield compare(artefact, name, expected[name], tensor)
+    if tokens is not None:
+        yield compare_tokens(artefact, expected, tokens)
+
+
+def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[Check]:
+    """Compare the checkpoint as a user would load it."""
+    model = load_checkpoint(out, kind)
+    if kind != "decoder":
+        yield from compare_all("huggingface", expected, observe_encoder(model, expected), None)
+        return
+    found = observe(model_runner(model), expected)
+    prompt, count = expected["input.prompt"].to(model.device), len(expected["greedy.tokens"])
+    model.generation_config = type(model.generation_config)(do_sample=False, max_new_tokens=count, eos_token_id=None, pad_token_id=0)
+    tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :]
+    yield from compare_all("huggingface", expected, found, tokens.tolist())
+
+
+def load_checkpoint(out: Path, kind: str) -> Any:
+    """Load with the class that config.json names; remote code only where it is graphprune's own file, unchanged."""
+    import transformers
+
+    trusted = is_own_code(out)
+    loader: Any = transformers.AutoModelForCausalLM
+    if kind != "decoder":
+        names = json.loads((out / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+        loader = getattr(transformers, names[0], transformers.AutoModel)
+    return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype="auto").eval()
+
+
+def is_own_code(out: Path) -> bool:
+    """Say whether the checkpoint brings the generic class. Raises ParityError where it brings any other code."""
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" not in config:
+        return False
+    packaged = importlib.util.find_spec(f"graphprune.backends.{MODELING}")
+    file = out / f"{MODELING}.py"
+    ours = all(str(target).startswith(f"{MODELING}.") for target in config["auto_map"].values())
+    if not ours or packaged is None or packaged.origin is None or not file.is_file():
+        raise ParityError(f"{out} needs code that graphprune did not write; it is not run")
+    if digest(file) != digest(Path(packaged.origin)):
+        raise ParityError(f"{file} differs from the file that this graphprune writes; it is not run")
+    return True
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_onnx(folder: Path, expected: Observations, kind: str) -> Iterator[Check]:
+    """Compare an ONNX folder through the onnxruntime runner."""
+    runtime = importlib.import_module("graphprune.backends.runtime")
+    model = runtime.load(folder, provider="cpu")
+    if kind != "decoder":
+        names = {n: f"input.{n}" for n in model.inputs}
+        outputs = model.infer({n: expected[key].numpy() for n, key in names.items()})
+        yield from compare_all(folder.name, expected, {n: torch.from_numpy(a) for n, a in outputs.items()}, None)
+        return
+    found = observe(onnx_runner(model), expected)
+    prompt = expected["input.prompt"][0].tolist()
+    tokens = model.generate([prompt], max_new_tokens=len(expected["greedy.tokens"]))[0]
+    yield from compare_all(folder.name, expected, found, tokens)
+
+
+def onnx_runner(model: Any) -> Callable[..., tuple[Tensor, Any]]:
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        logits, present = model.run(ids.numpy(), mask.numpy(), positions.contiguous().numpy(), past)
+        return torch.from_numpy(logits), present
+
+    return run

@@ -1,0 +1,62 @@
+"""Makes transformers' Auto classes know the generic model, without importing transformers before it is needed."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+_CONFIGS = "transformers.models.auto.configuration_auto"
+_MODELS = "transformers.models.auto.modeling_auto"
+
+
+def install() -> None:
+    """Register the generic model now if transformers' Auto classes are loaded, otherwise as soon as they are."""
+    if _CONFIGS in sys.modules or _MODELS in sys.modules:
+        register()
+    elif not any(isinstance(finder, AutoFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, AutoFinder())
+
+
+def register() -> None:
+    """Register GraphpruneConfig, GraphpruneForCausalLM and GraphpruneModel with transformers; again does no harm."""
+    import transformers
+
+    # The core names its backend by text only: it does not depend on the package.
+    ours = importlib.import_module("graphprune.backends.modeling_graphprune")
+    transformers.AutoConfig.register("graphprune", ours.GraphpruneConfig, exist_ok=True)
+    transformers.AutoModelForCausalLM.register(ours.GraphpruneConfig, ours.GraphpruneForCausalLM, exist_ok=True)
+    transformers.AutoModel.register(ours.GraphpruneConfig, ours.GraphpruneModel, exist_ok=True)
+
+
+class AutoFinder(importlib.abc.MetaPathFinder):
+    """Finds the Auto modules as usual and registers the generic model right after one of them has run."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name not in (_CONFIGS, _MODELS):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = RegisteringLoader(spec.loader)
+        return spec
+
+
+class RegisteringLoader(importlib.abc.Loader):
+    """Runs a module by its own loader, then registers."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        try:
+            register()
+        except (ImportError, AttributeError):
+            # Another part of transformers is half imported; the second of the two modules comes when it is done.
+            pass
