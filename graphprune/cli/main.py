@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             return call(arguments)
     except (GraphpruneError, typer.TyperException) as error:
         return report(describe(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return report("interrupted; nothing was written", INTERRUPTED)
     except Exception as error:
         text = next(iter(str(error).strip().splitlines()), "")
@@ -57,6 +57,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def call(arguments: Sequence[str]) -> int:
     code = app(list(arguments), prog_name="graphprune", standalone_mode=False)
+    if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
