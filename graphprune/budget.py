@@ -45,7 +45,8 @@ class Budget:
 
     `target` is in units of `measure`. A group keeps at least `min_units` units and the share `floor` of its units.
     Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind and one width
-    keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep.
+    keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep;
+    `least[id]` is what one group keeps at least.
     """
 
     target: int
@@ -54,6 +55,7 @@ class Budget:
     round_to: int = 1
     uniform: bool = False
     allowed: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict)
     measure: Measure = "parameters"
 
     def __post_init__(self) -> None:
@@ -88,7 +90,8 @@ def cost_of(groups: Groups, budget: Budget) -> Polynomial:
 
 def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
     """The counts that a group may keep, ascending. Raises BudgetError where none is allowed."""
-    least = min(group.units, max(budget.min_units, math.ceil(budget.floor * group.units - 1e-9)))
+    share = math.ceil(budget.floor * group.units - 1e-9)
+    least = min(group.units, max(budget.min_units, share, budget.least.get(group.id, 1)))
     step = budget.round_to if group.kind in ROUNDED_KINDS else 1
     counts: NDArray[numpy.int64] = numpy.arange(least, group.units + 1, dtype=numpy.int64)
     counts = counts[(counts % step == 0) | (counts == group.units)]

@@ -93,6 +93,12 @@ def encode(tokenizer: Any, texts: Iterable[str]) -> Tensor:
     return torch.tensor(stream if end is None else stream[:-1], dtype=torch.long)
 
 
+def read_tokens(tokenizer: Any, spec: str, field: str = "text", limit: int | None = None) -> tuple[Tensor, int]:
+    """Read and tokenise a text as one stream: int64 [tokens], and the number of bytes that it had in UTF-8."""
+    texts = list(read_texts(spec, field, limit))
+    return encode(tokenizer, texts), sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
 def check_tokens(tokens: Tensor, vocabulary: int | None, length: int, spec: str) -> None:
     """Raise DataError where the text is shorter than one window or the tokenizer does not belong to the model."""
     if len(tokens) < length:
@@ -162,7 +168,7 @@ class Calibration:
         """The windows as batches of `size` rows: int64 [rows, length]. Reads no more text than it needs."""
         length = min(self.length, context_length(graph) or self.length)
         limit = _VARIETY * _BYTES_PER_TOKEN * self.samples * length
-        tokens = encode(tokenizer, read_texts(self.spec, self.field, limit))
+        tokens, _ = read_tokens(tokenizer, self.spec, self.field, limit)
         check_tokens(tokens, vocabulary_size(graph), length, self.spec)
         first = tokenizer.bos_token_id if self.bos else None
         if first is None:

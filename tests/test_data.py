@@ -11,7 +11,7 @@ import tokenizers
 import torch
 import transformers
 
-from graphprune.data import Calibration, check_tokens, encode, load_tokenizer, read_texts, sample_windows
+from graphprune.data import Calibration, check_tokens, encode, load_tokenizer, read_texts, read_tokens, sample_windows
 from graphprune.errors import DataError, UsageError
 from tests.tiny_llama import CONFIG, tiny_graph
 
@@ -132,6 +132,12 @@ def test_documents_are_joined_with_the_end_token() -> None:
     texts = ["w0 w1", "w2"]
     assert encode(word_tokenizer(eos_token="</s>"), iter(texts)).tolist() == [3, 4, 1, 5]
     assert encode(word_tokenizer(), texts).tolist() == [3, 4, 5]
+
+
+def test_a_stream_comes_with_its_bytes(tmp_path: Path) -> None:
+    tokens, size = read_tokens(word_tokenizer(), write(tmp_path / "a.txt", "w0 ü w1\n"))
+    assert tokens.tolist() == [3, 2, 4]
+    assert size == 9
 
 
 def test_windows_are_contiguous_deterministic_and_cover_the_stream() -> None:
