@@ -103,6 +103,8 @@ def read_option(text: str, annotation: Any, key: str) -> Any:
     if get_origin(annotation) is Literal and text in get_args(annotation):
         return text  # a choice may be called none or true
     value = parse_value(text)
+    if annotation is str and not isinstance(value, (str, tuple)):
+        return text  # 6e8 is text where text is wanted
     if not fits(value, annotation):
         raise ValueError(f"{key}={text} is not {print_type(annotation)}")
     return convert(value, annotation)
