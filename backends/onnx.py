@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
+from graphprune.backends.onnx_genai import write_genai_config
 from graphprune.backends.onnx_types import widen_types
 from graphprune.errors import ExportError
 from graphprune.ir import Graph
@@ -37,12 +38,13 @@ _EXTERNAL_BYTES = 1024
 @final
 @dataclass(frozen=True)
 class Onnx:
-    """Write `onnx/model.onnx` and `onnx/model.onnx.data` in portable ai.onnx, with the source's companion files.
+    """Write `onnx/model.onnx` and `onnx/model.onnx.data` in portable ai.onnx, and what runtimes read beside them.
 
-    One graph serves prefill and decoding: it takes and returns the cache under the graph's contract names, its batch,
-    sequence and past are symbolic, head counts and head sizes are integers. Half-precision graphs are written in
-    float32 unless `keep_half` is set. Initialisers carry the source model's parameter names; the weight of a linear
-    layer is written as MatMul reads it, [in, out].
+    These are genai_config.json for a decoder and the source's configuration and tokenizer files. One graph serves
+    prefill and decoding: it takes and returns the cache under the graph's contract names; batch, sequence and past are
+    symbolic, head counts and head sizes integers. Half-precision graphs are written in float32 unless `keep_half` is
+    set. Initialisers carry the source model's parameter names; the weight of a linear layer is written as MatMul
+    reads it, [in, out].
     """
 
     name: ClassVar[str] = "onnx"
@@ -59,7 +61,8 @@ class Onnx:
         model = self.build(graph)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            return [*write_model(model, target), *copy_companions(graph.source.folder, target)]
+            written = [*write_model(model, target), *write_genai_config(graph, target)]
+            return [*written, *copy_companions(graph.source.folder, target)]
         except OSError as error:
             raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
 

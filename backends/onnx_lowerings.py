@@ -184,7 +184,8 @@ def attention(
     if mask.dtype != ir.DataType.BOOL:
         return op.MatMul(op.Softmax(op.Add(scores, mask), axis=-1), value)
     # Equal masks give equal nodes, which the final pass merges: bias and visibility are computed once a model.
-    bias = op.Where(mask, constant(op, 0.0, dtype), constant(op, float(torch.finfo(torch.float32).min), dtype))
+    lowest = torch.finfo(node.meta["value"].dtype).min / 2  # half, so that adding a score cannot overflow
+    bias = op.Where(mask, constant(op, 0.0, dtype), constant(op, lowest, dtype))
     result = op.MatMul(op.Softmax(op.Add(scores, bias), axis=-1), value)
     if is_causal:
         return result

@@ -195,6 +195,7 @@ def finish(model: ir.Model, functions: dict[Any, Any]) -> ir.Model:
         model.functions[identifier] = function if known else ir.serde.deserialize_function(function.to_function_proto())
     if functions:
         common.InlinePass()(model)
+    common.NameFixPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     foreign = next((node for node in model.graph.all_nodes() if node.domain not in ("", "ai.onnx")), None)

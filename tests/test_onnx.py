@@ -1,5 +1,6 @@
 """The ONNX backend: what it writes computes what the graph computes, under the contract names."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,7 +72,8 @@ def test_the_model_is_valid_portable_onnx_in_two_files(exported: Path) -> None:
     assert model.ir_version >= 10
     assert not model.functions
     assert [entry.key for entry in model.metadata_props] == ["graphprune.version"]
-    assert sorted(path.name for path in (exported / "onnx").iterdir()) == ["model.onnx", "model.onnx.data"]
+    files = ["genai_config.json", "model.onnx", "model.onnx.data"]
+    assert sorted(path.name for path in (exported / "onnx").iterdir()) == files
 
 
 def test_inputs_and_outputs_follow_the_contract(exported: Path) -> None:
@@ -110,6 +112,15 @@ def test_linear_weights_need_no_transpose_at_load(exported: Path) -> None:
 def test_values_are_named_after_their_module(exported: Path) -> None:
     names = {node.name for node in open_model(exported).graph.node}
     assert any(name.startswith("model.layers.1.mlp.gate_proj/") for name in names)
+
+
+def test_genai_reads_the_largest_layer_and_the_special_tokens(exported: Path) -> None:
+    model = json.loads((exported / "onnx" / "genai_config.json").read_text())["model"]
+    decoder = model["decoder"]
+    assert (model["type"], model["vocab_size"]) == ("llama", CONFIG.vocab_size)
+    assert (model["eos_token_id"], model["pad_token_id"]) == (CONFIG.eos_token_id, CONFIG.eos_token_id)
+    assert (decoder["num_key_value_heads"], decoder["head_size"], decoder["num_hidden_layers"]) == (4, 4, 2)
+    assert [decoder["inputs"][name] for name in tiny_graph().inputs[:3]] == list(tiny_graph().inputs[:3])
 
 
 def test_prefill_and_cached_steps_equal_the_graph(exported: Path) -> None:

@@ -1,0 +1,85 @@
+"""The configuration with which onnxruntime-genai (0.15 or newer) opens an exported decoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from graphprune.ir import Graph, tensor_type
+
+# Model types whose decoders genai feeds exactly as our contract says; any other is a plain `decoder`.
+_KNOWN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"})
+_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
+
+
+def write_genai_config(graph: Graph, folder: Path) -> list[Path]:
+    """Write genai_config.json for a decoder with a cache; nothing for any other graph."""
+    if graph.source.config is None or not cache_types(graph):
+        return []
+    path = folder / "genai_config.json"
+    path.write_text(json.dumps(genai_config(graph), indent=2) + "\n", encoding="utf-8")
+    return [path]
+
+
+def genai_config(graph: Graph) -> dict[str, Any]:
+    """The settings as genai's strict parser takes them.
+
+    Heads and head sizes are the largest of any layer: genai reads each layer's own from the model's inputs.
+    """
+    context = context_length(graph)
+    vocabulary = int(tensor_type(graph.results["logits"]).shape[-1])
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": "model.onnx",
+        **decoder_sizes(graph),
+        "inputs": model_inputs(graph),
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+    kind = str(getattr(graph.source.config, "model_type", ""))
+    model: dict[str, Any] = {"type": kind if kind in _KNOWN_TYPES else "decoder", **special_tokens(graph)}
+    model |= {"context_length": context, "vocab_size": vocabulary, "decoder": decoder}
+    search = {"max_length": min(context, 4096), "do_sample": False, "num_beams": 1, "past_present_share_buffer": False}
+    return {"model": model, "search": search}
+
+
+def cache_types(graph: Graph) -> dict[int, Any]:
+    """The type of each layer's key cache, by layer number."""
+    keys = {
+        n: node for n, node in graph.placeholders.items() if n.startswith("past_key_values.") and n.endswith(".key")
+    }
+    return {int(name.split(".")[1]): tensor_type(node) for name, node in keys.items()}
+
+
+def decoder_sizes(graph: Graph) -> dict[str, int]:
+    types, config = cache_types(graph), graph.source.config
+    heads = max(int(t.shape[1]) for t in types.values())
+    sizes = {"head_size": max(int(t.shape[3]) for t in types.values()), "hidden_size": config.hidden_size}
+    sizes |= {"num_attention_heads": max(heads, config.num_attention_heads), "num_key_value_heads": heads}
+    return sizes | {"num_hidden_layers": max(types) + 1}
+
+
+def model_inputs(graph: Graph) -> dict[str, str]:
+    plain = {name: name for name in graph.inputs if not name.startswith("past_key_values.")}
+    return plain | {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
+
+
+def special_tokens(graph: Graph) -> dict[str, int | list[int]]:
+    """Begin, end and padding tokens, from the generation configuration first; padding falls back to the first end."""
+    found = {name: setting(graph, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    end = found["eos_token_id"]
+    first = end[0] if isinstance(end, list) else end
+    fallback = {"bos_token_id": first, "eos_token_id": 0, "pad_token_id": first}
+    return {name: value if value is not None else fallback[name] or 0 for name, value in found.items()}
+
+
+def setting(graph: Graph, name: str) -> Any:
+    places = (graph.source.generation_config, graph.source.config)
+    return next((v for v in (getattr(place, name, None) for place in places) if v is not None), None)
+
+
+def context_length(graph: Graph) -> int:
+    lengths = (getattr(graph.source.config, name, None) for name in _CONTEXT_NAMES)
+    return next((int(length) for length in lengths if length), 2048)
