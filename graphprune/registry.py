@@ -1,9 +1,9 @@
 """Plug-ins: entry points by kind and name. Built-ins and third parties enter by this one door."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from graphprune.errors import RegistryError
 
@@ -30,16 +30,20 @@ def find(kind: PluginKind, name: str) -> EntryPoint:
     return found[0]
 
 
-def load(kind: PluginKind, name: str) -> type:
-    """Import and return the class behind a name. Raises RegistryError, also where its module cannot be imported."""
+def load(kind: PluginKind, name: str) -> Any:
+    """Import and return the class behind a name; for `axis_rules` the mapping from operator to rule.
+
+    Raises RegistryError, also where its module cannot be imported.
+    """
     point = find(kind, name)
     try:
         loaded = point.load()
     except (ImportError, AttributeError) as error:
         origin = distribution_name(point)
         raise RegistryError(f"{group_name(kind)} {name!r} of {origin} cannot be imported: {error}") from error
-    if not isinstance(loaded, type):
-        raise RegistryError(f"{group_name(kind)} {name!r} is {point.value}, which is not a class")
+    if not isinstance(loaded, Mapping if kind == "axis_rules" else type):
+        wanted = "mapping from operator to rule" if kind == "axis_rules" else "class"
+        raise RegistryError(f"{group_name(kind)} {name!r} is {point.value}, which is not a {wanted}")
     return loaded
 
 
@@ -53,7 +57,7 @@ def distribution_name(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unknown distribution"
 
 
-def distinct(points: Sequence[EntryPoint]) -> list[EntryPoint]:
+def distinct(points: Iterable[EntryPoint]) -> list[EntryPoint]:
     """Drop the repetitions that one distribution found twice on the path makes; two distributions stay two."""
     return list({(distribution_name(point), point.value): point for point in points}.values())
 

@@ -129,8 +129,8 @@ def print_groups(model: str, graph: "Graph", groups: "Groups") -> None:
     rows = [(g.block or "-", g.kind, g.id, f"{g.units:,}", f"{prices.get(g.id, 0):,}") for g in free]
     print_table("Groups", ("block", "kind", "group", "units", "parameters a unit"), rows, left=3)
     if groups.branches:
-        rows = [(b.id, f"{prices.get(b.id, 0):,}") for b in groups.branches]
-        print_table("Residual branches, which can be dropped whole", ("branch", "parameters"), rows)
+        branches = [(b.id, f"{prices.get(b.id, 0):,}") for b in groups.branches]
+        print_table("Residual branches, which can be dropped whole", ("branch", "parameters"), branches)
     print_locks(groups)
 
 

@@ -47,6 +47,8 @@ def describe(kind: registry.PluginKind, name: str) -> dict[str, Any]:
         cls = registry.load(kind, name)
     except RegistryError as error:
         return {"name": name, "does": f"error: {error}", "options": ""}
+    if kind == "axis_rules":
+        return {"name": name, "does": f"rules for {', '.join(cls)}", "options": ""}
     does = (inspect.getdoc(cls) or "").split("\n", 1)[0]
     options = describe_options(cls).removeprefix("its options: ") if option_types(cls) else ""
     return {"name": name, "does": does, "options": options}
