@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +87,8 @@ def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[C
         return
     found = observe(model_runner(model), expected)
     prompt, count = expected["input.prompt"].to(model.device), len(expected["greedy.tokens"])
-    model.generation_config = type(model.generation_config)(do_sample=False, max_new_tokens=count, eos_token_id=None, pad_token_id=0)
+    plain = {"do_sample": False, "max_new_tokens": count, "eos_token_id": None, "pad_token_id": 0}
+    model.generation_config = type(model.generation_config)(**plain)
     tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :]
     yield from compare_all("huggingface", expected, found, tokens.tolist())
 

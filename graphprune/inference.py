@@ -137,12 +137,12 @@ class _State:
 
 
 # Operators that leave the values of an integer tensor as they are.
-_SAME_VALUES = {"clone", "alias", "_to_copy", "view", "reshape", "_unsafe_view", "expand", "unsqueeze", "squeeze", "flatten"}
+SAME_VALUES = {"clone", "alias", "_to_copy", "view", "reshape", "_unsafe_view", "expand", "unsqueeze", "squeeze", "flatten"}
 
 
 def index_origin(node: fx.Node) -> fx.Node:
     """The node that made an integer tensor's values: reshapes and copies are looked through."""
-    while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _SAME_VALUES:
+    while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in SAME_VALUES:
         node = node.args[0]  # type: ignore[assignment]
     return node
 

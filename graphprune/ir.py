@@ -29,7 +29,8 @@ class Source:
     """Where a graph came from: what the backends need to write a complete checkpoint.
 
     `config` is the transformers configuration object, or None for a plain module. `folder` holds tokenizer, chat
-    template and licence files. `kind` is `decoder` (cache contract), `encoder` or `module`.
+    template and licence files. `kind` is `decoder` (cache contract), `encoder` or `module`. `dtype` is the type that the
+    source stores its weights in, which may be narrower than the graph's.
     """
 
     kind: str = "module"
@@ -40,6 +41,7 @@ class Source:
     folder: Path | None = None
     revision: str | None = None
     file_hashes: Mapping[str, str] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """Locks: why an axis may not shrink."""
 
+import torch
+from torch import fx
+
 from graphprune.axes import Algebra, Axis
-from graphprune.inference import Inference
+from graphprune.inference import SAME_VALUES, Inference
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
 
+_PICKING = {"embedding", "index", "gather", "index_select"}
 
 def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis, str]:
     """Why an atomic axis may not shrink: found while inferring, or because it is part of the contract."""
@@ -22,7 +26,26 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
     for index, axis in inference.indexed.items():
         if index.op == "placeholder" and index.name != "input_ids":
             lock_all(locks, algebra, (axis,), f"the input {index.name} picks from it")
+        computed = computed_with(index)
+        if computed is not None:
+            lock_all(locks, algebra, (axis,), f"the values of {index.name} are computed with (at {computed})")
     return locks
+
+
+def computed_with(index: fx.Node) -> str | None:
+    """The first node that uses an integer tensor's values for anything but picking."""
+    pending = [index]
+    while pending:
+        node = pending.pop()
+        for user in node.users:
+            target = user.target
+            name = target._opname if isinstance(target, torch._ops.OpOverload) else ""
+            if user.op == "output" or name in _PICKING or name == "sym_size":
+                continue
+            if name not in SAME_VALUES:
+                return str(user.name)
+            pending.append(user)
+    return None
 
 
 def lock_all(

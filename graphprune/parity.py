@@ -25,7 +25,7 @@ Observations = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: the largest difference relative to `scale` (the largest logit, at least 1), and what is allowed."""
+    """One comparison: the largest difference as a share of `scale` (the largest logit, at least 1), and the allowed one."""
 
     artefact: str
     name: str
@@ -128,10 +128,11 @@ def graph_runner(graph: Graph) -> Runner:
     """Run a decoder graph step by step."""
     types: dict[str, TensorType] = {name: node.meta["value"] for name, node in graph.placeholders.items()}
     caches = [name for name in graph.inputs if name.startswith("past_key_values.")]
+    sizes = {name: (int(types[name].shape[1]), 0, int(types[name].shape[3])) for name in caches}
     device = next(iter(graph.tensors().values())).device
 
     def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        empty = {n: torch.zeros(len(ids), types[n].shape[1], 0, types[n].shape[3], dtype=types[n].dtype) for n in caches}  # type: ignore[arg-type]
+        empty = {n: torch.zeros(len(ids), *sizes[n], dtype=types[n].dtype) for n in caches}
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **(past or empty)}
         outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
         return outputs["logits"], {name: outputs[name.replace("past_key_values", "present")] for name in caches}
@@ -210,7 +211,7 @@ def compare(artefact: str, name: str, expected: Tensor, found: Tensor) -> Check:
 
 
 def compare_tokens(artefact: str, expected: Mapping[str, Tensor], found: Sequence[int]) -> Check:
-    """Greedy tokens must be the same; where the two best logits lie within the tolerance, comparing stops without fault."""
+    """Greedy tokens must be the same; where the two best logits are a tie within the tolerance, comparing ends there."""
     wanted, margins = expected["greedy.tokens"].tolist(), expected["greedy.margins"].tolist()
     tolerance = TOLERANCES[str(expected["prefill"].dtype).removeprefix("torch.")]
     scale = max(1.0, float(expected["prefill"].abs().max()))

@@ -1,5 +1,6 @@
 """Makes transformers' Auto classes know the generic model, without importing transformers before it is needed."""
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -55,8 +56,6 @@ class RegisteringLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        try:
+        # Where another part of transformers is half imported, the second of the two modules comes when it is done.
+        with contextlib.suppress(ImportError, AttributeError):
             register()
-        except (ImportError, AttributeError):
-            # Another part of transformers is half imported; the second of the two modules comes when it is done.
-            pass

@@ -27,15 +27,17 @@ def capture(
     inputs: Mapping[str, Tensor] | None = None,
     weights: bool = True,
     trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Graph:
     """Capture a model as a `Graph`.
 
     `model` is a folder, a hub id, `demo`, a live `PreTrainedModel`, or any `nn.Module` together with example
     `inputs` by argument name, in order, whose first dimension is the batch. With `weights=False` only the configuration
-    is read and the graph holds meta tensors, which is enough to analyse and to plan. Raises SourceError, CaptureError.
+    is read and the graph holds meta tensors, which is enough to analyse and to plan. `dtype` converts the weights of a
+    folder or hub id as they are loaded. Raises SourceError, CaptureError.
     """
     if isinstance(model, (str, Path)):
-        loaded, source = load_source(model, weights, trust_remote_code)
+        loaded, source = load_source(model, weights, trust_remote_code, dtype)
         return replace(capture_pretrained(loaded), source=source)
     if hasattr(model, "config") and hasattr(model, "can_generate"):
         return capture_pretrained(model)
@@ -68,7 +70,9 @@ def capture_pretrained(model: Any) -> Graph:
     return replace(graph, source=source)
 
 
-def load_source(model: str | Path, weights: bool, trust_remote_code: bool) -> tuple[Any, Source]:
+def load_source(
+    model: str | Path, weights: bool, trust_remote_code: bool, dtype: torch.dtype | None = None
+) -> tuple[Any, Source]:
     """Load a transformers model and say where it came from. Raises SourceError with the remedy."""
     folder, revision = locate(str(model), weights, trust_remote_code)
     checks.check_config(folder)
@@ -76,13 +80,15 @@ def load_source(model: str | Path, weights: bool, trust_remote_code: bool) -> tu
         checks.check_weights(folder)
     with quiet_transformers():
         config = load_config(folder, str(model), trust_remote_code)
+        stored = config.dtype if isinstance(config.dtype, torch.dtype) else None
         load = load_weights if weights else load_skeleton
+        config.dtype = dtype or config.dtype
         loaded = load(folder, str(model), config, trust_remote_code)
     kind = "decoder" if is_decoder(loaded) else "encoder"
     generation = getattr(loaded, "generation_config", None)
     hashes = checks.hash_files(folder, weights)
     name = type(loaded).__name__
-    return loaded, Source(kind, str(model), name, loaded.config, generation, folder, revision, hashes)
+    return loaded, Source(kind, str(model), name, loaded.config, generation, folder, revision, hashes, stored)
 
 
 def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
@@ -164,7 +170,7 @@ def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) 
             folder,
             config=config,
             use_safetensors=True,
-            dtype="auto",
+            dtype=config.dtype or "auto",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, with the others
             trust_remote_code=trust_remote_code,

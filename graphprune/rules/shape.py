@@ -207,7 +207,19 @@ def repeat(call: Call) -> Axes:
     return tuple(result)
 
 
+def repeat_interleave(call: Call) -> Axes:
+    """Each index is repeated in place: the axis times a new inner one."""
+    axes = call.axes(call["self"])
+    if not isinstance(call["repeats"], int) or call["dim"] is None:
+        call.lock(axes, "repeated by computed counts")
+        return call.locked(call.out.shape, "repeated by computed counts")
+    dim = call["dim"] % len(axes)
+    repeated = call.algebra.product((axes[dim], call.algebra.fresh(call["repeats"])))
+    return (*axes[:dim], repeated, *axes[dim + 1 :])
+
+
 RULES = {
+    "aten.repeat_interleave": Rule(repeat_interleave),
     "aten.view": Rule(view, resize_sizes("size")),
     "aten._unsafe_view": Rule(view, resize_sizes("size")),
     "aten.reshape": Rule(view, resize_sizes("shape")),

@@ -1,0 +1,89 @@
+"""Artefacts: run the backends, measure what they wrote, list the files."""
+
+import hashlib
+import importlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphprune.data import load_tokenizer
+from graphprune.ir import Graph
+from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
+from graphprune.options import Measure, Progress
+from graphprune.output import folder_size
+from graphprune.spec import parse_spec
+from graphprune.text import Text
+
+_SAMPLE_TOKENS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Artefacts:
+    """What was written: the folder, its measurements, and whether it holds an ONNX decoder."""
+
+    folder: Path
+    measures: tuple[Measure, ...]
+    onnx: bool
+
+    def sample(self, text: Text | None, graph: Graph) -> str:
+        """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
+        if not self.onnx or text is None or graph.source.folder is None or len(text.held_out) < 16:
+            return ""
+        tokenizer = load_tokenizer(graph.source.folder)
+        prompt = ([] if text.bos is None else [text.bos]) + text.held_out[:16].tolist()
+        made = runtime().load(self.folder, "cpu").generate([prompt], max_new_tokens=_SAMPLE_TOKENS)[0]
+        return str(tokenizer.decode(prompt + list(made), skip_special_tokens=True))
+
+
+def load_backends(specs: Sequence[str]) -> list[Any]:
+    """The backends by their specs. Raises RegistryError for an unknown one."""
+    return [parse_spec("backends", spec) for spec in specs]
+
+
+def runtime() -> Any:
+    """The onnxruntime runner; a backend, so it is found by name."""
+    return importlib.import_module("graphprune.backends.runtime")
+
+
+def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Path, progress: Progress) -> Artefacts:
+    """Write with every backend, and measure files and speed beside the source's."""
+    for index, backend in enumerate(backends):
+        progress(f"writing {backend.name}", index, len(backends))
+        backend.export(graph, folder)
+    names = {backend.name: backend for backend in backends}
+    measures: tuple[Measure, ...] = ()
+    if "huggingface" in names:
+        measures += file_measures(source.source.folder, folder)
+    decoder = "onnx" in names and graph.source.kind == "decoder"
+    if decoder:
+        measures += onnx_measures(names["onnx"], source, folder, progress)
+    return Artefacts(folder, measures, decoder)
+
+
+def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
+    """Size and speed of the ONNX model; the source is exported too, in a folder that is removed, where it is small."""
+    progress("measuring speed in onnxruntime", 0, 0)
+    after = float(folder_size(folder / "onnx", "model.onnx*"))
+    if source.parameter_count() > LARGEST_MEASURED:
+        return (Measure("ONNX model", None, after, "bytes"),)
+    run = runtime()
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
+        backend.export(source, Path(name))
+        before = float(folder_size(Path(name) / "onnx", "model.onnx*"))
+        speed = speed_measures(Path(name), folder, lambda path: run.load(path, "cpu"), run.tokens_per_second)
+    return (Measure("ONNX model", before, after, "bytes"), *speed)
+
+
+def record_files(folder: Path) -> list[dict[str, Any]]:
+    """Every file with its size and hash."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)} for path in paths
+    ]
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""Candidates: which groups a request may cut, and the budget that limits them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from graphprune.budget import Budget, reachable_minimum
+from graphprune.errors import BudgetError, UsageError
+from graphprune.groups import Group, Groups, Kind
+from graphprune.options import AUTO
+
+# What `auto` leaves of every MLP and attention before it turns to the residual width.
+AUTO_FLOOR = 0.2
+_FIRST: tuple[Kind, ...] = ("mlp", "attention")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Candidates, the budget with its floor, and notes for the user."""
+
+    candidates: tuple[Group, ...]
+    budget: Budget
+    notes: tuple[str, ...]
+
+
+def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floor: float | None) -> Choice:
+    """The groups to cut for a budget.
+
+    `auto` takes MLP channels and attention groups, each down to a fifth, and the residual width too where these can not
+    reach the target; models without residual branches offer their other channels. Raises BudgetError with the reachable
+    minimum, UsageError where nothing of the named kinds can be cut.
+    """
+    if AUTO not in kinds:
+        budget = replace(budget, floor=floor or 0.0)
+        return Choice(named(groups, kinds), budget, ())
+    budget = replace(budget, floor=AUTO_FLOOR if floor is None else floor)
+    first = groups.prunable(frozenset(_FIRST)) or groups.prunable(frozenset({"other"}))
+    if not first:
+        raise UsageError("this model has nothing that auto cuts; see `graphprune inspect` for the locks and their reasons")
+    minimum = reachable_minimum(groups, first, budget)
+    if minimum <= budget.target:
+        return Choice(first, budget, ())
+    wider = (*first, *groups.prunable(frozenset({"residual"})))
+    reach = reachable_minimum(groups, wider, budget)
+    share = f"{budget.floor:.0%}"
+    if reach > budget.target:
+        raise BudgetError(
+            f"the target of {budget.target:,} parameters is out of reach: {reach:,} is the least with every MLP, attention "
+            f"and the residual width at {share} of its size; lower --floor, name more --prune kinds, or raise the target"
+        )
+    note = f"MLP and attention at {share} leave {minimum:,} parameters, above the target: the residual width is cut too"
+    return Choice(wider, budget, (note,))
+
+
+def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:
+    """The prunable groups of the named kinds; an error where a kind has none, with the reason it is locked."""
+    result: list[Group] = []
+    for kind in kinds:
+        if kind == "blocks":
+            continue
+        found = [g for g in groups.prunable(frozenset({kind}))]
+        if not found:
+            raise UsageError(explain_none(groups, kind))
+        result += found
+    return tuple(result)
+
+
+def explain_none(groups: Groups, kind: str) -> str:
+    locked = next((g for g in groups.groups if g.kind == kind and g.locked), None)
+    if locked is not None:
+        return f"--prune {kind}: every such group is locked; {locked.id} {locked.locked}"
+    return f"--prune {kind}: this model has no such groups; see `graphprune inspect`"

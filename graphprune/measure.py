@@ -1,0 +1,75 @@
+"""Before and after: parameters, bytes, held-out perplexity, and speed in onnxruntime, each measured the same way."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graphprune.evaluate import Perplexity, perplexity
+from graphprune.groups import Groups
+from graphprune.ir import Graph
+from graphprune.options import Measure
+from graphprune.output import folder_size
+from graphprune.text import Text
+
+# Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
+LARGEST_MEASURED = 300_000_000
+_WINDOW, _WORK = 256, 4e11
+
+
+def held_out_perplexity(graph: Graph, text: Text) -> Perplexity | None:
+    """Perplexity on the held-out text, or on as much of it as the model's size allows; None for large models."""
+    parameters = graph.parameter_count()
+    if parameters > LARGEST_MEASURED or len(text.held_out) < 2:
+        return None
+    limit = max(2048, int(_WORK / (2 * parameters)))
+    whole = len(text.held_out) <= limit
+    count = text.held_out_bytes if whole else None
+    return perplexity(graph, text.held_out[:limit], _WINDOW, bos=text.bos, text_bytes=count)
+
+
+def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:
+    """The polynomials of both models at their present sizes."""
+    old, new = before.sizes(), after.sizes()
+    rows = (
+        ("parameters", before.costs.parameters(old), after.costs.parameters(new)),
+        ("multiplications per token", before.costs.macs_per_token(old), after.costs.macs_per_token(new)),
+        ("cache bytes per token", before.costs.cache_bytes_per_token(old), after.costs.cache_bytes_per_token(new)),
+    )
+    return tuple(Measure(name, float(a), float(b), "bytes" if "bytes" in name else "") for name, a, b in rows if a)
+
+
+def perplexity_measures(before: Perplexity | None, after: Perplexity | None) -> tuple[Measure, ...]:
+    if before is None or after is None:
+        return ()
+    rows = [Measure("held-out perplexity", finite(before.perplexity), finite(after.perplexity))]
+    if before.bits_per_byte is not None and after.bits_per_byte is not None:
+        rows.append(Measure("held-out bits per byte", before.bits_per_byte, after.bits_per_byte))
+    return tuple(rows)
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def file_measures(before: Path | None, after: Path) -> tuple[Measure, ...]:
+    """Bytes of the checkpoint's weights and of the ONNX model."""
+    source = float(folder_size(before, "*.safetensors")) if before is not None else None
+    rows = [Measure("checkpoint file", source or None, float(folder_size(after, "*.safetensors")), "bytes")]
+    return tuple(row for row in rows if row.after)
+
+
+def speed_measures(
+    before: Path | None, after: Path, load: Callable[..., Any], speed: Callable[..., tuple[float, float]]
+) -> tuple[Measure, ...]:
+    """Tokens per second of both ONNX models, runs interleaved, the better of three each; `before` may be missing."""
+    models = {name: load(folder) for name, folder in (("before", before), ("after", after)) if folder is not None}
+    best: dict[str, list[float]] = {name: [0.0, 0.0] for name in models}
+    for _ in range(3):
+        for name, model in models.items():
+            best[name] = [max(pair) for pair in zip(best[name], speed(model, 64, 32), strict=True)]
+    old, new = best.get("before", [None, None]), best["after"]
+    return (
+        Measure("onnxruntime prefill tokens/s", old[0], new[0]),
+        Measure("onnxruntime decode tokens/s", old[1], new[1]),
+    )
