@@ -158,10 +158,10 @@ def test_windows_are_contiguous_deterministic_and_cover_the_stream() -> None:
 def test_calibration_gives_batches_within_the_context(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", " ".join(WORDS[3:] * 5))
     tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>")
-    batches = Calibration(path, samples=10, length=1000, seed=1).batches(tokenizer, tiny_graph(), 4)
+    batches = Calibration(path, samples=10, length=1000, seed=1, bos=True).batches(tokenizer, tiny_graph(), 4)
     assert [tuple(batch.shape) for batch in batches] == [(4, 48), (4, 48), (2, 48)]
     assert all(bool((batch[:, 0] == 0).all()) for batch in batches)
-    plain = Calibration(path, samples=2, length=20, bos=False).batches(tokenizer, tiny_graph())
+    plain = Calibration(path, samples=2, length=20).batches(tokenizer, tiny_graph())
     assert plain[0].shape == (2, 20)
     assert bool((plain[0] > 2).all())
 

@@ -11,7 +11,7 @@ from graphprune.analysis import analyze
 from graphprune.errors import DataError, UsageError
 from graphprune.groups import Group, Slot
 from graphprune.ir import Graph, get_tensor
-from graphprune.loss import decoder_inputs, next_token_loss
+from graphprune.loss import Batch, decoder_inputs, next_token_loss
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random
 from graphprune.passes.importance.taylor import Taylor
@@ -74,7 +74,7 @@ def test_query_heads_count_for_their_own_key_value_head() -> None:
     product = (gradients(graph, tokens)[name] * graph.parameters()[name].detach()).abs()
     expected = product.view(4, 2, 4, -1).sum((1, 2, 3))  # key-value head, query head, size, residual
     only_q = dataclasses.replace(tiny_groups()[HEADS], slots=tiny_groups()[HEADS].slots[:1])
-    close(Taylor().score(graph, [only_q], (tokens,))[HEADS], expected.tolist())
+    close(Taylor(gradients="batch").score(graph, [only_q], (tokens,))[HEADS], expected.tolist())
 
 
 def test_taylor_leaves_the_graph_as_it_was() -> None:
@@ -146,8 +146,9 @@ def test_a_given_loss_takes_batches_of_named_tensors() -> None:
     graph, groups, tokens = tiny_graph(), tiny_groups().groups, ids(3, 9)
     batch = dict(zip(graph.inputs, decoder_inputs(graph, tokens), strict=True))
 
-    def loss(outputs: tuple[Tensor, ...], _: object) -> Tensor:
-        return torch.nn.functional.cross_entropy(outputs[0][:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    def loss(outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        assert not isinstance(batch, Tensor)
+        return torch.nn.functional.cross_entropy(outputs[0][:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten())
 
     expected = Taylor().score(graph, groups, (tokens,))
     for id, score in Taylor().score(graph, groups, (batch,), loss).items():
