@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import onnx_ir as ir
 import torch
@@ -30,6 +30,7 @@ def translate(graph: Graph, opset: int) -> ir.Model:
     return Translator(graph, opset).run()
 
 
+@final
 class Translator:
     """Walks the graph once and records the ONNX nodes of each call."""
 
