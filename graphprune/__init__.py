@@ -2,6 +2,7 @@
 
     graph = graphprune.capture("demo")
     groups = graphprune.analyze(graph)
+    graphprune.export(graph, Path("out"))
 
 Names are loaded when they are first used, so that `import graphprune` takes no time.
 """
@@ -9,15 +10,20 @@ Names are loaded when they are first used, so that `import graphprune` takes no 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from graphprune.register import install
+
 if TYPE_CHECKING:
     from graphprune.analysis import analyze
+    from graphprune.compiler import compile_model as compile
     from graphprune.errors import GraphpruneError
+    from graphprune.exporting import export
     from graphprune.groups import Groups
     from graphprune.ir import Graph
     from graphprune.options import CompileOptions
     from graphprune.pass_manager import Context, Pass, run_passes
     from graphprune.plan import Plan, read_plan
     from graphprune.plugins import Allocation, Importance
+    from graphprune.rewrite import apply
     from graphprune.source import capture
     from graphprune.spec import parse_spec
 
@@ -32,28 +38,36 @@ __all__ = [
     "Pass",
     "Plan",
     "analyze",
+    "apply",
     "capture",
+    "compile",
+    "export",
     "parse_spec",
     "read_plan",
     "run_passes",
 ]
 
 _HOMES = {
-    "Allocation": "plugins",
-    "CompileOptions": "options",
-    "Context": "pass_manager",
-    "Graph": "ir",
-    "GraphpruneError": "errors",
-    "Groups": "groups",
-    "Importance": "plugins",
-    "Pass": "pass_manager",
-    "Plan": "plan",
-    "analyze": "analysis",
-    "capture": "source",
-    "parse_spec": "spec",
-    "read_plan": "plan",
-    "run_passes": "pass_manager",
+    "Allocation": "plugins:Allocation",
+    "CompileOptions": "options:CompileOptions",
+    "Context": "pass_manager:Context",
+    "Graph": "ir:Graph",
+    "GraphpruneError": "errors:GraphpruneError",
+    "Groups": "groups:Groups",
+    "Importance": "plugins:Importance",
+    "Pass": "pass_manager:Pass",
+    "Plan": "plan:Plan",
+    "analyze": "analysis:analyze",
+    "apply": "rewrite:apply",
+    "capture": "source:capture",
+    "compile": "compiler:compile_model",
+    "export": "exporting:export",
+    "parse_spec": "spec:parse_spec",
+    "read_plan": "plan:read_plan",
+    "run_passes": "pass_manager:run_passes",
 }
+
+install()  # transformers can load a generic checkpoint without trust_remote_code where graphprune is imported
 
 
 if not TYPE_CHECKING:  # a checker knows the names from the imports above, and misspelt ones by their absence
@@ -61,7 +75,8 @@ if not TYPE_CHECKING:  # a checker knows the names from the imports above, and m
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
-        return getattr(import_module(f"graphprune.{_HOMES[name]}"), name)
+        module, _, attribute = _HOMES[name].partition(":")
+        return getattr(import_module(f"graphprune.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

@@ -54,13 +54,13 @@ def generate_command(
 ) -> None:
     """Go on from a prompt with the ONNX model in OUT, in onnxruntime with the cache."""
     check_folder(out)
-    from graphprune.backends.runtime import Sampling, load
+    from graphprune.artefact_files import runtime
     from graphprune.data import load_tokenizer
 
-    model = load(out, provider)
+    model, sampling = runtime().load(out, provider), runtime().Sampling(temperature, top_k, seed)
     tokenizer = load_tokenizer(out)
     ids = tokenizer(prompt)["input_ids"]
-    stream = model.stream(ids, tokens, stop_tokens(out, tokenizer), Sampling(temperature, top_k, seed))
+    stream = model.stream(ids, tokens, stop_tokens(out, tokenizer), sampling)
     if as_json:
         made = list(stream)
         text = tokenizer.decode(made, skip_special_tokens=True)

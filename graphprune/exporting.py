@@ -1,0 +1,27 @@
+"""Export: a graph as checked artefacts, all of them or none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphprune import parity
+from graphprune.artefact_files import load_backends
+from graphprune.ir import Graph
+from graphprune.output import staging
+
+
+def export(
+    graph: Graph, out: Path, backends: Sequence[str] = ("huggingface", "onnx"), overwrite: bool = False
+) -> tuple[parity.Check, ...]:
+    """Write a graph with each backend (a spec), load every artefact in a fresh process, and compare it.
+
+    `out` appears complete or not at all. Raises UsageError where it exists and `overwrite` is not set, ExportError where
+    a backend cannot write the graph, ParityError where an artefact does not compute the same.
+    """
+    writers = load_backends(backends)
+    with staging(out, overwrite) as folder:
+        for writer in writers:
+            writer.export(graph, folder)
+        parity.save_reference(graph, folder)
+        checks = parity.check(folder)
+        parity.require(checks)
+    return tuple(checks)
