@@ -23,7 +23,7 @@ def word_tokenizer(**special: str) -> Any:
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **special)  # type: ignore[no-untyped-call]
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **special)
 
 
 def write(path: Path, data: str | bytes) -> str:

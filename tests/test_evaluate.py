@@ -19,7 +19,7 @@ from tests.tiny_llama import CONFIG, ids, tiny_graph
 @functools.cache
 def eager() -> Any:
     """The uncaptured model with the same weights."""
-    model: Any = transformers.LlamaForCausalLM(CONFIG).eval()  # type: ignore[no-untyped-call]
+    model: Any = transformers.LlamaForCausalLM(CONFIG).eval()
     model.load_state_dict({name: p.detach() for name, p in tiny_graph().parameters().items()}, strict=False)
     model.tie_weights()
     return model

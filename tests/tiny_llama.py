@@ -29,7 +29,7 @@ CONFIG = transformers.LlamaConfig(
 def tiny_graph() -> Graph:
     """The model captured once a process, with random weights, norms included."""
     torch.manual_seed(0)
-    model: Any = transformers.LlamaForCausalLM(CONFIG).eval()  # type: ignore[no-untyped-call]
+    model: Any = transformers.LlamaForCausalLM(CONFIG).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
