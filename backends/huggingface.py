@@ -21,11 +21,12 @@ from graphprune.parity import agree
 MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function
 # What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
-_LEFT_OUT = frozenset(
-    "architectures auto_map model_type transformers_version _name_or_path dtype torch_dtype sliding_window layer_types "
-    "use_sliding_window attention_chunk_size per_layer_config kv_sharing_modes num_kv_shared_layers rope_scaling "
-    "num_hidden_layers quantization_config is_encoder_decoder cache_implementation graph".split()
-)
+_LEFT_OUT = frozenset([
+    "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
+    "sliding_window", "layer_types", "use_sliding_window", "attention_chunk_size", "per_layer_config",
+    "kv_sharing_modes", "num_kv_shared_layers", "rope_scaling", "num_hidden_layers", "quantization_config",
+    "is_encoder_decoder", "cache_implementation", "graph",
+])  # fmt: skip
 
 
 @final
@@ -33,9 +34,9 @@ _LEFT_OUT = frozenset(
 class HuggingFace:
     """Write config.json, safetensors and the source's tokenizer, template and licence files.
 
-    `form` is `auto`: a stock checkpoint where a configuration of the source's own architecture has the graph's shapes and
-    computes what the graph computes, otherwise the generic `modeling_graphprune.py`; `stock` and `generic` force one.
-    Weights above `shard_bytes` are split into several files.
+    `form` is `auto`: a stock checkpoint where a configuration of the source's own architecture has the graph's shapes
+    and computes what the graph computes, otherwise the generic `modeling_graphprune.py`; `stock` and `generic` force
+    one. Weights above `shard_bytes` are split into several files.
     """
 
     name: ClassVar[str] = "huggingface"
@@ -179,7 +180,8 @@ def generic_config(graph: Graph) -> dict[str, Any]:
     from graphprune.backends.modeling_graphprune import pack
 
     decoder = graph.source.kind == "decoder"
-    class_name, auto = ("GraphpruneForCausalLM", "AutoModelForCausalLM") if decoder else ("GraphpruneModel", "AutoModel")
+    class_name = "GraphpruneForCausalLM" if decoder else "GraphpruneModel"
+    auto = "AutoModelForCausalLM" if decoder else "AutoModel"
     dtype = type_name(main_dtype(graph))
     return {
         **plain_fields(graph),

@@ -25,8 +25,9 @@ _FUNCTIONS = {"Max": sympy.Max, "Min": sympy.Min, "Mod": sympy.Mod, "floor": sym
 def to_data(graph: Graph) -> dict[str, Any]:
     """The graph as JSON data. Raises ExportError naming a node that has no JSON form.
 
-    `nodes` are `["input", name]`, `["tensor", name]` or `[operator, args, kwargs]`; `outputs` pairs names with node indices;
-    `types` and `scopes` run parallel to `nodes`; `tensors` maps a name to element type, shape and whether it is trained.
+    `nodes` are `["input", name]`, `["tensor", name]` or `[operator, args, kwargs]`; `outputs` pairs names with node
+    indices; `types` and `scopes` run parallel to `nodes`; `tensors` maps a name to element type, shape and whether
+    it is trained.
     A tied tensor stands under the first of its names.
     """
     names = first_names(graph.tensors())
@@ -40,11 +41,15 @@ def to_data(graph: Graph) -> dict[str, Any]:
         "dtype": type_name(main_dtype(graph)),
         "inputs": [[name, *encode_type(node.meta["value"])] for name, node in graph.placeholders.items()],
         "outputs": [[name, index[node]] for name, node in graph.results.items()],
-        "tensors": {n: [type_name(t.dtype), list(t.shape), isinstance(t, torch.nn.Parameter)] for n, t in tensors.items()},
+        "tensors": {name: describe_tensor(tensor) for name, tensor in tensors.items()},
         "nodes": [encode_node(node, index, contract, names) for node in body],
         "types": [encode_type(node.meta.get("value")) for node in body],
-        "scopes": [node.meta.get("scope", "") for node in body],
+        "scopes": [node.meta.get("scope") for node in body],
     }
+
+
+def describe_tensor(tensor: Tensor) -> list[Any]:
+    return [type_name(tensor.dtype), list(tensor.shape), isinstance(tensor, torch.nn.Parameter)]
 
 
 def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -121,7 +126,7 @@ def encode_type(value: Any) -> Any:
 
 
 def from_data(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source | None = None) -> Graph:
-    """Rebuild the graph that `to_data` described, on the given tensors. Raises SourceError where the data is damaged."""
+    """Rebuild the graph that `to_data` described, on the given tensors. Raises SourceError where data is damaged."""
     try:
         return build_graph(data, tensors, source or Source(data["kind"]))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
@@ -134,7 +139,7 @@ def build_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: 
     for item, described, scope in zip(data["nodes"], data["types"], data["scopes"], strict=True):
         node = build_node(nodes, item, built)
         node.meta["value"] = decode_type(described)
-        if item[0] not in ("input", "tensor"):
+        if scope is not None:
             node.meta["scope"] = scope
         built.append(node)
     nodes.output(tuple(built[i] for _, i in data["outputs"]))

@@ -1,8 +1,9 @@
-"""The stock configuration of a pruned model: found by search, proved on the meta device, with no code for any architecture."""
+"""The stock configuration of a pruned model: found by search, proved on the meta device, the same for every family."""
 
 import contextlib
 import heapq
 import itertools
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ class Skeleton:
 def stock_config(graph: Graph) -> Any:
     """The first of `stock_configs`, or None.
 
-    Equal shapes do not prove equal function (the scale of attention, the statistics of norms): compare before trusting it.
+    Equal shapes do not prove equal function (attention scales, statistics of norms): compare before trusting it.
     """
     return next(stock_configs(graph), None)
 
@@ -84,7 +85,7 @@ def quiet() -> Iterator[None]:
     import transformers
 
     level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
@@ -151,7 +152,7 @@ def unread_fit(old: Skeleton, found: Skeleton, new: Shapes) -> bool:
 
 
 def rebuild(config: Any, changes: Assignment | Mapping[Path, Any]) -> Any:
-    """The configuration with some values changed, through its own constructor as loading does; None where it refuses."""
+    """The configuration with some values changed, through its constructor as in loading; None where that refuses."""
     data = config.to_dict()
     for path, value in changes.items() if isinstance(changes, Mapping) else changes:
         place = data
@@ -293,6 +294,5 @@ def differing_sizes(shapes: Shapes, target: Shapes) -> list[tuple[int, int]]:
 def mismatch(shapes: Shapes, target: Shapes) -> int:
     """The number of dimensions in which the shapes differ from the target."""
     return sum(
-        sum(a != b for a, b in itertools.zip_longest(shape, shapes.get(name, ())))
-        for name, shape in target.items()
+        sum(a != b for a, b in itertools.zip_longest(shape, shapes.get(name, ()))) for name, shape in target.items()
     )
