@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from graphprune.errors import CaptureError
 from graphprune.folding import fold_constants
+from graphprune.functional import functional, is_mutable, is_simple, opname
 from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
 
 # Nodes that only assert what the captured types already say.
@@ -49,7 +50,7 @@ def capture_module(
 
     Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
     """
-    was_training = module.training
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         with torch.no_grad(), patches():
@@ -59,11 +60,14 @@ def capture_module(
                 dynamic_shapes=(export_dimensions(contract),) if takes_star(module) else export_dimensions(contract),
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
-            ).run_decompositions({})
+            )
+            if not is_simple(program):
+                program = program.run_decompositions({})
     except Exception as error:
         raise CaptureError(explain_failure(error)) from error
     finally:
-        module.train(was_training)
+        for part in training:
+            part.training = True
     return Normalizer(module, program, contract, prefix).run()
 
 
@@ -190,7 +194,16 @@ class Normalizer:
         args = torch.fx.node.map_arg(node.args, lambda n: self.mapping[n])
         kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: self.mapping[n])
         described = self.describe(value)
-        new = self.graph.call_function(*explicit(node.target, args, dict(kwargs), described))
+        if opname(node) == "flatten" and isinstance(described, TensorType):
+            args = (args[0], [s if isinstance(s, int) else self.emit_size(s) for s in described.shape])
+            call: Any = (torch.ops.aten.reshape.default, args, {})
+        else:
+            call = functional(node, args, dict(kwargs), described)
+        new = self.graph.call_function(*call) if isinstance(call, tuple) else call
+        if is_mutable(node):
+            self.mapping[node.args[0]] = new  # later readers see the changed tensor
+        if not isinstance(call, tuple):
+            return new
         new.meta["value"] = described
         new.meta["scope"] = self.scope_of(node)
         return new
@@ -252,21 +265,6 @@ class Normalizer:
             changed = [spec.target for spec in specs if spec.kind != OutputKind.USER_OUTPUT]
             raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(map(str, changed[:3]))}")
         return self.program.graph.output_node().args[0]  # type: ignore[return-value]
-
-
-def explicit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> tuple[Any, ...]:
-    """Spell out what a cut would change silently: even splits, attention's default scale, and strides that views rely on."""
-    if target is torch.ops.aten.split.Tensor:
-        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-        sizes = [piece.shape[dim] for piece in value]
-        if all(isinstance(size, int) for size in sizes):
-            return torch.ops.aten.split_with_sizes.default, (args[0], sizes, dim), {}
-    if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-        return torch.ops.aten.reshape.default, args, kwargs
-    if target is torch.ops.aten.scaled_dot_product_attention.default and kwargs.get("scale") is None:
-        size = args[0].meta["value"].shape[-1]
-        kwargs = {**kwargs, "scale": float(size) ** -0.5}
-    return target, args, kwargs
 
 
 def fold_left(graph: fx.Graph, function: Callable[..., Any], parts: list[Any], combine: Any) -> fx.Node:

@@ -135,7 +135,7 @@ def number(value: float | None, unit: str = "") -> str:
     if unit == "bytes":
         size, name = next(((s, n) for s, n in _BYTES if value >= s), (1, "B"))
         return f"{value / size:.2f} {name}" if size > 1 else f"{value:.0f} B"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def small(value: float | None) -> str:

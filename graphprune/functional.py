@@ -1,0 +1,88 @@
+"""Functional form: exported calls that alias or change a tensor become calls that make a new one.
+
+`run_decompositions({})` does the same by tracing the program a second time, which costs as much as the export; it is used
+where a program has something that this file does not know to be safe.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphprune.ir import TensorType
+
+_aten = torch.ops.aten
+# Calls that return their operand where nothing about its type changes.
+_COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "clone"}
+_RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
+_VIEWS = {"view", "transpose", "permute", "slice", "select", "expand", "unsqueeze", "squeeze", "t", "numpy_T", "chunk", "split"}
+
+
+def is_simple(program: torch.export.ExportedProgram) -> bool:
+    """Say whether every call is one that `functional` can write: plain operators, and only safe changes in place."""
+    for node in program.graph.nodes:
+        if node.op == "get_attr" or (node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator)):
+            return False
+        if is_mutable(node) and not is_safe_change(node):
+            return False
+    return True
+
+
+def is_mutable(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def is_safe_change(node: fx.Node) -> bool:
+    """Changing a tensor in place is safe to undo where it was made by a call and no view of it exists."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or functional_overload(node) is None:
+        return False
+    made = source.op == "call_function" and opname(source) not in _VIEWS | _RESHAPES | _COPIES
+    return made and all(user is node or opname(user) not in _VIEWS | _RESHAPES | _COPIES for user in source.users)
+
+
+def functional_overload(node: fx.Node) -> Any:
+    """The operator that returns what this one writes in place: `add_` has `add`."""
+    name = opname(node)
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    packet = getattr(_aten, name[:-1], None)
+    return getattr(packet, node.target._overloadname, None) if packet is not None else None  # type: ignore[union-attr]
+
+
+def opname(node: fx.Node) -> str:
+    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
+    """The call to write for an exported one: an operand itself, or `(target, args, kwargs)`.
+
+    Also spells out what a cut would change silently: even splits, attention's default scale, strides that views need.
+    """
+    name, target = opname(node), node.target
+    if name in _COPIES and isinstance(args[0], fx.Node):
+        return copied(args[0], value)
+    if name == "dropout":
+        return args[0]
+    if name == "numpy_T":
+        return _aten.permute.default, (args[0], list(range(len(value.shape)))[::-1]), {}
+    if name in ("view", "_unsafe_view", "reshape"):
+        return _aten.reshape.default, args, {}
+    if name in ("split", "chunk") and isinstance(value, tuple):
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        sizes = [piece.shape[dim] for piece in value]
+        if all(isinstance(size, int) for size in sizes):
+            return _aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
+        return target, args, {**kwargs, "scale": float(args[0].meta["value"].shape[-1]) ** -0.5}
+    if is_mutable(node):
+        return functional_overload(node), args, kwargs
+    return target, args, kwargs
+
+
+def copied(operand: fx.Node, value: TensorType) -> Any:
+    """A copy that only changes the element type; the operand itself where that stays."""
+    source: TensorType = operand.meta["value"]
+    if source.dtype == value.dtype:
+        return operand
+    return _aten._to_copy.default, (operand,), {"dtype": value.dtype}
