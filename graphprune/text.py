@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graphprune.data import (
@@ -44,9 +43,7 @@ def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int) 
     train, held = split_text(spec, _BYTES_PER_WINDOW_TOKEN * samples * length)
     tokens, bos = encode(tokenizer, train), tokenizer.bos_token_id
     check_tokens(tokens, vocabulary_size(graph), length, spec)
-    windows = sample_windows(tokens, samples, length - (bos is not None), seed)
-    if bos is not None:
-        windows = torch.nn.functional.pad(windows, (1, 0), value=bos)
+    windows = sample_windows(tokens, samples, length, seed)
     stream = encode(tokenizer, held)
     return Text(split_rows(windows, _BATCH), stream, sum(len(text.encode()) for text in held), bos)
 

@@ -1,19 +1,22 @@
 """Python source that every machine has: the standard library, split by file into train and held-out."""
 
 import hashlib
+import os
 import sysconfig
 from pathlib import Path
 
 # Test suites, bundled wheels and generated tables would dominate the text without being prose-like Python.
-_SKIPPED = {"test", "tests", "idlelib", "site-packages", "__pycache__", "lib2to3", "ensurepip", "pydoc_data"}
+_SKIPPED = {"test", "tests", "idlelib", "site-packages", "__pycache__", "lib2to3", "ensurepip", "pydoc_data", "encodings"}
 _HELD_OUT_SHARE = 16  # one file in sixteen
 
 
 def source_files() -> list[Path]:
     """Return the standard library's modules, sorted by path, without tests and generated tables."""
-    root = Path(sysconfig.get_path("stdlib"))
-    files = (path for path in root.rglob("*.py") if not _SKIPPED & set(path.relative_to(root).parts))
-    return sorted(path for path in files if "encodings" not in path.parts)
+    found: list[Path] = []
+    for folder, names, files in os.walk(sysconfig.get_path("stdlib")):
+        names[:] = [name for name in names if name not in _SKIPPED]
+        found += [Path(folder) / name for name in files if name.endswith(".py")]
+    return sorted(found)
 
 
 def is_held_out(path: Path) -> bool:
