@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphprune.backends.copying import copy_companions
 from graphprune.backends.serial import main_dtype, stored_tensors, to_data, type_name
-from graphprune.backends.stock import renumber, stock_configs
+from graphprune.backends.stock import quiet, renumber, skeleton, stock_configs
 from graphprune.errors import ExportError
 from graphprune.ir import Graph
 from graphprune.parity import agree
@@ -60,9 +60,10 @@ class HuggingFace:
             raise ExportError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
     def write(self, graph: Graph, folder: Path) -> list[Path]:
-        model = None if self.form == "generic" else next(stock_models(graph), None)
-        if model is not None:
-            return write_stock(model, folder, self.shard_bytes)
+        with quiet():
+            model = None if self.form == "generic" else next(stock_models(graph), None)
+            if model is not None:
+                return write_stock(model, folder, self.shard_bytes)
         if self.form == "stock":
             raise ExportError(f"no configuration of {graph.source.architecture or 'the source'} fits; use form=generic")
         return write_generic(graph, folder, self.shard_bytes)
@@ -101,8 +102,6 @@ def model_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def renumbered_from(graph: Graph) -> dict[str, str]:
     """The name in the stock model of each of the graph's tensors; the same unless whole layers were dropped."""
-    from graphprune.backends.stock import skeleton
-
     found = skeleton(graph.source.config, graph.source.architecture)
     return renumber(found.shapes if found else {}, {n: tuple(t.shape) for n, t in graph.tensors().items()})
 

@@ -81,15 +81,18 @@ def solve(config: Any, old: Skeleton, shapes: Shapes, architecture: str) -> Iter
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from warning about candidates that are not going to be used."""
+    """Keep transformers from warning about what is only tried, and from drawing progress bars of its own."""
     import transformers
 
-    level = transformers.logging.get_verbosity()
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def skeleton(config: Any, architecture: str) -> Skeleton | None:

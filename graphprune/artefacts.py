@@ -30,6 +30,9 @@ MODELING = "modeling_graphprune"
 
 def main(arguments: Sequence[str]) -> int:
     """Print the checks of the folder named in the arguments as one line of JSON; 0 if all passed."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
     try:
         checks = list(check_all(Path(arguments[0])))
     except GraphpruneError as error:

@@ -1,5 +1,6 @@
 """Parity: artefacts loaded in a fresh process agree with the graph, and damage is noticed."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from graphprune.artefacts import check_all, main
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.errors import ParityError
 from graphprune.parity import REFERENCE, Check, check, compare, compare_tokens, reference, require, save_reference
@@ -53,7 +55,7 @@ def test_a_changed_weight_fails(out: Path, tmp_path: Path) -> None:
     weights["model.layers.1.mlp.down_proj.weight"] *= 1.5
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ParityError, match="huggingface: "):
-        require(check(tmp_path))
+        require(list(check_all(tmp_path)))
 
 
 def test_foreign_code_is_not_run(out: Path, tmp_path: Path) -> None:
@@ -61,17 +63,22 @@ def test_foreign_code_is_not_run(out: Path, tmp_path: Path) -> None:
     code = tmp_path / "modeling_graphprune.py"
     code.write_text(code.read_text() + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(ParityError, match="differs from the file that this graphprune writes"):
-        check(tmp_path)
+        list(check_all(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_missing_or_damaged_reference_is_one_line(out: Path, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="is missing"):
-        check(tmp_path)
+        list(check_all(tmp_path))
     (tmp_path / REFERENCE).parent.mkdir()
     (tmp_path / REFERENCE).write_bytes((out / REFERENCE).read_bytes()[:50])
     with pytest.raises(ParityError, match="is damaged"):
-        check(tmp_path)
+        list(check_all(tmp_path))
+
+
+def test_the_fresh_process_reports_an_error_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert "reference.safetensors is missing" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_comparing_is_relative_to_the_largest_logit() -> None:
