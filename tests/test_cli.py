@@ -255,6 +255,7 @@ def test_a_character_of_several_tokens_is_printed_once_it_is_whole() -> None:
         (None, "", "-"),
         (1234567, "", "1,234,567"),
         (5.67891, "", "5.679"),
+        (45678.9, "", "45,679"),
         (100, "bytes", "100 B"),
         (3 << 19, "bytes", "1.50 MiB"),
     ],

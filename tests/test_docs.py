@@ -1,0 +1,58 @@
+"""The documents name only what exists: files they link to, commands, options, public names."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import graphprune
+from graphprune.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COMMANDS = {
+    name: {o for p in command.params for o in p.opts} for name, command in typer.main.get_command(app).commands.items()
+}  # type: ignore[attr-defined]
+OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict"}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_options_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    commands = re.findall(r"(?m)(?:^ {4}|`)graphprune ([a-z]+)", text)
+    assert not [command for command in commands if command not in COMMANDS]
+    known = OTHERS_OPTIONS.union(*COMMANDS.values())
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    assert options <= known, options - known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_in_the_docs_parses_and_uses_public_names(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "graphprune":
+                assert node.attr in graphprune.__all__
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {command for command in COMMANDS if f"graphprune {command}" in text} == set(COMMANDS)
+
+
+def test_the_plugin_shown_is_the_one_that_is_tested() -> None:
+    shown = (ROOT / "docs" / "writing-a-pass.md").read_text(encoding="utf-8")
+    source = (ROOT / "tests" / "plugin" / "graphprune_example.py").read_text(encoding="utf-8")
+    assert source[source.index("@final") :].strip() in shown
