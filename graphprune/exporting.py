@@ -14,7 +14,7 @@ def export(
 ) -> tuple[parity.Check, ...]:
     """Write a graph with each backend (a spec), load every artefact in a fresh process, and compare it.
 
-    `out` appears complete or not at all. Raises UsageError where it exists and `overwrite` is not set, ExportError where
+    `out` appears complete or not at all. Raises UsageError where it exists without `overwrite`, ExportError where
     a backend cannot write the graph, ParityError where an artefact does not compute the same.
     """
     writers = load_backends(backends)
