@@ -85,7 +85,7 @@ def stock_model(graph: Graph, config: Any) -> Any:
     config.dtype = main_dtype(graph)
     architecture = getattr(transformers, graph.source.architecture)
     with no_init_weights():
-        model = architecture._from_config(config, dtype=main_dtype(graph), attn_implementation="sdpa").eval()
+        model = architecture._from_config(config, dtype=main_dtype(graph)).eval()
     parameters = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     old = renumbered_from(graph)
     state = {old[n]: t for n, t in stored_tensors(graph).items() if old.get(n) in parameters}
@@ -205,9 +205,18 @@ def plain_fields(graph: Graph) -> dict[str, Any]:
         value = getattr(config, name, None)
         if isinstance(value, int):
             fields[name] = value
+    # AutoTokenizer looks here where the tokenizer files name no class, as it did at the source's model type.
+    fields.setdefault("tokenizer_class", tokenizer_class(graph.source.config.model_type))
     if "logits" in graph.outputs and graph.source.kind == "decoder":
         fields["vocab_size"] = int(graph.results["logits"].meta["value"].shape[-1])
     return fields
+
+
+def tokenizer_class(model_type: str) -> str | None:
+    """The tokenizer class that transformers takes for a model type, where it has one."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    return TOKENIZER_MAPPING_NAMES.get(model_type)
 
 
 def is_plain(value: Any) -> bool:

@@ -169,6 +169,7 @@ def test_the_generic_form_generates_what_the_source_generates(unequal_folder: Pa
 
 def test_gpt2_with_tied_embeddings_in_the_generic_form(gpt2: Graph, tmp_path: Path) -> None:
     HuggingFace(form="generic").export(gpt2, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
     model, source = load(tmp_path), tiny_gpt2()
     torch.testing.assert_close(model(prompts()).logits, source(prompts()).logits, atol=1e-5, rtol=0)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in source.parameters())
