@@ -11,7 +11,7 @@ from graphprune import registry
 from graphprune.errors import UsageError
 
 _SPEC = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
-_SPECIAL = set("{}[],= \t\n'\"\\")
+_SPECIAL = set("{}[],='\"\\")
 _WORDS = {"none": None, "true": True, "false": False}
 
 
@@ -193,5 +193,6 @@ def print_value(value: Any) -> str:
         return print_spec(value)
     if not isinstance(value, str):
         return repr(value)
-    plain = value and not _SPECIAL & set(value) and parse_value(value) == value
+    special = any(character in _SPECIAL or character.isspace() for character in value)
+    plain = value and not special and parse_value(value) == value
     return value if plain else "'" + re.sub(r"(['\\])", r"\\\1", value) + "'"

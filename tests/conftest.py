@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # The suite runs in as many processes as there are cores; a second layer of threads only slows them down.
@@ -12,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+# The same examples on every run, and no limit on their time: a loaded machine fails no test.
+hypothesis.settings.register_profile("graphprune", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("graphprune")
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
 

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from graphprune.errors import UsageError
@@ -135,6 +135,8 @@ values = st.recursive(
 
 
 @given(values)
+@example("\x1f")
+@example(("0\x1f", " ", "None", ""))
 def test_every_value_reads_back_as_it_was(value: Any) -> None:
     name, options = split_spec(f"sample{{value={print_value(value)}}}")
     assert name == "sample"
