@@ -49,8 +49,9 @@ def analyze_axes(graph: Graph) -> Analysis:
     taken: set[str] = set()
     for atom, slots in carriers.items():
         group = make_group(inference.algebra, atom, slots, parameters, kinds, taken)
-        marks = {"constants": constants.get(atom, ()), "averaged": atom in averaged, "locked": locks.get(atom)}
-        found[atom] = replace(group, **marks)
+        found[atom] = replace(
+            group, constants=constants.get(atom, ()), averaged=atom in averaged, locked=locks.get(atom)
+        )
         taken.add(group.id)
     costs = build_costs(graph, inference, found, kinds)
     groups = Groups(tuple(found.values()), kinds.branches, costs)
@@ -102,7 +103,7 @@ def collect_constants(graph: Graph, inference: Inference) -> dict[Axis, tuple[Co
         axes = inference.axes.get(node, ())
         if node.op != "call_function" or not axes or isinstance(axes[0], tuple):
             continue
-        for path, axis in sized_arguments(node, axes):  # type: ignore[arg-type]
+        for path, axis in sized_arguments(node, axes):
             for atom in inference.algebra.atoms(axis):
                 found[atom].append(Constant(node.name, path))
     return {atom: tuple(constants) for atom, constants in found.items()}
@@ -110,7 +111,7 @@ def collect_constants(graph: Graph, inference: Inference) -> dict[Axis, tuple[Co
 
 def sized_arguments(node: fx.Node, axes: Axes) -> list[tuple[tuple[int, ...], Axis]]:
     """The list argument of a shape operator, entry by entry, with the axis each entry is the size of."""
-    result = []
+    result: list[tuple[tuple[int, ...], Axis]] = []
     for index, argument in enumerate(node.args):
         if isinstance(argument, (list, tuple)) and len(argument) == len(axes):
             result += [((index, d), axes[d]) for d, a in enumerate(argument) if isinstance(a, int) and a > 1]

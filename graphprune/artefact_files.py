@@ -80,7 +80,8 @@ def record_files(folder: Path) -> list[dict[str, Any]]:
     """Every file with its size and hash."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return [
-        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)} for path in paths
+        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)}
+        for path in paths
     ]
 
 

@@ -102,7 +102,7 @@ def scope_of_last(term: fx.Node, weights: set[str]) -> str:
 
 def exclusive_nodes(graph: Graph, end: fx.Node) -> list[fx.Node]:
     """What would be dead without this term: nodes that only it, and cache results, read."""
-    caches_only = {n for n in graph.results.values()} - {
+    caches_only = set(graph.results.values()) - {
         node for name, node in graph.results.items() if not name.startswith("present.")
     }
     output = graph.module.graph.output_node()

@@ -35,7 +35,7 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
     budget = replace(budget, floor=AUTO_FLOOR if floor is None else floor)
     first = groups.prunable(frozenset(_FIRST)) or groups.prunable(frozenset({"other"}))
     if not first:
-        raise UsageError("this model has nothing that auto cuts; see `graphprune inspect` for the locks and their reasons")
+        raise UsageError("this model has nothing that auto cuts; `graphprune inspect` shows the locks")
     minimum = reachable_minimum(groups, first, budget)
     if minimum <= budget.target:
         return Choice(first, budget, ())
@@ -44,10 +44,10 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
     share = f"{budget.floor:.0%}"
     if reach > budget.target:
         raise BudgetError(
-            f"the target of {budget.target:,} parameters is out of reach: {reach:,} is the least with every MLP, attention "
-            f"and the residual width at {share} of its size; lower --floor, name more --prune kinds, or raise the target"
+            f"the target of {budget.target:,} parameters is out of reach: {reach:,} is the least with every MLP, "
+            f"attention and the residual width at {share}; lower --floor, name more --prune kinds, or raise the target"
         )
-    note = f"MLP and attention at {share} leave {minimum:,} parameters, above the target: the residual width is cut too"
+    note = f"MLP and attention at {share} still leave {minimum:,} parameters: the residual width is cut too"
     return Choice(wider, budget, (note,))
 
 
@@ -57,7 +57,7 @@ def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:
     for kind in kinds:
         if kind == "blocks":
             continue
-        found = [g for g in groups.prunable(frozenset({kind}))]
+        found = groups.prunable(frozenset({kind}))
         if not found:
             raise UsageError(explain_none(groups, kind))
         result += found

@@ -19,8 +19,8 @@ def model_card(graph: Graph, options: CompileOptions, measures: Sequence[Measure
         "",
         f"# {Path(name).name}, pruned to {graph.parameter_count():,} parameters",
         "",
-        f"Made by [graphprune](https://pypi.org/project/graphprune) from `{name}` with importance `{options.importance}` and "
-        f"allocation `{options.allocation}`, target `{options.target_params}`, seed {options.seed}. No recovery training.",
+        f"Made by graphprune from `{name}`: importance `{options.importance}`, allocation `{options.allocation}`, "
+        f"target `{options.target_params}`, seed {options.seed}. No recovery training.",
         "",
         "| | before | after |",
         "|---|---|---|",
@@ -35,10 +35,13 @@ def model_card(graph: Graph, options: CompileOptions, measures: Sequence[Measure
         "",
     ]
     if generic:
-        lines += ["Layers differ in shape, so `modeling_graphprune.py` comes with the weights; it interprets the graph", ""]
+        lines += [
+            "Layers differ in shape, so `modeling_graphprune.py` comes with the weights; it interprets the graph",
+            "",
+        ]
         lines[-2] += " in config.json. After `import graphprune` it needs no `trust_remote_code`."
     if onnx:
-        lines += ["`onnx/` is self-contained: `graphprune generate . \"prompt\"` runs it in onnxruntime.", ""]
+        lines += ['`onnx/` is self-contained: `graphprune generate . "prompt"` runs it in onnxruntime.', ""]
     return "\n".join(lines)
 
 

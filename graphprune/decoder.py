@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from graphprune.tracing import Contract
 from graphprune.errors import CaptureError
+from graphprune.tracing import Contract
 
 # Example sizes differ from each other and from 0 and 1, which torch.export treats as constants.
 BATCH, SEQUENCE, PAST = 2, 3, 5
@@ -28,7 +28,7 @@ class Decoder(nn.Module):
         plain = {n: t for n, t in zip(self.names, inputs, strict=True) if not n.startswith("past_key_values.")}
         past = inputs[len(plain) :]
         cache = new_cache(self.model)
-        for layer, (key, value) in zip(cache.layers, zip(past[::2], past[1::2]), strict=True):
+        for layer, key, value in zip(cache.layers, past[::2], past[1::2], strict=True):
             layer.lazy_initialization(key, value)
             layer.keys, layer.values = key, value
         output = self.model(**plain, past_key_values=cache, use_cache=True)
@@ -121,7 +121,9 @@ def probe_cache(model: Any) -> list[list[tuple[int, int, torch.dtype]]]:
             raise CaptureError(f"cannot run {type(model).__name__} with a cache: {error}") from error
     for index, layer in enumerate(layers):
         if not isinstance(getattr(layer, "keys", None), Tensor) or layer.keys.ndim != 4:
-            raise CaptureError(f"layer {index} of {type(model).__name__} keeps a {type(layer).__name__}, not keys and values")
+            raise CaptureError(
+                f"layer {index} of {type(model).__name__} keeps a {type(layer).__name__}, not keys and values"
+            )
     return [[(int(t.shape[1]), int(t.shape[3]), t.dtype) for t in (layer.keys, layer.values)] for layer in layers]
 
 

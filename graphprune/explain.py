@@ -1,5 +1,7 @@
 """Explanations: the path of operators that couples two weight dimensions."""
 
+import itertools
+
 import networkx
 
 from graphprune.analysis import Analysis, analyze_axes
@@ -39,11 +41,13 @@ def explain(graph: Graph, first: str, second: str) -> str:
         return lines[0]
     nodes = {node.name: node for node in graph.nodes}
     last = ""
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in itertools.pairwise(path):
         name = coupling.edges[a, b]["node"]
         if name in nodes and name != last:
             node = nodes[name]
-            lines.append(f"  {operator_name(node)} {node.meta['value']}  in {node.meta.get('scope') or 'the model'}  ({name})")
+            lines.append(
+                f"  {operator_name(node)} {node.meta['value']}  in {node.meta.get('scope') or 'the model'}  ({name})"
+            )
         last = name
     return "\n".join(lines)
 
@@ -56,7 +60,9 @@ def find_dimension(analysis: Analysis, text: str) -> Axis:
     if name not in nodes or not dim.isdigit() or int(dim) >= len(analysis.inference.axes[nodes[name]]):
         close = [n for n in nodes if name and (name in n or n in text)][:3]
         hint = f"; near: {', '.join(close)}" if close else ""
-        raise UsageError(f"{text} is no weight dimension; write it as parameter:dim, such as {next(iter(nodes))}:0{hint}")
+        raise UsageError(
+            f"{text} is no weight dimension; write it as parameter:dim, such as {next(iter(nodes))}:0{hint}"
+        )
     axis = analysis.inference.axes[nodes[name]][int(dim)]
     assert isinstance(axis, int)
     return axis

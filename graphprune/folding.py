@@ -31,7 +31,11 @@ def fold_constants(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
 def is_constant(node: fx.Node, values: dict[fx.Node, Tensor]) -> bool:
     """Say whether a call's result is a small tensor of static shape made from constants alone."""
     value = node.meta.get("value")
-    if node.op != "call_function" or not isinstance(value, TensorType) or not isinstance(node.target, torch._ops.OpOverload):
+    if (
+        node.op != "call_function"
+        or not isinstance(value, TensorType)
+        or not isinstance(node.target, torch._ops.OpOverload)
+    ):
         return False
     elements = 1
     for size in value.shape:
@@ -52,7 +56,7 @@ def evaluate(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
         return values[argument] if isinstance(argument, fx.Node) else argument
 
     args = torch.fx.node.map_aggregate(node.args, operand)
-    kwargs = dict(torch.fx.node.map_aggregate(node.kwargs, operand))  # type: ignore[arg-type]
+    kwargs = dict(torch.fx.node.map_aggregate(node.kwargs, operand))
     if "device" in kwargs:
         kwargs["device"] = "cpu"
     with torch.no_grad():

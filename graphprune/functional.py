@@ -1,7 +1,7 @@
 """Functional form: exported calls that alias or change a tensor become calls that make a new one.
 
-`run_decompositions({})` does the same by tracing the program a second time, which costs as much as the export; it is used
-where a program has something that this file does not know to be safe.
+`run_decompositions({})` does the same by tracing the program a second time, which costs as much as the export; it is
+used where a program has something that this file does not know to be safe.
 """
 
 from typing import Any
@@ -15,13 +15,28 @@ _aten = torch.ops.aten
 # Calls that return their operand where nothing about its type changes.
 _COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "clone"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
-_VIEWS = {"view", "transpose", "permute", "slice", "select", "expand", "unsqueeze", "squeeze", "t", "numpy_T", "chunk", "split"}
+_VIEWS = {
+    "view",
+    "transpose",
+    "permute",
+    "slice",
+    "select",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "t",
+    "numpy_T",
+    "chunk",
+    "split",
+}
 
 
 def is_simple(program: torch.export.ExportedProgram) -> bool:
     """Say whether every call is one that `functional` can write: plain operators, and only safe changes in place."""
     for node in program.graph.nodes:
-        if node.op == "get_attr" or (node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator)):
+        if node.op == "get_attr" or (
+            node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator)
+        ):
             return False
         if is_mutable(node) and not is_safe_change(node):
             return False

@@ -15,7 +15,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One dimension of one parameter or buffer that carries a group: `owner[i]` is the unit that owns index i, or -1."""
+    """One dimension of a parameter or buffer that carries a group: `owner[i]` is the unit that owns index i, or -1."""
 
     name: str
     dim: int

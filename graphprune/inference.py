@@ -38,15 +38,15 @@ class Inference:
     """The result: the algebra, the axes of every node that holds a tensor, and what integer tensors index."""
 
     algebra: Algebra
-    axes: Mapping[fx.Node, NodeAxes]
-    indexed: Mapping[fx.Node, Axis]
-    notes: Mapping[fx.Node, tuple[Axis, ...]]
+    axes: dict[fx.Node, NodeAxes]
+    indexed: dict[fx.Node, Axis]
+    notes: dict[fx.Node, tuple[Axis, ...]]
 
 
 class Call:
     """One operator call as a rule sees it: its arguments by name, and the axes of what they hold."""
 
-    def __init__(self, node: fx.Node, state: "_State") -> None:
+    def __init__(self, node: fx.Node, state: "_State | Inference") -> None:
         self.node, self.state, self.algebra = node, state, state.algebra
         self.arguments = bind(node)
 
@@ -137,7 +137,18 @@ class _State:
 
 
 # Operators that leave the values of an integer tensor as they are.
-SAME_VALUES = {"clone", "alias", "_to_copy", "view", "reshape", "_unsafe_view", "expand", "unsqueeze", "squeeze", "flatten"}
+SAME_VALUES = {
+    "clone",
+    "alias",
+    "_to_copy",
+    "view",
+    "reshape",
+    "_unsafe_view",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "flatten",
+}
 
 
 def index_origin(node: fx.Node) -> fx.Node:

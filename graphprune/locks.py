@@ -10,6 +10,7 @@ from graphprune.kinds import Kinds
 
 _PICKING = {"embedding", "index", "gather", "index_select"}
 
+
 def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis, str]:
     """Why an atomic axis may not shrink: found while inferring, or because it is part of the contract."""
     algebra = inference.algebra

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from operator import is_not
 
 import torch
 from torch import Tensor, fx
@@ -64,7 +65,7 @@ class Masked:
             with fork.module.graph.inserting_after(gate):
                 product = fork.module.graph.call_function(torch.ops.aten.mul.Tensor, (term, gate))
             product.meta = dict(term.meta)
-            term.replace_all_uses_with(product, delete_user_cb=lambda user, new=product: user is not new)
+            term.replace_all_uses_with(product, delete_user_cb=partial(is_not, product))
             tensors[name] = torch.tensor(1.0)
         return fx.GraphModule(tensors, fork.module.graph)
 

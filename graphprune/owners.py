@@ -39,7 +39,9 @@ def owners(algebra: Algebra, axis: Axis, cache: dict[Axis, dict[Axis, Owner]]) -
     return cache[root]
 
 
-def place_factor(algebra: Algebra, factors: tuple[Axis, ...], cache: dict[Axis, dict[Axis, Owner]]) -> dict[Axis, Owner]:
+def place_factor(
+    algebra: Algebra, factors: tuple[Axis, ...], cache: dict[Axis, dict[Axis, Owner]]
+) -> dict[Axis, Owner]:
     """Row-major: a factor's index repeats for everything inside it and tiles for everything outside it."""
     sizes = [int(str(algebra.size(f))) for f in factors]
     result: dict[Axis, Owner] = {}

@@ -17,7 +17,7 @@ from graphprune.ir import Graph, TensorType
 
 REFERENCE = Path("graphprune") / "reference.safetensors"
 PROMPT, STEPS, NEW_TOKENS = 12, 4, 64
-TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
+TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 # One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
 Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
 Observations = dict[str, Tensor]

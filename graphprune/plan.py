@@ -16,8 +16,8 @@ Statistics = Literal["survivors", "exact"]
 class Plan:
     """Kept units per group (ids absent from `keep` stay whole) and the branches to drop.
 
-    `statistics` says what norms over a cut axis average over: `survivors`, the kept units alone, or `exact`, the original
-    width, so that the result equals the masked model.
+    `statistics` says what norms over a cut axis average over: `survivors`, the kept units alone, or `exact`, the
+    original width, so that the result equals the masked model.
     """
 
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -30,7 +30,9 @@ def build_costs(graph: Graph, inference: Inference, groups: Mapping[Axis, Group]
         weight_bytes += scale(terms, itemsize(node))
         if name in parameters:
             count += terms
-    return Costs(Polynomial(count), Polynomial(weight_bytes), macs(graph, sizes, kinds), cache_bytes(graph, sizes, kinds))
+    return Costs(
+        Polynomial(count), Polynomial(weight_bytes), macs(graph, sizes, kinds), cache_bytes(graph, sizes, kinds)
+    )
 
 
 def macs(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:

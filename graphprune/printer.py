@@ -16,7 +16,7 @@ def print_graph(graph: Graph) -> str:
     for name, node in graph.placeholders.items():
         names[node] = name
         lines.append(f"  {name}: {node.meta['value']}")
-    body = []
+    body: list[str] = []
     for node in graph.nodes:
         if node.op == "get_attr":
             names[node] = f"@{node.target}"

@@ -113,7 +113,9 @@ def drop_blocks(now: Pruned, groups: Groups, request: Request, batches: Sequence
             dropped.append(id)
     if groups.costs.parameters(sizes) > request.budget.target and alone:
         least = groups.costs.parameters(sizes)
-        raise BudgetError(f"dropping every block leaves {least:,} parameters, above the target of {request.budget.target:,}")
+        raise BudgetError(
+            f"dropping every block leaves {least:,} parameters, above the target of {request.budget.target:,}"
+        )
     plan = Plan({}, tuple(dropped), request.statistics)
     note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches"
     return Pruned(apply(now.graph, plan), plan, (note,))

@@ -1,4 +1,4 @@
-"""Exact norm statistics: after a cut, means over an axis still divide by its original width, as the masked model does."""
+"""Exact norm statistics: after a cut, means over an axis still divide by its original width, like the masked model."""
 
 from typing import Any
 
@@ -70,8 +70,8 @@ def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
 
     With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2.
     """
-    x, shape, weight, bias, eps = (*node.args, None, None, 1e-5)[:5]
-    assert isinstance(x, fx.Node) and len(shape) == 1  # type: ignore[arg-type]
+    x, _, weight, bias, eps = (*node.args, None, None, 1e-5)[:5]
+    assert isinstance(x, fx.Node)
     chain = Chain(graph, node, x)
     mean = chain(_aten.mul.Tensor, chain(_aten.mean.dim, x, [-1], True, reduced=True), share, reduced=True)
     centred = chain(_aten.sub.Tensor, x, mean)

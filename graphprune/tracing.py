@@ -80,7 +80,8 @@ def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
     """The dynamic shapes for torch.export: plain names are dimensions, expressions are left to its arithmetic."""
     plain = {n for dims in contract.dynamic.values() for n in dims.values() if n.isidentifier()}
     dims: dict[str, Any] = {
-        name: torch.export.Dim(name, min=0 if name == "past" else None, max=contract.maximum.get(name)) for name in plain
+        name: torch.export.Dim(name, min=0 if name == "past" else None, max=contract.maximum.get(name))
+        for name in plain
     }
     return tuple(
         {d: dims.get(n, torch.export.Dim.DYNAMIC) for d, n in contract.dynamic.get(name, {}).items()} or None
@@ -142,7 +143,8 @@ class Normalizer:
 
     def add_inputs(self) -> None:
         """User inputs first, then one attribute node for each lifted parameter, buffer and constant."""
-        specs = list(zip(self.program.graph.find_nodes(op="placeholder"), self.program.graph_signature.input_specs))
+        lifted = self.program.graph.find_nodes(op="placeholder")
+        specs = list(zip(lifted, self.program.graph_signature.input_specs, strict=True))
         users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
         for node, name in zip(users, self.contract.inputs, strict=True):
             self.bind_symbols(node, name)
@@ -190,7 +192,7 @@ class Normalizer:
         if not isinstance(node.target, torch._ops.OpOverload) and not callable(node.target):
             raise CaptureError(f"{node.format_node()} is not an ATen call")
         if node.target is torch.ops.aten.slice.Tensor and is_full_slice(node):
-            return self.mapping[node.args[0]]
+            return self.mapping[source_of(node)]
         args = torch.fx.node.map_arg(node.args, lambda n: self.mapping[n])
         kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: self.mapping[n])
         described = self.describe(value)
@@ -201,7 +203,7 @@ class Normalizer:
             call = functional(node, args, dict(kwargs), described)
         new = self.graph.call_function(*call) if isinstance(call, tuple) else call
         if is_mutable(node):
-            self.mapping[node.args[0]] = new  # later readers see the changed tensor
+            self.mapping[source_of(node)] = new  # later readers see the changed tensor
         if not isinstance(call, tuple):
             return new
         new.meta["value"] = described
@@ -264,7 +266,8 @@ class Normalizer:
         if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
             changed = [spec.target for spec in specs if spec.kind != OutputKind.USER_OUTPUT]
             raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(map(str, changed[:3]))}")
-        return self.program.graph.output_node().args[0]  # type: ignore[return-value]
+        returned: Any = self.program.graph.output_node().args[0]
+        return tuple(returned)
 
 
 def fold_left(graph: fx.Graph, function: Callable[..., Any], parts: list[Any], combine: Any) -> fx.Node:
@@ -279,6 +282,12 @@ def fold_left(graph: fx.Graph, function: Callable[..., Any], parts: list[Any], c
 
 def size_value(part: Any) -> Any:
     return part.meta["value"] if isinstance(part, fx.Node) else sympy.Integer(part)
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The first operand of a call."""
+    assert isinstance(node.args[0], fx.Node)
+    return node.args[0]
 
 
 def is_assertion(node: fx.Node) -> bool:

@@ -52,6 +52,6 @@ def require_stock(graph: Graph) -> None:
     """Raise UsageError where the pruned model has no stock form after all."""
     if not stock_backend().expresses(graph):
         raise UsageError(
-            "--uniform: no configuration of this architecture has these widths; try another target, --round-to, or fewer "
-            "--prune kinds"
+            "--uniform: no configuration of this architecture has these widths; try another target, --round-to, "
+            "or fewer --prune kinds"
         )

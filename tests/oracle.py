@@ -72,7 +72,9 @@ def check_cut(graph: Graph, analysis: Analysis, masked: Masked, plan: Plan, tole
     cut = apply(graph, plan, analysis)
     worst = 0.0
     for setting in SETTINGS:
-        full_inputs = dict(zip(graph.inputs, masked_inputs(graph, plan, analysis, example(graph, setting)), strict=True))
+        full_inputs = dict(
+            zip(graph.inputs, masked_inputs(graph, plan, analysis, example(graph, setting)), strict=True)
+        )
         inputs = dict(zip(cut.inputs, example(cut, setting), strict=True))
         for name in cut.inputs:
             inputs[name] = narrow(analysis, graph, plan, name, full_inputs[name])
@@ -94,7 +96,9 @@ def masked_inputs(graph: Graph, plan: Plan, analysis: Analysis, inputs: list[Ten
         if name.startswith("past_key_values."):
             for dim, mask in enumerate(masks_of(analysis, plan, graph.placeholders[name])):
                 if mask is not None:
-                    tensor = tensor * torch.from_numpy(mask).to(tensor.dtype).view([-1 if d == dim else 1 for d in range(4)])
+                    tensor = tensor * torch.from_numpy(mask).to(tensor.dtype).view(
+                        [-1 if d == dim else 1 for d in range(4)]
+                    )
         result.append(remap(analysis, plan, name, tensor))
     return result
 
@@ -115,7 +119,9 @@ def masks_of(analysis: Analysis, plan: Plan, node: Any) -> list[Any]:
     widths = Widths(analysis.inference, kept_masks(analysis, plan))
     axes = analysis.inference.axes[node]
     return [
-        widths.mask(axis) if all(isinstance(analysis.inference.algebra.size(a), int) for a in analysis.inference.algebra.atoms(axis)) else None
+        widths.mask(axis)
+        if all(isinstance(analysis.inference.algebra.size(a), int) for a in analysis.inference.algebra.atoms(axis))
+        else None
         for axis in axes
     ]
 

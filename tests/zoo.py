@@ -43,7 +43,9 @@ def phi3() -> Any:
 
 
 def gpt2() -> Any:
-    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
+    config = transformers.GPT2Config(
+        vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+    )
     return transformers.GPT2LMHeadModel(config)
 
 
@@ -68,7 +70,9 @@ def falcon() -> Any:
 
 
 def mixtral() -> Any:
-    config = transformers.MixtralConfig(**GQA, **TOKENS, num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
+    config = transformers.MixtralConfig(
+        **GQA, **TOKENS, num_local_experts=4, num_experts_per_tok=2, sliding_window=None
+    )
     return transformers.MixtralForCausalLM(config)
 
 
@@ -78,13 +82,22 @@ def bert() -> Any:
 
 
 def vit() -> Any:
-    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=44, image_size=16, patch_size=4)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=44, image_size=16, patch_size=4
+    )
     return transformers.ViTForImageClassification(config)
 
 
 def clip() -> Any:
     text = {**SMALL, "intermediate_size": 44, "max_position_embeddings": 64, "eos_token_id": 60, "bos_token_id": 0}
-    vision = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36, "image_size": 16, "patch_size": 4}
+    vision = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 36,
+        "image_size": 16,
+        "patch_size": 4,
+    }
     return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
 
 

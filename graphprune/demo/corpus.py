@@ -6,7 +6,17 @@ import sysconfig
 from pathlib import Path
 
 # Test suites, bundled wheels and generated tables would dominate the text without being prose-like Python.
-_SKIPPED = {"test", "tests", "idlelib", "site-packages", "__pycache__", "lib2to3", "ensurepip", "pydoc_data", "encodings"}
+_SKIPPED = {
+    "test",
+    "tests",
+    "idlelib",
+    "site-packages",
+    "__pycache__",
+    "lib2to3",
+    "ensurepip",
+    "pydoc_data",
+    "encodings",
+}
 _HELD_OUT_SHARE = 16  # one file in sixteen
 
 

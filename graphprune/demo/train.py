@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m graphprune.demo.train FOLDER` trains tokenizer and weights on the standard library."""
+"""Make the embedded model: `python -m graphprune.demo.train FOLDER` trains it on the standard library."""
 
 import argparse
 import json
@@ -26,7 +26,11 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet)
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=1024, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -59,8 +63,8 @@ def held_out_loss(model: LlamaForCausalLM, stream: torch.Tensor, windows: int | 
     """Return the mean loss in nats per token over consecutive windows of the held-out stream."""
     rows = stream[: len(stream) // SEQUENCE * SEQUENCE].view(-1, SEQUENCE)[:windows]
     with torch.no_grad():
-        losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(16)]
-    return sum(losses) / len(rows)
+        losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in torch.split(rows, 16)]
+    return float(sum(losses) / len(rows))
 
 
 def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
@@ -110,9 +114,11 @@ def main() -> None:
     tokenizer = make_tokenizer(texts)
     stream, held = encode(tokenizer, texts), encode(tokenizer, held_texts)
     model = make_model()
-    print(f"{model.num_parameters():,} parameters, {len(stream):,} training and {len(held):,} held-out tokens", flush=True)
+    print(
+        f"{model.num_parameters():,} parameters, {len(stream):,} training and {len(held):,} held-out tokens", flush=True
+    )
     train(model, stream, held, options.steps, options.peak)
-    model = model.to(torch.bfloat16)
+    model = model.bfloat16()
     model.save_pretrained(options.folder)
     tokenizer.save_pretrained(options.folder)
     loss = held_out_loss(model.float(), held)

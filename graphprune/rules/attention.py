@@ -4,7 +4,7 @@ from graphprune.inference import Axes, Call, Rule
 
 
 def attention(call: Call) -> Axes:
-    """`query [.., H, L, E]`, `key [.., G, S, E]`, `value [.., G, S, V]`, mask over `[L, S]`; returns `[.., H, L, V]`."""
+    """`query [.., H, L, E]`, `key [.., G, S, E]`, `value [.., G, S, V]`, mask `[L, S]`; returns `[.., H, L, V]`."""
     query, key, value = (call.axes(call[name]) for name in ("query", "key", "value"))
     call.unify(query[-1], key[-1])
     call.unify_all(key[:-1], value[:-1])
@@ -22,7 +22,8 @@ def relate_heads(call: Call, query: int, key: int) -> None:
         call.unify(query, key)
         return
     heads, shared = call.algebra.size(query), call.algebra.size(key)
-    assert isinstance(heads, int) and isinstance(shared, int)
+    assert isinstance(heads, int)
+    assert isinstance(shared, int)
     call.unify(query, call.algebra.product((key, call.algebra.fresh(heads // shared))))
 
 
@@ -46,5 +47,8 @@ def softmax(call: Call) -> Axes:
 
 RULES = {
     "aten.scaled_dot_product_attention": Rule(attention),
-    **{f"aten.{name}": Rule(softmax) for name in ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")},
+    **{
+        f"aten.{name}": Rule(softmax)
+        for name in ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
+    },
 }

@@ -35,7 +35,7 @@ def lead(call: Call, first: fx.Node, second: fx.Node) -> Axes:
     rank = max(len(shapes[0]), len(shapes[1]))
     result = []
     for position in range(-rank, 0):
-        found = [(s[position], a[position]) for s, a in zip(shapes, axes) if -position <= len(s)]
+        found = [(s[position], a[position]) for s, a in zip(shapes, axes, strict=True) if -position <= len(s)]
         wide = [axis for size, axis in found if size != 1] or [axis for _, axis in found]
         if len(wide) == 2:
             call.unify(*wide)

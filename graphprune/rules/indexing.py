@@ -3,6 +3,7 @@
 from torch import fx
 
 from graphprune.inference import Axes, Call, NodeAxes, Rule
+from graphprune.ir import Size
 from graphprune.rules.attention import lock_static
 
 
@@ -30,7 +31,7 @@ def index(call: Call) -> Axes:
     return (*kept[:start], *chosen, *kept[start:])
 
 
-def indices_axes(call: Call, nodes: list[fx.Node], shape: tuple[object, ...]) -> Axes:
+def indices_axes(call: Call, nodes: list[fx.Node], shape: tuple[Size, ...]) -> Axes:
     """The broadcast axes of index tensors."""
     result = []
     for position in range(-len(shape), 0):
@@ -41,7 +42,7 @@ def indices_axes(call: Call, nodes: list[fx.Node], shape: tuple[object, ...]) ->
         ]
         for other in fitting[1:]:
             call.unify(fitting[0], other)
-        result.append(fitting[0] if fitting else call.algebra.fresh(shape[position]))  # type: ignore[arg-type]
+        result.append(fitting[0] if fitting else call.algebra.fresh(shape[position]))
     return tuple(result)
 
 
@@ -98,5 +99,8 @@ RULES = {
     "aten.index_select": Rule(index_select),
     "aten.topk": Rule(topk),
     "aten.arange": Rule(count),
-    **{f"aten.{name}": Rule(create) for name in ("full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor")},
+    **{
+        f"aten.{name}": Rule(create)
+        for name in ("full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor")
+    },
 }

@@ -75,7 +75,9 @@ def batch_norm(call: Call) -> NodeAxes:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             call.unify(axes[1], call.axes(call[name])[0])
-    empty = [call.fresh(v.shape) for v in call.node.meta["value"][1:]] if isinstance(call.node.meta["value"], tuple) else []
+    empty = (
+        [call.fresh(v.shape) for v in call.node.meta["value"][1:]] if isinstance(call.node.meta["value"], tuple) else []
+    )
     return (axes, *empty) if empty else axes
 
 
@@ -112,7 +114,10 @@ RULES = {
     "aten.mean": Rule(mean),
     "aten.sum": Rule(locking(_SUMMED)),
     "aten.prod": Rule(locking("multiplied up")),
-    **{f"aten.{n}": Rule(locking("the largest or smallest is taken")) for n in ("amax", "amin", "argmax", "argmin", "any", "all")},
+    **{
+        f"aten.{n}": Rule(locking("the largest or smallest is taken"))
+        for n in ("amax", "amin", "argmax", "argmin", "any", "all")
+    },
     **{f"aten.{n}": Rule(locking("its spread is measured")) for n in ("var", "std", "var_mean")},
     **{f"aten.{n}": Rule(locking("its norm is measured")) for n in ("linalg_vector_norm", "norm", "logsumexp")},
     **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip")},

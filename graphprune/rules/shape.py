@@ -1,8 +1,6 @@
-"""Shape: views, transpositions, slices, concatenations. Their integers follow the axes and are computed anew from them."""
+"""Shape: views, transpositions, slices, concatenations. Their integers follow the axes and are computed from them."""
 
 from typing import Any
-
-from torch import fx
 
 from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
 from graphprune.ir import Size
@@ -30,7 +28,7 @@ def resize_sizes(name: str) -> Any:
     """The sizes of the result, where one of its axes changed."""
 
     def resize(call: Call, resizer: Resizer) -> dict[str, Any]:
-        axes = call.state.axes[call.node]
+        axes: Any = call.state.axes[call.node]
         return {name: [resizer.argument(axis, old) for axis, old in zip(axes, call[name], strict=True)]}
 
     return resize
@@ -191,8 +189,8 @@ def unbind(call: Call) -> NodeAxes:
 
 
 def getitem(call: Call) -> Axes:
-    source: fx.Node = call["0"]
-    return call.state.axes[source][call["1"]]  # type: ignore[return-value]
+    axes: Any = call.state.axes[call["0"]]
+    return tuple(axes[call["1"]])
 
 
 def repeat(call: Call) -> Axes:
@@ -203,7 +201,9 @@ def repeat(call: Call) -> Axes:
     for axis, count, size in zip(axes, repeats[lead:], call.out.shape[lead:], strict=True):
         outer = call.algebra.fresh(count if isinstance(count, int) else 1)
         whole = isinstance(count, int) and call.algebra.size(axis) != 1
-        result.append(axis if count == 1 else call.algebra.product((outer, axis)) if whole else call.algebra.fresh(size))
+        result.append(
+            axis if count == 1 else call.algebra.product((outer, axis)) if whole else call.algebra.fresh(size)
+        )
     return tuple(result)
 
 
