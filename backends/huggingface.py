@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from graphprune.backends.copying import copy_companions
-from graphprune.backends.serial import main_dtype, stored_tensors, to_data, type_name
+from graphprune.backends.serial import from_data, main_dtype, stored_tensors, to_data, type_name
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_configs
-from graphprune.errors import ExportError
-from graphprune.ir import Graph
+from graphprune.errors import ExportError, SourceError
+from graphprune.ir import Graph, Source
 from graphprune.parity import agree
 
 MODELING = "modeling_graphprune"
@@ -190,9 +190,30 @@ def generic_config(graph: Graph) -> dict[str, Any]:
         "num_hidden_layers": sum(name.endswith(".key") for name in graph.inputs),
         "dtype": dtype,
         "torch_dtype": dtype,
-        "source_architecture": graph.source.architecture,
+        "source_architecture": graph.source.architecture or plain_fields(graph).get("source_architecture", ""),
         "graph": pack(to_data(graph)),
     }
+
+
+def read_generic(folder: Path) -> Graph:
+    """The graph of a checkpoint in the generic form, with its weights, as it was exported; it can be pruned again.
+
+    Raises SourceError where the folder holds no such checkpoint or a damaged one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from graphprune.backends.modeling_graphprune import GraphpruneConfig, unpack
+
+    try:
+        config: Any = GraphpruneConfig.from_pretrained(folder)
+        data = unpack(config.graph)
+        tensors = {
+            name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()
+        }
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
+    return from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
 
 
 def plain_fields(graph: Graph) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from graphprune.analysis import analyze
-from graphprune.backends.huggingface import HuggingFace
+from graphprune.backends.huggingface import HuggingFace, read_generic
 from graphprune.backends.modeling_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
-from graphprune.errors import ExportError
+from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph
 from graphprune.parity import graph_runner, greedy
 from graphprune.plan import Plan
@@ -189,6 +189,20 @@ def test_a_generic_model_is_saved_and_loaded_again(unequal_folder: Path, tmp_pat
     names = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert names["AutoModelForCausalLM"] == "modeling_graphprune.GraphpruneForCausalLM"
     assert torch.equal(load(tmp_path)(prompts()).logits, model(prompts()).logits)
+
+
+def test_the_graph_of_a_generic_checkpoint_is_read_back_and_exported_again(
+    unequal: Graph, unequal_folder: Path, tmp_path: Path
+) -> None:
+    again = read_generic(unequal_folder)
+    assert str(again) == str(unequal)
+    assert torch.equal(logits_of(again, prompts()), logits_of(unequal, prompts()))
+    HuggingFace().export(again, tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (unequal_folder / name).read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(SourceError, match="no readable generic checkpoint"):
+        read_generic(tmp_path)
 
 
 def test_gradients_reach_every_parameter_of_a_generic_model(unequal_folder: Path) -> None:
