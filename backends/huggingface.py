@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphprune.backends.copying import copy_companions
 from graphprune.backends.serial import from_data, main_dtype, stored_tensors, to_data, type_name
-from graphprune.backends.stock import quiet, renumber, skeleton, stock_configs
+from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source
 from graphprune.parity import agree
@@ -59,11 +59,15 @@ class HuggingFace:
         except OSError as error:
             raise ExportError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
+    def expresses(self, graph: Graph) -> bool:
+        """Say whether some configuration of the source's own architecture has this graph's shapes."""
+        return stock_config(graph) is not None
+
     def write(self, graph: Graph, folder: Path) -> list[Path]:
         with quiet():
             model = None if self.form == "generic" else next(stock_models(graph), None)
             if model is not None:
-                return write_stock(model, folder, self.shard_bytes)
+                return write_stock(model.to(narrowest_dtype(graph)), folder, self.shard_bytes)
         if self.form == "stock":
             raise ExportError(f"no configuration of {graph.source.architecture or 'the source'} fits; use form=generic")
         return write_generic(graph, folder, self.shard_bytes)
@@ -163,7 +167,7 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
     from graphprune.backends import modeling_graphprune
 
     paths = [write_json(folder / "config.json", generic_config(graph))]
-    paths += write_tensors(stored_tensors(graph), folder, shard_bytes)
+    paths += write_tensors(narrowed_tensors(graph), folder, shard_bytes)
     modeling = folder / f"{MODELING}.py"
     paths.append(Path(shutil.copyfile(modeling_graphprune.__file__, modeling)))
     generation = graph.source.generation_config
@@ -174,6 +178,12 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
     return paths
 
 
+def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
+    """The tensors to store; parameters in the source's own type where that is exact."""
+    main, narrow, parameters = main_dtype(graph), narrowest_dtype(graph), graph.parameters()
+    return {n: t.to(narrow) if n in parameters and t.dtype == main else t for n, t in stored_tensors(graph).items()}
+
+
 def generic_config(graph: Graph) -> dict[str, Any]:
     """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
     from graphprune.backends.modeling_graphprune import pack
@@ -181,7 +191,7 @@ def generic_config(graph: Graph) -> dict[str, Any]:
     decoder = graph.source.kind == "decoder"
     class_name = "GraphpruneForCausalLM" if decoder else "GraphpruneModel"
     auto = "AutoModelForCausalLM" if decoder else "AutoModel"
-    dtype = type_name(main_dtype(graph))
+    dtype = type_name(narrowest_dtype(graph))
     return {
         **plain_fields(graph),
         "architectures": [class_name],

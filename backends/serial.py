@@ -64,6 +64,15 @@ def stored_tensors(graph: Graph) -> dict[str, Tensor]:
     return {n: t.detach().contiguous() for n, t in graph.tensors().items() if names[n] == n}
 
 
+def narrowest_dtype(graph: Graph) -> torch.dtype:
+    """The type to store parameters in: the source's own where it holds every one of them exactly, else the graph's."""
+    stored, main = graph.source.dtype, main_dtype(graph)
+    if stored is None or stored.itemsize >= main.itemsize:
+        return main
+    floats = [t.detach() for t in graph.parameters().values() if t.dtype == main]
+    return stored if all(bool((t.to(stored).to(main) == t).all()) for t in floats) else main
+
+
 def main_dtype(graph: Graph) -> torch.dtype:
     """The floating type that most of the parameters have."""
     sizes: Counter[torch.dtype] = Counter()

@@ -84,7 +84,7 @@ def compare_all(
 
 def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[Check]:
     """Compare the checkpoint as a user would load it."""
-    model = load_checkpoint(out, kind)
+    model = load_checkpoint(out, kind, reference_dtype(expected))
     if kind != "decoder":
         yield from compare_all("huggingface", expected, observe_encoder(model, expected), None)
         return
@@ -96,7 +96,12 @@ def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[C
     yield from compare_all("huggingface", expected, found, tokens.tolist())
 
 
-def load_checkpoint(out: Path, kind: str) -> Any:
+def reference_dtype(expected: Observations) -> torch.dtype:
+    """The type that the graph computed in; weights stored in a narrower one are exact in it."""
+    return next(t.dtype for name, t in expected.items() if t.is_floating_point() and not name.startswith("greedy."))
+
+
+def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
     """Load with the class that config.json names; remote code only where it is graphprune's own file, unchanged."""
     import transformers
 
@@ -105,7 +110,7 @@ def load_checkpoint(out: Path, kind: str) -> Any:
     if kind != "decoder":
         names = json.loads((out / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
         loader = getattr(transformers, names[0], transformers.AutoModel)
-    return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype="auto").eval()
+    return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype=dtype).eval()
 
 
 def is_own_code(out: Path) -> bool:
