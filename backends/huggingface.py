@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphprune.backends.copying import copy_companions
-from graphprune.backends.serial import from_data, main_dtype, stored_tensors, to_data, type_name
+from graphprune.backends.serial import from_data, main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source
