@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.analysis import Analysis, analyze_axes
-from graphprune.ir import Graph, TensorType
+from graphprune.ir import Graph, TensorType, copy_nodes
 from graphprune.plan import Plan
 
 
@@ -54,20 +54,19 @@ class Masked:
     @cached_property
     def gated(self) -> fx.GraphModule:
         """The module with every residual branch multiplied by its gate."""
-        fork = self.graph.fork()
-        nodes = {node.name: node for node in fork.nodes}
-        tensors = dict(fork.tensors())
+        graph, tensors = copy_nodes(self.graph.module.graph), dict(self.graph.tensors())
+        nodes = {node.name: node for node in graph.nodes}
         for (name, _), branch in zip(self.gates.items(), self.analysis.groups.branches, strict=True):
             term = nodes[branch.branch]
-            with fork.module.graph.inserting_after(term):
-                gate = fork.module.graph.get_attr(name)
+            with graph.inserting_after(term):
+                gate = graph.get_attr(name)
             gate.meta["value"] = TensorType(torch.float32, ())
-            with fork.module.graph.inserting_after(gate):
-                product = fork.module.graph.call_function(torch.ops.aten.mul.Tensor, (term, gate))
+            with graph.inserting_after(gate):
+                product = graph.call_function(torch.ops.aten.mul.Tensor, (term, gate))
             product.meta = dict(term.meta)
             term.replace_all_uses_with(product, delete_user_cb=partial(is_not, product))
             tensors[name] = torch.tensor(1.0)
-        return fx.GraphModule(tensors, fork.module.graph)
+        return fx.GraphModule(tensors, graph)
 
 
 def masked(graph: Graph) -> Masked:
