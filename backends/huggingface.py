@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from graphprune.backends.copying import copy_companions
@@ -56,8 +57,10 @@ class HuggingFace:
             folder.mkdir(parents=True, exist_ok=True)
             written = self.write(graph, folder)
             return sorted({*written, *copy_companions(graph.source.folder, folder)})
-        except OSError as error:
-            raise ExportError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+        except OSError as error:  # a copy that fails names its source first
+            raise ExportError(f"cannot write {error.filename2 or folder}: {error.strerror or error}") from error
+        except SafetensorError as error:
+            raise ExportError(f"cannot write {folder}: {error}") from error
 
     def expresses(self, graph: Graph) -> bool:
         """Say whether some configuration of the source's own architecture has this graph's shapes."""
@@ -210,7 +213,6 @@ def read_generic(folder: Path) -> Graph:
 
     Raises SourceError where the folder holds no such checkpoint or a damaged one.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from graphprune.backends.modeling_graphprune import GraphpruneConfig, unpack

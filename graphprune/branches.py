@@ -100,30 +100,21 @@ def scope_of_last(term: fx.Node, weights: set[str]) -> str:
     return min(weights)
 
 
-def exclusive_nodes(graph: Graph, end: fx.Node) -> list[fx.Node]:
-    """What would be dead without this term: nodes that only it, and cache results, read."""
-    caches_only = set(graph.results.values()) - {
-        node for name, node in graph.results.items() if not name.startswith("present.")
-    }
-    output = graph.module.graph.output_node()
-    dead: dict[fx.Node, None] = {end: None}
-    reachable = upstream(end)
-    for node in reversed(graph.nodes):
-        if node not in reachable:
-            continue
-        readers = [u for u in node.users if not (u is output and node in caches_only)]
-        if all(user in dead for user in readers):
-            dead[node] = None
-    return [node for node in graph.nodes if node in dead]
+def exclusive_nodes(graph: Graph, end: fx.Node) -> set[fx.Node]:
+    """What would be dead without this term: nodes that only it, and cache results, read.
 
-
-def upstream(end: fx.Node) -> set[fx.Node]:
-    """Every node that this one is computed from."""
-    seen: set[fx.Node] = set()
-    pending = [end]
+    Readers are counted down from the end, as a reference-counting collector does: the work is the size of the branch.
+    """
+    results = graph.results
+    kept = {node for name, node in results.items() if not name.startswith("present.")}
+    caches_only, output = set(results.values()) - kept, graph.module.graph.output_node()
+    dead, pending = {end}, [end]
+    living: dict[fx.Node, int] = {}
     while pending:
         for source in pending.pop().all_input_nodes:
-            if source not in seen:
-                seen.add(source)
+            count = len(source.users) - (source in caches_only and output in source.users)
+            living[source] = living.get(source, count) - 1
+            if living[source] == 0:
+                dead.add(source)
                 pending.append(source)
-    return seen
+    return dead

@@ -16,7 +16,7 @@ from graphprune.card import model_card
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, Step
-from graphprune.measure import cost_measures, held_out_perplexity, perplexity_measures
+from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
 from graphprune.options import ApplyOptions, CompileOptions, Progress, Result, no_progress
 from graphprune.output import staging
 from graphprune.plan import read_plan
@@ -24,9 +24,10 @@ from graphprune.pruning import Pruned, Request, prune
 from graphprune.report import Work, list_widths, make_report
 from graphprune.request import read_budget, read_request
 from graphprune.rewrite import apply
+from graphprune.selfcheck import check_against_masked
 from graphprune.source import capture
 from graphprune.text import Text, prepare_text
-from graphprune.uniform import require_stock
+from graphprune.uniform import has_stock_form, require_stock, without_heads
 from graphprune.verify import verify
 
 
@@ -48,9 +49,11 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
         groups = analyze(source)
         request = replace(request, budget=read_budget(options, source, groups))
         text = read_text(options, request, source, progress)
-        pruned = prune(source, request, text.batches if text else (), progress)
-        if options.uniform:
-            require_stock(pruned.graph)
+        pruned = (
+            prune_to_stock(source, request, text, progress)
+            if options.uniform
+            else prune(source, request, text.batches if text else (), progress)
+        )
         step = Step(describe_step(options), options.seed, source.parameter_count(), pruned.graph.parameter_count())
         pruned = replace(pruned, graph=pruned.graph.record(step))
         result = finish(Work(options, source, groups, pruned, text), backends, folder, progress)
@@ -72,6 +75,17 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
         work = Work(same, source, analyze(source), Pruned(graph.record(step), plan), None)
         result = finish(work, backends, folder, progress)
     return replace(result, out=options.out)
+
+
+def prune_to_stock(source: Graph, request: Request, text: Text | None, progress: Progress) -> Pruned:
+    """Prune to equal widths that a configuration of the source's architecture has. Raises UsageError without one."""
+    batches = text.batches if text else ()
+    pruned = prune(source, request, batches, progress)
+    if not has_stock_form(pruned.graph):  # heads and residual width may each be expressible and not go together
+        budget = replace(request.budget, allowed=without_heads(request.budget.allowed))
+        pruned = prune(source, replace(request, budget=budget), batches, progress)
+    require_stock(pruned.graph)
+    return pruned
 
 
 def capture_for_work(model: str, trust_remote_code: bool) -> Graph:
@@ -100,6 +114,9 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     """Write every artefact, check it in a fresh process, measure, and write the report."""
     began = time.monotonic()
     graph, plan = work.pruned.graph, work.pruned.plan
+    small = work.source.parameter_count() <= LARGEST_MEASURED
+    progress("comparing with the masked model", 0, 0)
+    own_checks = check_against_masked(work.source, plan, work.options.seed) if small else ()
     progress("measuring", 0, 0)
     text = work.text
     scores = (held_out_perplexity(work.source, text), held_out_perplexity(graph, text)) if text else (None, None)
@@ -109,7 +126,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     parity.save_reference(graph, folder, work.options.seed)
     progress("checking in a fresh process", 0, 0)
-    checks = parity.check(folder)
+    checks = [*own_checks, *parity.check(folder)]
     parity.require(checks)
     measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores))
     widths = list_widths(work.groups, plan)

@@ -25,8 +25,8 @@ class Kinds:
         self.heads, self.queries, self.sizes = self.attention_axes()
         skips = [self.nodes[b.add] for b in branches]
         self.residual = frozenset(a for node in skips for a in self.atoms_at(node, -1))
-        self.exclusive = {b.id: exclusive_parameters(graph, b, self.nodes) for b in branches}
-        self.home = {name: id for id, names in self.exclusive.items() for name in names}
+        # The branch that a parameter disappears with, as nothing else reads it.
+        self.home = home_branches(graph, branches, self.nodes)
 
     def atoms_at(self, node: fx.Node, dim: int) -> tuple[Axis, ...]:
         axes = self.inference.axes.get(node, ())
@@ -75,8 +75,10 @@ class Kinds:
         return homes.pop() if len(homes) == 1 else None
 
 
-def exclusive_parameters(graph: Graph, branch: Branch, nodes: Mapping[str, fx.Node]) -> tuple[str, ...]:
-    """The parameters that only this branch reads: they disappear with it."""
-    parameters = set(graph.parameters())
-    inside = exclusive_nodes(graph, nodes[branch.branch])
-    return tuple(str(n.target) for n in inside if n.op == "get_attr" and str(n.target) in parameters)
+def home_branches(graph: Graph, branches: tuple[Branch, ...], nodes: Mapping[str, fx.Node]) -> dict[str, str]:
+    """For each parameter that only one branch reads, that branch."""
+    parameters, found = set(graph.parameters()), dict[str, str]()
+    for branch in branches:
+        inside = exclusive_nodes(graph, nodes[branch.branch])
+        found |= {str(n.target): branch.id for n in inside if n.op == "get_attr" and str(n.target) in parameters}
+    return found

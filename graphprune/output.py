@@ -1,16 +1,20 @@
 """OUT: written beside its final place and renamed at the end, so that a killed run leaves none."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from graphprune.errors import ExportError
 from graphprune.options import check_output
 
 _MARK = ".graphprune-"
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -31,8 +35,14 @@ def staging(out: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
         publish(folder, out, overwrite)
+    except ExportError as error:  # the user knows OUT, not the folder beside it
+        raise ExportError(str(error).replace(str(folder), str(out))) from error
+    except SafetensorError as error:
+        raise ExportError(f"cannot write {out}: {error}") from error
     except OSError as error:
-        raise ExportError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ExportError(f"cannot write {out}: {error.strerror}; free some space or give another -o OUT") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

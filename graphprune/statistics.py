@@ -1,12 +1,13 @@
 """Exact norm statistics: after a cut, means over an axis still divide by its original width, like the masked model."""
 
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import fx
 
 from graphprune.errors import PlanError
-from graphprune.inference import Call, operator_key
+from graphprune.inference import Call, bind, operator_key
 from graphprune.ir import Graph, TensorType
 from graphprune.sizes import Widths
 
@@ -39,7 +40,7 @@ def averaged_share(call: Call, widths: Widths) -> float | None:
     elif call.name in ("aten.layer_norm", "aten.rms_norm"):
         over = list(call.axes(call["input"])[-len(call["normalized_shape"]) :])
     elif call.name == "aten.group_norm":
-        over = list(call.axes(call["input"])[1:2])
+        over = [*call.noted()[1:], *call.axes(call["input"])[2:]] if call.node in call.state.notes else []
     else:
         return None
     share = 1.0
@@ -82,8 +83,11 @@ def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
 
 
 def exact_rms_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
-    x, _, weight, eps = (*node.args, None, None)[:4]
-    assert isinstance(x, fx.Node)
+    x, shape, weight, eps = itemgetter("input", "normalized_shape", "weight", "eps")(bind(node))
+    if len(shape) != 1:
+        raise PlanError(
+            f"exact statistics are not available for a norm over several dimensions at {node.name}; use survivors"
+        )
     chain = Chain(graph, node, x)
     square = chain(_aten.mean.dim, chain(_aten.mul.Tensor, x, x), [-1], True, reduced=True)
     machine = torch.finfo(x.meta["value"].dtype).eps

@@ -1,9 +1,10 @@
 """Indexing: an integer tensor carries the axis that its values point into."""
 
+import torch
 from torch import fx
 
 from graphprune.inference import Axes, Call, NodeAxes, Rule
-from graphprune.ir import Size
+from graphprune.ir import Size, tensor_type
 from graphprune.rules.attention import lock_static
 
 
@@ -19,6 +20,9 @@ def index(call: Call) -> Axes:
     axes, picks = call.axes(call["self"]), list(call["indices"])
     picks += [None] * (len(axes) - len(picks))
     nodes = [n for n in picks if n is not None]
+    if any(tensor_type(n).dtype in (torch.bool, torch.uint8) for n in nodes):
+        call.lock(axes, "picked from by a mask")
+        return call.locked(call.out.shape, "picked from by a mask")
     for axis, node in zip(axes, picks, strict=True):
         if node is not None and isinstance(call.algebra.size(axis), int):
             call.point(node, axis)

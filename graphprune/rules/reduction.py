@@ -42,11 +42,12 @@ def locking(reason: str) -> Callable[[Call], NodeAxes]:
 
 
 def along(reason: str) -> Callable[[Call], Axes]:
-    """An operator that runs along one dimension and keeps it."""
+    """An operator that runs along one or more dimensions and keeps them."""
 
     def infer(call: Call) -> Axes:
         axes = call.axes(call["self"])
-        lock_static(call, (axes[call["dim"]],), reason)
+        dims = [call["dim"]] if call["dims"] is None else call["dims"]
+        lock_static(call, tuple(axes[d] for d in dims), reason)
         return axes
 
     return infer
@@ -82,14 +83,15 @@ def batch_norm(call: Call) -> NodeAxes:
 
 
 def group_norm(call: Call) -> Axes:
-    """Channels are groups times members; the members of a group are averaged over."""
+    """Channels are groups times members; the members of a group are averaged over, at all positions."""
     axes = call.axes(call["input"])
     pair = call.algebra.factor(axes[1], call["num_groups"])
     if pair is None:
         call.lock((axes[1],), "a group norm cuts through the middle of an axis")
     else:
-        call.average(pair[1])
-        call.note(pair[0])
+        for axis in (pair[1], *axes[2:]):
+            call.average(axis)
+        call.note(*pair)
     for name in ("weight", "bias"):
         if call[name] is not None:
             call.unify(axes[1], call.axes(call[name])[0])

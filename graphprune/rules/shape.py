@@ -51,11 +51,13 @@ def unsqueeze(call: Call) -> Axes:
 
 
 def squeeze(call: Call) -> Axes:
-    """Every dimension of size one that the call names goes; without a name, all of them."""
+    """Every dimension of size one that the call names goes; without a name, all of them. A cut to one unit would go too."""
     axes, shape = call.axes(call["self"]), call.shape(call["self"])
     named = call["dim"]
     dims = range(len(shape)) if named is None else [named] if isinstance(named, int) else named
     gone = {d % len(shape) for d in dims if shape[d] == 1}
+    kept = [axes[d] for d in dims if isinstance(shape[d], int) and shape[d] != 1]
+    call.lock(kept, "a squeeze would remove it where one unit is left")
     return tuple(axis for d, axis in enumerate(axes) if d not in gone)
 
 

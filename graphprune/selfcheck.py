@@ -1,0 +1,49 @@
+"""The oracle at work: every compilation compares its cut model with the masked source, in the same process."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InvariantError
+from graphprune.ir import Graph
+from graphprune.loss import decoder_inputs
+from graphprune.masks import Masked, masked
+from graphprune.parity import TOLERANCES, Check
+from graphprune.plan import Plan
+from graphprune.rewrite import apply
+
+_ROWS, _LENGTH = 2, 16
+
+
+def check_against_masked(source: Graph, plan: Plan, seed: int) -> tuple[Check, ...]:
+    """Compare logits of the cut and the masked model on random tokens; with exact statistics they are equal.
+
+    Raises InvariantError where they are not: a rule was wrong, and the result would be too. Vocabulary plans renumber
+    tokens and are left out, as are graphs that are no language models.
+    """
+    model = masked(source)
+    kinds = {model.analysis.groups[id].kind for id in plan.keep}
+    if source.source.kind != "decoder" or "vocabulary" in kinds:
+        return ()
+    exact = apply(source, replace(plan, statistics="exact"), model.analysis)
+    difference, scale = largest_difference(model, exact, plan, random_tokens(source, seed))
+    tolerance = TOLERANCES["float32"]
+    if not difference <= tolerance:
+        reason = f"the cut model differs from the masked one by {difference:.1e}: an axis rule is wrong"
+        raise InvariantError(f"{reason}; please report this model")
+    return (Check("graph", "equals the masked source", difference, tolerance, scale, True),)
+
+
+def random_tokens(graph: Graph, seed: int) -> Tensor:
+    size = int(graph.results["logits"].meta["value"].shape[-1])
+    return torch.randint(size, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(seed))
+
+
+def largest_difference(model: Masked, cut: Graph, plan: Plan, ids: Tensor) -> tuple[float, float]:
+    """The largest difference of any logit, relative to the largest logit."""
+    with torch.no_grad():
+        wanted = model(plan, *decoder_inputs(model.graph, ids))[0]
+        found = cut(*decoder_inputs(cut, ids))[0]
+    scale = max(1.0, float(wanted.abs().max()))
+    return float((wanted - found).abs().max()) / scale, scale
