@@ -71,8 +71,7 @@ def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
 
     With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2.
     """
-    x, _, weight, bias, eps = (*node.args, None, None, 1e-5)[:5]
-    assert isinstance(x, fx.Node)
+    x, weight, bias, eps = norm_operands(node, "input", "weight", "bias", "eps")
     chain = Chain(graph, node, x)
     mean = chain(_aten.mul.Tensor, chain(_aten.mean.dim, x, [-1], True, reduced=True), share, reduced=True)
     centred = chain(_aten.sub.Tensor, x, mean)
@@ -92,6 +91,16 @@ def exact_rms_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
     square = chain(_aten.mean.dim, chain(_aten.mul.Tensor, x, x), [-1], True, reduced=True)
     machine = torch.finfo(x.meta["value"].dtype).eps
     chain.finish(x, chain(_aten.mul.Tensor, square, share, reduced=True), machine if eps is None else eps, weight, None)
+
+
+def norm_operands(node: fx.Node, *names: str) -> Any:
+    """A norm's operands by name, with their defaults."""
+    arguments = bind(node)
+    if len(arguments["normalized_shape"]) != 1:
+        raise PlanError(
+            f"exact statistics are not available for a norm over several dimensions at {node.name}; use statistics survivors"
+        )
+    return itemgetter(*names)(arguments)
 
 
 class Chain:
