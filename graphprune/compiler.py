@@ -21,7 +21,7 @@ from graphprune.options import ApplyOptions, CompileOptions, Progress, Result, n
 from graphprune.output import staging
 from graphprune.plan import read_plan
 from graphprune.pruning import Pruned, Request, prune
-from graphprune.report import Work, list_widths, make_report
+from graphprune.report import Work, list_widths, make_report, resolved_recipe
 from graphprune.request import read_budget, read_request
 from graphprune.rewrite import apply
 from graphprune.selfcheck import check_against_masked
@@ -124,6 +124,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
     (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    (own / "recipe.yaml").write_text(resolved_recipe(work.options), encoding="utf-8")
     parity.save_reference(graph, folder, work.options.seed)
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from graphprune.artefact_files import record_files
 from graphprune.groups import Groups
@@ -51,6 +52,14 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
         "seed": options.seed,
         "files": record_files(folder),
     }
+
+
+def resolved_recipe(options: CompileOptions) -> str:
+    """Every option of the run as YAML, defaults included."""
+    plain = {
+        k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
+    }
+    return yaml.safe_dump(plain, sort_keys=False)
 
 
 def list_widths(groups: Groups, plan: Plan) -> tuple[Width, ...]:
