@@ -37,7 +37,8 @@ def check_structure(graph: Graph) -> None:
         if node.op == "get_attr" and tuple(get_tensor(graph.module, str(target)).shape) != node.meta["value"].shape:
             shape = list(get_tensor(graph.module, str(target)).shape)
             raise InvariantError(f"{node.name}: {target} has shape {shape}, its node says {node.meta['value']}")
-    if len(graph.inputs) != len(graph.placeholders) or len(graph.outputs) != len(graph.results):
+    taken, returned = graph.module.graph.find_nodes(op="placeholder"), graph.module.graph.output_node().args[0]
+    if len(graph.inputs) != len(taken) or len(graph.outputs) != len(returned):  # type: ignore[arg-type]
         raise InvariantError("the inputs or outputs do not match the contract's names")
 
 
