@@ -3,7 +3,7 @@
 import contextlib
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
 from graphprune.errors import CaptureError
+from graphprune.failure import explain_failure, quiet_torch
 from graphprune.folding import fold_constants
 from graphprune.functional import functional, is_mutable, is_simple, opname
 from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
@@ -53,7 +54,7 @@ def capture_module(
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with torch.no_grad(), patches():
+        with torch.no_grad(), patches(), quiet_torch():
             program = torch.export.export(
                 module,
                 tuple(contract.inputs.values()),
@@ -64,7 +65,7 @@ def capture_module(
             if not is_simple(program):
                 program = program.run_decompositions({})
     except Exception as error:
-        raise CaptureError(explain_failure(error)) from error
+        raise CaptureError(explain_failure(module, error)) from error
     finally:
         for part in training:
             part.training = True
@@ -87,25 +88,6 @@ def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
         {d: dims.get(n, torch.export.Dim.DYNAMIC) for d, n in contract.dynamic.get(name, {}).items()} or None
         for name in contract.inputs
     )
-
-
-def explain_failure(error: BaseException) -> str:
-    """One line: what export said first, and the deepest line of model code that it was at."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', str(error))
-    frames = place or list(model_frames(error))
-    where = f" at {frames[-1][0].rsplit('/', 1)[-1]}:{frames[-1][1]} in {frames[-1][2]}" if frames else ""
-    return f"cannot capture the model{where}: {type(error).__name__}: {text[:300]}"
-
-
-def model_frames(error: BaseException) -> Iterator[tuple[str, str, str]]:
-    """The frames of the traceback that are neither torch's nor this file's: the model's own code."""
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if "/torch/" not in code.co_filename and not code.co_filename.endswith("tracing.py"):
-            yield code.co_filename, str(trace.tb_lineno), code.co_name
-        trace = trace.tb_next
 
 
 class Normalizer:

@@ -56,7 +56,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 @contextlib.contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
     """Show each stage on stderr: bars on a terminal, one line a stage elsewhere."""
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)  # bound now: a capture redirects stderr, and the bars go on
     if not console.is_terminal:
         yield lines_of_stages()
         return

@@ -1,0 +1,60 @@
+"""Capture failures: which operation stopped the export, on which line, in which part of the model."""
+
+import contextlib
+import io
+import linecache
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of model code, and the module whose `forward` it belongs to."""
+
+    file: str
+    line: int
+    function: str
+    module: str
+
+    def __str__(self) -> str:
+        code = linecache.getline(self.file, self.line).strip()
+        inside = f" of {self.module}" if self.module else ""
+        return f"at {Path(self.file).name}:{self.line} in {self.function}{inside} ({code})"
+
+
+def explain_failure(model: nn.Module, error: BaseException) -> str:
+    """One line: where in the model the export stopped, and what it said first."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    places = list(model_places(model, error))
+    where = f" {places[-1]}" if places else ""
+    return f"cannot capture the model{where}: {type(error).__name__}: {text[:300]}"
+
+
+def model_places(model: nn.Module, error: BaseException) -> Iterator[Place]:
+    """The frames of the traceback that are the model's own code, outermost first."""
+    names = {id(part): name for name, part in model.named_modules()}
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        code = frame.f_code
+        if "/torch/" not in code.co_filename and Path(code.co_filename).name not in ("tracing.py", "failure.py"):
+            first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+            module = names.get(id(first), "")
+            yield Place(code.co_filename, trace.tb_lineno, code.co_name, module)
+        trace = trace.tb_next
+
+
+@contextlib.contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep torch.export from logging and printing the whole graph when it fails; the error says what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
