@@ -59,7 +59,7 @@ def resolved_recipe(options: CompileOptions) -> str:
     plain = {
         k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
     }
-    return yaml.safe_dump(plain, sort_keys=False)
+    return str(yaml.safe_dump(plain, sort_keys=False))
 
 
 def list_widths(groups: Groups, plan: Plan) -> tuple[Width, ...]:

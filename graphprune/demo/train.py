@@ -35,7 +35,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model() -> LlamaForCausalLM:
-    """Return the untrained model: Llama with grouped-query attention, 2.75 million parameters."""
+    """Return the untrained model: Llama with grouped-query attention, 2.8 million parameters."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=192,
@@ -99,8 +99,8 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, held_out: torch.Tensor,
             part.zero_grad()
         if step % 50 == 0:
             speed = (step + 1) * BATCH * SEQUENCE / (time.monotonic() - began)
-            held = held_out_loss(model, held_out, 64) if step % 500 == 0 else math.nan
-            print(f"step {step}/{steps} loss {loss.item():.3f} held-out {held:.3f} tokens/s {speed:.0f}", flush=True)
+            held = f" held-out {held_out_loss(model, held_out, 64):.3f}" if step % 500 == 0 else ""
+            print(f"step {step}/{steps} loss {loss.item():.3f}{held} tokens/s {speed:.0f}", flush=True)
 
 
 def main() -> None:
