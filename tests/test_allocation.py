@@ -46,31 +46,36 @@ SCORES = {"a": [5.0, 1.0, 4.0, 8.0], "b": [2.0, 20.0, 6.0, 10.0]}
 def test_global_removes_the_lowest_score_per_cost() -> None:
     groups = make({"a": (4, 1), "b": (4, 2)})
     # Per cost: a 5 1 4 8, b 1 10 3 5. Removing 1 (a) and 1 (b) and 3 (b) leaves 12 - 1 - 2 - 2 = 7.
-    assert keep(Global(), groups, SCORES, target=7) == {"a": 3, "b": 2}
+    assert keep(Global(normalize="none"), groups, SCORES, target=7) == {"a": 3, "b": 2}
     # Per unit: the lowest are a's 1, then b's 2, a's 4 and a's 5.
-    assert keep(Global(per="unit"), groups, SCORES, target=7) == {"a": 1, "b": 3}
+    assert keep(Global(per="unit", normalize="none"), groups, SCORES, target=7) == {"a": 1, "b": 3}
 
 
 def test_global_normalisation_removes_the_scale_of_a_kind_or_a_group() -> None:
     groups = make({"a": (4, 1), "b": (4, 1), "c": (4, 1)}, {"c": "residual"})
     scores = {"a": [4.0, 3.0, 2.0, 1.0], "b": [40.0, 30.0, 20.0, 10.0], "c": [400.0, 300.0, 200.0, 100.0]}
-    assert keep(Global(), groups, scores, target=6) == {"a": 1, "b": 1, "c": 4}
+    assert keep(Global(normalize="none"), groups, scores, target=6) == {"a": 1, "b": 1, "c": 4}
     # Over the kind's mean of 13.75 and of 250: a .29 .., b 2.9 2.2 1.5 .73, c 1.6 1.2 .8 .4
     assert keep(Global(normalize="kind"), groups, scores, target=6) == {"a": 1, "b": 3, "c": 2}
     assert keep(Global(normalize="mean"), groups, scores, target=6) == {"a": 2, "b": 2, "c": 2}
 
 
 def test_global_with_rounding_and_shared_widths() -> None:
-    groups = make({"a": (4, 1), "b": (4, 1), "c": (2, 3)})
+    groups, plain = make({"a": (4, 1), "b": (4, 1), "c": (2, 3)}), Global(normalize="none")
     scores = {"a": [9.0, 9.0, 1.0, 1.0], "b": [9.0, 8.0, 1.0, 1.0], "c": [15.0, 6.0]}
-    assert keep(Global(), groups, scores, target=11, round_to=2) == {"a": 2, "b": 2, "c": 2}
-    assert keep(Global(), groups, scores, target=9, uniform=True) == {"a": 3, "b": 3, "c": 1}
-    assert keep(Global(), groups, scores, target=14) == {"a": 4, "b": 4, "c": 2}
+    assert keep(plain, groups, scores, target=11, round_to=2) == {"a": 2, "b": 2, "c": 2}
+    assert keep(plain, groups, scores, target=9, uniform=True) == {"a": 3, "b": 3, "c": 1}
+    assert keep(plain, groups, scores, target=14) == {"a": 4, "b": 4, "c": 2}
 
 
 def test_units_that_cost_nothing_stay() -> None:
     groups = make({"a": (4, 1), "b": (4, 0)})
     assert keep(Global(), groups, {"a": [9.0] * 4, "b": [0.0] * 4}, target=2) == {"a": 2, "b": 4}
+
+
+def test_a_group_whose_scores_are_all_zero_goes_first() -> None:
+    groups = make({"a": (4, 1), "b": (4, 1)})
+    assert keep(Global(), groups, {"a": [0.0] * 4, "b": [1.0, 2.0, 3.0, 4.0]}, target=5) == {"a": 1, "b": 4}
 
 
 def test_unknown_options_are_refused() -> None:

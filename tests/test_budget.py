@@ -133,7 +133,8 @@ def problems(draw: st.DrawFn) -> tuple[Groups, Budget, list[list[float]]]:
     groups = make_groups(members, terms)
     options = {"min_units": draw(st.integers(1, 3)), "floor": draw(st.floats(0, 0.9))}
     loose = Budget(1, **options, round_to=draw(st.integers(1, 5)), uniform=draw(st.booleans()))  # type: ignore[arg-type]
-    target = draw(st.integers(reachable_minimum(groups, members, loose), Polynomial(terms)(groups.sizes())))
+    least, most = reachable_minimum(groups, members, loose), Polynomial(terms)(groups.sizes())
+    target = draw(st.integers(max(1, least), max(1, most)))
     budget = Budget(target, loose.min_units, loose.floor, loose.round_to, loose.uniform)
     steps = [len(width.levels) - 1 for width in free_widths(members, budget)]
     priorities = [draw(st.lists(st.floats(-9, 9), min_size=n, max_size=n)) for n in steps]

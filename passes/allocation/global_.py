@@ -1,5 +1,6 @@
 """Global allocation: units of all groups in one ranking."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -23,12 +24,14 @@ class Global(Allocation):
 
     `per=cost` ranks by score per cost of the unit at present widths, the best use of a budget where scores add up;
     `per=unit` by the score itself. `normalize` makes scores comparable first: `none` takes them as they are, `kind`
-    divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone.
+    divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone. Without it, the
+    first-order scores of heads, and those of early and late layers, do not compare once a cut is large: groups run into
+    their floors, and models break (docs/methods/first-methods.md).
     """
 
     name: ClassVar[str] = "global"
     per: Literal["cost", "unit"] = "cost"
-    normalize: Literal["none", "kind", "mean"] = "none"
+    normalize: Literal["none", "kind", "mean"] = "mean"
 
     def __post_init__(self) -> None:
         if self.per not in ("cost", "unit") or self.normalize not in ("none", "kind", "mean"):
@@ -51,11 +54,12 @@ class Global(Allocation):
         return solve(groups, widths, [step_values(width, values) for width in widths], budget)
 
     def scale(self, group: Group, candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]) -> float:
-        """What the values of this group are divided by."""
+        """What the values of this group are divided by: 1 where they have no scale of their own."""
         if self.normalize == "none":
             return 1.0
         alike = [g for g in candidates if g is group or (self.normalize == "kind" and g.kind == group.kind)]
-        return float(numpy.concatenate([values[g.id] for g in alike]).mean())
+        mean = float(numpy.concatenate([values[g.id] for g in alike]).mean())
+        return mean if 0 < mean < math.inf else 1.0
 
 
 def divide(values: NDArray[numpy.float64], by: float) -> NDArray[numpy.float64]:

@@ -22,16 +22,17 @@ Leaves = Mapping[str, Tensor]
 class Taylor(Importance):
     """|w g| with the gradient g of the mean loss, over every parameter entry that a unit owns (arXiv 2305.11627).
 
-    `aggregate=element` sums |w g| over the entries; `vector` sums |sum of w g| over the rows or columns that the unit
-    owns. `gradients=batch` takes g over all of the data; `sample` averages the score of each sample's own
-    gradient, in which opposite signs of different samples do not cancel: slower, and better at small cuts.
+    `aggregate=vector` sums |sum of w g| over the rows or columns that the unit owns, so that noise of either sign
+    cancels, which measured better on small models (docs/methods/first-methods.md); `element` sums |w g| over the
+    entries. `gradients=batch` takes g over all of the data; `sample` averages the score of each sample's own gradient,
+    in which opposite signs of different samples do not cancel: slower, and better at small cuts.
     Every slot counts alike: matrices, biases, norms and embeddings. Grouped-query attention needs no special case: an
     entry counts for the unit that owns its index.
     """
 
     name: ClassVar[str] = "taylor"
     needs_data: ClassVar[bool] = True
-    aggregate: Aggregate = "element"
+    aggregate: Aggregate = "vector"
     gradients: Literal["batch", "sample"] = "sample"
 
     def __post_init__(self) -> None:
