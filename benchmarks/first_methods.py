@@ -279,7 +279,7 @@ is the default of `graphprune compile`. Taylor sees {default.samples} windows of
 part of TinyStories' train split; its seeds draw other windows, those of random other scores; magnitude has none.
 Measured on the first {VALIDATION_BYTES:,} bytes of the validation split, in windows of the first token (BOS) and
 {others}, each token predicted once, in float32. Bits per byte compare between models, perplexities only within one.
-A cell is the mean over the seeds ± their standard deviation. The row of 5 steps scores the smaller model anew before
+A cell is the mean over the seeds ± their standard deviation, a dash is not measured yet. The row of 5 steps scores the smaller model anew before
 each of five cuts. A cut this deep without training leaves little of models this small: the numbers order the methods,
 and are no promise of a usable model.
 
@@ -301,14 +301,14 @@ has the ends of stories in it, so its loss is higher than that of the tables abo
 
 {choice_table(found)}
 
-Taylor by element and without normalization, LLM-Pruner's form, loses to magnitude on the smallest model and to random
-on babyllama-tok105. Two things go wrong. Single entries |w g| of one sample are mostly noise, which a sum of magnitudes
+Taylor by element and without normalization is no better than magnitude on the smallest model, and worse than random on
+babyllama-tok105. Two things go wrong. Single entries |w g| of one sample are mostly noise, which a sum of magnitudes
 adds up, so that a unit with many entries looks important; a sum over a row first lets it cancel. And first-order scores
 are right for small steps only: after a large cut what is left of a layer matters far more than its score said, and so
 the layers with the lowest scores fall to their floors, down to one head and a fifth of the channels. Scores relative to
 the group's mean still say which units of a group go first, and which groups have many units that matter little.
-A floor of half the heads in attention changed nothing (less than 0.02), so the floors stayed as they are. Hence the
-defaults `taylor{{aggregate=vector}}` and `global{{normalize=mean}}`.
+A floor of half the heads in attention changed less than 0.05 with sums over rows, so the floors stayed as they are. The
+defaults are therefore `taylor{{aggregate=vector}}` and `global{{normalize=mean}}`.
 """
 
 
