@@ -272,10 +272,8 @@ gradient, so its models have weights: of full width as far as memory and time go
 Its times are those of `build_dependency` and of `get_all_groups` for linear layers. graphprune's capture includes the
 cache and three symbolic sizes, which Torch-Pruning's trace does not; after a cut, only axes and groups are found again.
 
-The models have as many key heads as query heads, but for the last row. With grouped-query attention Torch-Pruning's walk
-is not dependable: on a model of width 256 with 4 query and 2 key heads and 2 layers it did not end within three
-minutes on this busy machine (seen while this page was written, not part of the script); the single layer of the last
-row went through. On the other models it is quick, and its trace takes less time than graphprune's capture, which does more.
+The models have as many key heads as query heads, but for the last row. Torch-Pruning's trace takes less time than
+graphprune's capture, which does more.
 
 {comparison(found)}
 """

@@ -94,21 +94,21 @@ def scope_of_last(term: fx.Node, weights: set[str]) -> str:
             continue
         seen.add(node)
         if node.op == "get_attr" and str(node.target) in weights:
-            parts = str(node.target).split(".")[:-2]
-            return ".".join(parts) or str(node.target)
+            parts = str(node.target).split(".")
+            return ".".join(parts[:-2] or parts[:1])
         pending += node.all_input_nodes
     return min(weights)
 
 
-def exclusive_nodes(graph: Graph, end: fx.Node) -> set[fx.Node]:
-    """What would be dead without this term: nodes that only it, and cache results, read.
+def exclusive_nodes(graph: Graph, *ends: fx.Node) -> set[fx.Node]:
+    """What would be dead without these terms: nodes that only they, and cache results, read.
 
     Readers are counted down from the end, as a reference-counting collector does: the work is the size of the branch.
     """
     results = graph.results
     kept = {node for name, node in results.items() if not name.startswith("present.")}
     caches_only, output = set(results.values()) - kept, graph.module.graph.output_node()
-    dead, pending = {end}, [end]
+    dead, pending = set(ends), list(ends)
     living: dict[fx.Node, int] = {}
     while pending:
         for source in pending.pop().all_input_nodes:
@@ -118,3 +118,14 @@ def exclusive_nodes(graph: Graph, end: fx.Node) -> set[fx.Node]:
                 dead.add(source)
                 pending.append(source)
     return dead
+
+
+def upstream(end: fx.Node) -> set[fx.Node]:
+    """Every node that this one is computed from."""
+    seen: set[fx.Node] = set()
+    pending = [end]
+    while pending:
+        new = [source for source in pending.pop().all_input_nodes if source not in seen]
+        seen.update(new)
+        pending += new
+    return seen

@@ -58,7 +58,7 @@ def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:
         if kind == "blocks":
             continue
         found = groups.prunable(frozenset({kind}))
-        if not found:
+        if not found and "blocks" not in kinds:  # else they may have been dropped
             raise UsageError(explain_none(groups, kind))
         result += found
     return tuple(result)

@@ -61,3 +61,23 @@ def evaluate(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
         kwargs["device"] = "cpu"
     with torch.no_grad():
         return node.target(*args, **kwargs)  # type: ignore[operator,no-any-return]
+
+
+def picks_to_slices(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
+    """Replace `x[:, [4, 5]]` by `x[:, 4:6]`: a pick by consecutive constants is a slice, which splits its axis."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.index.Tensor):
+        source, picks = node.args
+        chosen = [(dim, pick) for dim, pick in enumerate(picks) if pick is not None]
+        if len(chosen) != 1 or chosen[0][1].op != "get_attr":
+            continue
+        dim, pick = chosen[0]
+        indices, size = tensors[str(pick.target)], source.meta["value"].shape[dim]
+        if indices.ndim != 1 or indices.dtype == torch.bool or not isinstance(size, int) or not len(indices):
+            continue
+        start = int(indices[0]) % size
+        if not torch.equal(indices % size, torch.arange(start, start + len(indices))):
+            continue
+        with graph.inserting_before(node):
+            cut = graph.call_function(torch.ops.aten.slice.Tensor, (source, dim, start, start + len(indices)))
+        cut.meta = dict(node.meta)
+        node.replace_all_uses_with(cut)

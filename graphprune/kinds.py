@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import fx
 
 from graphprune.axes import Axis
-from graphprune.branches import exclusive_nodes
+from graphprune.branches import exclusive_nodes, upstream
 from graphprune.groups import Branch, Kind
 from graphprune.inference import Inference
 from graphprune.ir import Graph
@@ -24,9 +24,10 @@ class Kinds:
         self.experts = frozenset(a for axis in chosen for a in algebra.atoms(axis))
         self.heads, self.queries, self.sizes = self.attention_axes()
         skips = [self.nodes[b.add] for b in branches]
-        self.residual = frozenset(a for node in skips for a in self.atoms_at(node, -1))
-        # The branch that a parameter disappears with, as nothing else reads it.
-        self.home = home_branches(graph, branches, self.nodes)
+        self.residual = frozenset(a for node in skips for a in self.atoms_at(node, channel_dimension(node)))
+        self.siblings = self.head_siblings()
+        # The branches that a parameter disappears with, when they are all dropped.
+        self.homes = home_branches(graph, branches, self.nodes)
 
     def atoms_at(self, node: fx.Node, dim: int) -> tuple[Axis, ...]:
         axes = self.inference.axes.get(node, ())
@@ -54,6 +55,18 @@ class Kinds:
         queries -= cached if cached else heads
         return frozenset(cached or heads), frozenset(queries), frozenset(sizes)
 
+    def head_siblings(self) -> frozenset[Axis]:
+        """Axes that stand beside key heads in a product: query heads of models that multiply scores themselves."""
+        algebra = self.inference.algebra
+        found: set[Axis] = set()
+        for node in self.graph.module.graph.find_nodes(op="get_attr"):
+            for axis in self.inference.axes[node]:
+                assert isinstance(axis, int)
+                inside = set(algebra.atoms(axis))
+                if inside & self.heads:
+                    found |= {f for part in algebra.parts(axis) for f in algebra.factors(part)} - self.heads
+        return frozenset(found) - self.sizes
+
     def of(self, atom: Axis, parameters: list[str]) -> Kind:
         """The kind of an axis that these parameters carry."""
         table: tuple[tuple[Kind, frozenset[Axis]], ...] = (
@@ -67,18 +80,45 @@ class Kinds:
         for kind, atoms in table:
             if atom in atoms:
                 return kind
+        if atom in self.siblings:  # a part of a fused projection, or queries where the output projection has them too
+            return "query" if len(self.matrices(parameters)) > 1 else "other"
         return "mlp" if self.block(parameters) else "other"
+
+    def matrices(self, parameters: list[str]) -> set[str]:
+        """Those of the parameters that have two dimensions or more."""
+        shapes = {str(n.target): n.meta["value"].shape for n in self.graph.module.graph.find_nodes(op="get_attr")}
+        return {name for name in parameters if len(shapes[name]) > 1}
 
     def block(self, parameters: list[str]) -> str | None:
         """The residual branch that holds all of these parameters."""
-        homes = {self.home.get(name) for name in parameters}
-        return homes.pop() if len(homes) == 1 else None
+        homes = {self.homes.get(name, ()) for name in parameters}
+        only = homes.pop() if len(homes) == 1 else ()
+        return only[0] if len(only) == 1 else None
 
 
-def home_branches(graph: Graph, branches: tuple[Branch, ...], nodes: Mapping[str, fx.Node]) -> dict[str, str]:
-    """For each parameter that only one branch reads, that branch."""
-    parameters, found = set(graph.parameters()), dict[str, str]()
+def channel_dimension(node: fx.Node) -> int:
+    """Where the channels are: in the second dimension of an image, else in the last."""
+    return 1 if len(node.meta["value"].shape) > 3 else -1
+
+
+def home_branches(
+    graph: Graph, branches: tuple[Branch, ...], nodes: Mapping[str, fx.Node]
+) -> dict[str, tuple[str, ...]]:
+    """For each parameter that only residual branches of one sum read, these branches: one, or parallel ones."""
+    sums: dict[str, list[Branch]] = {}
     for branch in branches:
-        inside = exclusive_nodes(graph, nodes[branch.branch])
-        found |= {str(n.target): branch.id for n in inside if n.op == "get_attr" and str(n.target) in parameters}
+        sums.setdefault(branch.add, []).append(branch)
+    found: dict[str, tuple[str, ...]] = {}
+    for parallel in sums.values():
+        own = {b.id: parameter_names(graph, exclusive_nodes(graph, nodes[b.branch])) for b in parallel}
+        found |= {name: (id,) for id, names in own.items() for name in names}
+        if len(parallel) > 1:
+            together = exclusive_nodes(graph, *(nodes[b.branch] for b in parallel))
+            reads = {b.id: parameter_names(graph, upstream(nodes[b.branch])) for b in parallel}
+            shared = parameter_names(graph, together) - found.keys()
+            found |= {name: tuple(id for id in own if name in reads[id]) for name in shared}
     return found
+
+
+def parameter_names(graph: Graph, nodes: set[fx.Node]) -> set[str]:
+    return {str(n.target) for n in nodes if n.op == "get_attr"} & set(graph.parameters())

@@ -14,7 +14,7 @@ from graphprune.inference import Axes, Inference
 from graphprune.ir import Graph, tensor_type
 from graphprune.kinds import Kinds
 
-Terms = Counter[Term]
+Terms = Counter[Term]  # summed with `update`: `+` would drop negative terms
 _CONTRACTIONS = {"linear": 1, "addmm": 0, "mm": 0, "matmul": 0, "bmm": 1, "baddbmm": 1}
 
 
@@ -25,11 +25,10 @@ def build_costs(graph: Graph, inference: Inference, groups: Mapping[Axis, Group]
     count, weight_bytes = Terms(), Terms()
     for node in graph.module.graph.find_nodes(op="get_attr"):
         name = str(node.target)
-        home = (kinds.home[name],) if name in kinds.home else ()
-        terms = sizes.product(inference.axes[node], home)  # type: ignore[arg-type]
-        weight_bytes += scale(terms, itemsize(node))
+        terms = sizes.product(inference.axes[node], presence(kinds.homes.get(name, ())))  # type: ignore[arg-type]
+        weight_bytes.update(scale(terms, itemsize(node)))
         if name in parameters:
-            count += terms
+            count.update(terms)
     return Costs(
         Polynomial(count), Polynomial(weight_bytes), macs(graph, sizes, kinds), cache_bytes(graph, sizes, kinds)
     )
@@ -43,9 +42,9 @@ def macs(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
         if weight is None:
             continue
         name = str(weight.target)
-        home = (kinds.home[name],) if name in kinds.home else ()
+        home = presence(kinds.homes.get(name, ()))
         positions = [s for s in tensor_type(node).shape[2:] if isinstance(s, int)] if "conv" in str(node.target) else []
-        total += scale(sizes.product(sizes.inference.axes[weight], home), math.prod(positions))  # type: ignore[arg-type]
+        total.update(scale(sizes.product(sizes.inference.axes[weight], home), math.prod(positions)))  # type: ignore[arg-type]
     return Polynomial(total)
 
 
@@ -68,9 +67,19 @@ def cache_bytes(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
         if name.startswith("past_key_values."):
             axes: Axes = sizes.inference.axes[node]  # type: ignore[assignment]
             layer = name.removeprefix("past_key_values.")
-            home = (owner[layer],) if layer in owner else ()
-            total += scale(sizes.product((axes[1], axes[3]), home), itemsize(node))
+            home = presence((owner[layer],) if layer in owner else ())
+            total.update(scale(sizes.product((axes[1], axes[3]), home), itemsize(node)))
     return Polynomial(total)
+
+
+def presence(branches: tuple[str, ...]) -> Terms:
+    """1 while any of these branches is there, 0 when all are dropped: one minus the product of (1 - branch)."""
+    absent = Terms({(): 1})
+    for branch in branches:
+        absent = multiply(absent, Terms({(): 1, (branch,): -1}))
+    if not branches:
+        return absent
+    return Terms({term: (term == ()) - count for term, count in absent.items() if (term == ()) != count})
 
 
 def itemsize(node: fx.Node) -> int:
@@ -96,9 +105,9 @@ class AxisSizes:
         self.inference, self.algebra, self.ids = inference, inference.algebra, ids
         self.known: dict[Axis, Terms] = {}
 
-    def product(self, axes: Iterable[Axis], factors: Term = ()) -> Terms:
-        """The product of the axes' sizes and of further variables."""
-        result = Terms({tuple(sorted(factors)): 1})
+    def product(self, axes: Iterable[Axis], factor: Terms | None = None) -> Terms:
+        """The product of the axes' sizes, and of a further factor."""
+        result = Terms({(): 1}) if factor is None else factor
         for axis in axes:
             result = multiply(result, self.of(axis))
         return result
@@ -118,5 +127,5 @@ class AxisSizes:
             return self.product(algebra.factors(root))
         total = Terms()
         for part in algebra.parts(root):
-            total += self.of(part)
+            total.update(self.of(part))
         return total

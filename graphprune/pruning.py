@@ -1,7 +1,7 @@
 """Pruning: score, allocate within the budget, plan, rewrite - once, or in rounds that are each scored anew."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from graphprune.errors import BudgetError
 from graphprune.groups import Groups
 from graphprune.influence import branch_influence
 from graphprune.ir import Graph
+from graphprune.matching import match_groups
 from graphprune.options import AUTO
 from graphprune.plan import Plan, Statistics
 from graphprune.plugins import Allocation, Importance
@@ -38,11 +39,15 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """The smaller graph, the plan that makes it from the source in one go, and notes for the user."""
+    """The smaller graph, the plan that makes it from the source in one go, and notes for the user.
+
+    `ids` gives the source's id of each group of `graph` whose id is another there.
+    """
 
     graph: Graph
     plan: Plan
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    ids: Mapping[str, str] = field(default_factory=dict)
 
 
 def prune(graph: Graph, request: Request, batches: Sequence[Tensor], report: Report = lambda *_: None) -> Pruned:
@@ -56,7 +61,7 @@ def prune(graph: Graph, request: Request, batches: Sequence[Tensor], report: Rep
     if "blocks" in request.kinds:
         report("measuring blocks", 0, 0)
         current = drop_blocks(current, analysis.groups, request, batches)
-    choice = final_choice(current.graph, request)
+    choice = final_choice(current, request)
     for step in range(1, request.steps + 1):
         report("pruning", step - 1, request.steps)
         goal = total - (total - request.budget.target) * step // request.steps
@@ -66,9 +71,9 @@ def prune(graph: Graph, request: Request, batches: Sequence[Tensor], report: Rep
     return replace(current, notes=(*current.notes, *choice.notes))
 
 
-def final_choice(graph: Graph, request: Request) -> Choice:
+def final_choice(now: Pruned, request: Request) -> Choice:
     """The kinds that the final target needs, decided once, so that every round cuts the same kinds."""
-    groups = analyze_axes(graph).groups
+    graph, groups = now.graph, analyze_axes(now.graph).groups
     choice = choose_candidates(groups, request.kinds, request.budget, request.floor)
     minimum = reachable_minimum(groups, choice.candidates, choice.budget)
     if graph.parameter_count() > request.budget.target and minimum > request.budget.target:
@@ -76,16 +81,19 @@ def final_choice(graph: Graph, request: Request) -> Choice:
             f"the target of {request.budget.target:,} parameters is out of reach: the least is {minimum:,} with "
             f"--prune {','.join(request.kinds)}; prune more kinds, lower --floor or --min-units, or raise the target"
         )
-    return choice
+    return replace(choice, candidates=tuple(replace(g, id=now.ids.get(g.id, g.id)) for g in choice.candidates))
 
 
 def prune_once(now: Pruned, choice: Choice, goal: int, request: Request, batches: Sequence[Tensor]) -> Pruned:
     """One round: score the present model, choose, cut."""
     analysis = analyze_axes(now.graph)
-    kept = {group.id for group in choice.candidates}
-    candidates = tuple(g for g in analysis.groups.groups if g.id in kept and g.units > 1)
+    widths = {group.id: group.units for group in choice.candidates}
+    candidates = tuple(
+        g for g in analysis.groups.groups if now.ids.get(g.id, g.id) in widths and g.units > 1 and not g.locked
+    )
     # Floors are shares of the source's width, not of what the last round left.
-    least = {g.id: math.ceil(choice.budget.floor * g.units - 1e-9) for g in choice.candidates}
+    share = choice.budget.floor
+    least = {g.id: math.ceil(share * widths[now.ids.get(g.id, g.id)] - 1e-9) for g in candidates}
     budget = replace(choice.budget, target=goal, floor=0.0, least=least)
     scores = request.importance.score(now.graph, candidates, batches)
     counts = request.allocation.keep(analysis.groups, candidates, scores, budget)
@@ -94,28 +102,32 @@ def prune_once(now: Pruned, choice: Choice, goal: int, request: Request, batches
 
 
 def advance(now: Pruned, plan: Plan, analysis: Analysis) -> Pruned:
-    return Pruned(apply(now.graph, plan, analysis), compose(now.plan, plan), now.notes)
+    """Apply a plan for the present graph, and add it to the plan for the source."""
+    graph = apply(now.graph, plan, analysis)
+    there = replace(plan, keep={now.ids.get(id, id): units for id, units in plan.keep.items()})
+    matched = match_groups(analysis.groups, plan, analyze_axes(graph).groups)
+    ids = {new: now.ids.get(old, old) for new, old in matched.items()}
+    return Pruned(graph, compose(now.plan, there), now.notes, {new: old for new, old in ids.items() if new != old})
 
 
 def drop_blocks(now: Pruned, groups: Groups, request: Request, batches: Sequence[Tensor]) -> Pruned:
-    """Drop the branches with the least influence as long as the rest stays above the target.
+    """Drop the branches with the least influence; widths do the rest.
 
-    Where nothing else may be cut, the last one dropped is the one that brings the model to the target.
+    Beside other kinds, blocks give at most half of what is to be removed. Alone, they are dropped until the target is
+    met.
     """
     influence = branch_influence(now.graph, groups, batches)
-    sizes, dropped, alone = groups.sizes(), list[str](), set(request.kinds) == {"blocks"}
+    cost, sizes, alone = groups.costs.parameters, groups.sizes(), set(request.kinds) == {"blocks"}
+    target, dropped = request.budget.target, list[str]()
+    least = target if alone else (target + cost(sizes)) // 2
     for id in sorted(influence, key=lambda id: (influence[id], id)):
-        rest = groups.costs.parameters({**sizes, id: 0})
-        if groups.costs.parameters(sizes) <= request.budget.target:
+        if cost(sizes) <= target:
             break
-        if rest >= request.budget.target or alone:
+        if alone or cost({**sizes, id: 0}) >= least:
             sizes[id] = 0
             dropped.append(id)
-    if groups.costs.parameters(sizes) > request.budget.target and alone:
-        least = groups.costs.parameters(sizes)
-        raise BudgetError(
-            f"dropping every block leaves {least:,} parameters, above the target of {request.budget.target:,}"
-        )
-    plan = Plan({}, tuple(dropped), request.statistics)
-    note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches"
-    return Pruned(apply(now.graph, plan), plan, (note,))
+    if alone and cost(sizes) > target:
+        raise BudgetError(f"dropping every block leaves {cost(sizes):,} parameters, above the target of {target:,}")
+    analysis = analyze_axes(now.graph)
+    note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches: {', '.join(dropped) or 'none'}"
+    return replace(advance(now, Plan({}, tuple(dropped), request.statistics), analysis), notes=(note,))

@@ -98,7 +98,7 @@ def norm_operands(node: fx.Node, *names: str) -> Any:
     arguments = bind(node)
     if len(arguments["normalized_shape"]) != 1:
         raise PlanError(
-            f"exact statistics are not available for a norm over several dimensions at {node.name}; use statistics survivors"
+            f"no exact statistics for a norm over several dimensions, at {node.name}; use statistics survivors"
         )
     return itemgetter(*names)(arguments)
 

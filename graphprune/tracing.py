@@ -14,7 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from graphprune.errors import CaptureError
 from graphprune.failure import explain_failure, quiet_torch
-from graphprune.folding import fold_constants
+from graphprune.folding import fold_constants, picks_to_slices
 from graphprune.functional import functional, is_mutable, is_simple, opname
 from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
 
@@ -117,6 +117,7 @@ class Normalizer:
         if len(names) != len(returned):
             raise CaptureError(f"the model returned {len(returned)} tensors where the contract names {len(names)}")
         fold_constants(self.graph, self.tensors)
+        picks_to_slices(self.graph, self.tensors)
         remove_dead(self.graph)
         used = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
         module = fx.GraphModule({n: t for n, t in self.tensors.items() if n in used}, self.graph)

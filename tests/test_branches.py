@@ -13,7 +13,7 @@ BRANCHES = {
     "llama": ["model.layers.0.self_attn", "model.layers.0.mlp", "model.layers.1.self_attn", "model.layers.1.mlp"],
     "gpt_neox": [f"gpt_neox.layers.{k}.{part}" for k in (0, 1) for part in ("mlp", "attention")],  # parallel
     "bert": [f"bert.encoder.layer.{k}.{part}output" for k in (0, 1) for part in ("attention.", "")],
-    "cnn": ["outer.weight"],
+    "cnn": ["outer"],
 }
 
 

@@ -83,7 +83,6 @@ def test_everything_at_once_cut_equals_masked(name: str, seed: int) -> None:
     check(name, exact(random_keeps(groups.prunable(), f"{name} {seed}"), tuple(dropped)))
 
 
-@pytest.mark.xfail(strict=True, reason="the cost keeps a norm that only the two dropped branches read")
 @pytest.mark.xdist_group("falcon")
 def test_parallel_branches_dropped_together() -> None:
     check("falcon", exact({}, tuple(b.id for b in wide("falcon").analysis.groups.branches)))

@@ -96,8 +96,17 @@ def test_blocks_go_by_influence() -> None:
     dropped = pruned.plan.dropped
     assert dropped == tuple(sorted(influence, key=lambda id: influence[id])[: len(dropped)])
     assert pruned.graph.parameter_count() <= int(graph("llama").parameter_count() * 0.75)
-    assert pruned.notes == (f"dropped {len(dropped)} of 4 residual branches",)
+    assert pruned.notes == (f"dropped {len(dropped)} of 4 residual branches: {', '.join(dropped)}",)
     assert len(analyze(pruned.graph).branches) == 4 - len(dropped)
+
+
+def test_blocks_leave_half_of_the_work_to_the_widths() -> None:
+    pruned = prune(graph("llama"), request(0.5, kinds=("blocks", "mlp", "attention", "residual")), BATCHES)
+    whole = graph("llama").parameter_count()
+    costs, sizes = analysis("llama").groups.costs, analysis("llama").groups.sizes()
+    assert costs.parameters(sizes | dict.fromkeys(pruned.plan.dropped, 0)) >= 0.75 * whole
+    assert pruned.plan.keep
+    assert pruned.graph.parameter_count() <= 0.5 * whole
 
 
 def test_influence_is_zero_for_a_branch_that_adds_nothing() -> None:

@@ -19,7 +19,8 @@ def attention(call: Call) -> Axes:
 
 def relate_heads(call: Call, query: int, key: int) -> None:
     if not call["enable_gqa"]:
-        call.unify(query, key)
+        if call.algebra.size(key) != 1 or call.algebra.size(query) == 1:  # one key head is broadcast to every query
+            call.unify(query, key)
         return
     heads, shared = call.algebra.size(query), call.algebra.size(key)
     assert isinstance(heads, int)

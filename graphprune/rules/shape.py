@@ -51,7 +51,7 @@ def unsqueeze(call: Call) -> Axes:
 
 
 def squeeze(call: Call) -> Axes:
-    """Every dimension of size one that the call names goes; without a name, all of them. A cut to one unit would go too."""
+    """Every dimension of size one that the call names goes; without a name, all do. A cut to one unit would go too."""
     axes, shape = call.axes(call["self"]), call.shape(call["self"])
     named = call["dim"]
     dims = range(len(shape)) if named is None else [named] if isinstance(named, int) else named
