@@ -280,8 +280,8 @@ part of TinyStories' train split; its seeds draw other windows, those of random 
 Measured on the first {VALIDATION_BYTES:,} bytes of the validation split, in windows of the first token (BOS) and
 {others}, each token predicted once, in float32. Bits per byte compare between models, perplexities only within one.
 A cell is the mean over the seeds ± their standard deviation, a dash is not measured yet. The row of 5 steps scores the
-smaller model anew before each of five cuts. A cut this deep without training leaves little of models this small: the numbers order the methods,
-and are no promise of a usable model.
+smaller model anew before each of five cuts. A cut this deep without training leaves little of models this small: the
+numbers order the methods, and are no promise of a usable model.
 
 The characters of babyllama-tok105 have no newline: its tokenizer turns each run of them into one unknown token, which
 is predicted like any other, while all bytes count.
