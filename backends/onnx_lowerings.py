@@ -216,7 +216,8 @@ def batch_norm(
 ) -> Any:
     if training or weight is None or bias is None:
         return NotImplemented
-    return op.BatchNormalization(value, weight, bias, mean, variance, epsilon=rest[1])
+    result = op.BatchNormalization(value, weight, bias, mean, variance, epsilon=rest[1])
+    return result[0] if isinstance(result, (list, tuple)) else result
 
 
 def adaptive_average(op: Any, node: fx.Node, value: Any, size: Any) -> Any:

@@ -117,7 +117,7 @@ def greedy(runner: Runner, prompt: Tensor, count: int) -> tuple[Tensor, Tensor]:
         positions = arange(ids) + length
         length += ids.shape[1]
         logits, past = runner(ids, torch.ones(1, length, dtype=torch.long), positions, past)
-        best = logits[0, -1].float().topk(2)
+        best = logits[0, -1].detach().float().topk(2)
         ids = logits[0, -1].argmax().cpu().reshape(1, 1)
         tokens.append(int(ids))
         margins.append(float(best.values[0] - best.values[1]))

@@ -74,7 +74,8 @@ def test_query_heads_count_for_their_own_key_value_head() -> None:
     product = (gradients(graph, tokens)[name] * graph.parameters()[name].detach()).abs()
     expected = product.view(4, 2, 4, -1).sum((1, 2, 3))  # key-value head, query head, size, residual
     only_q = dataclasses.replace(tiny_groups()[HEADS], slots=tiny_groups()[HEADS].slots[:1])
-    close(Taylor(gradients="batch").score(graph, [only_q], (tokens,))[HEADS], expected.tolist())
+    taylor = Taylor(aggregate="element", gradients="batch")
+    close(taylor.score(graph, [only_q], (tokens,))[HEADS], expected.tolist())
 
 
 def test_taylor_leaves_the_graph_as_it_was() -> None:

@@ -19,7 +19,7 @@ graphprune compile ./llama -o small --target-params 1B --data corpus.txt --unifo
 
 graphprune compile ./llama --target-params 50% --prune mlp,attention,blocks --dry-run
 
-graphprune compile ./llama -o small --target-params 70% --importance "taylor{aggregate=vector}" --steps 5"""
+graphprune compile ./llama -o small --target-params 70% --importance "taylor{gradients=batch}" --steps 5"""
 
 SIZE, METHOD, DATA, RESULT = "What to cut", "How to choose", "What text to look at", "What to write"
 
