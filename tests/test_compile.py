@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import graphprune
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, DataError, RegistryError, UsageError
 from graphprune.options import ApplyOptions, CompileOptions, Result
@@ -156,3 +157,12 @@ def test_bad_requests_leave_nothing(
     with pytest.raises(error, match=said):
         compile_model(options(source, tmp_path / "out", **changes))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_writes_and_checks_a_graph_of_the_library(source: Path, tmp_path: Path) -> None:
+    graph = graphprune.capture(str(source), dtype=torch.float32)
+    checks = graphprune.export(graph, tmp_path / "out", backends=("huggingface",))
+    assert {check.artefact for check in checks} == {"huggingface"}
+    assert all(check.passed for check in checks)
+    with pytest.raises(UsageError, match="exists"):
+        graphprune.export(graph, tmp_path / "out")
