@@ -9,9 +9,10 @@ from graphprune.groups import Group, Groups, Slot
 from graphprune.plan import Plan
 from graphprune.printer import print_graph
 from tests.families import analysis, families, graph
+from tests.zoo import FAMILIES
 
 Golden = Callable[[str], None]
-PRINTED = ("llama", "gpt2", "gpt_neox", "phi3", "mixtral", "bert", "vit", "cnn")
+PRINTED = tuple(FAMILIES)
 
 
 def print_owner(slot: Slot) -> str:
