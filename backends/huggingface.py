@@ -220,10 +220,10 @@ def read_generic(folder: Path) -> Graph:
     try:
         config: Any = GraphpruneConfig.from_pretrained(folder)
         data = unpack(config.graph)
-        tensors = {
-            name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()
-        }
-    except (OSError, ValueError, SafetensorError) as error:
+        stored = {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
+        # Parameters may be stored in a narrower type than the graph computes in.
+        tensors = {name: t.to(getattr(torch, data["tensors"][name][0])) for name, t in stored.items()}
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
     return from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
 

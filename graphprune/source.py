@@ -1,6 +1,8 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
 import contextlib
+import importlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -36,6 +38,8 @@ def capture(
     is read and the graph holds meta tensors, which is enough to analyse and to plan. `dtype` converts the weights of a
     folder or hub id as they are loaded. Raises SourceError, CaptureError.
     """
+    if isinstance(model, (str, Path)) and is_generic(Path(model).expanduser()):
+        return capture_generic(Path(model).expanduser(), weights)
     if isinstance(model, (str, Path)):
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
         return replace(capture_pretrained(loaded), source=source)
@@ -45,6 +49,26 @@ def capture(
         raise UsageError("a plain module needs example inputs: capture(module, inputs={'x': tensor})")
     dynamic = {name: {0: "batch"} for name in inputs}
     return capture_module(Positional(model), Contract(inputs, dynamic), "module.")
+
+
+def is_generic(folder: Path) -> bool:
+    """Say whether a folder is a checkpoint in graphprune's generic form, which holds its graph."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("graph"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def capture_generic(folder: Path, weights: bool) -> Graph:
+    """Read the graph that a generic checkpoint holds; nothing is traced again."""
+    checks.check_weights(folder)
+    graph: Graph = importlib.import_module("graphprune.backends.huggingface").read_generic(folder)
+    if weights:
+        checks.check_finite(str(folder), graph.tensors().items())
+        return graph
+    parameters = graph.parameters()
+    meta = {n: t.detach().to("meta") for n, t in graph.tensors().items()}
+    return graph.with_tensors({n: nn.Parameter(t) if n in parameters else t for n, t in meta.items()})
 
 
 class Positional(nn.Module):

@@ -79,9 +79,10 @@ def takes_star(module: nn.Module) -> bool:
 
 def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
     """The dynamic shapes for torch.export: plain names are dimensions, expressions are left to its arithmetic."""
+    # The underscore: when torch explains a failure it parses these names with sympy, which has a `sequence` of its own.
     plain = {n for dims in contract.dynamic.values() for n in dims.values() if n.isidentifier()}
     dims: dict[str, Any] = {
-        name: torch.export.Dim(name, min=0 if name == "past" else None, max=contract.maximum.get(name))
+        name: torch.export.Dim(f"_{name}", min=0 if name == "past" else None, max=contract.maximum.get(name))
         for name in plain
     }
     return tuple(

@@ -122,6 +122,19 @@ def test_replayed_plan_gives_the_same_weights(source: Path, compiled: tuple[Path
     assert (replay / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
+def test_a_compiled_model_can_be_compiled_again(source: Path, compiled: tuple[Path, Result], tmp_path: Path) -> None:
+    out, first = compiled
+    again = replace(options(source, tmp_path / "out"), model=str(out), target_params="90%", prune=("mlp",), steps=1)
+    result = compile_model(again)
+    before = next(m for m in first.measures if m.name == "parameters").after
+    sizes = next(m for m in result.measures if m.name == "parameters")
+    assert sizes.before == before
+    assert sizes.after is not None
+    assert before is not None
+    assert sizes.after <= 0.9 * before
+    assert all(check.passed for check in result.checks)
+
+
 def test_uniform_gives_a_stock_checkpoint(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     compile_model(options(source, out, uniform=True, importance="magnitude", backends=("huggingface",), steps=1))
