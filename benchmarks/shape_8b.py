@@ -166,7 +166,7 @@ def plan_jobs(both: bool) -> list[Job]:
     jobs = [Job("shape", "shape", SHAPE, 1200), Job("dry run", "dry-run", SHAPE, 1200)]
     if both:
         full, narrow = {**SHAPE, **MULTI_HEAD}, {**SHAPE, **NARROW}
-        jobs += [Job(f"4096 wide, {n} layers", "both", {**full, "num_hidden_layers": n}, 300) for n in (1, 2, 4)]
+        jobs += [Job(f"4096 wide, {n} layers", "both", {**full, "num_hidden_layers": n}, 300) for n in (1, 2, 4, 8)]
         jobs += [Job(f"1024 wide, {n} layers", "both", {**narrow, "num_hidden_layers": n}, 300) for n in (8, 16, 32)]
         jobs.append(Job("1024 wide, 1 layer, 2 key heads", "both", {**SHAPE, **GROUPED}, 120))
     return jobs

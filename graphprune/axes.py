@@ -145,7 +145,7 @@ class Algebra:
         self.averaged.append(axis)
 
     def unify(self, left: Axis, right: Axis) -> bool:
-        """Make two axes the same one. Returns False, with nothing claimed, where their structures do not fit."""
+        """Make two axes the same one. Returns False where they do not fit; parts that did fit stay related."""
         self.edges.append((left, right, self.at))
         left, right = self.find(left), self.find(right)
         if left == right:
@@ -161,42 +161,29 @@ class Algebra:
 
     def align(self, left: Axis, right: Axis, one: str, other: str) -> bool:
         """Relate two structured axes part by part."""
-        if one == other == "product":
-            return self.align_products(list(self.factors(left)), list(self.factors(right)))
-        pieces = list(self.parts(left)), list(self.parts(right))
-        if one == other == "concat":
-            return self.align_concats(*pieces)
+        if one == other:
+            pieces = self.factors if one == "product" else self.parts
+            return self.align_lists(list(pieces(left)), list(pieces(right)), one)
         concat, product = (left, right) if one == "concat" else (right, left)
         return self.align_mixed(concat, product)
 
-    def align_products(self, left: list[Axis], right: list[Axis]) -> bool:
-        """Walk two factor lists from the outside in; the larger factor is refined by the smaller."""
+    def align_lists(self, left: list[Axis], right: list[Axis], form: str) -> bool:
+        """Walk two lists of factors or of parts from the front; the larger entry is refined by the smaller."""
+        products = form == "product"
+        cut, pieces = (self.factor, self.factors) if products else (self.split, self.parts)
         while left and right:
             a, b = left.pop(0), right.pop(0)
-            if self.size(a) == self.size(b):
+            sizes = self.size(a), self.size(b)
+            if sizes[0] == sizes[1]:
                 if not self.unify(a, b):
                     return False
                 continue
-            small, big, rest = (a, b, right) if divide(self.size(b), self.size(a)) is not None else (b, a, left)
-            pair = self.factor(big, self.size(small))
+            first = divide(sizes[1], sizes[0]) is not None if products else _smaller(*sizes)
+            small, big, rest = (a, b, right) if first else (b, a, left)
+            pair = cut(big, self.size(small))
             if pair is None or not self.unify(pair[0], small):
                 return False
-            rest[:0] = self.factors(pair[1])
-        return not left and not right
-
-    def align_concats(self, left: list[Axis], right: list[Axis]) -> bool:
-        """Walk two part lists in order; the longer part is split by the shorter."""
-        while left and right:
-            a, b = left.pop(0), right.pop(0)
-            if self.size(a) == self.size(b):
-                if not self.unify(a, b):
-                    return False
-                continue
-            small, big, rest = (a, b, right) if _smaller(self.size(a), self.size(b)) else (b, a, left)
-            pair = self.split(big, self.size(small))
-            if pair is None or not self.unify(pair[0], small):
-                return False
-            rest[:0] = self.parts(pair[1])
+            rest[:0] = pieces(pair[1])
         return not left and not right
 
     def align_mixed(self, concat: Axis, product: Axis) -> bool:

@@ -70,7 +70,15 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
         verify(source)
         graph = apply(source, plan)
         target = str(graph.parameter_count())
-        same = CompileOptions(options.model, target, options.out, backends=options.backends, importance="plan")
+        same = CompileOptions(
+            options.model,
+            target,
+            options.out,
+            importance="plan",
+            allocation="plan",
+            statistics=plan.statistics,
+            backends=options.backends,
+        )
         step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
         work = Work(same, source, analyze(source), Pruned(graph.record(step), plan), None)
         result = finish(work, backends, folder, progress)
@@ -116,7 +124,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     graph, plan = work.pruned.graph, work.pruned.plan
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
-    own_checks = check_against_masked(work.source, plan, work.options.seed) if small else ()
+    own_checks = check_against_masked(work.source, graph, plan, work.options.seed) if small else ()
     progress("measuring", 0, 0)
     text = work.text
     scores = (held_out_perplexity(work.source, text), held_out_perplexity(graph, text)) if text else (None, None)

@@ -28,7 +28,7 @@ class CompileOptions:
     """One compilation: the model, the size, the method, the data, the artefacts. Checked when it is made.
 
     `target_params` is `1B`, `600M`, `6e8` or `60%`. `prune` names what may shrink, or is `("auto",)`. `importance`,
-    `allocation` and `backends` are specs such as `taylor{aggregate=vector}`. `method` names a recipe instead. `data` is
+    `allocation` and `backends` are specs such as `taylor{aggregate=vector}`. `data` is
     a text, jsonl or parquet file, a datasets id, or `stdlib`. `floor` is the share that every group keeps at least.
     `steps` prunes in so many rounds, each scored anew. Raises UsageError.
     """
@@ -50,7 +50,6 @@ class CompileOptions:
     uniform: bool = False
     statistics: Statistics = "survivors"
     backends: tuple[str, ...] = ("huggingface", "onnx")
-    method: str | None = None
     overwrite: bool = False
     dry_run: bool = False
     trust_remote_code: bool = False

@@ -11,7 +11,6 @@ from graphprune.budget import Budget, reachable_minimum
 from graphprune.candidates import Choice, choose_candidates
 from graphprune.composition import compose
 from graphprune.errors import BudgetError
-from graphprune.groups import Groups
 from graphprune.influence import branch_influence
 from graphprune.ir import Graph
 from graphprune.matching import match_groups
@@ -56,11 +55,10 @@ def prune(graph: Graph, request: Request, batches: Sequence[Tensor], report: Rep
     With several steps the target falls linearly, and each round scores the model that the last one left. Groups keep
     their share of the source's width at least. Raises BudgetError where the target is out of reach.
     """
-    analysis = analyze_axes(graph)
     current, total = Pruned(graph, Plan(statistics=request.statistics)), graph.parameter_count()
     if "blocks" in request.kinds:
         report("measuring blocks", 0, 0)
-        current = drop_blocks(current, analysis.groups, request, batches)
+        current = drop_blocks(current, request, batches)
     choice = final_choice(current, request)
     for step in range(1, request.steps + 1):
         report("pruning", step - 1, request.steps)
@@ -68,7 +66,9 @@ def prune(graph: Graph, request: Request, batches: Sequence[Tensor], report: Rep
         if current.graph.parameter_count() > goal:
             current = prune_once(current, choice, goal, request, batches)
     report("pruning", request.steps, request.steps)
-    return replace(current, notes=(*current.notes, *choice.notes))
+    # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
+    final = graph if current.graph is graph else apply(graph, current.plan)
+    return Pruned(final, current.plan, (*current.notes, *choice.notes), current.ids)
 
 
 def final_choice(now: Pruned, request: Request) -> Choice:
@@ -110,12 +110,14 @@ def advance(now: Pruned, plan: Plan, analysis: Analysis) -> Pruned:
     return Pruned(graph, compose(now.plan, there), now.notes, {new: old for new, old in ids.items() if new != old})
 
 
-def drop_blocks(now: Pruned, groups: Groups, request: Request, batches: Sequence[Tensor]) -> Pruned:
+def drop_blocks(now: Pruned, request: Request, batches: Sequence[Tensor]) -> Pruned:
     """Drop the branches with the least influence; widths do the rest.
 
     Beside other kinds, blocks give at most half of what is to be removed. Alone, they are dropped until the target is
     met.
     """
+    analysis = analyze_axes(now.graph)
+    groups = analysis.groups
     influence = branch_influence(now.graph, groups, batches)
     cost, sizes, alone = groups.costs.parameters, groups.sizes(), set(request.kinds) == {"blocks"}
     target, dropped = request.budget.target, list[str]()
@@ -128,6 +130,5 @@ def drop_blocks(now: Pruned, groups: Groups, request: Request, batches: Sequence
             dropped.append(id)
     if alone and cost(sizes) > target:
         raise BudgetError(f"dropping every block leaves {cost(sizes):,} parameters, above the target of {target:,}")
-    analysis = analyze_axes(now.graph)
     note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches: {', '.join(dropped) or 'none'}"
     return replace(advance(now, Plan({}, tuple(dropped), request.statistics), analysis), notes=(note,))

@@ -12,8 +12,6 @@ from graphprune.uniform import allowed_counts
 
 def read_request(options: CompileOptions) -> Request:
     """Resolve plug-ins before any work is done, so that a wrong name costs nothing."""
-    if options.method is not None:
-        raise UsageError(f"no recipe is named {options.method!r}; name --importance and --allocation instead")
     if "vocabulary" in options.prune:
         raise UsageError(
             "--prune vocabulary would need the tokenizer's ids changed, which compile does not do; use a plan"

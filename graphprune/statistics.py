@@ -69,24 +69,24 @@ def scale_mean(graph: fx.Graph, node: fx.Node, share: float) -> None:
 def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
     """Mean and variance of the masked input: removed entries are zeros, each `mean` away from the mean.
 
-    With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2.
+    With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2. The share is the
+    scaled mean of ones, so that it stands in means alone: a second cut scales these again, and is exact too.
     """
     x, weight, bias, eps = norm_operands(node, "input", "weight", "bias", "eps")
     chain = Chain(graph, node, x)
     mean = chain(_aten.mul.Tensor, chain(_aten.mean.dim, x, [-1], True, reduced=True), share, reduced=True)
     centred = chain(_aten.sub.Tensor, x, mean)
     spread = chain(_aten.mean.dim, chain(_aten.mul.Tensor, centred, centred), [-1], True, reduced=True)
-    missing = chain(_aten.mul.Tensor, chain(_aten.mul.Tensor, mean, mean, reduced=True), 1.0 - share, reduced=True)
+    ones = chain(_aten.mean.dim, chain(_aten.ones_like.default, x), [-1], True, reduced=True)
+    kept = chain(_aten.mul.Tensor, ones, share, reduced=True)
+    square = chain(_aten.mul.Tensor, mean, mean, reduced=True)
+    missing = chain(_aten.sub.Tensor, square, chain(_aten.mul.Tensor, square, kept, reduced=True), reduced=True)
     variance = chain(_aten.add.Tensor, chain(_aten.mul.Tensor, spread, share, reduced=True), missing, reduced=True)
     chain.finish(centred, variance, eps, weight, bias)
 
 
 def exact_rms_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
-    x, shape, weight, eps = itemgetter("input", "normalized_shape", "weight", "eps")(bind(node))
-    if len(shape) != 1:
-        raise PlanError(
-            f"exact statistics are not available for a norm over several dimensions at {node.name}; use survivors"
-        )
+    x, weight, eps = norm_operands(node, "input", "weight", "eps")
     chain = Chain(graph, node, x)
     square = chain(_aten.mean.dim, chain(_aten.mul.Tensor, x, x), [-1], True, reduced=True)
     machine = torch.finfo(x.meta["value"].dtype).eps

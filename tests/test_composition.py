@@ -13,7 +13,7 @@ from graphprune.matching import match_groups
 from graphprune.plan import Plan, Statistics
 from graphprune.rewrite import apply
 from tests import oracle
-from tests.families import analysis, families, graph
+from tests.families import analysis, families, graph, wide
 from tests.test_rewrite import random_plan
 
 
@@ -71,3 +71,15 @@ def test_statistics_must_agree_where_both_cut(one: Statistics, other: Statistics
         compose(Plan({"a": (0,)}, (), one), Plan({"a": (0,)}, (), other))
     assert compose(Plan({}, ("x",), one), Plan({"a": (0,)}, (), other)).statistics == other
     assert compose(Plan({"a": (0,)}, (), one), Plan({}, ("x",), other)).statistics == one
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.xdist_group(f)) for f in ("gpt2", "llama")])
+def test_exact_statistics_stay_exact_over_two_cuts(family: str) -> None:
+    whole = wide(family)
+    residual = next(g for g in whole.analysis.groups.groups if g.kind == "residual")
+    first, second = (Plan({residual.id: tuple(units)}, (), "exact") for units in (range(30), range(3, 25)))
+    source = whole.graph
+    once, twice = apply(source, compose(first, second)), apply(apply(source, first), second)
+    inputs = oracle.example(once, {"batch": 2, "sequence": 4, "past": 0})
+    for wanted, found in zip(once(*inputs), twice(*inputs), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
