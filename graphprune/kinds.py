@@ -26,6 +26,8 @@ class Kinds:
         skips = [self.nodes[b.add] for b in branches]
         self.residual = frozenset(a for node in skips for a in self.atoms_at(node, channel_dimension(node)))
         self.siblings = self.head_siblings()
+        attributes = graph.module.graph.find_nodes(op="get_attr")
+        self.matrices = frozenset(str(n.target) for n in attributes if len(n.meta["value"].shape) > 1)
         # The branches that a parameter disappears with, when they are all dropped.
         self.homes = home_branches(graph, branches, self.nodes)
 
@@ -81,13 +83,8 @@ class Kinds:
             if atom in atoms:
                 return kind
         if atom in self.siblings:  # a part of a fused projection, or queries where the output projection has them too
-            return "query" if len(self.matrices(parameters)) > 1 else "other"
+            return "query" if len(self.matrices.intersection(parameters)) > 1 else "other"
         return "mlp" if self.block(parameters) else "other"
-
-    def matrices(self, parameters: list[str]) -> set[str]:
-        """Those of the parameters that have two dimensions or more."""
-        shapes = {str(n.target): n.meta["value"].shape for n in self.graph.module.graph.find_nodes(op="get_attr")}
-        return {name for name in parameters if len(shapes[name]) > 1}
 
     def block(self, parameters: list[str]) -> str | None:
         """The residual branch that holds all of these parameters."""
@@ -109,16 +106,17 @@ def home_branches(
     for branch in branches:
         sums.setdefault(branch.add, []).append(branch)
     found: dict[str, tuple[str, ...]] = {}
+    parameters = frozenset(graph.parameters())
     for parallel in sums.values():
-        own = {b.id: parameter_names(graph, exclusive_nodes(graph, nodes[b.branch])) for b in parallel}
+        own = {b.id: names_among(parameters, exclusive_nodes(graph, nodes[b.branch])) for b in parallel}
         found |= {name: (id,) for id, names in own.items() for name in names}
         if len(parallel) > 1:
             together = exclusive_nodes(graph, *(nodes[b.branch] for b in parallel))
-            reads = {b.id: parameter_names(graph, upstream(nodes[b.branch])) for b in parallel}
-            shared = parameter_names(graph, together) - found.keys()
+            reads = {b.id: names_among(parameters, upstream(nodes[b.branch])) for b in parallel}
+            shared = names_among(parameters, together) - found.keys()
             found |= {name: tuple(id for id in own if name in reads[id]) for name in shared}
     return found
 
 
-def parameter_names(graph: Graph, nodes: set[fx.Node]) -> set[str]:
-    return {str(n.target) for n in nodes if n.op == "get_attr"} & set(graph.parameters())
+def names_among(parameters: frozenset[str], nodes: set[fx.Node]) -> set[str]:
+    return {str(n.target) for n in nodes if n.op == "get_attr"} & parameters
