@@ -104,7 +104,7 @@ def capture_for_work(model: str, trust_remote_code: bool) -> Graph:
 def read_text(options: CompileOptions, request: Request, source: Graph, progress: Progress) -> Text | None:
     """The text to calibrate on and to measure with; models that take no text are pruned without."""
     if source.source.kind != "decoder":
-        if request.importance.needs_data:
+        if request.needs_data:
             raise UsageError(
                 f"--importance {options.importance} needs a language model; use magnitude or the Python API"
             )
@@ -113,7 +113,7 @@ def read_text(options: CompileOptions, request: Request, source: Graph, progress
     try:
         return prepare_text(source, options.data, options.samples, options.length, options.seed)
     except DataError:
-        if request.importance.needs_data or "blocks" in options.prune or options.data != CompileOptions.data:
+        if request.needs_data or options.data != CompileOptions.data:
             raise
         return None  # text would only have been measured on
 

@@ -1,6 +1,9 @@
 """Composition: the plan that does at once what two plans do one after the other."""
 
+from dataclasses import replace
+
 from graphprune.errors import PlanError
+from graphprune.ir import Lineage
 from graphprune.plan import Plan
 
 
@@ -16,3 +19,10 @@ def compose(first: Plan, second: Plan) -> Plan:
         keep[id] = tuple(keep[id][u] for u in units) if id in keep else units
     dropped = dict.fromkeys((*first.dropped, *second.dropped))
     return Plan(keep, tuple(dropped), second.statistics if second.keep else first.statistics)
+
+
+def chain(first: Lineage, second: Lineage) -> Lineage:
+    """The lineage of a graph that has the second lineage from a graph that has the first one."""
+    there = replace(second.plan, keep={first.root(id): units for id, units in second.plan.keep.items()})
+    ids = {**first.ids, **{new: first.root(old) for new, old in second.ids.items()}}
+    return Lineage(compose(first.plan, there), {new: old for new, old in ids.items() if new != old})

@@ -10,6 +10,8 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from graphprune.plan import Plan
+
 Size: TypeAlias = int | sympy.Expr
 
 
@@ -54,12 +56,31 @@ class Step:
     parameters_after: int
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """What was cut since capture: one plan that makes this shape from the source in one go.
+
+    `ids` gives the source's id of each group that has another id here; ids name places, and places change with a cut.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    def root(self, id: str) -> str:
+        """The id that a group of this graph has in the source."""
+        return self.ids.get(id, id)
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A captured model. Treat it as immutable: every change is made on a `fork()`.
 
     `inputs` and `outputs` are the contract names (`past_key_values.0.key`), in the order that the module takes and
     returns them. Each node's `meta["value"]` is its `TensorType`, a size, or a tuple of these.
+
+    `companions` are tensors that belong to parameters and have their shapes, by kind and parameter name: the moments of
+    an optimizer, say. A rewrite cuts them as it cuts the parameters. `memo` is plain data that one pass leaves for the
+    next, under the name of who wrote it.
     """
 
     module: fx.GraphModule
@@ -67,6 +88,9 @@ class Graph:
     outputs: tuple[str, ...]
     source: Source = Source()
     history: tuple[Step, ...] = ()
+    lineage: Lineage = field(default_factory=Lineage)
+    companions: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    memo: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the graph on the inputs in contract order; returns the outputs in contract order."""
@@ -123,6 +147,10 @@ class Graph:
 
     def record(self, step: Step) -> "Graph":
         return replace(self, history=(*self.history, step))
+
+    def remember(self, name: str, value: Any) -> "Graph":
+        """Return the graph with plain data under this name for later passes."""
+        return replace(self, memo={**self.memo, name: value})
 
 
 def get_tensor(module: torch.nn.Module, name: str) -> Tensor:

@@ -3,10 +3,14 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from graphprune.errors import GraphpruneError, PassError
 from graphprune.ir import Graph, Step
+from graphprune.options import Progress, no_progress
 from graphprune.spec import print_spec
 from graphprune.verify import verify
 
@@ -19,14 +23,24 @@ def silent(line: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a pass may ask of the outside: calibration data, the seed of everything random, where to report progress.
+    """What a pass may ask of the outside: data, the seed of everything random, where to report and to keep things.
 
-    `calibration` is what the data module makes (None where no pass needs it); `log` takes one line at a time.
+    `calibration` is what the data module makes (None where no pass needs it). `source` is the model before the first
+    pass: the teacher, and what floors are shares of. `tokenizer` and `data` (a text's name, as `read_texts` takes it)
+    are for passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what
+    it needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own.
+    `log` takes one line at a time, `progress` a stage, what is done and of how much.
     """
 
     calibration: Any = None
     seed: int = 0
     log: Log = silent
+    source: Graph | None = None
+    tokenizer: Any = None
+    data: str | None = None
+    held_out: Tensor | None = None
+    folder: Path | None = None
+    progress: Progress = no_progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,22 +1,22 @@
-"""Pruning: score, allocate within the budget, plan, rewrite - once, or in rounds that are each scored anew."""
+"""Pruning: score, allocate within the budget, plan, rewrite, compensate - once, or in rounds that are scored anew."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis import analyze, analyze_axes
 from graphprune.budget import Budget, reachable_minimum
 from graphprune.candidates import Choice, choose_candidates
-from graphprune.composition import compose
+from graphprune.composition import chain
 from graphprune.errors import BudgetError
+from graphprune.groups import Groups
 from graphprune.influence import branch_influence
-from graphprune.ir import Graph
-from graphprune.matching import match_groups
+from graphprune.ir import Graph, Lineage
 from graphprune.options import AUTO
 from graphprune.plan import Plan, Statistics
-from graphprune.plugins import Allocation, Importance
+from graphprune.plugins import Allocation, Compensation, Importance, Round
 from graphprune.rewrite import apply
 from graphprune.selection import select
 
@@ -25,7 +25,10 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to prune to and how. `budget.target` is the size of the result; `floor` None means the default of `auto`."""
+    """What to prune to and how. `budget.target` is the size of the result; `floor` None means the default of `auto`.
+
+    `final` is the size that the kinds are chosen for, where this pruning is one of several stages on the way to it.
+    """
 
     budget: Budget
     importance: Importance
@@ -34,91 +37,133 @@ class Request:
     steps: int = 1
     floor: float | None = None
     statistics: Statistics = "survivors"
+    compensation: Compensation | None = None
+    final: int | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether any part of the method looks at text."""
+        parts = (self.importance, self.allocation, self.compensation)
+        return "blocks" in self.kinds or any(part is not None and part.needs_data for part in parts)
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """The smaller graph, the plan that makes it from the source in one go, and notes for the user.
-
-    `ids` gives the source's id of each group of `graph` whose id is another there.
-    """
+    """The smaller graph, the plan that makes its shape from the source in one go, and notes for the user."""
 
     graph: Graph
     plan: Plan
     notes: tuple[str, ...] = ()
-    ids: Mapping[str, str] = field(default_factory=dict)
 
 
-def prune(graph: Graph, request: Request, batches: Sequence[Tensor], report: Report = lambda *_: None) -> Pruned:
+def prune(
+    graph: Graph,
+    request: Request,
+    batches: Sequence[Tensor],
+    report: Report = lambda *_: None,
+    source: Graph | None = None,
+) -> Pruned:
     """Prune a graph to the budget; the input graph stays as it is.
 
-    With several steps the target falls linearly, and each round scores the model that the last one left. Groups keep
-    their share of the source's width at least. Raises BudgetError where the target is out of reach.
+    With several steps the target falls linearly, and each round scores the model that the last one left; compensation
+    aims at the outputs of the graph that was given. Groups keep their share of the width that they have in `source`
+    (default: `graph`) at least. Raises BudgetError where the target is out of reach.
     """
-    current, total = Pruned(graph, Plan(statistics=request.statistics)), graph.parameter_count()
+    start, total, notes = replace(graph, lineage=Lineage()), graph.parameter_count(), tuple[str, ...]()
+    current = start
     if "blocks" in request.kinds:
         report("measuring blocks", 0, 0)
-        current = drop_blocks(current, request, batches)
-    choice = final_choice(current, request)
+        current, notes = drop_blocks(current, request, batches)
+    widths = source_widths(graph, source)
+    choice = final_choice(current, request, source, widths)
     for step in range(1, request.steps + 1):
         report("pruning", step - 1, request.steps)
         goal = total - (total - request.budget.target) * step // request.steps
-        if current.graph.parameter_count() > goal:
-            current = prune_once(current, choice, goal, request, batches)
+        if current.parameter_count() > goal:
+            current = prune_once(current, choice, goal, request, batches, widths)
+            current = compensate(start, current, request, batches, report)
     report("pruning", request.steps, request.steps)
-    # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
-    final = graph if current.graph is graph else apply(graph, current.plan)
-    return Pruned(final, current.plan, (*current.notes, *choice.notes), current.ids)
+    if request.compensation is None and current is not start:
+        # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
+        current = replace(apply(start, current.lineage.plan), memo=current.memo)
+    lineage = chain(graph.lineage, current.lineage)
+    result = graph if current is start else replace(current, lineage=lineage)
+    return Pruned(result, lineage.plan, (*notes, *choice.notes))
 
 
-def final_choice(now: Pruned, request: Request) -> Choice:
-    """The kinds that the final target needs, decided once, so that every round cuts the same kinds."""
-    graph, groups = now.graph, analyze_axes(now.graph).groups
-    choice = choose_candidates(groups, request.kinds, request.budget, request.floor)
-    minimum = reachable_minimum(groups, choice.candidates, choice.budget)
-    if graph.parameter_count() > request.budget.target and minimum > request.budget.target:
+def source_widths(graph: Graph, source: Graph | None) -> Mapping[str, int]:
+    """The units that every group of the graph had in the source, by its id in the graph."""
+    groups = analyze(graph).groups
+    there = {g.id: g.units for g in analyze(source).groups} if source is not None else {}
+    return {g.id: there.get(graph.lineage.root(g.id), g.units) for g in groups}
+
+
+def final_choice(now: Graph, request: Request, source: Graph | None, widths: Mapping[str, int]) -> Choice:
+    """The kinds that the final target needs, decided once, so that every round cuts the same kinds.
+
+    The ids are those at the start of this pruning.
+    """
+    groups = analyze(now)
+    final = replace(request.budget, target=request.final or request.budget.target)
+    whole = source is not None and "blocks" not in request.kinds
+    chosen = choose_candidates(analyze(source) if whole and source else groups, request.kinds, final, request.floor)
+    kinds = {group.kind for group in chosen.candidates}
+    candidates = groups.prunable(frozenset(kinds))
+    least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[now.lineage.root(g.id)])) for g in candidates}
+    check_target(groups, replace(chosen, candidates=candidates), least, request, now.parameter_count())
+    start = tuple(replace(g, id=now.lineage.root(g.id)) for g in candidates)
+    return replace(chosen, candidates=start, budget=replace(chosen.budget, target=request.budget.target))
+
+
+def check_target(groups: Groups, choice: Choice, least: Mapping[str, int], request: Request, size: int) -> None:
+    """Raise BudgetError, with the least that is possible, for a target below it."""
+    target = request.budget.target
+    minimum = reachable_minimum(groups, choice.candidates, replace(choice.budget, floor=0.0, least=least))
+    if size > target and minimum > target:
         raise BudgetError(
-            f"the target of {request.budget.target:,} parameters is out of reach: the least is {minimum:,} with "
+            f"the target of {target:,} parameters is out of reach: the least is {minimum:,} with "
             f"--prune {','.join(request.kinds)}; prune more kinds, lower --floor or --min-units, or raise the target"
         )
-    return replace(choice, candidates=tuple(replace(g, id=now.ids.get(g.id, g.id)) for g in choice.candidates))
 
 
-def prune_once(now: Pruned, choice: Choice, goal: int, request: Request, batches: Sequence[Tensor]) -> Pruned:
+def prune_once(
+    now: Graph, choice: Choice, goal: int, request: Request, batches: Sequence[Tensor], widths: Mapping[str, int]
+) -> Graph:
     """One round: score the present model, choose, cut."""
-    analysis = analyze_axes(now.graph)
-    widths = {group.id: group.units for group in choice.candidates}
-    candidates = tuple(
-        g for g in analysis.groups.groups if now.ids.get(g.id, g.id) in widths and g.units > 1 and not g.locked
-    )
+    analysis, chosen = analyze_axes(now), {group.id for group in choice.candidates}
+    root, share = now.lineage.root, choice.budget.floor
+    candidates = tuple(g for g in analysis.groups.prunable() if root(g.id) in chosen)
     # Floors are shares of the source's width, not of what the last round left.
-    share = choice.budget.floor
-    least = {g.id: math.ceil(share * widths[now.ids.get(g.id, g.id)] - 1e-9) for g in candidates}
+    least = {g.id: math.ceil(share * widths[root(g.id)] - 1e-9) for g in candidates}
     budget = replace(choice.budget, target=goal, floor=0.0, least=least)
-    scores = request.importance.score(now.graph, candidates, batches)
-    counts = request.allocation.keep(analysis.groups, candidates, scores, budget)
-    plan = replace(select(analysis.groups, counts, scores), statistics=request.statistics)
-    return advance(now, plan, analysis)
+    scores = request.importance.score(now, candidates, batches)
+    full = {g.id: widths[root(g.id)] for g in candidates}
+    memo = now.memo.get(request.allocation.name, {})
+    allotment = request.allocation.keep(
+        Round(now, analysis.groups, candidates, scores, budget, batches, None, full, memo)
+    )
+    plan = replace(select(analysis.groups, allotment.counts, scores), statistics=request.statistics)
+    cut = apply(now, plan, analysis)
+    return cut.remember(request.allocation.name, allotment.memo) if allotment.memo else cut
 
 
-def advance(now: Pruned, plan: Plan, analysis: Analysis) -> Pruned:
-    """Apply a plan for the present graph, and add it to the plan for the source."""
-    graph = apply(now.graph, plan, analysis)
-    there = replace(plan, keep={now.ids.get(id, id): units for id, units in plan.keep.items()})
-    matched = match_groups(analysis.groups, plan, analyze_axes(graph).groups)
-    ids = {new: now.ids.get(old, old) for new, old in matched.items()}
-    return Pruned(graph, compose(now.plan, there), now.notes, {new: old for new, old in ids.items() if new != old})
+def compensate(start: Graph, current: Graph, request: Request, batches: Sequence[Tensor], report: Report) -> Graph:
+    """The cut graph with its weights adapted, where the method has a compensation."""
+    if request.compensation is None:
+        return current
+    label = f"compensating ({request.compensation.name})"
+    return request.compensation.compensate(start, current, batches, lambda done, all: report(label, done, all))
 
 
-def drop_blocks(now: Pruned, request: Request, batches: Sequence[Tensor]) -> Pruned:
+def drop_blocks(now: Graph, request: Request, batches: Sequence[Tensor]) -> tuple[Graph, tuple[str, ...]]:
     """Drop the branches with the least influence; widths do the rest.
 
     Beside other kinds, blocks give at most half of what is to be removed. Alone, they are dropped until the target is
     met.
     """
-    analysis = analyze_axes(now.graph)
+    analysis = analyze_axes(now)
     groups = analysis.groups
-    influence = branch_influence(now.graph, groups, batches)
+    influence = branch_influence(now, groups, batches)
     cost, sizes, alone = groups.costs.parameters, groups.sizes(), set(request.kinds) == {"blocks"}
     target, dropped = request.budget.target, list[str]()
     least = target if alone else (target + cost(sizes)) // 2
@@ -131,4 +176,4 @@ def drop_blocks(now: Pruned, request: Request, batches: Sequence[Tensor]) -> Pru
     if alone and cost(sizes) > target:
         raise BudgetError(f"dropping every block leaves {cost(sizes):,} parameters, above the target of {target:,}")
     note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches: {', '.join(dropped) or 'none'}"
-    return replace(advance(now, Plan({}, tuple(dropped), request.statistics), analysis), notes=(note,))
+    return apply(now, Plan({}, tuple(dropped), request.statistics), analysis), (note,)

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.analysis import Analysis, analyze_axes
+from graphprune.composition import chain
 from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
+from graphprune.groups import Groups
 from graphprune.inference import Axes, Call, NodeAxes, operator_key, rebind
-from graphprune.ir import Graph, TensorType
+from graphprune.ir import Graph, Lineage, TensorType
+from graphprune.matching import match_groups
 from graphprune.plan import Plan
 from graphprune.rules import all_rules
 from graphprune.sizes import NodeResizer, Widths
@@ -39,7 +42,7 @@ def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
     result = discard_unused(result)
     verify(result)
     check_count(result, analysis, plan)
-    return result
+    return replace(result, lineage=extend(graph.lineage, plan, analysis.groups, result))
 
 
 def check_plan(analysis: Analysis, plan: Plan) -> None:
@@ -75,6 +78,7 @@ def cut(graph: Graph, widths: Widths) -> Graph:
     new = {name: cut_tensor(tensor, nodes[name], widths) for name, tensor in old.items()}
     result = graph.with_tensors({name: tensor for name, tensor in new.items() if tensor is not old[name]})
     rules = all_rules()
+    result = replace(result, companions=cut_companions(graph, nodes, widths))
     renamed = {node.name: node for node in result.nodes}
     for node in graph.nodes:
         axes = widths.inference.axes.get(node)
@@ -117,11 +121,34 @@ def cut_tensor(tensor: Tensor, node: fx.Node, widths: Widths) -> Tensor:
     return nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
 
 
+Companions = Mapping[str, Mapping[str, Tensor]]
+
+
+def cut_companions(graph: Graph, nodes: Mapping[str, fx.Node], widths: Widths) -> Companions:
+    """The companions of all parameters, each cut like its parameter."""
+    return {
+        kind: {name: cut_tensor(tensor, nodes[name], widths) for name, tensor in tensors.items()}
+        for kind, tensors in graph.companions.items()
+    }
+
+
 def discard_unused(graph: Graph) -> Graph:
-    """Drop tensors that no node reads any more."""
+    """Drop tensors that no node reads any more, and their companions."""
     module = fx.GraphModule(dict(graph.tensors()), graph.module.graph)
     module.train(graph.module.training)
-    return replace(graph, module=module)
+    left = replace(graph, module=module)
+    names = left.parameters()
+    companions = {
+        kind: {name: tensor for name, tensor in tensors.items() if name in names}
+        for kind, tensors in graph.companions.items()
+    }
+    return replace(left, companions=companions)
+
+
+def extend(lineage: Lineage, plan: Plan, before: Groups, result: Graph) -> Lineage:
+    """The lineage of the result of a plan for a graph with this lineage."""
+    matched = match_groups(before, plan, analyze_axes(result).groups)
+    return chain(lineage, Lineage(plan, {new: old for new, old in matched.items() if new != old}))
 
 
 def check_count(result: Graph, analysis: Analysis, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from graphprune.errors import PlanError, UsageError
 from graphprune.groups import Group, Groups, Kind
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
-from graphprune.plugins import Allocation
+from graphprune.plugins import Allocation, Round
 from graphprune.selection import select
 
 
@@ -25,7 +25,8 @@ def make(units: dict[str, tuple[int, int]], kinds: dict[str, Kind] | None = None
 
 def keep(allocation: Allocation, groups: Groups, scores: dict[str, list[float]], **budget: object) -> dict[str, int]:
     tensors = {id: torch.tensor(values) for id, values in scores.items()}
-    return allocation.keep(groups, groups.groups, tensors, Budget(**budget))  # type: ignore[arg-type]
+    made = Round(None, groups, groups.groups, tensors, Budget(**budget))  # type: ignore[arg-type]
+    return dict(allocation.keep(made).counts)
 
 
 def test_uniform_keeps_the_same_share() -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.analysis import analyze_axes
+from graphprune.analysis import analyze, analyze_axes
 from graphprune.errors import PlanError
 from graphprune.groups import Groups
 from graphprune.ir import Graph
@@ -202,3 +203,26 @@ def test_statistics_of_a_layer_norm(normed: Graph, statistics: Statistics) -> No
     torch.testing.assert_close(found, by_hand(normed, x, kept, statistics == "exact"))
     other = by_hand(normed, x, kept, statistics != "exact")
     assert not torch.allclose(found, other)
+
+
+@pytest.mark.xdist_group("llama")
+def test_companions_are_cut_with_their_parameters() -> None:
+    source = graph("llama")
+    numbered = {name: torch.arange(p.numel()).view(p.shape) for name, p in source.parameters().items()}
+    with_moments = replace(source, companions={"moment": numbered})
+    plan = random_plan(analysis("llama").groups, 1)
+    cut = apply(with_moments, replace(plan, dropped=("model.layers.1.mlp",)))
+    weights = {name: torch.nn.Parameter(tensor.double()) for name, tensor in numbered.items()}
+    wanted = apply(source.with_tensors(weights), replace(plan, dropped=("model.layers.1.mlp",))).parameters()
+    assert list(cut.companions["moment"]) == list(wanted)
+    assert all(torch.equal(cut.companions["moment"][name].double(), wanted[name]) for name in wanted)
+
+
+@pytest.mark.xdist_group("llama")
+def test_lineage_makes_the_shape_from_the_source_in_one_go() -> None:
+    source = graph("llama")
+    once = apply(source, random_plan(analysis("llama").groups, 1))
+    twice = apply(once, random_plan(analyze(once).groups, 2))
+    again = apply(source, twice.lineage.plan)
+    assert {n: t.shape for n, t in again.tensors().items()} == {n: t.shape for n, t in twice.tensors().items()}
+    assert again.lineage == twice.lineage

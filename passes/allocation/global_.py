@@ -7,12 +7,11 @@ from typing import ClassVar, Literal, final
 
 import numpy
 from numpy.typing import NDArray
-from torch import Tensor
 
-from graphprune.budget import Budget, Width, cost_of, free_widths
+from graphprune.budget import Width, cost_of, free_widths
 from graphprune.errors import UsageError
-from graphprune.groups import Group, Groups
-from graphprune.plugins import Allocation
+from graphprune.groups import Group
+from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.selection import check_scores
 from graphprune.solver import solve
 
@@ -39,19 +38,18 @@ class Global(Allocation):
                 f"global takes per=cost or unit and normalize=none, kind or mean, not {self.per}, {self.normalize}"
             )
 
-    def keep(
-        self, groups: Groups, candidates: Sequence[Group], scores: Mapping[str, Tensor], budget: Budget
-    ) -> dict[str, int]:
-        cost, sizes = cost_of(groups, budget), groups.sizes()
+    def keep(self, round: Round) -> Allotment:
+        cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()
         values: dict[str, NDArray[numpy.float64]] = {}
-        for group in candidates:
-            check_scores(group, scores[group.id])
-            ranked = -numpy.sort(-scores[group.id].double().numpy())
+        for group in round.candidates:
+            check_scores(group, round.scores[group.id])
+            ranked = -numpy.sort(-round.scores[group.id].double().numpy())
             values[group.id] = divide(ranked, cost.slope(sizes, group.id) if self.per == "cost" else 1)
-        means = {group.id: self.scale(group, candidates, values) for group in candidates}
+        means = {group.id: self.scale(group, round.candidates, values) for group in round.candidates}
         values = {id: divide(ranked, means[id]) for id, ranked in values.items()}
-        widths = free_widths(candidates, budget)
-        return solve(groups, widths, [step_values(width, values) for width in widths], budget)
+        widths = free_widths(round.candidates, round.budget)
+        priorities = [step_values(width, values) for width in widths]
+        return Allotment(solve(round.groups, widths, priorities, round.budget))
 
     def scale(self, group: Group, candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]) -> float:
         """What the values of this group are divided by: 1 where they have no scale of their own."""

@@ -1,16 +1,13 @@
 """Uniform allocation: every group gives up the same share of its units."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy
 from numpy.typing import NDArray
-from torch import Tensor
 
-from graphprune.budget import Budget, Width, free_widths
-from graphprune.groups import Group, Groups
-from graphprune.plugins import Allocation
+from graphprune.budget import Width, free_widths
+from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.solver import solve
 
 
@@ -26,11 +23,9 @@ class Uniform(Allocation):
 
     name: ClassVar[str] = "uniform"
 
-    def keep(
-        self, groups: Groups, candidates: Sequence[Group], scores: Mapping[str, Tensor], budget: Budget
-    ) -> dict[str, int]:
-        widths = free_widths(candidates, budget)
-        return solve(groups, widths, [shares(width) for width in widths], budget)
+    def keep(self, round: Round) -> Allotment:
+        widths = free_widths(round.candidates, round.budget)
+        return Allotment(solve(round.groups, widths, [shares(width) for width in widths], round.budget))
 
 
 def shares(width: Width) -> NDArray[numpy.float64]:

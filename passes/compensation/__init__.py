@@ -1,0 +1,1 @@
+"""Compensation: how the weights that are left make up for those that went."""
