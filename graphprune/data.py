@@ -11,10 +11,11 @@ from torch import Tensor
 from graphprune.demo.corpus import is_held_out, source_files
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, tensor_type
-from graphprune.readers import read_dataset, read_jsonl, read_parquet, read_plain
+from graphprune.readers import Row, read_dataset, read_jsonl, read_parquet, read_plain, text_of
 
-_READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
-_FILE_SUFFIXES = {*_READERS, ".txt", ".text", ".md", ".py", ".json", ".csv", ".gz", ".zst"}
+LIBRARY = ("stdlib", "stdlib:held-out")
+_ROW_SUFFIXES = {".jsonl", ".ndjson", ".parquet"}
+_FILE_SUFFIXES = {*_ROW_SUFFIXES, ".txt", ".text", ".md", ".py", ".json", ".csv", ".gz", ".zst"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 # Sixteen times as many tokens as are drawn give varied windows; text has about four bytes a token.
 _VARIETY, _BYTES_PER_TOKEN = 16, 4
@@ -39,18 +40,35 @@ def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iter
 
 def open_source(spec: str, field: str, limit: int | None) -> Iterator[str]:
     """The reader that fits what `spec` names."""
-    if spec in ("stdlib", "stdlib:held-out"):
+    if has_rows(spec):
+        return (text for row in open_rows(spec, field) for text in text_of(row, field))
+    return open_plain(spec, limit)
+
+
+def has_rows(spec: str) -> bool:
+    """Say whether a source has rows with fields, such as a data set, and not plain text alone."""
+    path = Path(spec).expanduser()
+    return spec not in LIBRARY and (not path.is_file() or path.suffix.lower() in _ROW_SUFFIXES)
+
+
+def open_plain(spec: str, limit: int | None) -> Iterator[str]:
+    """Yield the documents of a source without rows."""
+    if spec in LIBRARY:
         return read_library(held_out=spec != "stdlib")
+    return read_plain(Path(spec).expanduser(), limit)
+
+
+def open_rows(spec: str, field: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a .jsonl or .parquet file or a data set. `field` says that no other will be asked for."""
     path = Path(spec).expanduser()
     if path.is_file():
-        reader = _READERS.get(path.suffix.lower())
-        return reader(path, field) if reader else read_plain(path, limit)
+        return read_parquet(path, field) if path.suffix.lower() == ".parquet" else read_jsonl(path)
     name, colon, rest = spec.partition(":")
     if name and Path(name).expanduser().is_dir():
-        return read_dataset(f"{Path(name).expanduser()}{colon}{rest}", field)
+        return read_dataset(f"{Path(name).expanduser()}{colon}{rest}")
     if path.suffix.lower() in _FILE_SUFFIXES or spec.startswith(("/", ".", "~")) or not spec:
         raise DataError(f"no text file at {spec!r}; pass a .txt, .jsonl or .parquet file, a datasets id or 'stdlib'")
-    return read_dataset(spec, field)
+    return read_dataset(spec)
 
 
 def read_library(held_out: bool) -> Iterator[str]:

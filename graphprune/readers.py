@@ -1,14 +1,23 @@
-"""Readers of text documents: plain files, JSON lines, parquet and data sets, each lazy and with one-line errors."""
+"""Readers of documents: plain files, JSON lines, parquet and data sets, each lazy and with one-line errors."""
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphprune.errors import DataError
 
 SEPARATOR = "<|endoftext|>"  # what large plain-text corpora put between their documents
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file or data set, and where it is, for messages."""
+
+    where: str
+    fields: Mapping[str, Any]
 
 
 def read_plain(path: Path, limit: int | None = None) -> Iterator[str]:
@@ -32,65 +41,61 @@ def read_bytes(path: Path, limit: int | None) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_jsonl(path: Path, field: str) -> Iterator[str]:
-    """Yield `field` of each line of a JSON lines file; blank lines and null texts are passed over."""
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """Yield each line of a JSON lines file; blank lines are passed over."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield from text_of(parse_row(line, f"line {number} of {path}"), field, f"line {number} of {path}")
+                    yield parse_row(line, f"line {number} of {path}")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def parse_row(line: str, where: str) -> dict[str, Any]:
+def parse_row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} is not a JSON object; each line must be one, with the text in a field")
-    return row
+    return Row(where, row)
 
 
-def text_of(row: dict[str, Any], field: str, where: str) -> Iterable[str]:
+def text_of(row: Row, field: str) -> Iterable[str]:
     """The text of a row, or nothing where it is null. Raises DataError that lists the fields where it is missing."""
-    if field not in row:
-        raise DataError(f"{where} has no field {field!r}; it has {', '.join(map(str, row)) or 'none'}")
-    text = row[field]
+    if field not in row.fields:
+        raise DataError(f"{row.where} has no field {field!r}; it has {', '.join(map(str, row.fields)) or 'none'}")
+    text = row.fields[field]
     if text is not None and not isinstance(text, str):
-        raise DataError(f"field {field!r} in {where} holds {type(text).__name__}, not text")
+        raise DataError(f"field {field!r} in {row.where} holds {type(text).__name__}, not text")
     return () if text is None else (text,)
 
 
-def read_parquet(path: Path, field: str) -> Iterator[str]:
-    """Yield one column of a parquet file, a few rows at a time."""
+def read_parquet(path: Path, field: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a parquet file, a few at a time: of one column where the file has it, of all otherwise."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            text_of(dict.fromkeys(file.schema_arrow.names), field, str(path))
-            for batch in file.iter_batches(batch_size=256, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    yield from text_of({field: text}, field, str(path))
+            columns = [field] if field in file.schema_arrow.names else None
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                yield from (Row(str(path), row) for row in batch.to_pylist())
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
 
 
-def read_dataset(spec: str, field: str) -> Iterator[str]:
+def read_dataset(spec: str) -> Iterator[Row]:
     """Stream a data set: `name`, `name:config` or `name:config:split` (split `train` unless given)."""
     import datasets
 
     name, config, split = (*spec.split(":"), "", "")[:3]
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-        for row in rows:
-            yield from text_of(row, field, f"the data set {spec}")
-    except DataError:
-        raise
+        yield from (Row(f"the data set {spec}", row) for row in rows)
     except Exception as error:  # the library raises dozens of kinds, for what is one thing to a user
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{spec!r} is no file, and as a data set it cannot be read: {line[:300]}") from error

@@ -1,0 +1,140 @@
+"""Conversations: read from rows, rendered by the tokenizer's chat template, with the tokens that the assistant says."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import NDArray
+
+from graphprune.data import open_rows
+from graphprune.errors import DataError
+from graphprune.readers import Row
+
+LossOn = Literal["all", "assistant"]
+Message = Mapping[str, Any]
+Conversation = tuple[Message, ...]
+# Token ids [n], and for each whether the assistant says it: bool [n].
+Encoded = tuple[NDArray[numpy.int64], NDArray[numpy.bool_]]
+
+_FIELDS = ("messages", "conversations")
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+_PLAIN_ROLES = ("system", "user", "assistant", "tool", "developer")
+_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def read_conversations(spec: str, field: str) -> Iterator[Conversation]:
+    """Yield the conversation of each row of a .jsonl or .parquet file or a data set.
+
+    It is in `field`, `messages` or `conversations`: a list of messages with `role` and `content`, or `from` and
+    `value`. Rows where it is null or empty are passed over. Raises DataError, which lists the fields, where it is not.
+    """
+    for row in open_rows(spec):
+        name = conversation_field(row, field)
+        if name is None:
+            raise DataError(f"{row.where} has no conversation in {', '.join((field, *_FIELDS))}; {describe(row)}")
+        if row.fields[name]:
+            yield tuple(read_message(message, row.where) for message in row.fields[name])
+
+
+def conversation_field(row: Row, field: str) -> str | None:
+    """The field of a row that holds its conversation: a list, or null where it has none."""
+    names = [name for name in (field, *_FIELDS) if name in row.fields]
+    return next((name for name in names if row.fields[name] is None or isinstance(row.fields[name], list)), None)
+
+
+def is_conversation(row: Row, field: str) -> bool:
+    """Say whether a row is read as a conversation: what was asked for is one, or is missing beside one."""
+    if field in row.fields:
+        return field in _FIELDS or isinstance(row.fields[field], list)
+    return conversation_field(row, field) is not None
+
+
+def describe(row: Row) -> str:
+    return f"it has {', '.join(map(str, row.fields)) or 'no fields'}"
+
+
+def read_message(message: Any, where: str) -> Message:
+    """One message with `role` and `content`; ShareGPT's names are translated, every other key is kept."""
+    if isinstance(message, dict) and isinstance(message.get("role"), str):
+        return message
+    if not isinstance(message, dict) or not isinstance(message.get("from"), str) or "value" not in message:
+        raise DataError(f"a message in {where} has neither role and content nor from and value; rename its keys")
+    role = _ROLES.get(message["from"], message["from"])
+    if role not in _PLAIN_ROLES:
+        known = ", ".join((*_PLAIN_ROLES, *_ROLES))
+        raise DataError(f"a message in {where} is from {message['from']!r}, which is none of {known}; rename it")
+    return {"role": role, "content": message["value"]}
+
+
+def check_template(tokenizer: Any) -> None:
+    """Raise DataError where a tokenizer cannot render conversations or cannot tell where their tokens are."""
+    if not tokenizer.chat_template:
+        raise DataError(
+            "the tokenizer has no chat template, so conversations cannot be rendered; "
+            "put chat_template.jinja into the model's folder, or train on a field of plain text"
+        )
+    if not tokenizer.is_fast:
+        raise DataError("the tokenizer is not a fast one and does not say where its tokens are; give a tokenizer.json")
+
+
+def encode_conversation(tokenizer: Any, messages: Conversation, loss_on: LossOn) -> Encoded:
+    """The tokens of a conversation, and which carry the loss: all, or those that the assistant says.
+
+    A token is the assistant's when any of its characters is. The template says where these are by its
+    `{% generation %}` marks; where it has none, they are what a message adds to its generation prompt, and DataError
+    is raised where a rendering does not begin with the rendering of the messages before it.
+    """
+    if loss_on == "all":
+        ids = numpy.asarray(tokenize(tokenizer, render(tokenizer, messages))["input_ids"], dtype=numpy.int64)
+        return ids, numpy.ones(len(ids), dtype=numpy.bool_)
+    if _MARKS.search(tokenizer.get_chat_template()):
+        return encode_marked(tokenizer, messages)
+    text = render(tokenizer, messages)
+    found = tokenize(tokenizer, text, return_offsets_mapping=True)
+    places = numpy.asarray(found["offset_mapping"], dtype=numpy.int64).reshape(-1, 2)
+    said = numpy.zeros(len(places), dtype=numpy.bool_)
+    for start, end in assistant_spans(tokenizer, messages, text):
+        said |= (numpy.maximum(places[:, 0], start) < numpy.minimum(places[:, 1], end)).astype(numpy.bool_)
+    return numpy.asarray(found["input_ids"], dtype=numpy.int64), said
+
+
+def encode_marked(tokenizer: Any, messages: Conversation) -> Encoded:
+    """The tokens of a conversation and the assistant's, by the marks in the template."""
+    found = guarded(tokenizer, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    said = numpy.asarray(found["assistant_masks"], dtype=numpy.bool_)
+    return numpy.asarray(found["input_ids"], dtype=numpy.int64), said
+
+
+def tokenize(tokenizer: Any, text: str, **options: Any) -> Any:
+    """Tokens of a rendered conversation, in which the template has put every special token."""
+    return tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False, **options)
+
+
+def render(tokenizer: Any, messages: Sequence[Message], prompt: bool = False) -> str:
+    """The conversation as text, with `prompt` up to where the assistant begins."""
+    return str(guarded(tokenizer, messages, tokenize=False, add_generation_prompt=prompt))
+
+
+def guarded(tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
+    """Apply the chat template. Raises DataError with the template's own words where it refuses."""
+    try:
+        return tokenizer.apply_chat_template(list(messages), **options)
+    except Exception as error:  # templates raise what they like
+        roles = ", ".join(str(message["role"]) for message in messages[:6]) or "no message"
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"the chat template cannot render a conversation of {roles}: {line}") from error
+
+
+def assistant_spans(tokenizer: Any, messages: Conversation, text: str) -> Iterator[tuple[int, int]]:
+    """The characters of a rendered conversation that each assistant's message adds to its generation prompt."""
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt = render(tokenizer, messages[:index], prompt=True)
+            whole = render(tokenizer, messages[: index + 1])
+            if not whole.startswith(prompt) or not text.startswith(whole):
+                raise DataError(
+                    f"the chat template does not show where message {index + 1} begins and ends, for it changes what "
+                    "stands before; put {% generation %} marks into the template, or take the loss on all tokens"
+                )
+            yield len(prompt), len(whole)
