@@ -37,6 +37,10 @@ class DataError(GraphpruneError):
     """Calibration or evaluation text cannot be used: empty, too short, not text."""
 
 
+class TrainingError(GraphpruneError):
+    """Training cannot go on: it diverged, or memory or disk ran out. Says what to lower."""
+
+
 class RegistryError(UsageError):
     """No plug-in, or more than one, has this name: lists the near ones."""
 
@@ -51,3 +55,9 @@ class ExportError(GraphpruneError):
 
 class ParityError(GraphpruneError):
     """An artefact does not compute what the graph computes: names the check and the difference."""
+
+
+class InterruptedRunError(GraphpruneError):
+    """The user stopped a run that can go on: says how."""
+
+    exit_code = 130

@@ -1,0 +1,74 @@
+"""The optimizer, and its moments as the graph's companions, which a cut slices with their parameters."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.distributed import fill, full
+from graphprune.ir import Graph
+from graphprune.train_options import TrainOptions
+
+KINDS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """The state of AdamW: by kind and parameter name a tensor of the parameter's shape, and the updates made so far."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    updates: int = 0
+
+
+def make_adamw(parameters: Iterable[torch.nn.Parameter], options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW over these parameters; weight decay spares those of one dimension, which are norms and biases."""
+    listed = list(parameters)
+    groups = [
+        {"params": [p for p in listed if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in listed if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in listed)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=options.lr, betas=options.betas, eps=options.eps, fused=fused
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def carried_moments(graph: Graph) -> Moments | None:
+    """The moments that an earlier training left in the graph, cut as it was cut since."""
+    if any(kind not in graph.companions for kind in KINDS):
+        return None
+    return Moments({kind: graph.companions[kind] for kind in KINDS}, graph.memo.get("moments", {}).get("updates", 0))
+
+
+def write_moments(optimizer: Any, trainable: Mapping[str, torch.nn.Parameter], moments: Moments) -> None:
+    """Let the optimizer go on from these moments; a parameter that has none there begins at zero.
+
+    `optimizer` is what accelerate made of the optimizer.
+    """
+    for name, parameter in trainable.items():
+        state: dict[str, Tensor] = {"step": torch.tensor(float(moments.updates), device=parameter.device)}
+        for kind in KINDS:
+            state[kind] = torch.zeros_like(parameter)
+            if name in moments.tensors[kind]:
+                fill(state[kind], moments.tensors[kind][name])
+        optimizer.optimizer.state[parameter] = state
+
+
+def read_moments(optimizer: Any, trainable: Mapping[str, torch.nn.Parameter]) -> Moments:
+    """The moments that the optimizer has now, copied to the CPU."""
+    states = {name: optimizer.optimizer.state.get(parameter) for name, parameter in trainable.items()}
+    known = {name: state for name, state in states.items() if state}
+    tensors = {kind: {name: to_cpu(state[kind]) for name, state in known.items()} for kind in KINDS}
+    return Moments(tensors, max((int(state["step"]) for state in known.values()), default=0))
+
+
+def to_cpu(tensor: Tensor) -> Tensor:
+    """A copy of the whole tensor on the CPU that shares nothing. Collective where it is spread over processes."""
+    return full(tensor.detach()).to("cpu", copy=True).contiguous()

@@ -1,0 +1,75 @@
+"""Resumption: what of a session is saved, and how a killed one goes on as if it had not been."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphprune.distributed import fill
+from graphprune.ir import Graph
+from graphprune.metrics import Metrics
+from graphprune.optimizer import read_moments, to_cpu, write_moments
+from graphprune.session import Session, State
+from graphprune.training_state import Snapshot, fingerprint, latest, read_snapshot, require_same, save_state
+from graphprune.watching import Watch
+
+
+def snapshot(session: Session, step: int) -> Snapshot:
+    """The weights and moments as they are now."""
+    trainable = session.trainee.trainable
+    weights = {name: to_cpu(parameter) for name, parameter in trainable.items()}
+    return Snapshot(step, weights, read_moments(session.optimizer, trainable))
+
+
+def save_training(session: Session, state: State, metrics: Metrics, identity: Mapping[str, Any]) -> None:
+    """Save everything that the rest of the run depends on."""
+    now, scaler = snapshot(session, state.step), session.accelerator.scaler
+    facts = {
+        "identity": identity,
+        "watch": dataclasses.asdict(state.watch),
+        "loss": state.loss,
+        "best": state.best.name if isinstance(state.best, Path) else None,
+        "metrics": metrics.size,
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    if session.accelerator.is_main_process and session.folder is not None:
+        save_state(session.folder, now, facts)
+    session.accelerator.wait_for_everyone()
+
+
+def describe(session: Session, graph: Graph) -> dict[str, Any]:
+    """What two runs must have in common for one to go on where the other was killed."""
+    stream, held = session.stream, session.held_out
+    facts = {name: getattr(stream, name, None) for name in ("length", "seed", "tokens_per_epoch", "fingerprint")}
+    return {
+        "options": session.options.plain(),
+        "data": {name: value for name, value in facts.items() if isinstance(value, (int, str))},
+        "held_out_tokens": None if held is None else len(held),
+        "processes": session.accelerator.num_processes,
+        "weights": fingerprint(graph),
+    }
+
+
+def resume(session: Session, identity: Mapping[str, Any]) -> tuple[State, Metrics]:
+    """The state that a run in this folder left, or a new one."""
+    folder, options = session.folder, session.options
+    path = latest(folder) if folder is not None else None
+    main = folder if session.accelerator.is_main_process else None
+    if path is None or folder is None:
+        return State(), Metrics(main, 0, options.tensorboard)
+    saved, facts = read_snapshot(path)
+    require_same(folder, facts["identity"], identity)
+    restore(session, saved)
+    if session.accelerator.scaler is not None and facts["scaler"]:
+        session.accelerator.scaler.load_state_dict(facts["scaler"])
+    best = folder / facts["best"] if facts["best"] else None
+    purge = options.first_step + saved.step + 1
+    metrics = Metrics(main, facts["metrics"], options.tensorboard, purge)
+    return State(saved.step, Watch(**facts["watch"]), facts["loss"], best), metrics
+
+
+def restore(session: Session, saved: Snapshot) -> None:
+    """Put weights and moments back; the values are copied, so that memory is aligned as it was."""
+    for name, parameter in session.trainee.trainable.items():
+        fill(parameter, saved.weights[name])
+    write_moments(session.optimizer, session.trainee.trainable, saved.moments)

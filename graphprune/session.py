@@ -1,0 +1,110 @@
+"""A training session: the model, optimizer, teacher and data that stay the same while it runs, and where it is."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graphprune.adapters import Trainee, adapted, whole
+from graphprune.errors import UsageError
+from graphprune.ir import Graph
+from graphprune.objective import Logits, Objective
+from graphprune.optimizer import carried_moments, make_adamw, write_moments
+from graphprune.placement import choose_device, place
+from graphprune.sharding import is_sharded, shard
+from graphprune.teacher import Teacher, make_teacher
+from graphprune.train_options import TrainOptions
+from graphprune.training_state import Snapshot
+from graphprune.watching import Watch
+
+
+class Stream(Protocol):
+    """An endless sequence of packed rows that any position of can be asked for, always with the same answer."""
+
+    @property
+    def length(self) -> int: ...
+
+    def rows(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Rows start, start + 1, ...: ids and labels, int64 [count, length]; a label of -100 does not count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """All that stays the same while a training runs."""
+
+    options: TrainOptions
+    stream: Stream
+    accelerator: Any
+    trainee: Trainee
+    objective: Any
+    optimizer: Any
+    teacher: Teacher | None
+    held_out: Tensor | None
+    folder: Path | None
+
+    @property
+    def tokens_per_step(self) -> int:
+        options = self.options
+        return options.rows * options.accumulate * int(self.accelerator.num_processes) * self.stream.length
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a training is: the steps done, what is known of the loss, and the best weights unless the first are."""
+
+    step: int = 0
+    watch: Watch = field(default_factory=Watch)
+    loss: float | None = None
+    best: Snapshot | Path | None = None
+
+
+def prepare(
+    graph: Graph,
+    options: TrainOptions,
+    stream: Stream,
+    teacher: Graph | None,
+    held_out: Tensor | None,
+    folder: Path | None,
+) -> Session:
+    accelerator = make_accelerator(options)
+    here = place(graph, accelerator.device)
+    trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
+    sharded = is_sharded(options, accelerator)
+    if sharded:
+        trainee = shard(trainee, accelerator.device)
+    model: Any = Logits(trainee.graph, options.rows, stream.length)
+    if options.compile:
+        model.compile()
+    made = make_adamw(trainee.trainable.values(), options)
+    objective = Objective(model, options.distill, options.temperature)
+    objective, optimizer = (objective, wrapped(made)) if sharded else accelerator.prepare(objective, made)
+    carried = carried_moments(graph) if options.moments == "carry" and options.lora is None else None
+    if carried is not None:
+        write_moments(optimizer, trainee.trainable, carried)
+    teach = None
+    if options.distill > 0 and teacher is not None:
+        teach = make_teacher(teacher, options, stream.length, accelerator.device)
+    return Session(options, stream, accelerator, trainee, objective, optimizer, teach, held_out, folder)
+
+
+def wrapped(optimizer: torch.optim.Optimizer) -> Any:
+    """An optimizer of tensors that are spread over processes already, in the form that accelerate gives others."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    return AcceleratedOptimizer(optimizer, device_placement=False)
+
+
+def make_accelerator(options: TrainOptions) -> Any:
+    """Accelerate for one stretch of training; what an earlier one chose in this process does not bind it."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    device = choose_device(options.device)
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    precision = "no" if options.precision == "none" else options.precision
+    try:
+        return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    except ValueError as error:  # a precision that the device does not have
+        raise UsageError(f"precision={options.precision} does not work on {device}: {error}") from error

@@ -1,0 +1,161 @@
+"""The training loop: steps, evaluations and saves in their order.
+
+It is the same for one process and many: a step's rows are numbered, process p of P takes its own, and gradients,
+clipping and precision are accelerate's. Everything that decides how the run goes on is in `State`, which is saved.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.distributed import full
+from graphprune.errors import TrainingError
+from graphprune.evaluate import perplexity
+from graphprune.metrics import Measured, Metrics, Moment, Report
+from graphprune.objective import counted_tokens
+from graphprune.optimizer import set_rate
+from graphprune.resumption import save_training, snapshot
+from graphprune.session import Session, State
+from graphprune.training_state import Snapshot, write_snapshot
+from graphprune.watching import require_finite, require_progress
+
+
+def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, Any], report: Report) -> State:
+    """The steps that are left."""
+    options = session.options
+    if state.step == 0 and session.held_out is not None and options.eval_every:
+        state = evaluate(session, state)
+    while state.step < options.steps:
+        metrics.waiting.append(advance(session, state.step))
+        state = replace(state, step=state.step + 1)
+        last = state.step == options.steps
+        look = session.held_out is not None and due(state.step, options.eval_every, last)
+        save = session.folder is not None and due(state.step, options.save_every, last, always=True)
+        if look or save or last or metrics.due():
+            state = read(session, state, metrics, look, report)
+        if save:
+            save_training(session, state, metrics, identity)
+    return state
+
+
+def due(step: int, every: int, last: bool, always: bool = False) -> bool:
+    """Say whether what happens every so many steps happens now; the last step counts too."""
+    return (last and (always or every > 0)) or (every > 0 and step % every == 0)
+
+
+def advance(session: Session, step: int) -> Measured:
+    """One step: the gradient of the mean over every token that counts in it, clipped, and the update."""
+    options, accelerator = session.options, session.accelerator
+    rate = options.rate(step)
+    set_rate(session.optimizer, rate)
+    parts = list(own_rows(session, step))
+    counted = torch.tensor(sum(counted_tokens(labels) for _, labels in parts), device=accelerator.device)
+    tokens = max(1, int(accelerator.reduce(counted, "sum")))
+    sums = torch.zeros(3, device=accelerator.device)
+    for part, (ids, labels) in enumerate(parts):
+        whole_step = part == len(parts) - 1
+        sync = contextlib.nullcontext() if whole_step else accelerator.no_sync(session.objective)
+        with sync, seeded(session, step, part):
+            ids, labels = ids.to(accelerator.device), labels.to(accelerator.device)
+            taught = None if session.teacher is None else session.teacher(ids)
+            with accelerator.autocast():
+                loss, entropy, divergence = session.objective(ids, labels, taught)
+            # Processes average their gradients; each has its share of one sum.
+            accelerator.backward(loss * (accelerator.num_processes / tokens))
+            sums += torch.stack([loss.detach(), entropy, divergence])
+    norm = full(accelerator.clip_grad_norm_(session.trainee.trainable.values(), options.clip or math.inf))
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    values = torch.cat([accelerator.reduce(sums, "sum") / tokens, norm.detach().reshape(1).to(sums)])
+    return Measured(step + 1, values, rate, session.tokens_per_step)
+
+
+def own_rows(session: Session, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The parts of a step that this process computes; all processes together take the same rows as one would."""
+    options, processes = session.options, session.accelerator.num_processes
+    first = options.first_row + step * options.rows * options.accumulate * processes
+    for part in range(options.accumulate):
+        number = part * processes + session.accelerator.process_index
+        yield session.stream.rows(first + number * options.rows, options.rows)
+
+
+@contextlib.contextmanager
+def seeded(session: Session, step: int, part: int) -> Iterator[None]:
+    """Random numbers, which only dropout needs, that depend on nothing but the seed and the place in the run."""
+    options = session.options
+    if options.lora is None or options.lora.dropout == 0:
+        yield
+        return
+    place = (options.first_step + step) * options.accumulate + part
+    number = place * session.accelerator.num_processes + session.accelerator.process_index
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed * 1_000_003 + number)
+        yield
+
+
+def read(session: Session, state: State, metrics: Metrics, look: bool, report: Report) -> State:
+    """Read what was measured, check it, evaluate where it is due, write and report it."""
+    options, lines = session.options, []
+    rows, speed = metrics.take()
+    for measured, (loss, entropy, divergence, norm) in rows:
+        require_finite(loss, norm, measured.step, options)
+        if session.held_out is None or not options.eval_every:
+            state = replace(state, watch=state.watch.trained(measured.step, loss, options.divergence))
+            require_progress(state.watch, measured.step, options)
+        state = replace(state, loss=loss)
+        lines.append(
+            {
+                "step": options.first_step + measured.step,
+                "stage": options.stage,
+                "tokens": measured.step * session.tokens_per_step,
+                "loss": loss,
+                "ce": entropy,
+                "kd": divergence if session.teacher is not None else None,
+                "lr": measured.rate,
+                "grad_norm": norm if math.isfinite(norm) else None,
+                "tokens_per_s": round(speed, 1),
+                "held_out": None,
+            }
+        )
+    if look:
+        state = evaluate(session, state)
+        metrics.restart()
+        lines[-1]["held_out"] = state.watch.last
+    metrics.write(lines)
+    left = metrics.seconds(options.steps - state.step)
+    held = state.watch.last if session.held_out is not None and options.eval_every else None
+    report(Moment(state.step, options.steps, state.loss or 0.0, held, speed, left))
+    return state
+
+
+def evaluate(session: Session, state: State) -> State:
+    """Measure the held-out loss, and keep the weights where it is the best so far."""
+    options, accelerator = session.options, session.accelerator
+    assert session.held_out is not None
+    text = session.held_out[: options.eval_tokens]
+    with accelerator.autocast():
+        value = perplexity(session.trainee.graph, text, session.stream.length, options.rows).nats_per_token
+    loss = float(accelerator.reduce(torch.tensor(value, dtype=torch.float64), "mean"))
+    if not math.isfinite(loss):
+        raise TrainingError(f"the held-out loss is {loss} at step {state.step}; lower lr (now {options.lr:g})")
+    watch = state.watch.evaluated(state.step, loss, options.divergence)
+    require_progress(watch, state.step, options)
+    state = replace(state, watch=watch)
+    if watch.best_step == state.step > 0 and options.keep == "best":
+        return replace(state, best=keep(session, snapshot(session, state.step)))
+    return state
+
+
+def keep(session: Session, best: Snapshot) -> Snapshot | Path:
+    """Keep the best weights: on the disk where there is a folder, otherwise in memory."""
+    if session.folder is None:
+        return best
+    if session.accelerator.is_main_process:
+        write_snapshot(session.folder, f"best-{best.step:08d}", best, {})
+    return session.folder / f"best-{best.step:08d}"

@@ -1,0 +1,220 @@
+"""The recover pass: train what pruning left until it works again."""
+
+import math
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from graphprune.chat import LossOn
+from graphprune.data import context_length, load_tokenizer, vocabulary_size
+from graphprune.errors import UsageError
+from graphprune.ir import Graph
+from graphprune.metrics import Moment, Report
+from graphprune.packing import Stream, open_stream
+from graphprune.pass_manager import Context, Pass
+from graphprune.schedule import Shape
+from graphprune.train_options import Keep, LoraOptions, Moments, Precision, TrainOptions, require
+from graphprune.training import Trained, train
+
+_EVALUATIONS = 20  # in one pass, where `eval_every` does not say
+_EVAL_SHARE, _EVAL_TOKENS = (
+    50,
+    (2_048, 32_768),
+)  # text of one: a share of the trained, so that all take a tenth of the time
+_VARIETY, _VARIED_TOKENS = 16, 1 << 24  # a short training draws its rows from this many times its text, up to this much
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pass is in the schedule that it shares with others, in steps, and at which row of the data it begins.
+
+    `granted` are the tokens that all passes of the schedule were given, this one included.
+    """
+
+    first: int
+    steps: int
+    total: int | None
+    row: int
+    granted: int
+
+
+@final
+@dataclass(frozen=True)
+class Recover(Pass):
+    """Train the model on `tokens` tokens of text, from its own data and with the unpruned model as teacher if wanted.
+
+    A step takes `rows` x `accumulate` rows of `length` tokens (times the processes). The learning rate has one course
+    over all passes that name the same `total_tokens` (or `total_steps`); each goes on where the last one stopped, in
+    the schedule, in the data, and with the optimizer's moments, which a cut in between has sliced (`moments=reset`:
+    without). `distill` is the weight of the teacher's logits, `lora` the rank of adapters that are trained in place of
+    all weights. See docs/recovery.md for every option.
+
+    Weights change, shapes do not: `linear(x, w[27, 32])` before and after.
+    """
+
+    name: ClassVar[str] = "recover"
+    tokens: int = 1_000_000
+    steps: int | None = None
+    rows: int = 8
+    length: int = 256
+    accumulate: int = 1
+    lr: float = 2e-5
+    min_lr: float = 0.1
+    schedule: Shape = "wsd"
+    warmup: float = 0.05
+    decay: float = 0.10
+    total_tokens: int | None = None
+    total_steps: int | None = None
+    first_step: int | None = None
+    moments: Moments = "carry"
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    distill: float = 0.0
+    temperature: float = 2.0
+    teacher_device: str | None = None
+    teacher_dtype: Precision = "none"
+    lora: int = 0
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ()
+    data: str | None = None
+    field: str = "text"
+    loss_on: LossOn = "all"
+    bos: bool = False
+    cache: str | None = None
+    keep: Keep = "best"
+    eval_every: int | None = None
+    eval_tokens: int | None = None
+    divergence: float = 1.0
+    patience: int = 3
+    save_every: int | None = None
+    precision: Precision = "none"
+    device: str | None = None
+    compile: bool = False
+    tensorboard: bool = False
+    stage: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "length", "rows", "accumulate"):
+            require(getattr(self, name) >= 1, f"{name} of recover is 1 or more, not {getattr(self, name)}")
+        require(
+            self.total_tokens is None or self.total_steps is None,
+            "total_tokens and total_steps of recover say the same; give one",
+        )
+        self.train_options(Place(self.first_step or 0, 0, None, 0, 0), 0)
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        length = min(self.length, context_length(graph) or self.length)
+        batch = self.rows * self.accumulate * process_count()
+        place = self.place(graph, batch, length)
+        options = self.train_options(place, context.seed)
+        if options.steps > 0:
+            stream = self.stream(graph, context, length, batch, place)
+            teacher = (context.source or graph) if self.distill > 0 else None
+            report = report_to(context, max(1, options.steps // _EVALUATIONS))
+            trained = train(graph, options, stream, teacher, context.held_out, context.folder, report)
+            context.log(describe(trained))
+            graph = trained.graph
+        memory = {
+            "steps": place.first + place.steps,
+            "total": place.total,
+            "tokens": place.granted,
+            "rows": place.row + place.steps * batch,
+        }
+        return graph.remember("schedule", memory)
+
+    def place(self, graph: Graph, batch: int, length: int) -> Place:
+        """Where this pass is in the schedule, from its options and from what earlier passes left in the graph's memo.
+
+        Where tokens do not make whole steps, the sums over the passes are rounded, so that all make `total`.
+        """
+        each, memo = batch * length, graph.memo.get("schedule", {})
+        total = math.ceil(self.total_tokens / each) if self.total_tokens is not None else self.total_steps
+        going = total is not None and memo.get("total") == total
+        first = self.first_step if self.first_step is not None else memo["steps"] if going else 0
+        granted = (memo["tokens"] if going else 0) + self.tokens
+        steps = self.steps
+        if steps is None:
+            end = math.ceil(granted / each) if self.total_tokens is not None else first + math.ceil(self.tokens / each)
+            steps = max(0, (end if total is None else min(end, total)) - first)
+        return Place(first, steps, total, memo.get("rows", 0), granted)
+
+    def train_options(self, place: Place, seed: int) -> TrainOptions:
+        """The options of the training; raises UsageError for those out of range."""
+        shared = {f.name for f in fields(TrainOptions)} & {f.name for f in fields(self)}
+        same = {name: getattr(self, name) for name in shared - _RESOLVED}
+        every = max(1, place.steps // _EVALUATIONS)
+        targets = self.lora_targets
+        return TrainOptions(
+            steps=place.steps,
+            first_step=place.first,
+            total_steps=place.total,
+            first_row=place.row,
+            betas=(self.beta1, self.beta2),
+            lora=LoraOptions(self.lora, self.lora_alpha, self.lora_dropout, targets) if self.lora else None,
+            eval_every=every if self.eval_every is None else self.eval_every,
+            eval_tokens=sorted((_EVAL_TOKENS[0], self.tokens // _EVAL_SHARE, _EVAL_TOKENS[1]))[1]
+            if self.eval_tokens is None
+            else self.eval_tokens,
+            save_every=every if self.save_every is None else self.save_every,
+            seed=seed,
+            **same,
+        )
+
+    def stream(self, graph: Graph, context: Context, length: int, batch: int, place: Place) -> Stream:
+        """The packed rows to train on; reads what the whole schedule takes, and more where that is little."""
+        data = self.data or context.data
+        if data is None:
+            raise UsageError("recover has no text to train on; name some with --data, or data=FILE in its options")
+        tokenizer = context.tokenizer
+        if tokenizer is None:
+            if graph.source.folder is None:
+                raise UsageError("recover needs a tokenizer, and the model has none; copy its files into the folder")
+            tokenizer = load_tokenizer(graph.source.folder)
+        own = context.folder / "tokens" if context.folder is not None else None
+        needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
+        return open_stream(
+            data,
+            tokenizer,
+            length,
+            context.seed,
+            field=self.field,
+            loss_on=self.loss_on,
+            vocabulary=vocabulary_size(graph),
+            bos=self.bos,
+            batch=batch,
+            limit_tokens=max(needed, min(_VARIETY * needed, _VARIED_TOKENS)),
+            folder=Path(self.cache).expanduser() if self.cache else own,
+            progress=context.progress,
+        )
+
+
+_RESOLVED = {"steps", "first_step", "total_steps", "eval_every", "eval_tokens", "save_every", "lora"}
+
+
+def process_count() -> int:
+    """The processes that torchrun or accelerate started for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def report_to(context: Context, every: int) -> Report:
+    """Progress as it goes, and a line of the log every so many steps."""
+    said = [0]
+
+    def report(moment: Moment) -> None:
+        context.progress(f"recovering: {moment}", moment.step, moment.steps)
+        if moment.step - said[0] >= every:
+            said[0] = moment.step
+            context.log(f"recover step {moment.step}/{moment.steps}: {moment}")
+
+    return report
+
+
+def describe(trained: Trained) -> str:
+    """One line about a finished training."""
+    loss: Any = "not measured" if trained.loss is None else f"{trained.loss:.3f}"
+    held = "" if trained.held_out is None else f", held out {trained.held_out:.3f} after step {trained.best_step}"
+    return f"recover: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}"
