@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from graphprune.pass_manager import Context, Pass, run_passes
     from graphprune.plan import Plan, read_plan
     from graphprune.plugins import Allocation, Importance
+    from graphprune.recipes import Recipe, read_recipe
     from graphprune.rewrite import apply
     from graphprune.source import capture
     from graphprune.spec import parse_spec
+    from graphprune.stages import run_recipe
 
 __all__ = [
     "Allocation",
@@ -37,6 +39,7 @@ __all__ = [
     "Importance",
     "Pass",
     "Plan",
+    "Recipe",
     "analyze",
     "apply",
     "capture",
@@ -44,7 +47,9 @@ __all__ = [
     "export",
     "parse_spec",
     "read_plan",
+    "read_recipe",
     "run_passes",
+    "run_recipe",
 ]
 
 _HOMES = {
@@ -57,6 +62,7 @@ _HOMES = {
     "Importance": "plugins:Importance",
     "Pass": "pass_manager:Pass",
     "Plan": "plan:Plan",
+    "Recipe": "recipes:Recipe",
     "analyze": "analysis:analyze",
     "apply": "rewrite:apply",
     "capture": "source:capture",
@@ -64,7 +70,9 @@ _HOMES = {
     "export": "exporting:export",
     "parse_spec": "spec:parse_spec",
     "read_plan": "plan:read_plan",
+    "read_recipe": "recipes:read_recipe",
     "run_passes": "pass_manager:run_passes",
+    "run_recipe": "stages:run_recipe",
 }
 
 install()  # transformers can load a generic checkpoint without trust_remote_code where graphprune is imported

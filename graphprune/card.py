@@ -1,13 +1,23 @@
 """The model card: what the small model is, where it came from, what was measured, how to load it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from graphprune.ir import Graph
 from graphprune.options import CompileOptions, Measure
+from graphprune.recipes import Recipe
 
 
-def model_card(graph: Graph, options: CompileOptions, measures: Sequence[Measure], generic: bool, onnx: bool) -> str:
+def model_card(
+    graph: Graph,
+    options: CompileOptions,
+    recipe: Recipe | None,
+    measures: Sequence[Measure],
+    generic: bool,
+    onnx: bool,
+    training: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The README.md of OUT, as markdown with the hub's front matter."""
     name = graph.source.name or graph.source.architecture
     lines = [
@@ -19,8 +29,8 @@ def model_card(graph: Graph, options: CompileOptions, measures: Sequence[Measure
         "",
         f"# {Path(name).name}, pruned to {graph.parameter_count():,} parameters",
         "",
-        f"Made by graphprune from `{name}`: importance `{options.importance}`, allocation `{options.allocation}`, "
-        f"target `{options.target_params}`, seed {options.seed}. No recovery training.",
+        f"Made by graphprune from `{name}`: {describe_method(recipe)}, target `{options.target_params}`, "
+        f"seed {options.seed}. {describe_training(training)}",
         "",
         "| | before | after |",
         "|---|---|---|",
@@ -43,6 +53,23 @@ def model_card(graph: Graph, options: CompileOptions, measures: Sequence[Measure
     if onnx:
         lines += ['`onnx/` is self-contained: `graphprune generate . "prompt"` runs it in onnxruntime.', ""]
     return "\n".join(lines)
+
+
+def describe_method(recipe: Recipe | None) -> str:
+    """The method in half a sentence."""
+    if recipe is None:
+        return "cut by a saved plan"
+    prune = recipe.prune
+    parts = {"importance": prune.importance, "allocation": prune.allocation, "compensation": prune.compensation}
+    shown = ", ".join(f"{name} `{spec}`" for name, spec in parts.items() if spec)
+    stages = f" in {recipe.stages} stages" if recipe.stages > 1 else ""
+    return f"method `{recipe.name}`{stages}, {shown}"
+
+
+def describe_training(training: Sequence[Mapping[str, Any]]) -> str:
+    """What the weights were trained on, in a sentence."""
+    tokens = sum(row["tokens"] for row in training)
+    return f"Trained on {tokens:,} tokens." if tokens else "No recovery training."
 
 
 def number(value: float | None) -> str:

@@ -1,8 +1,10 @@
 """`compile`: from a source model and a size to a folder with a checked model in it."""
 
+import contextlib
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,49 +17,93 @@ from graphprune.artefact_files import export_all, load_backends
 from graphprune.card import model_card
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
-from graphprune.ir import Graph, Step
+from graphprune.ir import Graph, Lineage, Step
 from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
-from graphprune.options import ApplyOptions, CompileOptions, Progress, Result, no_progress
+from graphprune.options import ApplyOptions, CompileOptions, Progress, Result, no_progress, work_folder
 from graphprune.output import staging
+from graphprune.pass_manager import Context, run_passes
 from graphprune.plan import read_plan
-from graphprune.pruning import Pruned, Request, prune
-from graphprune.report import Work, list_widths, make_report, resolved_recipe
-from graphprune.request import read_budget, read_request
+from graphprune.recipes import Recipe
+from graphprune.report import Work, list_widths, make_report, notes_of, resolved_recipe, summarise_training
+from graphprune.request import resolve_recipe, target_of
 from graphprune.rewrite import apply
-from graphprune.selfcheck import check_against_masked
+from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
+from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.source import capture
-from graphprune.text import Text, prepare_text
-from graphprune.uniform import has_stock_form, require_stock, without_heads
+from graphprune.stages import check_target, expand, needs_text
+from graphprune.text import Text, held_out_part, prepare_text, training_part
 from graphprune.verify import verify
 
 
 def compile_model(options: CompileOptions, progress: Progress = no_progress) -> Result:
-    """Prune a model to a size, write checkpoint and ONNX model, check both in a fresh process, and measure.
+    """Prune a model to a size by a recipe, write checkpoint and ONNX model, check both in a fresh process, and measure.
 
-    OUT appears complete or not at all. Raises UsageError for a request that cannot be met, another GraphpruneError
-    where a stage fails. With `dry_run` only the configuration is read and nothing is written.
+    OUT appears complete or not at all. A run that trains keeps its state beside OUT and goes on from there when it is
+    started again. Raises UsageError for a request that cannot be met, another GraphpruneError where a stage fails.
+    With `dry_run` only the configuration is read and nothing is written.
     """
-    request = read_request(options)
+    recipe = resolve_recipe(options)
     backends = load_backends(options.backends)
     if options.dry_run:
-        return dry_run(options, request, progress)
+        return dry_run(options, recipe, progress)
     assert options.out is not None
     with staging(options.out, options.overwrite) as folder:
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
         verify(source)
-        groups = analyze(source)
-        request = replace(request, budget=read_budget(options, source, groups))
-        text = read_text(options, request, source, progress)
-        pruned = (
-            prune_to_stock(source, request, text, progress)
-            if options.uniform
-            else prune(source, request, text.batches if text else (), progress)
-        )
-        step = Step(describe_step(options), options.seed, source.parameter_count(), pruned.graph.parameter_count())
-        pruned = replace(pruned, graph=pruned.graph.record(step))
-        result = finish(Work(options, source, groups, pruned, text), backends, folder, progress)
+        with run_folder(options, recipe, source, progress) as kept:
+            graph, text = run_method(options, recipe, source, kept, progress)
+            metrics = metrics_files(kept) if kept else ()
+            work = Work(options, recipe, source, analyze(source), graph, text, metrics)
+            result = finish(work, backends, folder, progress)
+    if recipe.recover is not None:
+        shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
+
+
+def run_method(
+    options: CompileOptions, recipe: Recipe, source: Graph, folder: Path | None, progress: Progress
+) -> tuple[Graph, Text | None]:
+    """Run the passes that the recipe stands for; also return the text that they saw."""
+    passes = expand(recipe, source.parameter_count(), target_of(options, source))
+    check_target(source, passes)
+    text = read_text(options, recipe, source, progress)
+    context = Context(
+        calibration=text.batches if text else None,
+        seed=options.seed,
+        source=source,
+        tokenizer=text.tokenizer if text else None,
+        data=training_part(options.data, options.held_out) if text else None,
+        held_out=text.held_out if text else None,
+        folder=folder,
+        progress=progress,
+    )
+    return run_passes(source, passes, context), text
+
+
+@contextlib.contextmanager
+def run_folder(options: CompileOptions, recipe: Recipe, source: Graph, progress: Progress) -> Iterator[Path | None]:
+    """The folder in which a run that trains keeps its state; None for others, which are soon done again."""
+    assert options.out is not None
+    if recipe.recover is None:
+        yield None
+        return
+    folder = work_folder(options.out)
+    with open_run(folder, describe_run(options, recipe, source), options.restart) as going_on:
+        progress(f"going on from {folder}" if going_on else f"keeping the state of this run in {folder}", 0, 0)
+        yield folder
+
+
+def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:
+    """All that the weights of the result depend on, as plain data."""
+    return {
+        "model": {"name": options.model, "files": dict(source.source.file_hashes)},
+        "target": target_of(options, source),
+        "seed": options.seed,
+        "data": fingerprint(options.data),
+        "held_out": fingerprint(options.held_out) if options.held_out else None,
+        "recipe": recipe.model_dump(mode="json", exclude={"summary", "source"}),
+    }
 
 
 def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Result:
@@ -70,30 +116,11 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
         verify(source)
         graph = apply(source, plan)
         target = str(graph.parameter_count())
-        same = CompileOptions(
-            options.model,
-            target,
-            options.out,
-            importance="plan",
-            allocation="plan",
-            statistics=plan.statistics,
-            backends=options.backends,
-        )
+        same = CompileOptions(options.model, target, options.out, backends=options.backends)
         step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
-        work = Work(same, source, analyze(source), Pruned(graph.record(step), plan), None)
-        result = finish(work, backends, folder, progress)
+        graph = replace(graph.record(step), lineage=Lineage(plan))
+        result = finish(Work(same, None, source, analyze(source), graph, None), backends, folder, progress)
     return replace(result, out=options.out)
-
-
-def prune_to_stock(source: Graph, request: Request, text: Text | None, progress: Progress) -> Pruned:
-    """Prune to equal widths that a configuration of the source's architecture has. Raises UsageError without one."""
-    batches = text.batches if text else ()
-    pruned = prune(source, request, batches, progress)
-    if not has_stock_form(pruned.graph):  # heads and residual width may each be expressible and not go together
-        budget = replace(request.budget, allowed=without_heads(request.budget.allowed))
-        pruned = prune(source, replace(request, budget=budget), batches, progress)
-    require_stock(pruned.graph)
-    return pruned
 
 
 def capture_for_work(model: str, trust_remote_code: bool) -> Graph:
@@ -101,19 +128,28 @@ def capture_for_work(model: str, trust_remote_code: bool) -> Graph:
     return capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32)
 
 
-def read_text(options: CompileOptions, request: Request, source: Graph, progress: Progress) -> Text | None:
+def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: Progress) -> Text | None:
     """The text to calibrate on and to measure with; models that take no text are pruned without."""
+    needed = needs_text(recipe)
     if source.source.kind != "decoder":
-        if request.needs_data:
+        if needed:
             raise UsageError(
-                f"--importance {options.importance} needs a language model; use magnitude or the Python API"
+                f"the method {recipe.name} looks at text, so it needs a language model; use --importance magnitude "
+                "or the Python API"
             )
         return None
     progress("reading text", 0, 0)
     try:
-        return prepare_text(source, options.data, options.samples, options.length, options.seed)
+        return prepare_text(
+            source,
+            training_part(options.data, options.held_out) if recipe.recover is not None else options.data,
+            recipe.calibration.samples,
+            recipe.calibration.length,
+            options.seed,
+            held_out_part(options.data, options.held_out) if recipe.recover is not None else options.held_out,
+        )
     except DataError:
-        if request.needs_data or options.data != CompileOptions.data:
+        if needed or options.data != CompileOptions.data:
             raise
         return None  # text would only have been measured on
 
@@ -121,18 +157,19 @@ def read_text(options: CompileOptions, request: Request, source: Graph, progress
 def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress) -> Result:
     """Write every artefact, check it in a fresh process, measure, and write the report."""
     began = time.monotonic()
-    graph, plan = work.pruned.graph, work.pruned.plan
+    graph, plan, text = work.graph, work.graph.lineage.plan, work.text
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
-    own_checks = check_against_masked(work.source, graph, plan, work.options.seed) if small else ()
+    own_checks = check_against_masked(work.source, shape_made(work), plan, work.options.seed) if small else ()
     progress("measuring", 0, 0)
-    text = work.text
     scores = (held_out_perplexity(work.source, text), held_out_perplexity(graph, text)) if text else (None, None)
     files = export_all(backends, work.source, graph, folder, progress)
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
     (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (own / "recipe.yaml").write_text(resolved_recipe(work.options), encoding="utf-8")
+    (own / "recipe.yaml").write_text(resolved_recipe(work.options, work.recipe), encoding="utf-8")
+    for path in work.metrics:
+        shutil.copyfile(path, own / METRICS)
     parity.save_reference(graph, folder, work.options.seed)
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]
@@ -140,17 +177,20 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores))
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), work.pruned.notes, sample)
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(graph), sample)
     generic = (folder / "modeling_graphprune.py").exists()
-    (folder / "README.md").write_text(model_card(graph, work.options, measures, generic, files.onnx), encoding="utf-8")
+    card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     report = make_report(work, result, folder, time.monotonic() - began)
     (own / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return replace(result, report=report)
 
 
-def describe_step(options: CompileOptions) -> str:
-    kinds = ",".join(options.prune)
-    return (
-        f"prune{{target={options.target_params} importance={options.importance} allocation={options.allocation} "
-        f"kinds=[{kinds}] steps={options.steps} statistics={options.statistics}}}"
-    )
+def shape_made(work: Work) -> Graph:
+    """The graph whose cut is compared: the one that ships, or where its weights were changed after the cut, the cut by
+    its plan, which must have the same structure. Raises InvariantError."""
+    if work.recipe is None or not work.recipe.changes_weights:
+        return work.graph
+    made = apply(work.source, work.graph.lineage.plan)
+    require_same_structure(made, work.graph)
+    return made

@@ -12,6 +12,7 @@ from graphprune.demo.corpus import is_held_out, source_files
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, tensor_type
 from graphprune.readers import Row, read_dataset, read_jsonl, read_parquet, read_plain, text_of
+from graphprune.splits import choose_bytes, choose_rows, split_name
 
 LIBRARY = ("stdlib", "stdlib:held-out")
 _ROW_SUFFIXES = {".jsonl", ".ndjson", ".parquet"}
@@ -24,7 +25,8 @@ _VARIETY, _BYTES_PER_TOKEN = 16, 4
 def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iterator[str]:
     """Yield the documents of a text file, a .jsonl or .parquet file, a `datasets` id or `stdlib`.
 
-    A text file is one document, or several where `<|endoftext|>` stands between them.
+    A text file is one document, or several where `<|endoftext|>` stands between them. `#train` or `#held-out` behind
+    the name is a part of the source; the two share nothing.
 
     A data set is `name`, `name:config` or `name:config:split` (or a folder in place of the name), is streamed, and is
     the only source that needs a network. `stdlib` and `stdlib:held-out` are the two splits of Python's own library.
@@ -47,7 +49,7 @@ def open_source(spec: str, field: str, limit: int | None) -> Iterator[str]:
 
 def has_rows(spec: str) -> bool:
     """Say whether a source has rows with fields, such as a data set, and not plain text alone."""
-    path = Path(spec).expanduser()
+    path = Path(split_name(spec)[0]).expanduser()
     return spec not in LIBRARY and (not path.is_file() or path.suffix.lower() in _ROW_SUFFIXES)
 
 
@@ -55,11 +57,21 @@ def open_plain(spec: str, limit: int | None) -> Iterator[str]:
     """Yield the documents of a source without rows."""
     if spec in LIBRARY:
         return read_library(held_out=spec != "stdlib")
-    return read_plain(Path(spec).expanduser(), limit)
+    name, part = split_name(spec)
+    path = Path(name).expanduser()
+    if part is None:
+        return read_plain(path, limit)
+    start, end = choose_bytes(path.stat().st_size, part)
+    return read_plain(path, end - start if limit is None else min(limit, end - start), start)
 
 
 def open_rows(spec: str, field: str | None = None) -> Iterator[Row]:
     """Yield the rows of a .jsonl or .parquet file or a data set. `field` says that no other will be asked for."""
+    name, part = split_name(spec)
+    return choose_rows(open_all_rows(name, field), part)
+
+
+def open_all_rows(spec: str, field: str | None) -> Iterator[Row]:
     path = Path(spec).expanduser()
     if path.is_file():
         return read_parquet(path, field) if path.suffix.lower() == ".parquet" else read_jsonl(path)

@@ -1,6 +1,6 @@
 """The dry run: widths and sizes from the configuration alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -16,26 +16,38 @@ from graphprune.measure import cost_measures
 from graphprune.options import CompileOptions, Measure, Progress, Result
 from graphprune.plugins import Importance
 from graphprune.pruning import Request, prune
+from graphprune.recipes import Recipe
 from graphprune.report import list_widths
-from graphprune.request import read_budget
+from graphprune.request import target_of
 from graphprune.source import capture
 from graphprune.spec import parse_spec
+from graphprune.stages import expand, last_request
+from graphprune.uniform import allowed_counts
 
 
-def dry_run(options: CompileOptions, request: Request, progress: Progress) -> Result:
+def dry_run(options: CompileOptions, recipe: Recipe, progress: Progress) -> Result:
     """Plan widths from the configuration alone; scores are equal, so shares are uniform unless text were read."""
+    if "blocks" in recipe.prune.kinds:
+        raise UsageError("--dry-run cannot choose blocks, which are measured on text; leave blocks out or run it")
     progress("reading the configuration", 0, 0)
     graph = capture(options.model, weights=False, trust_remote_code=options.trust_remote_code)
     groups = analyze(graph)
-    request = replace(request, budget=read_budget(options, graph, groups), importance=Equal(), steps=1)
-    if "blocks" in options.prune:
-        raise UsageError("--dry-run cannot choose blocks, which are measured on text; leave blocks out or run it")
-    request = replace(request, allocation=parse_spec("allocation", "uniform"))
+    allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
+    request = evenly(last_request(expand(recipe, graph.parameter_count(), target_of(options, graph)), graph), allowed)
     pruned = prune(graph, request, (), progress)
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")
     measures = (*cost_measures(groups, after), *weight_measure(groups, after))
     return Result(None, measures, list_widths(groups, pruned.plan), pruned.plan.dropped, (), notes)
+
+
+def evenly(request: Request, allowed: Mapping[str, frozenset[int]]) -> Request:
+    """The request with a method that needs no weights: one step to the target, evenly shared."""
+    budget = replace(request.budget, allowed=allowed)
+    uniform = parse_spec("allocation", "uniform")
+    return replace(
+        request, budget=budget, importance=Equal(), allocation=uniform, steps=1, compensation=None, final=None
+    )
 
 
 def weight_measure(before: Groups, after: Groups) -> tuple[Measure, ...]:

@@ -27,46 +27,61 @@ def no_progress(stage: str, done: int, total: int) -> None:
 class CompileOptions:
     """One compilation: the model, the size, the method, the data, the artefacts. Checked when it is made.
 
-    `target_params` is `1B`, `600M`, `6e8` or `60%`. `prune` names what may shrink, or is `("auto",)`. `importance`,
-    `allocation` and `backends` are specs such as `taylor{aggregate=vector}`. `data` is
-    a text, jsonl or parquet file, a datasets id, or `stdlib`. `floor` is the share that every group keeps at least.
-    `steps` prunes in so many rounds, each scored anew. Raises UsageError.
+    `target_params` is `1B`, `600M`, `6e8` or `60%`. `method` names a recipe or its file; None in any of the fields of a
+    recipe (`prune` to `lr`) means the recipe's own value, and `settings` sets others as `key=value`. `prune` names what
+    may shrink, or is `("auto",)`. `importance`, `allocation`, `compensation` and `backends` are specs such as
+    `taylor{aggregate=vector}`. `floor` is the share that every group keeps at least. `data` is a text, jsonl or parquet
+    file, a datasets id, or `stdlib`; `held_out` is text of the same kinds that is only measured on, None for a part of
+    `data`. `restart` discards what an unfinished run of the same OUT has kept. Raises UsageError.
     """
 
     model: str
     target_params: str
     out: Path | None = None
-    prune: tuple[str, ...] = (AUTO,)
-    importance: str = "taylor"
-    allocation: str = "global"
-    steps: int = 1
-    data: str = "stdlib"
-    samples: int = 128
-    length: int = 128
-    seed: int = 0
-    round_to: int = 1
-    min_units: int = 1
+    method: str = "taylor"
+    prune: tuple[str, ...] | None = None
+    importance: str | None = None
+    allocation: str | None = None
+    compensation: str | None = None
+    steps: int | None = None
+    samples: int | None = None
+    length: int | None = None
+    round_to: int | None = None
+    min_units: int | None = None
     floor: float | None = None
     uniform: bool = False
-    statistics: Statistics = "survivors"
+    statistics: Statistics | None = None
+    stages: int | None = None
+    train_tokens: str | None = None
+    lr: float | None = None
+    settings: tuple[str, ...] = ()
+    data: str = "stdlib"
+    held_out: str | None = None
+    seed: int = 0
     backends: tuple[str, ...] = ("huggingface", "onnx")
     overwrite: bool = False
     dry_run: bool = False
+    restart: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
             raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
-        for name, least in (("steps", 1), ("samples", 1), ("length", 2), ("round_to", 1), ("min_units", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {getattr(self, name)}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
         if self.floor is not None and not 0 <= self.floor < 1:
             raise UsageError(f"--floor is the share that every group keeps, from 0 to below 1, not {self.floor}")
-        check_choice("--statistics", self.statistics, get_args(Statistics))
-        for kind in self.prune:
+        if self.statistics is not None:
+            check_choice("--statistics", self.statistics, get_args(Statistics))
+        for kind in self.prune or ():
             check_choice("--prune", kind, (AUTO, *PRUNABLE))
-        if AUTO in self.prune and len(self.prune) > 1:
+        if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
             raise UsageError("--prune auto stands alone; name the kinds instead: mlp,attention")
+
+
+_LEAST = {"steps": 1, "samples": 1, "length": 2, "round_to": 1, "min_units": 1, "stages": 1}
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,11 @@ def check_output(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} exists; pass --overwrite to replace it, or give another -o OUT")
     if not (out / "graphprune").is_dir():
         raise UsageError(f"{out} was not written by graphprune and is not overwritten; give another -o OUT")
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run that writes OUT keeps its state: a hidden folder beside it."""
+    return out.absolute().with_name(f".{out.name}.graphprune-run")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Passes in sequence: run, verify, record; an error names the pass and what ran before it."""
 
 import dataclasses
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from torch import Tensor
 from graphprune.errors import GraphpruneError, PassError
 from graphprune.ir import Graph, Step
 from graphprune.options import Progress, no_progress
+from graphprune.run_state import load_state, pass_folder, save_state
 from graphprune.spec import print_spec
 from graphprune.verify import verify
 
+_NAMED = 2  # of the passes before one that failed, so many are named
 Log = Callable[[str], None]
 
 
@@ -57,13 +60,29 @@ class Pass(ABC):
 def run_passes(graph: Graph, passes: Sequence[Pass], context: Context | None = None) -> Graph:
     """Run the passes in order and return the last graph, its history extended by one step a pass.
 
-    Every result is verified before the next pass sees it. Raises PassError, which names the failed pass and those
-    before it. A GraphpruneError raised by a pass that is the user's to mend (exit code 2) is passed on unchanged.
+    Every result is verified before the next pass sees it. Where the context has a folder, each result is kept there,
+    and the same call goes on after the last one that is there, to the same bits. Raises PassError, which names the
+    failed pass and those before it. A GraphpruneError raised by a pass that is the user's to mend (exit code 2) is
+    passed on unchanged.
     """
     context = context or Context()
-    for index, item in enumerate(passes):
-        graph = run_pass(graph, item, context, passes[:index])
-    return graph
+    kept = load_state(context.folder, graph) if context.folder else None
+    first, current = (0, graph) if kept is None else (kept[0] + 1, kept[1])
+    for index, item in itertools.islice(enumerate(passes), first, None):
+        current = run_pass(current, item, own_context(context, index, len(passes)), passes[:index])
+        if context.folder:
+            save_state(context.folder, index, current)
+    return current
+
+
+def own_context(context: Context, index: int, count: int) -> Context:
+    """The context of one pass of several: a folder of its own, and progress that says which pass it is."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        context.progress(f"{index + 1}/{count} {stage}", done, total)
+
+    folder = pass_folder(context.folder, index) if context.folder else None
+    return dataclasses.replace(context, folder=folder, progress=report if count > 1 else context.progress)
 
 
 def run_pass(graph: Graph, item: Pass, context: Context, done: Sequence[Pass]) -> Graph:
@@ -84,5 +103,6 @@ def run_pass(graph: Graph, item: Pass, context: Context, done: Sequence[Pass]) -
 
 def explain_failure(spec: str, done: Sequence[Pass], reason: str) -> str:
     """One line: the pass, what ran before it, and the first line of the reason."""
-    ran = f" after {', '.join(map(print_spec, done))}" if done else ""
+    names = [print_spec(item) for item in done[-_NAMED:]]
+    ran = f" after {'' if len(done) <= _NAMED else f'{len(done) - _NAMED} others, '}{', '.join(names)}" if done else ""
     return f"the pass {spec} failed{ran}: {reason.strip().splitlines()[0] if reason.strip() else 'no reason given'}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphprune.errors import DataError
 
+_CONTINUATION = bytes(range(0x80, 0xC0))  # the bytes of a character in UTF-8 after its first
 SEPARATOR = "<|endoftext|>"  # what large plain-text corpora put between their documents
 
 
@@ -20,9 +21,9 @@ class Row:
     fields: Mapping[str, Any]
 
 
-def read_plain(path: Path, limit: int | None = None) -> Iterator[str]:
-    """Yield the documents in the first `limit` bytes of a UTF-8 file: one, or those between `<|endoftext|>` marks."""
-    data = read_bytes(path, limit)
+def read_plain(path: Path, limit: int | None = None, start: int = 0) -> Iterator[str]:
+    """Yield the documents in `limit` bytes from `start` of a UTF-8 file: one, or those between `<|endoftext|>`s."""
+    data = read_bytes(path, limit, start)
     if b"\0" in data:
         raise DataError(f"{path} is a binary file; pass UTF-8 text, .jsonl or .parquet")
     try:
@@ -33,12 +34,15 @@ def read_plain(path: Path, limit: int | None = None) -> Iterator[str]:
     return iter(text.split(SEPARATOR))
 
 
-def read_bytes(path: Path, limit: int | None) -> bytes:
+def read_bytes(path: Path, limit: int | None, start: int = 0) -> bytes:
+    """Some bytes of a file; what is left of a character before `start` is passed over."""
     try:
         with path.open("rb") as file:
-            return file.read(-1 if limit is None else limit)
+            file.seek(start)
+            data = file.read(-1 if limit is None else limit)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return data.lstrip(_CONTINUATION) if start else data
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:

@@ -1,30 +1,37 @@
 """The report: everything about a run as plain data."""
 
+import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from graphprune.artefact_files import record_files
 from graphprune.groups import Groups
 from graphprune.ir import Graph
 from graphprune.options import CompileOptions, Result, Width
 from graphprune.plan import Plan
-from graphprune.pruning import Pruned
+from graphprune.recipes import Recipe
 from graphprune.text import Text, describe_text
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What the writing stages need: the request, both graphs, and the text they are measured on."""
+    """What the writing stages need: what was asked for, both graphs, and the text they are measured on.
+
+    `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made.
+    """
 
     options: CompileOptions
+    recipe: Recipe | None
     source: Graph
     groups: Groups
-    pruned: Pruned
+    graph: Graph
     text: Text | None
+    metrics: Sequence[Path] = ()
 
 
 def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dict[str, Any]:
@@ -32,21 +39,22 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
     import transformers
 
     source = work.source.source
-    options = work.options
+    options, graph = work.options, work.graph
     return {
         "schema_version": 1,
         "source": {"id": source.name, "revision": source.revision, "files_sha256": dict(source.file_hashes)},
         "target": {"kind": "parameters", "value": options.target_params},
-        "achieved": {"parameters": work.pruned.graph.parameter_count()},
-        "method": {"importance": options.importance, "allocation": options.allocation, "steps": options.steps},
-        "text": describe_text(options.data) if work.text else None,
-        "statistics": options.statistics,
+        "achieved": {"parameters": graph.parameter_count()},
+        "method": describe_method(work.recipe),
+        "training": summarise_training(work.metrics),
+        "text": describe_text(options.data, options.held_out, is_trained(work.recipe)) if work.text else None,
+        "statistics": graph.lineage.plan.statistics,
         "measures": [{"name": m.name, "before": m.before, "after": m.after, "unit": m.unit} for m in result.measures],
         "widths": [vars(w) for w in result.widths],
         "dropped": list(result.dropped),
         "parity": [vars(c) for c in result.checks],
         "notes": list(result.notes),
-        "history": [vars(step) for step in work.pruned.graph.history],
+        "history": [vars(step) for step in graph.history],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "seconds": round(seconds, 1),
         "seed": options.seed,
@@ -54,12 +62,43 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
     }
 
 
-def resolved_recipe(options: CompileOptions) -> str:
-    """Every option of the run as YAML, defaults included."""
-    plain = {
-        k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
-    }
-    return str(yaml.safe_dump(plain, sort_keys=False))
+def describe_method(recipe: Recipe | None) -> dict[str, Any]:
+    """The recipe with all its fields, as plain data; a replayed plan has none."""
+    return {"name": "plan"} if recipe is None else recipe.model_dump(mode="json")
+
+
+def summarise_training(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row a stage: its tokens, its last step in the whole schedule and loss, and the first and last held-out loss.
+
+    Losses are in nats per token; None where not measured.
+    """
+    lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for stage in dict.fromkeys(line["stage"] for line in lines):
+        own = [line for line in lines if line["stage"] == stage]
+        held = [line["held_out"] for line in own if line["held_out"] is not None] or [None]
+        last = {name: own[-1][name] for name in ("step", "tokens", "loss")}
+        rows.append({"stage": stage, **last, "held_out_first": held[0], "held_out_last": held[-1]})
+    return rows
+
+
+def is_trained(recipe: Recipe | None) -> bool:
+    return recipe is not None and recipe.recover is not None
+
+
+def notes_of(graph: Graph) -> tuple[str, ...]:
+    """What the passes wanted the user to know."""
+    return tuple(graph.memo.get("notes", ()))
+
+
+def resolved_recipe(options: CompileOptions, recipe: Recipe | None) -> str:
+    """The recipe with every option of the run in it, headed by the command that runs it again."""
+    command = ["graphprune", "compile", options.model, "-o", "OUT", "--target-params", options.target_params]
+    command += ["--data", options.data, *(["--held-out", options.held_out] if options.held_out else [])]
+    command += ["--seed", str(options.seed), "--method", "recipe.yaml"]
+    if recipe is None:
+        return "# made by graphprune apply: plan.json beside this file is all there is to it\n"
+    return f"# {shlex.join(command)}\n{recipe.to_yaml()}"
 
 
 def list_widths(groups: Groups, plan: Plan) -> tuple[Width, ...]:

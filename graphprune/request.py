@@ -1,27 +1,47 @@
-"""Requests: what the options of a compilation mean for pruning, resolved before any work is done."""
+"""Requests: what the options of a compilation mean, resolved and checked before any work is done."""
 
-from graphprune.budget import Budget, parse_target
+from graphprune.budget import parse_target
 from graphprune.errors import UsageError
-from graphprune.groups import Groups
 from graphprune.ir import Graph
 from graphprune.options import CompileOptions
-from graphprune.pruning import Request
-from graphprune.spec import parse_spec
-from graphprune.uniform import allowed_counts
+from graphprune.recipes import Change, Recipe, parse_settings, read_recipe
+
+# The options of the command line that stand for fields of a recipe.
+_FIELDS = {
+    "prune": "prune.kinds",
+    "importance": "prune.importance",
+    "allocation": "prune.allocation",
+    "compensation": "prune.compensation",
+    "steps": "prune.steps",
+    "statistics": "prune.statistics",
+    "floor": "prune.floor",
+    "round_to": "prune.round_to",
+    "min_units": "prune.min_units",
+    "samples": "calibration.samples",
+    "length": "calibration.length",
+    "stages": "stages",
+    "train_tokens": "recover.tokens",
+    "lr": "recover.lr",
+}
 
 
-def read_request(options: CompileOptions) -> Request:
-    """Resolve plug-ins before any work is done, so that a wrong name costs nothing."""
-    if "vocabulary" in options.prune:
-        raise UsageError(
-            "--prune vocabulary would need the tokenizer's ids changed, which compile does not do; use a plan"
-        )
-    importance, allocation = parse_spec("importance", options.importance), parse_spec("allocation", options.allocation)
-    budget = Budget(1, options.min_units, 0.0, options.round_to, options.uniform)
-    return Request(budget, importance, allocation, options.prune, options.steps, options.floor, options.statistics)
+def resolve_recipe(options: CompileOptions) -> Recipe:
+    """The recipe that `method` names with the options on top. Raises UsageError: a wrong name costs nothing."""
+    changes = list(parse_settings(options.settings))
+    for name, key in _FIELDS.items():
+        value = getattr(options, name)
+        if value is not None:
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            value = None if name == "compensation" and value == "none" else value
+            changes.append(Change(key, value, f"--{name.replace('_', '-')} {shown}"))
+    if options.uniform:
+        changes.append(Change("prune.uniform", True, "--uniform"))
+    recipe = read_recipe(options.method, changes)
+    if recipe.recover is not None and "tokens" not in recipe.recover:
+        raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
+    return recipe
 
 
-def read_budget(options: CompileOptions, source: Graph, groups: Groups) -> Budget:
-    target = parse_target(options.target_params, source.parameter_count())
-    allowed = allowed_counts(source, groups) if options.uniform else {}
-    return Budget(target, options.min_units, 0.0, options.round_to, options.uniform, allowed)
+def target_of(options: CompileOptions, source: Graph) -> int:
+    """The size asked for, in parameters."""
+    return parse_target(options.target_params, source.parameter_count())

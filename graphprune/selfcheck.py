@@ -37,6 +37,14 @@ def check_against_masked(source: Graph, cut: Graph, plan: Plan, seed: int) -> tu
     return (Check("graph", "equals the masked source", difference, tolerance, scale, True),)
 
 
+def require_same_structure(made: Graph, shipped: Graph) -> None:
+    """Raise InvariantError where a graph that was trained is not the one that its plan makes, values aside."""
+    shapes = [{name: tuple(tensor.shape) for name, tensor in graph.tensors().items()} for graph in (made, shipped)]
+    if str(made) != str(shipped) or list(shapes[0].items()) != list(shapes[1].items()):
+        wrong = next((name for name, shape in shapes[1].items() if shapes[0].get(name) != shape), "its operators")
+        raise InvariantError(f"the result is not what its plan makes of the source: {wrong}; please report this model")
+
+
 def random_tokens(graph: Graph, seed: int) -> Tensor:
     size = int(graph.results["logits"].meta["value"].shape[-1])
     return torch.randint(size, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(seed))

@@ -30,6 +30,7 @@ PUBLIC = {
     "Importance",
     "Pass",
     "Plan",
+    "Recipe",
     "analyze",
     "apply",
     "capture",
@@ -37,7 +38,9 @@ PUBLIC = {
     "export",
     "parse_spec",
     "read_plan",
+    "read_recipe",
     "run_passes",
+    "run_recipe",
 }
 
 

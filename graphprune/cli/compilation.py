@@ -7,8 +7,8 @@ import typer
 
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
-from graphprune.errors import UsageError
-from graphprune.options import PRUNABLE, ApplyOptions, CompileOptions, Result, check_output
+from graphprune.errors import InterruptedRunError, UsageError
+from graphprune.options import PRUNABLE, ApplyOptions, CompileOptions, Result, check_output, work_folder
 from graphprune.plan import Statistics
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -19,9 +19,17 @@ graphprune compile ./llama -o small --target-params 1B --data corpus.txt --unifo
 
 graphprune compile ./llama --target-params 50% --prune mlp,attention,blocks --dry-run
 
-graphprune compile ./llama -o small --target-params 70% --importance "taylor{gradients=batch}" --steps 5"""
+graphprune compile ./llama -o small --target-params 70% --importance "taylor{gradients=batch}" --steps 5
+
+graphprune compile ./llama -o small --target-params 60% --method adapt-accel --data corpus.txt --train-tokens 2M
+
+[bold]Methods[/bold]
+
+`graphprune list methods` shows them; what an option leaves out has the method's value.
+A run that trains keeps its state beside OUT: after a stop, the same command goes on from there."""
 
 SIZE, METHOD, DATA, RESULT = "What to cut", "How to choose", "What text to look at", "What to write"
+TRAIN = "How to train"
 
 
 def option(panel: str, help: str, **settings: Any) -> Any:
@@ -35,20 +43,37 @@ PRUNE_HELP = (
 TARGET_HELP = "Parameters of the result at most: 1B, 600M, 6e8 or a share such as 60%."
 
 Target = Annotated[str, option(SIZE, TARGET_HELP, metavar="SIZE", show_default=False)]
-Prune = Annotated[str, option(SIZE, PRUNE_HELP, metavar="KINDS")]
-RoundTo = Annotated[int, option(SIZE, "Make widths multiples of this.")]
-MinUnits = Annotated[int, option(SIZE, "Keep at least so many units a group.")]
+Prune = Annotated[str | None, option(SIZE, PRUNE_HELP, metavar="KINDS")]
+RoundTo = Annotated[int | None, option(SIZE, "Make widths multiples of this.")]
+MinUnits = Annotated[int | None, option(SIZE, "Keep at least so many units a group.")]
 Floor = Annotated[float | None, option(SIZE, "Keep at least this share of every group: 0.2 is a fifth.")]
 Uniform = Annotated[bool, typer.Option("--uniform", help="Equal widths: a stock checkpoint.", rich_help_panel=SIZE)]
-Importance = Annotated[str, option(METHOD, "What makes a unit worth keeping: graphprune list.", metavar="SPEC")]
-Allocation = Annotated[str, option(METHOD, "How the size is shared out among layers.", metavar="SPEC")]
-Steps = Annotated[int, option(METHOD, "Prune in so many rounds, each scored anew.")]
-Averages = Annotated[Statistics, option(METHOD, "What norms over a cut residual width average over.")]
+Method = Annotated[str, option(METHOD, "A recipe: graphprune list methods; or the path of one.", metavar="NAME")]
+Importance = Annotated[str | None, option(METHOD, "What makes a unit worth keeping: graphprune list.", metavar="SPEC")]
+Allocation = Annotated[str | None, option(METHOD, "How the size is shared out among layers.", metavar="SPEC")]
+Compensation = Annotated[
+    str | None, option(METHOD, "How the weights left make up for the others; none for not.", metavar="SPEC")
+]
+Steps = Annotated[int | None, option(METHOD, "Prune in so many rounds (of each stage), each scored anew.")]
+Averages = Annotated[Statistics | None, option(METHOD, "What norms over a cut residual width average over.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Another field of the recipe: recover.clip=0.5.", metavar="KEY=VALUE", rich_help_panel=METHOD
+    ),
+]
 Seed = Annotated[int, option(METHOD, "Seed of everything random.")]
+TrainTokens = Annotated[str | None, option(TRAIN, "Train on so many tokens in all: 2M.", metavar="COUNT")]
+Stages = Annotated[int | None, option(TRAIN, "Prune and train in so many turns.")]
+Rate = Annotated[float | None, option(TRAIN, "The peak learning rate.")]
+RESTART_HELP = "Discard what an unfinished run has kept beside OUT, and begin again."
+Restart = Annotated[bool, typer.Option("--restart", help=RESTART_HELP, rich_help_panel=TRAIN)]
 DATA_HELP = "A text, jsonl or parquet file, a datasets id, or stdlib, Python's own library."
+HELD_HELP = "Text that is only measured on; without it a part of --data is set aside."
 Data = Annotated[str, option(DATA, DATA_HELP, metavar="TEXT")]
-Samples = Annotated[int, option(DATA, "Windows of text to look at.")]
-Length = Annotated[int, option(DATA, "Tokens in each window.")]
+HeldOut = Annotated[str | None, option(DATA, HELD_HELP, metavar="TEXT")]
+Samples = Annotated[int | None, option(DATA, "Windows of text to look at.")]
+Length = Annotated[int | None, option(DATA, "Tokens in each window.")]
 DRY_HELP = "Show widths and sizes only; a config.json is enough."
 DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_HELP, rich_help_panel=RESULT)]
 
@@ -62,47 +87,43 @@ def compile_command(
     model: Model,
     target_params: Target,
     out: Out = None,
-    prune: Prune = "auto",
-    round_to: RoundTo = 1,
-    min_units: MinUnits = 1,
+    prune: Prune = None,
+    round_to: RoundTo = None,
+    min_units: MinUnits = None,
     floor: Floor = None,
     uniform: Uniform = False,
-    importance: Importance = "taylor",
-    allocation: Allocation = "global",
-    steps: Steps = 1,
-    statistics: Averages = "survivors",
+    method: Method = CompileOptions.method,
+    importance: Importance = None,
+    allocation: Allocation = None,
+    compensation: Compensation = None,
+    steps: Steps = None,
+    statistics: Averages = None,
+    settings: Settings = None,
     seed: Seed = 0,
-    data: Data = "stdlib",
-    samples: Samples = 128,
-    length: Length = 128,
+    train_tokens: TrainTokens = None,
+    stages: Stages = None,
+    lr: Rate = None,
+    restart: Restart = False,
+    data: Data = CompileOptions.data,
+    held_out: HeldOut = None,
+    samples: Samples = None,
+    length: Length = None,
     backends: Backends = "huggingface,onnx",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Make a model smaller: prune it to a size, write it, check what was written, and measure it."""
+    """Make a model smaller: prune it to a size, train it where the method does, write it, check what was written, and
+    measure it."""
+    given = {
+        name: value for name, value in locals().items() if name not in ("prune", "settings", "backends", "as_json")
+    }
     options = CompileOptions(
-        model=model,
-        target_params=target_params,
-        out=out,
-        prune=split_commas(prune),
-        importance=importance,
-        allocation=allocation,
-        steps=steps,
-        data=data,
-        samples=samples,
-        length=length,
-        seed=seed,
-        round_to=round_to,
-        min_units=min_units,
-        floor=floor,
-        uniform=uniform,
-        statistics=statistics,
+        prune=None if prune is None else split_commas(prune),
+        settings=tuple(settings or ()),
         backends=split_commas(backends),
-        overwrite=overwrite,
-        dry_run=dry_run,
-        trust_remote_code=trust_remote_code,
+        **given,
     )
     if out is not None and not dry_run:
         check_output(out, overwrite)
@@ -113,7 +134,14 @@ def run_compile(options: CompileOptions) -> Result:
     from graphprune.compiler import compile_model  # here, so that help needs no torch
 
     with progress_on_stderr() as progress:
-        return compile_model(options, progress)
+        try:
+            return compile_model(options, progress)
+        except KeyboardInterrupt as error:
+            if options.out is None or not work_folder(options.out).exists():
+                raise
+            raise InterruptedRunError(
+                f"interrupted; the same command goes on from {work_folder(options.out)}, with --restart it begins again"
+            ) from error
 
 
 def apply_command(

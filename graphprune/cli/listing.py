@@ -11,6 +11,8 @@ from graphprune.cli.show import print_json, print_table
 from graphprune.errors import RegistryError
 from graphprune.options import check_choice
 
+KINDS = ("methods", *registry.PLUGIN_KINDS)
+
 
 def register(app: typer.Typer) -> None:
     app.command("list")(list_command)
@@ -18,25 +20,32 @@ def register(app: typer.Typer) -> None:
 
 def list_command(
     kind: Annotated[
-        str | None,
-        typer.Argument(metavar="[KIND]", help=f"One of {', '.join(registry.PLUGIN_KINDS)}.", show_default=False),
+        str | None, typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}.", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the installed plug-ins with what they do and their options, built-in and third-party alike."""
+    """List the methods and the installed plug-ins, built-in and third-party alike, with what they do."""
     if kind is not None:
-        check_choice("list", kind, registry.PLUGIN_KINDS)
+        check_choice("list", kind, KINDS)
     chosen = [k for k in registry.PLUGIN_KINDS if kind in (None, k)]
-    found = {k: [describe(k, name) for name in registry.names(k)] for k in chosen}
+    found = {"methods": list_methods()} if kind in (None, "methods") else {}
+    found |= {k: [describe(k, name) for name in registry.names(k)] for k in chosen}
     if as_json:
         print_json(found)
         return
     for each, rows in found.items():
         if rows:
-            cells = [(row["name"], row["does"], row["options"]) for row in rows]
-            print_table(each, ("name", "does", "options"), cells, left=3)
+            print_table(each, tuple(rows[0]), [tuple(row.values()) for row in rows], left=3)
     if not any(found.values()):
         print("none is installed")
+
+
+def list_methods() -> list[dict[str, Any]]:
+    """The shipped recipes by name, with what each is and where it is from."""
+    from graphprune.recipes import read_yaml, shipped
+
+    read = [read_yaml(path) for path in shipped().values()]
+    return [{"name": row["name"], "does": row["summary"], "source": row["source"]} for row in read]
 
 
 def describe(kind: registry.PluginKind, name: str) -> dict[str, Any]:

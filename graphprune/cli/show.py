@@ -55,7 +55,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 @contextlib.contextmanager
 def progress_on_stderr() -> Iterator[Progress]:
-    """Show each stage on stderr: bars on a terminal, one line a stage elsewhere."""
+    """Show each stage on stderr: bars on a terminal, elsewhere one line a stage, or twenty where it says how it goes.
+
+    What follows `: ` in the name of a stage is how it goes.
+    """
     console = Console(file=sys.stderr)  # bound now: a capture redirects stderr, and the bars go on
     if not console.is_terminal:
         yield lines_of_stages()
@@ -72,11 +75,13 @@ def progress_on_stderr() -> Iterator[Progress]:
 
 
 def lines_of_stages() -> Progress:
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
 
     def report(stage: str, done: int, total: int) -> None:
-        if stage not in seen:
-            seen.add(stage)
+        name, colon, _ = stage.partition(": ")
+        twentieth = 20 * done // total if colon and total else 0
+        if seen.get(name, -1) < twentieth:
+            seen[name] = twentieth
             print(stage, file=sys.stderr, flush=True)
 
     return report
@@ -86,11 +91,12 @@ def bars_of_stages(bars: Bars) -> Progress:
     tasks: dict[str, Any] = {}
 
     def report(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
+        name = stage.partition(": ")[0]
+        if name not in tasks:
             for task in tasks.values():
                 bars.stop_task(task)
-            tasks[stage] = bars.add_task(Text(stage).markup, total=total or None)
-        bars.update(tasks[stage], completed=done, total=total or None)
+            tasks[name] = bars.add_task("", total=total or None)
+        bars.update(tasks[name], description=Text(stage).markup, completed=done, total=total or None)
 
     return report
 

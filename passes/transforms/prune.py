@@ -1,14 +1,17 @@
-"""The prune pass: cut a graph to a target with an importance and an allocation."""
+"""The prune pass: cut a graph to a target with an importance, an allocation and a compensation."""
 
-from dataclasses import dataclass
-from typing import ClassVar, final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
 
+from graphprune.analysis import analyze
 from graphprune.budget import Budget, parse_target
 from graphprune.ir import Graph
 from graphprune.pass_manager import Context, Pass
 from graphprune.plan import Statistics
-from graphprune.pruning import Request, prune
+from graphprune.pruning import Pruned, Request, prune
 from graphprune.spec import parse_spec
+from graphprune.uniform import allowed_counts, has_stock_form, require_stock, without_heads
 
 
 @final
@@ -17,6 +20,8 @@ class Prune(Pass):
     """Remove the least important units until the model has `target` parameters (`60%` of the source, `1B`).
 
     Before `linear(x, w[44, 32])`, after `linear(x, w[27, 32])`: parameters, buffers and the integers that follow them.
+    `final` is the target of the last of several prunings, which the kinds are chosen for. `uniform` gives equal widths
+    that a configuration of the source's architecture has. Raises BudgetError, and UsageError where none has them.
     """
 
     name: ClassVar[str] = "prune"
@@ -27,22 +32,47 @@ class Prune(Pass):
     kinds: tuple[str, ...] = ("auto",)
     steps: int = 1
     statistics: Statistics = "survivors"
+    floor: float | None = None
+    round_to: int = 1
+    min_units: int = 1
+    uniform: bool = False
+    final: str | None = None
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        request = self.request(context.source or graph)
-        result = prune(graph, request, context.calibration or (), context.progress, context.source)
+        source = context.source or graph
+        request, batches = self.request(source), context.calibration or ()
+        if self.uniform:
+            result = prune_to_stock(graph, request, batches, context)
+        else:
+            result = prune(graph, request, batches, context.progress, context.source)
         for note in result.notes:
             context.log(note)
-        return result.graph
+        notes = dict.fromkeys((*result.graph.memo.get("notes", ()), *result.notes))
+        return result.graph.remember("notes", list(notes)) if notes else result.graph
 
     def request(self, source: Graph) -> Request:
         """The options resolved for a source model."""
+        count = source.parameter_count()
         return Request(
-            Budget(parse_target(self.target, source.parameter_count())),
+            Budget(parse_target(self.target, count), self.min_units, 0.0, self.round_to, self.uniform),
             parse_spec("importance", self.importance),
             parse_spec("allocation", self.allocation),
             self.kinds,
             self.steps,
-            statistics=self.statistics,
-            compensation=parse_spec("compensation", self.compensation) if self.compensation else None,
+            self.floor,
+            self.statistics,
+            parse_spec("compensation", self.compensation) if self.compensation else None,
+            parse_target(self.final, count) if self.final else None,
         )
+
+
+def prune_to_stock(graph: Graph, request: Request, batches: Sequence[Any], context: Context) -> Pruned:
+    """Prune to equal widths that a configuration of the source's architecture has. Raises UsageError without one."""
+    budget = replace(request.budget, allowed=allowed_counts(graph, analyze(graph)))
+    request = replace(request, budget=budget)
+    pruned = prune(graph, request, batches, context.progress, context.source)
+    if not has_stock_form(pruned.graph):  # heads and residual width may each be expressible and not go together
+        request = replace(request, budget=replace(budget, allowed=without_heads(budget.allowed)))
+        pruned = prune(graph, request, batches, context.progress, context.source)
+    require_stock(pruned.graph)
+    return pruned

@@ -1,0 +1,81 @@
+"""Stages: the list of passes that a recipe stands for, once the size of the model and the target are known."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from graphprune import registry
+from graphprune.budget import parse_target
+from graphprune.ir import Graph
+from graphprune.pass_manager import Context, Pass, run_passes
+from graphprune.pruning import Request, final_choice, source_widths
+from graphprune.recipes import Recipe, make_recover, read_recipe
+from graphprune.schedule import split_whole, stage_shares
+from graphprune.spec import parse_spec
+
+
+def expand(recipe: Recipe, parameters: int, target: int) -> tuple[Pass, ...]:
+    """The passes that take a model of so many parameters to the target: prune, recover, prune, recover.
+
+    The size falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N.
+    Source: Adapt-Accel of Adapt-Pruner, arXiv 2502.03460.
+    """
+    stages = range(1, recipe.stages + 1)
+    targets = [parameters - (parameters - target) * stage // recipe.stages for stage in stages]
+    cls = registry.load("passes", "prune")
+    final = str(target) if recipe.stages > 1 else None
+    cuts = [cls(target=str(each), final=final, **dict(recipe.prune)) for each in targets]
+    turns = chain.from_iterable(zip_longest(cuts, recoveries(recipe)))
+    ends = [[parse_spec("passes", spec) for spec in specs] for specs in (recipe.before, recipe.after)]
+    return (*ends[0], *(item for item in turns if item is not None), *ends[1])
+
+
+def recoveries(recipe: Recipe) -> list[Pass]:
+    """One training a stage with its share of the tokens; the total makes them parts of one learning-rate schedule."""
+    if recipe.recover is None:
+        return []
+    if recipe.stages == 1:
+        return [make_recover(recipe.recover)]
+    whole: int = make_recover(recipe.recover).tokens
+    shares = split_whole(whole, stage_shares(recipe.stages, recipe.token_shares))
+    return [
+        make_recover({**recipe.recover, "tokens": share, "total_tokens": whole, "stage": stage})
+        for stage, share in enumerate(shares, 1)
+    ]
+
+
+def last_request(passes: Sequence[Any], source: Graph) -> Request:
+    """What the last pruning of the passes is asked for."""
+    request: Request = [item for item in passes if item.name == "prune"][-1].request(source)
+    return request
+
+
+def check_target(source: Graph, passes: Sequence[Any]) -> None:
+    """Raise BudgetError, with the least that is possible, before anything is done on the way to the target."""
+    request = last_request(passes, source)
+    if "blocks" not in request.kinds:
+        final_choice(source, request, None, source_widths(source, None))
+
+
+def needs_text(recipe: Recipe) -> bool:
+    """Whether any part of the method looks at text."""
+    prune = recipe.prune
+    parts = [parse_spec("importance", prune.importance), parse_spec("allocation", prune.allocation)]
+    parts += [parse_spec("compensation", prune.compensation)] if prune.compensation else []
+    outside = recipe.recover is not None or recipe.before or recipe.after or "blocks" in prune.kinds
+    return bool(outside or any(part.needs_data for part in parts))
+
+
+def run_recipe(graph: Graph, recipe: Recipe | str | Path, target: str, context: Context | None = None) -> Graph:
+    """Run a recipe, given as such, by name or by path, on a graph, down to a target such as `60%` or `1B`.
+
+    `context.calibration` are batches of token ids; a recipe that trains also needs `tokenizer` and `data`. With
+    `context.folder` a killed run goes on when it is called again. Raises as `run_passes` does.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe))
+    context = context or Context()
+    context = replace(context, source=context.source or graph)
+    count = graph.parameter_count()
+    return run_passes(graph, expand(recipe, count, parse_target(target, count)), context)
