@@ -1,6 +1,7 @@
 """Training data: an endless sequence of packed rows that any position can be asked for, shuffled anew each epoch."""
 
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from graphprune.token_store import Tokens, collect, key_of, store
 from graphprune.tokenising import encode_source, first_tokens
 
 NO_LOSS = -100  # the label that torch's cross entropy passes over
+_HASHED = 1 << 24  # elements at a time
 
 
 @final
@@ -43,6 +45,15 @@ class Stream:
     @property
     def tokens_per_epoch(self) -> int:
         return len(self.kept) * self.length
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every token and of what is learned of them, to tell whether a run goes on with the same data."""
+        digest = hashlib.sha256(str((self.length, self.seed, self.bos, str(self.tokens.ids.dtype))).encode())
+        for array in (self.tokens.ids, self.tokens.learned):
+            for start in range(0, len(array), _HASHED):
+                digest.update(array[start : start + _HASHED].tobytes())
+        return digest.hexdigest()[:16]
 
     def rows(self, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Token ids and labels of the rows from number `start` on: int64 [count, length] each.

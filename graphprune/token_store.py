@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from graphprune.chat import Encoded
 from graphprune.errors import DataError
+from graphprune.splits import split_name
 
 Ids = NDArray[numpy.uint16] | NDArray[numpy.int32]
 
@@ -58,7 +60,7 @@ def store(encoded: Iterable[Encoded], vocabulary: int | None, folder: Path, key:
 
 def write(encoded: Iterable[Encoded], kind: Any, ids_path: Path, learned_path: Path) -> None:
     """Write both files beside their places, then rename them."""
-    partial = [path.with_name(f"{path.name}.{os.getpid()}.partial") for path in (ids_path, learned_path)]
+    partial = [path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial") for path in (ids_path, learned_path)]
     try:
         with partial[0].open("wb") as ids_file, partial[1].open("wb") as learned_file:
             for ids, learned in encoded:
@@ -78,7 +80,7 @@ def map_file(path: Path, kind: Any) -> Any:
 
 def key_of(tokenizer: Any, spec: str, options: Mapping[str, Any]) -> str:
     """A name for what the tokens of a source depend on: its files, the tokenizer and its template, the options."""
-    path = Path(spec).expanduser()
+    path = Path(split_name(spec)[0]).expanduser()
     files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
     state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())

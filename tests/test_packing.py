@@ -66,6 +66,15 @@ def test_every_epoch_has_every_row_in_another_order(tmp_path: Path) -> None:
     assert not torch.equal(first, other)
 
 
+def test_a_fingerprint_tells_other_data(tmp_path: Path) -> None:
+    path, tokenizer = jsonl(tmp_path), word_tokenizer(eos_token="</s>")
+    first = open_stream(path, tokenizer, 7, 3).fingerprint
+    assert first == open_stream(path, tokenizer, 7, 3, folder=tmp_path / "tokens").fingerprint
+    changed = write(tmp_path / "b.jsonl", Path(path).read_text().replace("w5", "w6", 1))
+    others = [(path, 8, 3), (path, 7, 4), (changed, 7, 3)]
+    assert len({first, *(open_stream(path, tokenizer, n, seed).fingerprint for path, n, seed in others)}) == 4
+
+
 def test_rows_may_start_with_the_first_token(tmp_path: Path) -> None:
     tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>")
     stream = open_stream(jsonl(tmp_path), tokenizer, 7, 0, bos=True)
