@@ -10,7 +10,8 @@ from torch import Tensor
 from graphprune.data import check_tokens, split_rows, vocabulary_size
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
-from graphprune.loss import next_token_loss
+from graphprune.likelihood import IGNORED, Logits, token_scores
+from graphprune.loss import decoder_inputs
 
 
 @dataclass(frozen=True)
@@ -33,42 +34,97 @@ def perplexity(
     window: int = 256,
     batch: int = 8,
     *,
+    stride: int | None = None,
     bos: int | None = None,
     text_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Predict each token of a stream once, in windows of `window` tokens whose contexts do not cross.
+    """Predict each token of a stream once, in windows of `window` tokens; see `stream_perplexity`."""
+    return stream_perplexity(
+        graph_logits(graph),
+        tokens,
+        window,
+        batch,
+        vocabulary=vocabulary_size(graph),
+        stride=stride,
+        bos=bos,
+        text_bytes=text_bytes,
+        progress=progress,
+    )
 
-    With `bos` every window is `bos` and the next window-1 tokens. Without, it starts with the token before them, so
-    that only the stream's first token goes unpredicted. The last window may be shorter. `text_bytes` is the length of
-    the text in UTF-8 and gives bits per byte. `progress(done, windows)` is called after each batch.
-    Raises DataError for tokens that the model does not know or too few of them.
+
+def graph_logits(graph: Graph) -> Logits:
+    """The graph as a function from token ids to logits. Raises UsageError where it has none."""
+    if "logits" not in graph.outputs:
+        raise UsageError("the graph has no logits; perplexity is for language models")
+    place = graph.outputs.index("logits")
+    return lambda ids: graph(*decoder_inputs(graph, ids))[place]
+
+
+def stream_perplexity(
+    logits: Logits,
+    tokens: Tensor,
+    window: int = 256,
+    batch: int = 8,
+    *,
+    vocabulary: int | None = None,
+    stride: int | None = None,
+    bos: int | None = None,
+    text_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Predict each token of a stream once, in windows of `window` tokens that start `stride` tokens apart.
+
+    The first window predicts all its tokens, each later one its last `stride`; the last window may be shorter. By
+    default the stride is window - 1: contexts do not cross. With `bos` every window is `bos` and window - 1 tokens.
+    Without, it starts with the token before them, so that only the stream's first token goes unpredicted.
+    `text_bytes` is the length of the text in UTF-8 and gives bits per byte. `progress(done, windows)` is called after
+    each batch. Raises DataError for tokens that the model does not know or too few of them.
     """
-    if window < 2 or batch < 1:
-        raise UsageError(f"windows are 2 tokens or more and batches 1 or more, not {window} and {batch}")
-    check_tokens(tokens, vocabulary_size(graph), 1 if bos is not None else 2, "the text")
-    windows = cut_windows(tokens, window, bos)
+    stride = check_windows(window, stride, batch)
+    check_tokens(tokens, vocabulary, 1 if bos is not None else 2, "the text")
+    windows = cut_windows(tokens, window, bos, stride)
     total, done, count = 0.0, 0, sum(map(len, windows))
     with torch.no_grad():
-        for part in (rows for block in windows for rows in split_rows(block, batch)):
-            total += next_token_loss(graph, part, "sum").item()
-            done += len(part)
+        for rows in (rows for block in windows for rows in split_rows(block, batch)):
+            seen = [0 if done + row == 0 else window - 1 - stride for row in range(len(rows))]
+            total -= token_scores(logits(rows[:, :-1]), targets(rows, seen))[0].double().sum().item()
+            done += len(rows)
             if progress is not None:
                 progress(done, count)
-    predicted = sum(block.numel() - len(block) for block in windows)
+    predicted = len(tokens) - (bos is None)
     nats = total / predicted
     bits = None if text_bytes is None else total / math.log(2) / text_bytes
     return Perplexity(nats, math.exp(nats) if nats < 700 else math.inf, bits, predicted)
 
 
-def cut_windows(tokens: Tensor, window: int, bos: int | None) -> list[Tensor]:
-    """The windows of `perplexity`: [windows, window], and one shorter row where tokens are left over."""
-    step = window - 1
+def check_windows(window: int, stride: int | None, batch: int) -> int:
+    """The stride, window - 1 where none is given. Raises UsageError for windows that leave tokens out."""
+    if window < 2 or batch < 1:
+        raise UsageError(f"windows are 2 tokens or more and batches 1 or more, not {window} and {batch}")
+    if stride is not None and not 1 <= stride < window:
+        raise UsageError(f"a stride of {stride} does not fit windows of {window}: it is between 1 and {window - 1}")
+    return window - 1 if stride is None else stride
+
+
+def targets(rows: Tensor, seen: list[int]) -> Tensor:
+    """The next tokens of windows [rows, window - 1], without the first `seen` of each, which came before."""
+    wanted = rows[:, 1:].clone()
+    for row, count in zip(wanted, seen, strict=True):
+        row[:count] = IGNORED
+    return wanted
+
+
+def cut_windows(tokens: Tensor, window: int, bos: int | None, stride: int | None = None) -> list[Tensor]:
+    """The windows of `stream_perplexity`: [windows, window], and one shorter row where tokens are left over."""
+    step = window - 1 if stride is None else stride
     stream = tokens if bos is None else torch.cat([tokens.new_tensor([bos]), tokens])
-    full = (len(stream) - 1) // step
-    rows = stream[: full * step + 1].unfold(0, window, step).clone() if full else stream.new_empty(0, window)
-    rest = stream[full * step :][None].clone()
-    blocks = [block for block in (rows, rest) if len(block) and block.shape[1] > 1]
+    full = (len(stream) - window) // step + 1 if len(stream) >= window else 0
+    rows = stream.unfold(0, window, step).clone() if full else stream.new_empty(0, window)
+    covered = (full - 1) * step + window if full else 1
+    blocks = [block for block in (rows, stream[full * step :][None].clone()) if len(block)]
+    if covered == len(stream):
+        blocks = blocks[:1] if full else []
     if bos is not None:
         for block in blocks:
             block[:, 0] = bos

@@ -1,0 +1,153 @@
+"""One language model behind one call, whatever it is made of: a captured graph, a checkpoint or an ONNX model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from graphprune.data import context_length, load_tokenizer, vocabulary_size
+from graphprune.errors import GraphpruneError, SourceError, UsageError
+from graphprune.ir import Graph
+from graphprune.parity import Runner, graph_runner, model_runner
+
+Face = Literal["graph", "checkpoint", "onnx"]
+FACES: tuple[Face, ...] = get_args(Face)
+_UNSTATED_CONTEXT = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A decoder with its tokenizer, run step by step through `runner`.
+
+    `context` is the longest sequence that it was made for, `vocabulary` the number of its tokens, None where unknown.
+    """
+
+    face: Face
+    runner: Runner
+    tokenizer: Any
+    context: int
+    vocabulary: int | None
+    dtype: str
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits [rows, length, vocabulary] of token ids [rows, length]; nothing is masked; pad on the right."""
+        positions = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
+        with torch.no_grad():
+            return self.runner(ids, torch.ones_like(ids), positions, None)[0]
+
+
+def of_graph(graph: Graph, tokenizer: Any = None) -> LanguageModel:
+    """The model that a captured decoder is. Without a tokenizer, the one in the source's folder is loaded."""
+    if graph.source.kind != "decoder":
+        raise UsageError(f"{graph.source.name or 'the graph'} is no language model with a cache; it cannot be scored")
+    if tokenizer is None and graph.source.folder is None:
+        raise UsageError("the graph has no folder with a tokenizer; pass the tokenizer")
+    tokenizer = tokenizer or load_tokenizer(graph.source.folder)  # type: ignore[arg-type]
+    dtype = next(t.dtype for t in graph.parameters().values() if t.is_floating_point())
+    context = context_length(graph) or _UNSTATED_CONTEXT
+    return LanguageModel("graph", graph_runner(graph), tokenizer, context, vocabulary_size(graph), name_of(dtype))
+
+
+def of_module(model: Any, tokenizer: Any) -> LanguageModel:
+    """A transformers model in memory."""
+    config = sizes(model.config.get_text_config().to_dict())
+    return LanguageModel("checkpoint", model_runner(model), tokenizer, *config, name_of(model.dtype))
+
+
+def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dtype | None = None) -> LanguageModel:
+    """A folder, hub id or `demo` as transformers loads it.
+
+    graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
+    """
+    from graphprune.artefacts import load_checkpoint
+    from graphprune.source import is_generic, load_source
+
+    path = Path(folder).expanduser()
+    if is_generic(path):
+        return of_module(load_checkpoint(path, "decoder", dtype or stored_dtype(path)), load_tokenizer(path))
+    model, source = load_source(folder, True, trust_remote_code, dtype)
+    if source.kind != "decoder":
+        raise UsageError(f"{folder} is no language model with a cache; it cannot be scored")
+    assert source.folder is not None
+    return of_module(model, load_tokenizer(source.folder))
+
+
+def of_onnx(out: Path) -> LanguageModel:
+    """The ONNX model that compile wrote into a folder. Raises UsageError where there is none."""
+    from graphprune.artefact_files import runtime
+    from graphprune.artefacts import onnx_runner
+
+    if not (out / "onnx" / "model.onnx").is_file() and not (out / "model.onnx").is_file():
+        raise UsageError(
+            f"{out} holds no ONNX model; compile with --backends huggingface,onnx or evaluate another face"
+        )
+    model = runtime().load(out, "cpu")
+    if not model.caches or "logits" not in model.outputs:
+        raise UsageError(f"{model.path} is no language model with a cache; it cannot be scored")
+    config = read_config(model.path.parent)
+    if "model" in config:  # genai_config.json
+        config = {**config["model"], "max_position_embeddings": config["model"].get("context_length")}
+    kind = name_of(torch.from_numpy(model.empty_past(1)[0]).dtype)
+    return LanguageModel("onnx", onnx_runner(model), onnx_tokenizer(model.path.parent), *sizes(config), kind)
+
+
+def onnx_tokenizer(folder: Path) -> Any:
+    """The tokenizer of an ONNX folder, or of the folder around it."""
+    try:
+        return load_tokenizer(folder)
+    except GraphpruneError:
+        return load_tokenizer(folder.parent)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of an ONNX model: the checkpoint's around it, or its own for onnxruntime-genai."""
+    for path in (folder.parent / "config.json", folder / "config.json", folder / "genai_config.json"):
+        if path.is_file():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found.get("text_config") or found
+    return {}
+
+
+def sizes(config: dict[str, Any]) -> tuple[int, int | None]:
+    """Context length and vocabulary, as a configuration names them."""
+    lengths = (config.get(name) for name in ("max_position_embeddings", "n_positions"))
+    context = next((length for length in lengths if isinstance(length, int) and length > 0), _UNSTATED_CONTEXT)
+    vocabulary = config.get("vocab_size")
+    return context, vocabulary if isinstance(vocabulary, int) else None
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"), None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def load_face(
+    model: str, face: Face, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> LanguageModel:
+    """Load a folder, a hub id or `demo` as one of its faces. Raises UsageError, SourceError, CaptureError."""
+    if face == "onnx":
+        out = Path(model).expanduser()
+        if not out.is_dir():
+            raise UsageError(f"no folder at {out}; the ONNX face is in a folder that graphprune compile wrote")
+        return of_onnx(out)
+    if face == "checkpoint":
+        return of_checkpoint(model, trust_remote_code, dtype)
+    from graphprune.source import capture
+
+    return of_graph(capture(model, trust_remote_code=trust_remote_code, dtype=dtype))
+
+
+def faces_in(model: str) -> tuple[Face, ...]:
+    """The faces that a model can be evaluated as. Raises SourceError where there is nothing at its place."""
+    path = Path(model).expanduser()
+    if model != "demo" and not path.exists() and model.startswith(("/", ".", "~")):
+        raise SourceError(f"no folder at {model}; pass a model folder, a hub id (org/name) or demo")
+    return FACES if (path / "onnx" / "model.onnx").is_file() else ("graph", "checkpoint")
