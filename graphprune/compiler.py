@@ -23,6 +23,7 @@ from graphprune.options import ApplyOptions, CompileOptions, Progress, Result, n
 from graphprune.output import staging
 from graphprune.pass_manager import Context, run_passes
 from graphprune.plan import read_plan
+from graphprune.processes import is_first, leave, meet
 from graphprune.recipes import Recipe
 from graphprune.report import Work, list_widths, make_report, notes_of, resolved_recipe, summarise_training
 from graphprune.request import resolve_recipe, target_of
@@ -40,25 +41,47 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
 
     OUT appears complete or not at all. A run that trains keeps its state beside OUT and goes on from there when it is
     started again. Raises UsageError for a request that cannot be met, another GraphpruneError where a stage fails.
-    With `dry_run` only the configuration is read and nothing is written.
+    With `dry_run` only the configuration is read and nothing is written. Of several processes (torchrun) all train and
+    the first does the rest.
     """
     recipe = resolve_recipe(options)
     backends = load_backends(options.backends)
     if options.dry_run:
         return dry_run(options, recipe, progress)
     assert options.out is not None
+    if not is_first():
+        return follow(options, recipe)
     with staging(options.out, options.overwrite) as folder:
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
         verify(source)
         with run_folder(options, recipe, source, progress) as kept:
+            meet_followers(recipe)
             graph, text = run_method(options, recipe, source, kept, progress)
+            leave()
             metrics = metrics_files(kept) if kept else ()
             work = Work(options, recipe, source, analyze(source), graph, text, metrics)
             result = finish(work, backends, folder, progress)
     if recipe.recover is not None:
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
+
+
+def meet_followers(recipe: Recipe) -> None:
+    """Let the other processes look into the folder of the run, which is this one's now."""
+    if recipe.recover is not None:
+        meet()
+
+
+def follow(options: CompileOptions, recipe: Recipe) -> Result:
+    """What every process but the first does: prune and train along where there is training, and write nothing."""
+    assert options.out is not None
+    if recipe.recover is not None:
+        source = capture_for_work(options.model, options.trust_remote_code)
+        meet_followers(recipe)
+        run_method(options, recipe, source, work_folder(options.out), no_progress)
+        leave()
+    return Result(None)
 
 
 def run_method(
@@ -177,7 +200,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores))
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(graph), sample)
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(work), sample)
     generic = (folder / "modeling_graphprune.py").exists()
     card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphprune.errors import GraphpruneError, PassError
 from graphprune.ir import Graph, Step
 from graphprune.options import Progress, no_progress
+from graphprune.processes import is_first, meet
 from graphprune.run_state import load_state, pass_folder, save_state
 from graphprune.spec import print_spec
 from graphprune.verify import verify
@@ -31,8 +32,8 @@ class Context:
     `calibration` is what the data module makes (None where no pass needs it). `source` is the model before the first
     pass: the teacher, and what floors are shares of. `tokenizer` and `data` (a text's name, as `read_texts` takes it)
     are for passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what
-    it needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own.
-    `log` takes one line at a time, `progress` a stage, what is done and of how much.
+    it needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own, and
+    all share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is done and of how much.
     """
 
     calibration: Any = None
@@ -44,6 +45,7 @@ class Context:
     held_out: Tensor | None = None
     folder: Path | None = None
     progress: Progress = no_progress
+    cache: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,12 @@ def run_passes(graph: Graph, passes: Sequence[Pass], context: Context | None = N
     """
     context = context or Context()
     kept = load_state(context.folder, graph) if context.folder else None
+    if context.folder:
+        meet()  # before the first process changes what the others still read
     first, current = (0, graph) if kept is None else (kept[0] + 1, kept[1])
     for index, item in itertools.islice(enumerate(passes), first, None):
         current = run_pass(current, item, own_context(context, index, len(passes)), passes[:index])
-        if context.folder:
+        if context.folder and is_first():
             save_state(context.folder, index, current)
     return current
 
@@ -81,8 +85,11 @@ def own_context(context: Context, index: int, count: int) -> Context:
     def report(stage: str, done: int, total: int) -> None:
         context.progress(f"{index + 1}/{count} {stage}", done, total)
 
-    folder = pass_folder(context.folder, index) if context.folder else None
-    return dataclasses.replace(context, folder=folder, progress=report if count > 1 else context.progress)
+    progress = report if count > 1 else context.progress
+    if context.folder is None:
+        return dataclasses.replace(context, progress=progress)
+    cache = context.cache or context.folder / "shared"
+    return dataclasses.replace(context, progress=progress, folder=pass_folder(context.folder, index), cache=cache)
 
 
 def run_pass(graph: Graph, item: Pass, context: Context, done: Sequence[Pass]) -> Graph:

@@ -61,6 +61,7 @@ class State:
 
 
 def prepare(
+    accelerator: Any,
     graph: Graph,
     options: TrainOptions,
     stream: Stream,
@@ -68,7 +69,6 @@ def prepare(
     held_out: Tensor | None,
     folder: Path | None,
 ) -> Session:
-    accelerator = make_accelerator(options)
     here = place(graph, accelerator.device)
     trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
     sharded = is_sharded(options, accelerator)

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graphprune.agreement import agreed
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir import Graph
 from graphprune.metrics import Report, no_report
 from graphprune.optimizer import KINDS, Moments, read_moments
 from graphprune.resumption import describe, restore, resume
-from graphprune.session import Session, State, Stream, prepare
+from graphprune.session import Session, State, Stream, make_accelerator, prepare
 from graphprune.teacher import require_same_vocabulary
 from graphprune.train_options import TrainOptions
 from graphprune.training_loop import run
@@ -45,13 +46,16 @@ def train(
     """Train a language model on rows of a stream; the graph that is given stays as it was.
 
     The result carries the optimizer's moments as companions. `held_out` [tokens] is watched every `eval_every` steps.
+    Under a launcher all processes call this alike, each takes its own rows, and the first writes and reports.
     In `folder` the state is saved, and the same call continues from it: on the CPU in float32 the weights end up the
     same to the last bit. Raises UsageError for what does not fit together or another training's folder, TrainingError
     for divergence and for want of memory or disk.
     """
     require_trainable(graph, options, stream, teacher)
     with memory_errors(options, stream.length):
-        session = prepare(graph, options, stream, teacher, held_out, folder)
+        accelerator = make_accelerator(options)
+        graph = agreed(graph, accelerator.device)
+        session = prepare(accelerator, graph, options, stream, teacher, held_out, folder)
         identity = describe(session, graph) if folder is not None else {}
         state, metrics = resume(session, identity)
         try:

@@ -1,5 +1,6 @@
 """`graphprune compile` and `graphprune apply`."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +9,9 @@ import typer
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
-from graphprune.options import PRUNABLE, ApplyOptions, CompileOptions, Result, check_output, work_folder
+from graphprune.options import PRUNABLE, ApplyOptions, CompileOptions, Result, check_output, no_progress, work_folder
 from graphprune.plan import Statistics
+from graphprune.processes import is_first
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -127,13 +129,15 @@ def compile_command(
     )
     if out is not None and not dry_run:
         check_output(out, overwrite)
-    print_result(run_compile(options), as_json)
+    result = run_compile(options)
+    if is_first():
+        print_result(result, as_json)
 
 
 def run_compile(options: CompileOptions) -> Result:
     from graphprune.compiler import compile_model  # here, so that help needs no torch
 
-    with progress_on_stderr() as progress:
+    with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
         try:
             return compile_model(options, progress)
         except KeyboardInterrupt as error:

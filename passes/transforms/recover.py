@@ -1,7 +1,6 @@
 """The recover pass: train what pruning left until it works again."""
 
 import math
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -13,6 +12,7 @@ from graphprune.ir import Graph
 from graphprune.metrics import Moment, Report
 from graphprune.packing import Stream, open_stream
 from graphprune.pass_manager import Context, Pass
+from graphprune.processes import process_count
 from graphprune.schedule import Shape
 from graphprune.train_options import Keep, LoraOptions, Moments, Precision, TrainOptions, require
 from graphprune.training import Trained, train
@@ -94,6 +94,7 @@ class Recover(Pass):
     precision: Precision = "none"
     device: str | None = None
     compile: bool = False
+    shard: bool = False
     tensorboard: bool = False
     stage: int = 0
 
@@ -174,7 +175,7 @@ class Recover(Pass):
             if graph.source.folder is None:
                 raise UsageError("recover needs a tokenizer, and the model has none; copy its files into the folder")
             tokenizer = load_tokenizer(graph.source.folder)
-        own = context.folder / "tokens" if context.folder is not None else None
+        own = context.cache / "tokens" if context.cache is not None else None
         needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
         return open_stream(
             data,
@@ -193,11 +194,6 @@ class Recover(Pass):
 
 
 _RESOLVED = {"steps", "first_step", "total_steps", "eval_every", "eval_tokens", "save_every", "lora"}
-
-
-def process_count() -> int:
-    """The processes that torchrun or accelerate started for this run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def report_to(context: Context, every: int) -> Report:

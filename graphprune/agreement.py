@@ -1,0 +1,51 @@
+"""One graph in all processes of a run, where each has computed its own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, distributed
+
+from graphprune.errors import TrainingError
+from graphprune.ir import Graph
+
+
+def agreed(graph: Graph, device: torch.device) -> Graph:
+    """The graph as the first process has it, in all of them: its parameters and companions go out by way of `device`.
+
+    Each process prunes for itself, and on some devices the same sums differ in the last bit. Raises TrainingError where
+    the shapes differ, that is where the processes are not of one run. Collective.
+    """
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return graph
+    flat = {f"{kind}/{name}": t for kind, part in graph.companions.items() for name, t in part.items()}
+    require_same_shapes({**graph.parameters(), **flat})
+    parameters = {
+        name: torch.nn.Parameter(from_first(p, device), p.requires_grad) for name, p in graph.parameters().items()
+    }
+    companions = {
+        kind: {name: from_first(part[name], device) for name in sorted(part)}
+        for kind, part in sorted(graph.companions.items())
+    }
+    return replace(graph.with_tensors(parameters), companions=companions)
+
+
+def require_same_shapes(tensors: Mapping[str, Tensor]) -> None:
+    """Raise TrainingError, in every process, where the first process has tensors of other names or shapes."""
+    own = {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
+    everyone: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(everyone, own)
+    for index, other in enumerate(everyone):
+        wrong = next((n for n in {**everyone[0], **other} if everyone[0].get(n) != other.get(n)), None)
+        if wrong is not None:
+            raise TrainingError(
+                f"process {index} has {wrong} as {other.get(wrong, 'nothing')}, process 0 as "
+                f"{everyone[0].get(wrong, 'nothing')}; start all processes with the same command, model and versions"
+            )
+
+
+def from_first(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of the tensor as the first process has it, where this one has its own."""
+    sent = tensor.detach().to(device, copy=True).contiguous()
+    distributed.broadcast(sent, src=0)
+    return sent.to(tensor.device)
