@@ -16,9 +16,11 @@ def is_first() -> bool:
 def meet() -> None:
     """Return when all processes of the run are here; at once where there is one."""
     if process_count() > 1:
-        from accelerate import PartialState
+        import torch
 
-        PartialState().wait_for_everyone()
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group()  # with no backend named, the usual one for each kind of device
+        torch.distributed.all_reduce(torch.zeros(1))
 
 
 def leave() -> None:

@@ -13,6 +13,7 @@ from graphprune.ir import Graph
 from graphprune.objective import Logits, Objective
 from graphprune.optimizer import carried_moments, make_adamw, write_moments
 from graphprune.placement import choose_device, place
+from graphprune.processes import process_count
 from graphprune.sharding import is_sharded, shard
 from graphprune.teacher import Teacher, make_teacher
 from graphprune.train_options import TrainOptions
@@ -105,6 +106,10 @@ def make_accelerator(options: TrainOptions) -> Any:
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     precision = "no" if options.precision == "none" else options.precision
     try:
-        return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+        accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     except ValueError as error:  # a precision that the device does not have
         raise UsageError(f"precision={options.precision} does not work on {device}: {error}") from error
+    if accelerator.num_processes != process_count():
+        found, started = accelerator.num_processes, process_count()
+        raise UsageError(f"{started} processes were started and {found} found; use torchrun or accelerate launch")
+    return accelerator
