@@ -99,8 +99,16 @@ def task_manager(tasks: Sequence[str], folder: Path, offered: Sequence[str]) -> 
 
 
 def check_local(name: str, offered: Sequence[str]) -> None:
-    """Raise UsageError or DataError where a local task has no data."""
-    if name not in local_names() or name in offered:
+    """Raise UsageError or DataError where a local task has no data, or where one was meant and mistyped.
+
+    The latter is said here because reading lm-eval's own index takes many seconds.
+    """
+    if name in offered:
+        return
+    if name not in local_names():
+        local = {*offered, *local_names()}
+        if f"{name}_local" not in local and difflib.get_close_matches(name, local, cutoff=0.9):
+            raise UsageError(explain_unknown(name, sorted(local)))
         return
     needed = ", ".join(missing_files(name))
     if not offered:

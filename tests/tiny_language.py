@@ -7,8 +7,47 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-WORDS = """the a cat cats dog dogs sees see runs run who what is are not big small in on . ? : Question Answer Q A B C D
-yes no red blue tree house The She He they""".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "cats",
+    "dog",
+    "dogs",
+    "sees",
+    "see",
+    "runs",
+    "run",
+    "who",
+    "what",
+    "is",
+    "are",
+    "not",
+    "big",
+    "small",
+    "in",
+    "on",
+    ".",
+    "?",
+    ":",
+    "Question",
+    "Answer",
+    "Q",
+    "A",
+    "B",
+    "C",
+    "D",
+    "yes",
+    "no",
+    "red",
+    "blue",
+    "tree",
+    "house",
+    "The",
+    "She",
+    "He",
+    "they",
+]
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
