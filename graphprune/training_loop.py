@@ -6,7 +6,7 @@ clipping and precision are accelerate's. Everything that decides how the run goe
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,7 @@ def advance(session: Session, step: int) -> Measured:
     rate = options.rate(step)
     set_rate(session.optimizer, rate)
     parts = list(own_rows(session, step))
-    counted = torch.tensor(sum(counted_tokens(labels) for _, labels in parts), device=accelerator.device)
-    tokens = max(1, int(accelerator.reduce(counted, "sum")))
+    tokens = max(1.0, together(accelerator, sum(counted_tokens(labels) for _, labels in parts), "sum"))
     sums = torch.zeros(3, device=accelerator.device)
     for part, (ids, labels) in enumerate(parts):
         whole_step = part == len(parts) - 1
@@ -74,6 +73,13 @@ def advance(session: Session, step: int) -> Measured:
     session.optimizer.zero_grad()
     values = torch.cat([accelerator.reduce(sums, "sum") / tokens, norm.detach().reshape(1).to(sums)])
     return Measured(step + 1, values, rate, session.tokens_per_step)
+
+
+def together(accelerator: Any, value: float, how: str) -> float:
+    """The sum or mean of a number over the processes; a single process does not wait for its device."""
+    if accelerator.num_processes == 1:
+        return value
+    return float(accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=accelerator.device), how))
 
 
 def own_rows(session: Session, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -101,37 +107,51 @@ def seeded(session: Session, step: int, part: int) -> Iterator[None]:
 
 def read(session: Session, state: State, metrics: Metrics, look: bool, report: Report) -> State:
     """Read what was measured, check it, evaluate where it is due, write and report it."""
-    options, lines = session.options, []
+    options, lines = session.options, list[dict[str, Any]]()
     rows, speed = metrics.take()
-    for measured, (loss, entropy, divergence, norm) in rows:
-        require_finite(loss, norm, measured.step, options)
-        if session.held_out is None or not options.eval_every:
-            state = replace(state, watch=state.watch.trained(measured.step, loss, options.divergence))
-            require_progress(state.watch, measured.step, options)
-        state = replace(state, loss=loss)
-        lines.append(
-            {
-                "step": options.first_step + measured.step,
-                "stage": options.stage,
-                "tokens": measured.step * session.tokens_per_step,
-                "loss": loss,
-                "ce": entropy,
-                "kd": divergence if session.teacher is not None else None,
-                "lr": measured.rate,
-                "grad_norm": norm if math.isfinite(norm) else None,
-                "tokens_per_s": round(speed, 1),
-                "held_out": None,
-            }
-        )
-    if look:
-        state = evaluate(session, state)
-        metrics.restart()
-        lines[-1]["held_out"] = state.watch.last
-    metrics.write(lines)
-    left = metrics.seconds(options.steps - state.step)
-    held = state.watch.last if session.held_out is not None and options.eval_every else None
-    report(Moment(state.step, options.steps, state.loss or 0.0, held, speed, left))
+    try:
+        for measured, values in rows:
+            require_finite(values[0], values[3], measured.step, options)
+            lines.append(describe_step(session, measured, values, speed))
+            state = note(session, state, measured.step, values[0])
+        if look:
+            state = evaluate(session, state)
+            metrics.restart()
+            lines[-1]["held_out"] = state.watch.last
+    finally:
+        metrics.write(lines)
+    if session.accelerator.is_main_process:
+        left = metrics.seconds(options.steps - state.step)
+        held = state.watch.last if session.held_out is not None and options.eval_every else None
+        report(Moment(state.step, options.steps, state.loss or 0.0, held, speed, left))
     return state
+
+
+def describe_step(session: Session, measured: Measured, values: Sequence[float], speed: float) -> dict[str, Any]:
+    """The line of metrics of a step."""
+    loss, entropy, divergence, norm = values
+    return {
+        "step": session.options.first_step + measured.step,
+        "stage": session.options.stage,
+        "tokens": measured.step * session.tokens_per_step,
+        "loss": loss,
+        "ce": entropy,
+        "kd": divergence if session.teacher is not None else None,
+        "lr": measured.rate,
+        "grad_norm": norm if math.isfinite(norm) else None,
+        "tokens_per_s": round(speed, 1),
+        "held_out": None,
+    }
+
+
+def note(session: Session, state: State, step: int, loss: float) -> State:
+    """The state with the loss of a step, which is watched where no text is held out."""
+    options = session.options
+    if session.held_out is not None and options.eval_every:
+        return replace(state, loss=loss)
+    watch = state.watch.trained(step, loss, options.divergence)
+    require_progress(watch, step, options)
+    return replace(state, loss=loss, watch=watch)
 
 
 def evaluate(session: Session, state: State) -> State:
@@ -141,7 +161,7 @@ def evaluate(session: Session, state: State) -> State:
     text = session.held_out[: options.eval_tokens]
     with accelerator.autocast():
         value = perplexity(session.trainee.graph, text, session.stream.length, options.rows).nats_per_token
-    loss = float(accelerator.reduce(torch.tensor(value, dtype=torch.float64), "mean"))
+    loss = together(accelerator, value, "mean")
     if not math.isfinite(loss):
         raise TrainingError(f"the held-out loss is {loss} at step {state.step}; lower lr (now {options.lr:g})")
     watch = state.watch.evaluated(state.step, loss, options.divergence)
