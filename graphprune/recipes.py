@@ -19,6 +19,7 @@ from graphprune.spec import build, describe_options, option_types, parse_spec, p
 
 FOLDER = Path(__file__).parent / "recipe_files"
 _SUFFIXES = (".yaml", ".yml")
+_SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -130,7 +131,10 @@ def read_recipe(method: str, changes: Sequence[Change] = ()) -> Recipe:
     except ValidationError as error:
         raise UsageError(explain_invalid(error, label)) from error
     check_plugins(recipe, label)
-    return recipe
+    if recipe.recover is None:
+        return recipe
+    made = make_recover(recipe.recover)  # what YAML reads as text, such as 3e-4, becomes a number
+    return recipe.model_copy(update={"recover": {key: getattr(made, key) for key in recipe.recover}})
 
 
 def find_recipe(method: str) -> Path:
@@ -240,8 +244,11 @@ def check_plugins(recipe: Recipe, label: Label) -> None:
 
 
 def check_recover(options: Options, label: Label) -> None:
+    """Every option is one of the pass and of its type, and all of them together make one. Raises UsageError."""
     cls = registry.load("passes", "recover")
     for key in options:
+        if key in _SCHEDULED:
+            raise UsageError(f"{label(f'recover.{key}')} is set for each stage; leave it out, and give tokens and stages")
         if key not in option_types(cls):
             near = difflib.get_close_matches(key, option_types(cls), n=1, cutoff=0.5)
             guess = f"did you mean {near[0]}? " if near else ""

@@ -86,9 +86,14 @@ def is_trained(recipe: Recipe | None) -> bool:
     return recipe is not None and recipe.recover is not None
 
 
-def notes_of(graph: Graph) -> tuple[str, ...]:
-    """What the passes wanted the user to know."""
-    return tuple(graph.memo.get("notes", ()))
+def notes_of(work: Work) -> tuple[str, ...]:
+    """What the passes wanted the user to know, and how much training there was."""
+    notes, training = tuple(work.graph.memo.get("notes", ())), summarise_training(work.metrics)
+    tokens, parameters = sum(row["tokens"] for row in training), work.graph.parameter_count()
+    if not tokens:
+        return notes
+    ratio = tokens / parameters
+    return (*notes, f"trained on {tokens:,} tokens, {ratio:.2g} a parameter; --train-tokens and more --data go further")
 
 
 def resolved_recipe(options: CompileOptions, recipe: Recipe | None) -> str:

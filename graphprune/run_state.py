@@ -51,7 +51,8 @@ def open_run(folder: Path, identity: Mapping[str, Any], restart: bool = False) -
 
 def holds_state(folder: Path) -> bool:
     """Whether a pass has ended there, or begun to keep something of its own."""
-    return any(path.is_dir() and any(path.iterdir()) for path in folder.iterdir()) if folder.is_dir() else False
+    own = [path for prefix in (_STATE, _PASS) for path in folder.glob(f"{prefix}*")]
+    return any(any(path.iterdir()) for path in own)
 
 
 def clear(folder: Path) -> None:

@@ -9,52 +9,21 @@ from typing import Any
 import onnx
 import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import graphprune
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, DataError, RegistryError, UsageError
 from graphprune.options import ApplyOptions, CompileOptions, Result
+from tests.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("compile")
-WORDS = "the cat sat on a mat and the dog ran to the red barn while birds sang low songs over green hills "
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with weights in bf16, a tokenizer, a chat template and a licence."""
-    folder = tmp_path_factory.mktemp("source")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        [WORDS], trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>"], initial_alphabet=alphabet)
-    )
-    fast: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    config = transformers.LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=44,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    torch.manual_seed(0)
-    model: Any = transformers.LlamaForCausalLM(config)
-    model.bfloat16().save_pretrained(folder)
-    (folder / "LICENSE").write_text("Do what you like.\n")
-    (folder / "text.txt").write_text(WORDS * 60)
-    return folder
+    return write_source(tmp_path_factory.mktemp("source"))
 
 
 def options(source: Path, out: Path, **changes: Any) -> CompileOptions:
