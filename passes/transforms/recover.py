@@ -18,10 +18,7 @@ from graphprune.train_options import Keep, LoraOptions, Moments, Precision, Trai
 from graphprune.training import Trained, train
 
 _EVALUATIONS = 20  # in one pass, where `eval_every` does not say
-_EVAL_SHARE, _EVAL_TOKENS = (
-    50,
-    (2_048, 32_768),
-)  # text of one: a share of the trained, so that all take a tenth of the time
+_EVAL_SHARE, _EVAL_TOKENS = 50, (2_048, 32_768)  # text of one: a share of the trained, for a tenth of the time in all
 _VARIETY, _VARIED_TOKENS = 16, 1 << 24  # a short training draws its rows from this many times its text, up to this much
 
 
@@ -148,6 +145,7 @@ class Recover(Pass):
         shared = {f.name for f in fields(TrainOptions)} & {f.name for f in fields(self)}
         same = {name: getattr(self, name) for name in shared - _RESOLVED}
         every = max(1, place.steps // _EVALUATIONS)
+        enough = sorted((_EVAL_TOKENS[0], self.tokens // _EVAL_SHARE, _EVAL_TOKENS[1]))[1]
         targets = self.lora_targets
         return TrainOptions(
             steps=place.steps,
@@ -157,9 +155,7 @@ class Recover(Pass):
             betas=(self.beta1, self.beta2),
             lora=LoraOptions(self.lora, self.lora_alpha, self.lora_dropout, targets) if self.lora else None,
             eval_every=every if self.eval_every is None else self.eval_every,
-            eval_tokens=sorted((_EVAL_TOKENS[0], self.tokens // _EVAL_SHARE, _EVAL_TOKENS[1]))[1]
-            if self.eval_tokens is None
-            else self.eval_tokens,
+            eval_tokens=enough if self.eval_tokens is None else self.eval_tokens,
             save_every=every if self.save_every is None else self.save_every,
             seed=seed,
             **same,
