@@ -30,6 +30,7 @@ from graphprune.loss import Batch, Loss
 from graphprune.options import CompileOptions
 from graphprune.plugins import Importance
 from graphprune.pruning import Request, prune
+from graphprune.recipes import read_recipe
 from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.text import Text, prepare_text
@@ -115,7 +116,7 @@ def plan_choice(model: str) -> Iterator[Run]:
 
 def prepare(folder: Path, data: Path) -> Subject:
     graph, tokenizer = capture(folder, dtype=torch.float32), load_tokenizer(folder)
-    default = CompileOptions  # the defaults of the command line
+    default = read_recipe(CompileOptions.method).calibration  # as on the command line
     texts = {
         seed: prepare_text(graph, str(data / CALIBRATION), default.samples, default.length, seed) for seed in SEEDS
     }
@@ -266,7 +267,7 @@ def verdict(found: dict[Run, Found]) -> str:
 
 def page(found: dict[Run, Found]) -> str:
     tables = "\n\n".join(model_tables(model, found) for model in MODELS)
-    default, others = CompileOptions, f"{WINDOW - 1} more"
+    default, others = read_recipe(CompileOptions.method).calibration, f"{WINDOW - 1} more"
     return f"""# The first methods, measured
 
 Random, magnitude and first-order Taylor importance at three sizes of three small language models, without any training

@@ -33,7 +33,8 @@ class Context:
     pass: the teacher, and what floors are shares of. `tokenizer` and `data` (a text's name, as `read_texts` takes it)
     are for passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what
     it needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own, and
-    all share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is done and of how much.
+    all share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is
+    done and of how much.
     """
 
     calibration: Any = None

@@ -255,3 +255,14 @@ def test_a_recipe_file_that_is_a_folder_or_no_text_is_told(tmp_path: Path) -> No
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match=r"x\.yaml cannot be read"):
         read_yaml(tmp_path / "x.yaml")
+
+
+def test_the_page_shows_every_field_with_its_default() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert set(shown) == set(Recipe.model_fields)
+    plain = {**shown, "recover": None, "summary": "", "source": ""}
+    assert Recipe.model_validate(plain) == Recipe(name="mine")
+    assert set(shown["prune"]) == set(type(Recipe(name="a").prune).model_fields)
+    assert Recipe.model_validate(shown).recover == {"tokens": 2_000_000, "lr": "2e-5"}
+    assert all(name in page for name in shipped())
