@@ -13,7 +13,8 @@ from graphprune.cli.main import app
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = {
-    name: {o for p in command.params for o in p.opts} for name, command in typer.main.get_command(app).commands.items()
+    name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    for name, command in typer.main.get_command(app).commands.items()
 }  # type: ignore[attr-defined]
 OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict"}
 
