@@ -63,11 +63,13 @@ def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dty
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts import load_checkpoint
-    from graphprune.source import is_generic, load_source
+    from graphprune.source import is_generic, load_source, quiet_transformers
 
     path = Path(folder).expanduser()
     if is_generic(path):
-        return of_module(load_checkpoint(path, "decoder", dtype or stored_dtype(path)), load_tokenizer(path))
+        with quiet_transformers():
+            generic = load_checkpoint(path, "decoder", dtype or stored_dtype(path))
+        return of_module(generic, load_tokenizer(path))
     model, source = load_source(folder, True, trust_remote_code, dtype)
     if source.kind != "decoder":
         raise UsageError(f"{folder} is no language model with a cache; it cannot be scored")
