@@ -10,7 +10,15 @@ from graphprune.ir import Graph
 from graphprune.metrics import Metrics
 from graphprune.optimizer import read_moments, to_cpu, write_moments
 from graphprune.session import Session, State
-from graphprune.training_state import Snapshot, fingerprint, latest, read_snapshot, require_same, save_state
+from graphprune.training_state import (
+    Snapshot,
+    fingerprint,
+    hash_tensors,
+    latest,
+    read_snapshot,
+    require_same,
+    save_state,
+)
 from graphprune.watching import Watch
 
 
@@ -44,7 +52,7 @@ def describe(session: Session, graph: Graph) -> dict[str, Any]:
     return {
         "options": session.options.plain(),
         "data": {name: value for name, value in facts.items() if isinstance(value, (int, str))},
-        "held_out_tokens": None if held is None else len(held),
+        "held_out": None if held is None else hash_tensors({"tokens": held}),
         "processes": session.accelerator.num_processes,
         "weights": fingerprint(graph),
     }

@@ -111,9 +111,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def fingerprint(graph: Graph) -> str:
     """A hash of every parameter and carried moment, byte by byte: a run goes on only from where it began."""
-    digest = hashlib.sha256()
     companions = {f"{kind}/{name}": t for kind in KINDS for name, t in graph.companions.get(kind, {}).items()}
-    for name, tensor in sorted({**graph.parameters(), **companions}.items()):
+    return hash_tensors({**graph.parameters(), **companions})
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A short hash of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -1,6 +1,8 @@
 """The recover pass: budgets become steps, passes share one schedule, and a killed recipe ends the same."""
 
+import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,3 +127,11 @@ def test_what_is_missing_or_does_not_fit_is_named(context: Context, tmp_path: Pa
     short.write_text("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16")
     with pytest.raises((DataError, PassError), match="holds 1 rows of 12 tokens, fewer than one batch of 4"):
         recover(tiny_graph(), [SMALL], replace(context, data=str(short)))
+
+
+def test_the_guide_names_every_option_and_none_else() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "recovery.md").read_text(encoding="utf-8")
+    table = text.partition("## Options")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(Recover))
