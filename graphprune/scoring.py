@@ -1,10 +1,12 @@
 """Sums over what a unit owns: from a value for every entry of the parameters to one value for every unit."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.groups import Group, Slot
@@ -14,10 +16,49 @@ from graphprune.ir import Graph
 Aggregate = Literal["element", "vector"]
 
 
+class Key(NamedTuple):
+    """A line: the sums over all but one dimension of a parameter. `part` tells lines with a mask of their own apart."""
+
+    parameter: str
+    dim: int
+    part: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Where a group takes from a line: `owner[i]` is the unit that index i counts for, or -1."""
+
+    group: str
+    owner: NDArray[numpy.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The lines that the scores of some groups are made of, each summed once however many groups take from it.
+
+    `slots` are, for a line with a mask, the slot itself and the earlier ones of the group on the same parameter.
+    """
+
+    units: Mapping[str, int]
+    shares: Mapping[Key, tuple[Share, ...]]
+    slots: Mapping[Key, tuple[Slot, tuple[Slot, ...]]]
+
+    def by_parameter(self) -> dict[str, tuple[Key, ...]]:
+        names = dict.fromkeys(key.parameter for key in self.shares)
+        return {name: tuple(key for key in self.shares if key.parameter == name) for name in names}
+
+
 def parameter_slots(graph: Graph, group: Group) -> dict[str, tuple[Slot, ...]]:
     """The group's slots by parameter, without buffers; a tied one appears once, with the slots of all its names."""
     tensors = graph.tensors()
     names = {id(tensor): name for name, tensor in graph.parameters().items()}
+    return slots_by_parameter(tensors, names, group)
+
+
+def slots_by_parameter(
+    tensors: Mapping[str, Tensor], names: Mapping[int, str], group: Group
+) -> dict[str, tuple[Slot, ...]]:
+    """`parameter_slots` with the graph's tensors, and the names of its parameters by identity, given."""
     found: dict[str, tuple[Slot, ...]] = {}
     for slot in group.slots:
         name = names.get(id(tensors[slot.name]))
@@ -26,40 +67,93 @@ def parameter_slots(graph: Graph, group: Group) -> dict[str, tuple[Slot, ...]]:
     return found
 
 
+def lay_out(graph: Graph, groups: Sequence[Group]) -> Layout:
+    """The lines of the parameters that the groups own, and who takes what from each."""
+    tensors = graph.tensors()
+    names = {id(tensor): name for name, tensor in graph.parameters().items()}
+    owned = [(g.id, name, slots) for g in groups for name, slots in slots_by_parameter(tensors, names, g).items()]
+    return arrange({group.id: group.units for group in groups}, owned)
+
+
+def arrange(units: Mapping[str, int], owned: Iterable[tuple[str, str, Sequence[Slot]]]) -> Layout:
+    """The layout of (group, parameter, the group's slots on that parameter)."""
+    shares: dict[Key, tuple[Share, ...]] = {}
+    masked: dict[Key, tuple[Slot, tuple[Slot, ...]]] = {}
+    for group, name, slots in owned:
+        unique = distinct(slots)
+        for position, slot in enumerate(unique):
+            key = Key(name, slot.dim, f"{group} {position}" if position else "")
+            if position:
+                masked[key] = (slot, unique[:position])
+            shares[key] = (*shares.get(key, ()), Share(group, numpy.asarray(slot.owner)))
+    return Layout(units, shares, masked)
+
+
+def distinct(slots: Sequence[Slot]) -> tuple[Slot, ...]:
+    """The slots without those that repeat an earlier one, as the names of a tied parameter do."""
+    found: list[Slot] = []
+    for slot in slots:
+        if not any(slot.dim == other.dim and numpy.array_equal(slot.owner, other.owner) for other in found):
+            found.append(slot)
+    return tuple(found)
+
+
+def line_sums(layout: Layout, key: Key, entries: Tensor) -> Tensor:
+    """Sum a parameter's entries over all dimensions but the line's: [size of the dimension], in the entries' type.
+
+    An entry that one unit owns through two dimensions counts once, through the first.
+    """
+    if key in layout.slots:
+        slot, earlier = layout.slots[key]
+        for other in earlier:
+            entries = entries * differ(other, slot, entries)
+    others = [dim for dim in range(entries.ndim) if dim != key.dim]
+    return entries.sum(others) if others else entries
+
+
+def unit_scores(layout: Layout, lines: Mapping[Key, Tensor]) -> dict[str, Tensor]:
+    """Give every unit the magnitudes of its indices of each line: group id -> float64 [units] on the CPU."""
+    totals = {id: torch.zeros(units, dtype=torch.float64) for id, units in layout.units.items()}
+    for key, line in lines.items():
+        values = line.detach().cpu().double().abs()
+        for share in layout.shares[key]:
+            owner = torch.from_numpy(share.owner)
+            owned = owner >= 0
+            # On the CPU index_add_ adds in order, so that the same scores come out every time.
+            totals[share.group].index_add_(0, owner[owned], values[owned])
+    return totals
+
+
 def score_groups(
     graph: Graph, groups: Sequence[Group], entries: Callable[[str], Tensor], aggregate: Aggregate
 ) -> dict[str, Tensor]:
-    """Sum `entries(name)`, shaped like that parameter, over what each unit owns: group id -> float64 [units]."""
-    slots = {group.id: parameter_slots(graph, group) for group in groups}
-    totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in groups}
-    for name in dict.fromkeys(name for members in slots.values() for name in members):
-        values = entries(name)  # one parameter at a time: the entries of a large model are as large as the model
-        for group in groups:
-            if name in slots[group.id]:
-                totals[group.id] += unit_sums(values, slots[group.id][name], group.units, aggregate)
-    return totals
+    """Sum `entries(name)`, shaped like that parameter, over what each unit owns: group id -> float64 [units].
+
+    `element` sums magnitudes; `vector` takes the magnitude of the sum over each index of a slot's dimension. An entry
+    that two units own counts for both, because it goes with either.
+    """
+    layout = lay_out(graph, groups)
+    lines: dict[Key, Tensor] = {}
+    for name, keys in layout.by_parameter().items():
+        values = magnitudes(entries(name), aggregate)  # one at a time: all entries are as large as the model
+        lines |= {key: line_sums(layout, key, values) for key in keys}
+    return unit_scores(layout, lines)
 
 
 def unit_sums(entries: Tensor, slots: Sequence[Slot], units: int, aggregate: Aggregate = "element") -> Tensor:
-    """Sum the entries of one parameter that each unit owns through its slots: float64 [units] on the CPU.
+    """`score_groups` for one parameter and one group: float64 [units] on the CPU."""
+    layout, values = arrange({"": units}, [("", "", slots)]), magnitudes(entries, aggregate)
+    return unit_scores(layout, {key: line_sums(layout, key, values) for key in layout.shares})[""]
 
-    `element` sums magnitudes; `vector` takes the magnitude of the sum over each index of the slot's dimension. An entry
-    that one unit owns through two dimensions counts once, through the first; one that two units own counts for both,
-    because it goes with either.
-    """
-    values = entries.float().abs() if aggregate == "element" else entries.float()
-    totals = torch.zeros(units, dtype=torch.float64)
-    for position, slot in enumerate(slots):
-        part = values
-        for earlier in slots[:position]:
-            part = part * differ(earlier, slot, values)
-        others = [dim for dim in range(part.ndim) if dim != slot.dim]
-        line = part.sum(others) if others else part
-        owner = torch.from_numpy(numpy.asarray(slot.owner))
-        owned = owner >= 0
-        # On the CPU index_add_ adds in order, so that the same scores come out every time.
-        totals.index_add_(0, owner[owned], line.abs().double().cpu()[owned])
-    return totals
+
+def magnitudes(entries: Tensor, aggregate: Aggregate) -> Tensor:
+    """The entries in float32 or wider, without their signs where each counts by itself."""
+    return widen(entries).abs() if aggregate == "element" else widen(entries)
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is where that is already wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def differ(first: Slot, second: Slot, like: Tensor) -> Tensor:

@@ -1,97 +1,148 @@
-"""First-order Taylor importance: how much the loss is expected to change when a unit's weights become zero."""
+"""Taylor importance: how much the loss is expected to change when a unit's weights become zero."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
+from graphprune.gradients import backward, with_leaves
 from graphprune.groups import Group
 from graphprune.ir import Graph
-from graphprune.loss import Batch, Loss, batch_loss, rows, samples
+from graphprune.loss import Batch, Loss, rows, samples
 from graphprune.plugins import Importance
-from graphprune.scoring import Aggregate, parameter_slots, score_groups
+from graphprune.scoring import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
+from graphprune.taps import Tapped, attach_taps
 
-Leaves = Mapping[str, Tensor]
+Order = Literal["first", "second", "mixed"]
 
 
 @final
 @dataclass(frozen=True)
 class Taylor(Importance):
-    """|w g| with the gradient g of the mean loss, over every parameter entry that a unit owns (arXiv 2305.11627).
+    """The change of the loss expected without a unit; by order first |w g|, second w F w, mixed |w g - w F w / 2|.
 
-    `aggregate=vector` sums |sum of w g| over the rows or columns that the unit owns, so that noise of either sign
-    cancels, which measured better on small models (docs/methods/first-methods.md); `element` sums |w g| over the
-    entries. `gradients=batch` takes g over all of the data; `sample` averages the score of each sample's own gradient,
-    in which opposite signs of different samples do not cancel: slower, and better at small cuts.
+    g is the gradient of the mean loss by an entry w, F the mean over the samples of its square (the diagonal of the
+    empirical Fisher matrix, in place of the Hessian). The orders are param_first, param_second and
+    param_mix of LLM-Pruner (arXiv 2305.11627).
+    `aggregate=vector` sums over each row or column that the unit owns before the magnitude is taken, so that noise of
+    either sign cancels, which measured better on small models (docs/methods/first-methods.md); `element` takes the
+    magnitude of every entry. For `second`, which has no signs, they are the same.
+    `gradients=batch` takes g over all of the data; `sample` averages the scores of each sample's own gradient, in
+    which opposite signs of different samples do not cancel: better at small cuts. For `second` and `mixed` it says
+    only that each sample has a gradient, which F is made of; g is then that of all of the data.
+
     Every slot counts alike: matrices, biases, norms and embeddings. Grouped-query attention needs no special case: an
-    entry counts for the unit that owns its index.
+    entry counts for the unit that owns its index. Gradients are summed up as backward finds them, one parameter at a
+    time, in float32 or wider whatever the weights are in. `element` with `gradients=batch` or `order=mixed` keeps one
+    float32 sum for every scored parameter, unless there is one batch only; nothing else keeps more than a number for
+    each row and column. `vector` of first order needs no gradient of any weight where graphprune/taps.py knows its use.
     """
 
     name: ClassVar[str] = "taylor"
     needs_data: ClassVar[bool] = True
     aggregate: Aggregate = "vector"
     gradients: Literal["batch", "sample"] = "sample"
+    order: Order = "first"
 
     def __post_init__(self) -> None:
-        if self.aggregate not in ("element", "vector") or self.gradients not in ("batch", "sample"):
-            raise UsageError(
-                f"taylor takes aggregate=element or vector and gradients=batch or sample, "
-                f"not {self.aggregate} and {self.gradients}"
-            )
+        check_options(self)
 
     def score(
         self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
     ) -> dict[str, Tensor]:
         if not batches:
             raise UsageError("taylor needs calibration text; give --data")
-        names = dict.fromkeys(name for group in groups for name in parameter_slots(graph, group))
-        model, leaves = with_leaves(graph, tuple(names))
-        whole = self.gradients == "batch"
-        data = (model, leaves, batches, loss)
-        gradients = iter([mean_gradient(*data)]) if whole else sample_gradients(*data)
-        totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in groups}
-        for found in gradients:
-            for id, part in score_groups(model, groups, product(leaves, found), self.aggregate).items():
-                totals[id] += part
-        count = 1 if whole else sum(map(rows, batches))
-        return {id: (total / count).float() for id, total in totals.items()}
+        layout = lay_out(graph, groups)
+        # A loss that was given need not be the mean over its rows, so it sees one sample at a time.
+        summed = self.order == "first" and self.aggregate == "vector" and loss is None
+        tapped = attach_taps(graph, layout) if summed else None
+        if tapped is not None:
+            lines = tapped_lines(tapped, batches, self.gradients == "sample")
+        else:
+            lines = gradient_lines(self, graph, layout, batches, loss)
+        scores = unit_scores(layout, lines)
+        if not all(bool(torch.isfinite(score).all()) for score in scores.values()):
+            raise DataError("the gradients on the calibration data are not finite; check the weights, or use float32")
+        return {id: score.float() for id, score in scores.items()}
 
 
-def with_leaves(graph: Graph, names: Sequence[str]) -> tuple[Graph, Leaves]:
-    """A fork whose parameters share storage with the graph's but take gradients of their own, for these names only."""
-    own = {n: torch.nn.Parameter(p.detach(), requires_grad=n in names) for n, p in graph.parameters().items()}
-    return graph.with_tensors(own), {name: own[name] for name in names}
+def check_options(taylor: Taylor) -> None:
+    """Raise UsageError for values that taylor does not know, and for combinations without a meaning."""
+    known = {
+        "aggregate": ("vector", "element"),
+        "gradients": ("batch", "sample"),
+        "order": ("first", "second", "mixed"),
+    }
+    for option, values in known.items():
+        given = getattr(taylor, option)
+        if given not in values:
+            raise UsageError(f"taylor takes {option}={', '.join(values[:-1])} or {values[-1]}, not {given}")
+    if taylor.order != "first" and taylor.gradients == "batch":
+        raise UsageError(
+            f"taylor{{order={taylor.order}}} needs gradients of samples; leave gradients=batch out, or use order=first"
+        )
 
 
-def gradient(model: Graph, leaves: Leaves, batch: Batch, loss: Loss | None) -> Leaves:
-    """The gradient of the batch's mean loss by each leaf. Raises DataError where the loss is not finite."""
-    with torch.enable_grad():
-        value = batch_loss(model, batch, loss)
-        if not bool(torch.isfinite(value)):
-            raise DataError(f"the loss on the calibration data is {value.item()}; check the weights and the data")
-        found = torch.autograd.grad(value, tuple(leaves.values()), allow_unused=True)
-    filled = (torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves.values(), strict=True))
-    return dict(zip(leaves, filled, strict=True))
-
-
-def mean_gradient(model: Graph, leaves: Leaves, batches: Sequence[Batch], loss: Loss | None) -> Leaves:
-    """The gradient of the mean loss over all samples, summed in float32."""
-    total = {name: torch.zeros_like(leaf, dtype=torch.float32) for name, leaf in leaves.items()}
+def tapped_lines(tapped: Tapped, batches: Sequence[Batch], by_sample: bool) -> dict[Key, Tensor]:
+    """The line sums of w g, from taps: the mean of their magnitudes by sample, or of the sums as they are."""
+    lines: dict[Key, Tensor] = {}
     count = sum(map(rows, batches))
-    for batch in batches:
-        for name, part in gradient(model, leaves, batch, loss).items():
-            total[name].add_(part, alpha=rows(batch) / count)
-    return total
+    for size, group in groupby(batches, key=rows):
+        model, gates = tapped.open(size)
+
+        def receive(gate: str, found: Tensor, size: int = size) -> None:
+            # The loss is the mean over the rows, so a row has its share of its own gradient.
+            line = (found.abs() if by_sample else found).double().sum(0) * (size / count)
+            key = tapped.gates[gate]
+            lines[key] = lines[key] + line if key in lines else line
+
+        for batch in group:
+            backward(model, gates, batch, None, receive)
+    return lines
 
 
-def sample_gradients(model: Graph, leaves: Leaves, batches: Sequence[Batch], loss: Loss | None) -> Iterator[Leaves]:
-    """The gradient of each sample's loss, one after the other."""
-    return (gradient(model, leaves, sample, loss) for batch in batches for sample in samples(batch))
+def gradient_lines(
+    taylor: Taylor, graph: Graph, layout: Layout, batches: Sequence[Batch], loss: Loss | None
+) -> dict[Key, Tensor]:
+    """The line sums of what each entry counts for, from the gradients of the weights."""
+    keys = layout.by_parameter()
+    model, leaves = with_leaves(graph, keys)
+    parts = [s for b in batches for s in samples(b)] if taylor.gradients == "sample" else list(batches)
+    count = sum(map(rows, batches))
+    # Magnitudes are taken of what is summed over the data, or of each part where the parts are to be told apart.
+    whole = len(parts) > 1 and (taylor.gradients == "batch" or taylor.order == "mixed")
+    lines: dict[Key, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+
+    def add_lines(name: str, entries: Tensor, share: float) -> None:
+        values = entries.abs() if taylor.aggregate == "element" else entries
+        for key in keys[name]:
+            line = line_sums(layout, key, values).double() * share
+            line = line if whole else line.abs()
+            lines[key] = lines[key] + line if key in lines else line
+
+    for part in parts:
+        share = rows(part) / count
+
+        def receive(name: str, gradient: Tensor, share: float = share) -> None:
+            entries = loss_changes(taylor.order, gradient.mul_(leaves[name].detach()))
+            if whole and taylor.aggregate == "element":
+                sums[name] = sums[name].add_(entries, alpha=share) if name in sums else entries.mul_(share)
+            else:
+                add_lines(name, entries, share)
+
+        backward(model, leaves, part, loss, receive)
+    for name in list(sums):
+        add_lines(name, sums.pop(name), 1.0)
+    return lines
 
 
-def product(leaves: Leaves, gradients: Leaves) -> Callable[[str], Tensor]:
-    """The entries w g of a parameter, in float32."""
-    return lambda name: leaves[name].detach().float() * gradients[name].float()
+def loss_changes(order: Order, product: Tensor) -> Tensor:
+    """What each entry w of one sample counts for, with product w g; all are linear in the samples, as F is a mean."""
+    if order == "first":
+        return product
+    return product.square() if order == "second" else product - product.square() / 2
