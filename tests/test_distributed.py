@@ -17,7 +17,7 @@ from tests.distributed_worker import CASES, all_tensors, compile_options, run_ca
 from tests.tiny_language import WORDS, save_model
 from tests.tiny_llama import tiny_graph
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("distributed")]
 ROOT = Path(__file__).parent.parent
 WAYS = ("replicated", "sharded")
 
@@ -37,7 +37,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     worker = [str(ROOT / "tests" / "distributed_worker.py"), str(folder), str(model)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *worker], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*launch, *worker], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
