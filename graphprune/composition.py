@@ -18,7 +18,8 @@ def compose(first: Plan, second: Plan) -> Plan:
     for id, units in second.keep.items():
         keep[id] = tuple(keep[id][u] for u in units) if id in keep else units
     dropped = dict.fromkeys((*first.dropped, *second.dropped))
-    return Plan(keep, tuple(dropped), second.statistics if second.keep else first.statistics)
+    biases = dict.fromkeys((*first.biases, *second.biases))
+    return Plan(keep, tuple(dropped), second.statistics if second.keep else first.statistics, tuple(biases))
 
 
 def chain(first: Lineage, second: Lineage) -> Lineage:

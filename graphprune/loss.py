@@ -48,12 +48,17 @@ def decoder_inputs(graph: Graph, ids: Tensor) -> tuple[Tensor, ...]:
 
 def run_batch(graph: Graph, batch: Batch) -> tuple[Tensor, ...]:
     """Run the graph on token ids, or on the inputs that it takes from a batch of named tensors."""
+    return graph(*graph_inputs(graph, batch))
+
+
+def graph_inputs(graph: Graph, batch: Batch) -> tuple[Tensor, ...]:
+    """The graph's inputs in order, for token ids or for a batch of named tensors."""
     if isinstance(batch, Tensor):
-        return graph(*decoder_inputs(graph, batch))
+        return decoder_inputs(graph, batch)
     missing = [name for name in graph.inputs if name not in batch]
     if missing:
         raise DataError(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch) or 'nothing'}")
-    return graph(*(batch[name].to(device_of(graph)) for name in graph.inputs))
+    return tuple(batch[name].to(device_of(graph)) for name in graph.inputs)
 
 
 def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:

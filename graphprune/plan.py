@@ -16,6 +16,8 @@ Statistics = Literal["survivors", "exact"]
 class Plan:
     """Kept units per group (ids absent from `keep` stay whole) and the branches to drop.
 
+    `biases` names weights whose linear calls get a bias of zeros before anything is cut, for methods that fill it.
+
     `statistics` says what norms over a cut axis average over: `survivors`, the kept units alone, or `exact`, the
     original width, so that the result equals the masked model.
     """
@@ -23,10 +25,13 @@ class Plan:
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     statistics: Statistics = "survivors"
+    biases: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         keep = {id: list(units) for id, units in sorted(self.keep.items())}
         data = {"format": FORMAT, "statistics": self.statistics, "dropped": list(self.dropped), "keep": keep}
+        if self.biases:
+            data["biases"] = list(self.biases)
         return json.dumps(data, indent=1) + "\n"
 
     def widths(self) -> dict[str, int]:
@@ -41,6 +46,6 @@ def read_plan(path: Path) -> Plan:
         if data["format"] != FORMAT:
             raise PlanError(f"{path} is a plan of format {data['format']}, this version reads format {FORMAT}")
         keep = {str(id): tuple(int(u) for u in units) for id, units in data["keep"].items()}
-        return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"])
+        return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"], tuple(data.get("biases", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} is not a plan: {error}") from error

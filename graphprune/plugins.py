@@ -81,6 +81,10 @@ class Compensation(ABC):
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
 
+    def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
+        """The weights whose linear calls need a bias for this; it is added, and counted, before anything is cut."""
+        return ()
+
     @abstractmethod
     def compensate(
         self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None

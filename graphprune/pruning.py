@@ -74,6 +74,7 @@ def prune(
     if "blocks" in request.kinds:
         report("measuring blocks", 0, 0)
         current, notes = drop_blocks(current, request, batches)
+    current = prepare(current, request)
     widths = source_widths(graph, source)
     choice = final_choice(current, request, source, widths)
     for step in range(1, request.steps + 1):
@@ -89,6 +90,14 @@ def prune(
     lineage = chain(graph.lineage, current.lineage)
     result = graph if current is start else replace(current, lineage=lineage)
     return Pruned(result, lineage.plan, (*notes, *choice.notes))
+
+
+def prepare(graph: Graph, request: Request) -> Graph:
+    """The graph with the biases that the compensation will fill."""
+    if request.compensation is None:
+        return graph
+    biases = request.compensation.biases(graph, analyze(graph).prunable())
+    return apply(graph, Plan(biases=biases, statistics=request.statistics)) if biases else graph
 
 
 def source_widths(graph: Graph, source: Graph | None) -> Mapping[str, int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.analysis import Analysis, analyze_axes
+from graphprune.biases import add_biases
 from graphprune.composition import chain
 from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
@@ -31,6 +32,8 @@ def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
     their cache entries, and checks the result: shapes by propagation, parameters against the cost polynomial.
     Raises PlanError where the plan does not fit, InvariantError where the result would be wrong.
     """
+    if plan.biases:
+        graph, analysis = add_biases(graph, plan.biases), None
     analysis = analysis or analyze_axes(graph)
     check_plan(analysis, plan)
     widths = Widths(analysis.inference, kept_masks(analysis, plan))

@@ -1,0 +1,87 @@
+"""Layers: which residual branches make one block of the model, and how much each block changes the stream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.groups import Branch, Groups
+from graphprune.ir import Graph
+from graphprune.loss import Batch, run_batch
+
+Distance = Literal["cosine", "euclidean", "manhattan"]
+_HEADS = frozenset({"attention", "query", "head_dim"})
+
+
+def find_layers(groups: Groups) -> tuple[tuple[Branch, ...], ...]:
+    """Consecutive residual branches, in graph order: a layer begins at each branch that holds attention heads.
+
+    Branches of one addition (parallel attention and MLP) belong together; models without attention have one branch a
+    layer. Found from the axes, not from names.
+    """
+    heads = {group.block for group in groups.groups if group.kind in _HEADS}
+    sums = [tuple(members) for _, members in groupby(groups.branches, key=lambda branch: branch.add)]
+    layers: list[tuple[Branch, ...]] = []
+    for members in sums:
+        begins = any(branch.id in heads for branch in members)
+        if begins or not heads or not layers:
+            layers.append(members)
+        else:
+            layers[-1] = (*layers[-1], *members)
+    return tuple(layers)
+
+
+def measure_change(
+    graph: Graph, layers: Sequence[Sequence[Branch]], batches: Sequence[Batch], distance: Distance, skip: int = 1
+) -> tuple[float, ...]:
+    """How far each layer takes the stream, a mean over tokens: minus the cosine of input and output, or their distance.
+
+    The first `skip` tokens of each row are left out, since their states are large and say little about the others
+    (attention sinks). A larger number is a larger change for every distance.
+    """
+    observed = watch(graph, [(layer[0].skip, layer[-1].add) for layer in layers])
+    totals, tokens = torch.zeros(len(layers), dtype=torch.float64), 0
+    with torch.no_grad():
+        for batch in batches:
+            values = run_batch(observed, batch)[len(graph.outputs) :]
+            pairs = [
+                (a[:, skip:], b[:, skip:]) if a.ndim > 2 else (a, b) for a, b in zip(*[iter(values)] * 2, strict=True)
+            ]
+            totals += torch.tensor([float(change(a, b, distance).double().sum()) for a, b in pairs])
+            tokens += pairs[0][0].shape[:-1].numel() if pairs else 0
+    return tuple((totals / max(1, tokens)).tolist())
+
+
+def change(before: Tensor, after: Tensor, distance: Distance) -> Tensor:
+    """The change of every token's state, in float32."""
+    left, right = before.float(), after.float()
+    if distance == "cosine":
+        return -torch.nn.functional.cosine_similarity(left, right, dim=-1)
+    order = 2 if distance == "euclidean" else 1
+    return torch.as_tensor(torch.linalg.vector_norm(right - left, ord=order, dim=-1))
+
+
+def watch(graph: Graph, pairs: Sequence[tuple[str, str]]) -> Graph:
+    """The graph with pairs of nodes as further outputs."""
+    fork = graph.fork()
+    nodes = {node.name: node for node in fork.nodes}
+    extra = [nodes[name] for pair in pairs for name in pair]
+    fork.module.graph.output_node().args = ((*fork.results.values(), *extra),)
+    fork.module.recompile()
+    return replace(fork, outputs=(*graph.outputs, *(f"{i}.{side}" for i in range(len(pairs)) for side in "ab")))
+
+
+def normalise(changes: Sequence[float]) -> tuple[float, ...]:
+    """Changes around their mean, divided by the largest deviation: in [-1, 1], mean 0; all 0 where they are equal."""
+    mean = sum(changes) / max(1, len(changes))
+    around = [value - mean for value in changes]
+    largest = max(map(abs, around), default=0.0)
+    return tuple(value / largest if largest > 0 else 0.0 for value in around)
+
+
+def by_branch(layers: Sequence[Sequence[Branch]], values: Sequence[float]) -> Mapping[str, float]:
+    """The value of its layer for each branch's id."""
+    return {branch.id: value for layer, value in zip(layers, values, strict=True) for branch in layer}

@@ -1,0 +1,81 @@
+"""Step-wise execution: a graph run node by node over several batches at once; values are freed after their last use."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from graphprune.ir import Graph
+
+
+class Stepper:
+    """Runs a graph up to any node, for all batches, and holds what later nodes need.
+
+    Parameters are read when a node runs, so that those of later nodes can be replaced in between. Memory is that of the
+    values alive at one place, for all batches. `keep` names nodes whose values stay until they are taken.
+    """
+
+    def __init__(self, graph: Graph, inputs: Sequence[Sequence[Tensor]], keep: frozenset[str] = frozenset()) -> None:
+        self.graph, self.keep = graph, keep
+        self.order = graph.nodes
+        self.place = 0
+        self.tensors = dict(graph.tensors())
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in inputs]
+        self.inputs = [list(row) for row in inputs]
+        self.position = {node: index for index, node in enumerate(self.order)}
+        self.last = last_uses(self.order)
+        self.dying: dict[fx.Node, list[fx.Node]] = {}
+        for node, user in self.last.items():
+            self.dying.setdefault(user, []).append(node)
+
+    def advance(self, node: fx.Node, through: bool = True) -> None:
+        """Run everything before this node that has not run yet, and the node itself where `through`."""
+        while self.place < self.position[node] + through:
+            self.step()
+
+    def step(self) -> None:
+        node = self.order[self.place]
+        self.place += 1
+        if node.op == "output":
+            return
+        for index, values in enumerate(self.values):
+            values[node] = self.run(node, values, index)
+        dead = [n for n in self.dying.get(node, ()) if n.name not in self.keep]
+        if node not in self.last and node.name not in self.keep:
+            dead.append(node)
+        for values in self.values:
+            for gone in dead:
+                values.pop(gone, None)
+
+    def run(self, node: fx.Node, values: Mapping[fx.Node, Any], index: int) -> Any:
+        if node.op == "placeholder":
+            return self.inputs[index].pop(0)
+        if node.op == "get_attr":
+            return self.tensors[str(node.target)]
+        args = fx.map_arg(node.args, values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
+        target: Callable[..., Any] = node.target  # type: ignore[assignment]
+        return target(*args, **kwargs)
+
+    def value(self, node: fx.Node) -> list[Tensor]:
+        """The node's value in every batch."""
+        return [values[node] for values in self.values]
+
+    def forget(self, node: fx.Node) -> None:
+        """Free a value that was kept."""
+        if self.position.get(self.last.get(node, node), 0) < self.place:
+            for values in self.values:
+                values.pop(node, None)
+
+    def replace(self, name: str, tensor: Tensor) -> None:
+        """Use another value for a parameter from here on."""
+        self.tensors[name] = tensor
+        for values in self.values:
+            for node in values:
+                if node.op == "get_attr" and str(node.target) == name:
+                    values[node] = tensor
+
+
+def last_uses(order: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """The last node that reads each node's value."""
+    return {source: node for node in order for source in node.all_input_nodes}

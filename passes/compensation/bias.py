@@ -1,0 +1,81 @@
+"""Bias compensation: what removed units contributed on average goes on as a constant (FLAP, arXiv 2312.11983)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from graphprune.analysis import analyze_axes
+from graphprune.biases import can_take_bias
+from graphprune.errors import UsageError
+from graphprune.groups import Group
+from graphprune.ir import Graph
+from graphprune.linear_calls import find_linear_calls
+from graphprune.loss import Batch, graph_inputs
+from graphprune.plugins import Compensation
+from graphprune.rewrite import kept_masks
+from graphprune.sizes import Widths
+from graphprune.stepper import Stepper
+
+
+@final
+@dataclass(frozen=True)
+class Bias(Compensation):
+    """Add W_removed mean(x_removed), the mean contribution of what was cut, to the bias of every call that read it.
+
+    Means are over all tokens of the unpruned model. `missing=add` gives calls without a bias one, which counts as
+    parameters of the result and makes most checkpoints generic ones; `skip` leaves such calls as they are.
+    """
+
+    name: ClassVar[str] = "bias"
+    missing: Literal["add", "skip"] = "add"
+
+    def __post_init__(self) -> None:
+        if self.missing not in ("add", "skip"):
+            raise UsageError(f"bias takes missing=add or skip, not {self.missing}")
+
+    def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
+        if self.missing == "skip":
+            return ()
+        cut = {(slot.name, slot.dim) for group in candidates if group.kind != "residual" for slot in group.slots}
+        calls = [c for c in find_linear_calls(graph) if (c.weight, 0 if c.transposed else 1) in cut]
+        return tuple(call.weight for call in calls if can_take_bias(call))
+
+    def compensate(
+        self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None
+    ) -> Graph:
+        if not batches:
+            raise UsageError("the bias compensation needs calibration text; give --data")
+        analysis = analyze_axes(dense)
+        widths = Widths(analysis.inference, kept_masks(analysis, cut.lineage.plan))
+        there = {call.node.name: call for call in find_linear_calls(dense)}
+        calls = [(there[call.node.name], call) for call in find_linear_calls(cut) if call.node.name in there]
+        pairs = [(old, new) for old, new in calls if new.bias is not None and not mask_of(widths, old.x).all()]
+        before, after = dense.tensors(), cut.tensors()
+        run = Stepper(dense, [graph_inputs(dense, batch) for batch in batches])
+        filled = {}
+        with torch.no_grad():
+            for done, (old, new) in enumerate(pairs):
+                report(done, len(pairs))
+                run.advance(old.node, through=False)
+                lost = mean_of(run.value(old.x)) * ~mask_of(widths, old.x)
+                constant = old.matrix(before[old.weight]).double() @ lost.to(before[old.weight].device)
+                assert new.bias is not None
+                bias = after[new.bias]
+                change = constant[mask_of(widths, old.node).to(bias.device)]
+                filled[new.bias] = torch.nn.Parameter((bias.double() + change).to(bias.dtype))
+        report(len(pairs), len(pairs))
+        return cut.with_tensors(filled)
+
+
+def mask_of(widths: Widths, node: torch.fx.Node) -> Tensor:
+    """Which entries of a value's last dimension are kept."""
+    return torch.from_numpy(widths.mask(widths.inference.axes[node][-1]))  # type: ignore[arg-type]
+
+
+def mean_of(values: Sequence[Tensor]) -> Tensor:
+    """The mean over all tokens of all batches: float64 on the CPU."""
+    total = sum((value.flatten(0, -2).double().sum(0) for value in values), start=torch.tensor(0.0))
+    return (total / sum(value[..., 0].numel() for value in values)).cpu()

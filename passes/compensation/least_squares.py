@@ -1,0 +1,177 @@
+"""Least-squares compensation: consumers of what was cut are solved anew, so that the stream is what it was."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.analysis import analyze_axes
+from graphprune.branches import find_branches
+from graphprune.errors import DataError, UsageError
+from graphprune.inference import SAME_VALUES
+from graphprune.ir import Graph
+from graphprune.linear_calls import LinearCall, find_linear_calls
+from graphprune.loss import Batch, graph_inputs
+from graphprune.plugins import Compensation
+from graphprune.rewrite import kept_masks
+from graphprune.sizes import Widths
+from graphprune.stepper import Stepper
+
+
+@final
+@dataclass(frozen=True)
+class LeastSquares(Compensation):
+    """Solve the weights W of linear calls for min |X W - T|² + damping |W - W_cut|² on the calibration data.
+
+    X is what the call reads in the cut model, with all earlier calls already solved, so that errors do not add up; T
+    is what the unpruned model has there. Gram matrices are summed in float64, call by call in one joint run of both
+    models: memory is that of the activations at one place. `target=stream` makes the sum that a residual branch
+    adds to right, errors of earlier blocks included; `output` the call's own output. `consumers=cut` solves the
+    calls that read a cut axis, `all` every linear call. `damping` is relative to the mean diagonal of the Gram matrix.
+    """
+
+    name: ClassVar[str] = "least-squares"
+    target: Literal["stream", "output"] = "stream"
+    consumers: Literal["cut", "all"] = "cut"
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.target not in ("stream", "output") or self.consumers not in ("cut", "all") or self.damping < 0:
+            raise UsageError(
+                "least-squares takes target=stream or output, consumers=cut or all, damping of 0 or more, "
+                f"not {self.target}, {self.consumers}, {self.damping}"
+            )
+
+    def compensate(
+        self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None
+    ) -> Graph:
+        if not batches:
+            raise UsageError("least-squares needs calibration text; give --data")
+        sites = [list(calls) for calls in share_inputs(self.choose(dense, cut))]
+        with torch.no_grad():
+            joint = Joint(dense, cut, batches, self.target == "stream")
+            for done, calls in enumerate(sites):
+                report(done, len(sites))
+                joint.solve(calls, self.damping)
+        report(len(sites), len(sites))
+        return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
+
+    def choose(self, dense: Graph, cut: Graph) -> list[LinearCall]:
+        """The calls to solve, in graph order."""
+        before, after, known = dense.tensors(), cut.tensors(), {node.name for node in dense.nodes}
+        return [
+            call
+            for call in find_linear_calls(cut)
+            if call.node.name in known and (self.consumers == "all" or columns(call, before) != columns(call, after))
+        ]
+
+
+def columns(call: LinearCall, tensors: Mapping[str, Tensor]) -> int:
+    return call.matrix(tensors[call.weight]).shape[1]
+
+
+def share_inputs(calls: Sequence[LinearCall]) -> Iterator[tuple[LinearCall, ...]]:
+    """Calls that read the same value, which have one Gram matrix in common, in the order of the first of each."""
+    sites: dict[fx.Node, list[LinearCall]] = {}
+    for call in calls:
+        sites.setdefault(call.x, []).append(call)
+    return (tuple(found) for found in sites.values())
+
+
+@final
+class Joint:
+    """The unpruned and the cut model, run side by side over all batches."""
+
+    def __init__(self, dense: Graph, cut: Graph, batches: Sequence[Batch], stream: bool) -> None:
+        analysis = analyze_axes(dense)
+        self.widths = Widths(analysis.inference, kept_masks(analysis, cut.lineage.plan))
+        self.places = {node.name: node for node in dense.nodes}
+        self.sums = stream_sums(cut) if stream else {}
+        calls = find_linear_calls(cut)
+        wanted = {self.sums[c.node].name if c.node in self.sums else c.node.name for c in calls}
+        self.dense = Stepper(dense, [graph_inputs(dense, batch) for batch in batches], frozenset(wanted))
+        self.cut = Stepper(cut, [graph_inputs(cut, batch) for batch in batches])
+        self.solved: dict[str, Tensor] = {}
+
+    def solve(self, calls: Sequence[LinearCall], damping: float) -> None:
+        """Solve the weights of calls that read the same value, and go on with the new ones."""
+        self.cut.advance(calls[0].node, through=False)
+        inputs = [flat(value) for value in self.cut.value(calls[0].x)]
+        size = inputs[0].shape[1]
+        gram = sum_products(inputs, inputs)
+        ridge = damping * float(gram.diagonal().mean())
+        factor = factorise(gram, ridge, calls[0].weight)
+        for call in calls:
+            old = self.cut.tensors[call.weight]
+            weight = call.matrix(old).double()
+            rest = (t - x @ weight.T for x, t in zip(inputs, self.targets(call), strict=True))
+            moment = torch.zeros(size, len(weight), dtype=torch.float64, device=gram.device)
+            for x, r in zip(inputs, rest, strict=True):
+                moment += x.T @ r
+            change = torch.cholesky_solve(moment, factor).T
+            new = call.matrix((weight + change).to(old.dtype)).contiguous()
+            self.solved[call.weight] = new
+            self.cut.replace(call.weight, new)
+
+    def targets(self, call: LinearCall) -> Iterator[Tensor]:
+        """What the call should give in every batch, without its bias: float64 [tokens, kept outputs]."""
+        add = self.sums.get(call.node)
+        place = self.places[(add or call.node).name]
+        self.dense.advance(place)
+        kept = torch.from_numpy(self.widths.mask(self.widths.inference.axes[place][-1]))  # type: ignore[arg-type]
+        values = [flat(value)[:, kept.to(value.device)] for value in self.dense.value(place)]
+        self.dense.forget(place)
+        bias = self.cut.tensors[call.bias].double() if call.bias else 0.0
+        if add is None:
+            return (value - bias for value in values)
+        skip = next(n for n in add.all_input_nodes if not reads(n, call.node))
+        return (value - flat(other) - bias for value, other in zip(values, self.cut.value(skip), strict=True))
+
+
+def flat(value: Tensor) -> Tensor:
+    """Rows of the last dimension, in float64."""
+    return value.flatten(0, -2).double()
+
+
+def sum_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    total = torch.zeros(left[0].shape[1], right[0].shape[1], dtype=torch.float64, device=left[0].device)
+    for a, b in zip(left, right, strict=True):
+        total += a.T @ b
+    return total
+
+
+def factorise(gram: Tensor, ridge: float, name: str) -> Tensor:
+    """The Cholesky factor of the damped Gram matrix; more damping where that is not enough."""
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if not bool(torch.isfinite(gram).all()):
+        raise DataError(f"the activations before {name} are not finite; check the weights and the calibration data")
+    tiny = 1e-8 * max(float(gram.diagonal().mean()), 1e-30)
+    for extra in (0.0, tiny, 1e3 * tiny, 1e6 * tiny):
+        factor, failed = torch.linalg.cholesky_ex(gram + (ridge + extra) * identity)
+        if not bool(failed):
+            return torch.as_tensor(factor)
+    raise DataError(f"the activations before {name} are all alike; give more calibration text")
+
+
+def stream_sums(graph: Graph) -> dict[fx.Node, fx.Node]:
+    """For each call that ends a residual branch, possibly reshaped, the addition of two operands that it goes into."""
+    nodes = {node.name: node for node in graph.nodes}
+    found = {}
+    for branch in find_branches(graph):
+        add = nodes[branch.add]
+        if {n.name for n in add.all_input_nodes} == {branch.skip, branch.branch}:
+            found[origin(nodes[branch.branch])] = add
+    return found
+
+
+def origin(node: fx.Node) -> fx.Node:
+    """The node behind reshapes that only this branch reads."""
+    while getattr(node.target, "_opname", "") in SAME_VALUES and len(node.all_input_nodes[0].users) == 1:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def reads(node: fx.Node, call: fx.Node) -> bool:
+    return node is call or origin(node) is call
