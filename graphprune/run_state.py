@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -181,26 +182,39 @@ def load_state(folder: Path, source: Graph) -> tuple[int, Graph] | None:
     """The newest state and the index of the pass that left it; None where no pass has ended.
 
     `source` is the graph that the run began with: the plan of the state is applied to it, and the tensors take the
-    place of those that the plan leaves.
+    place of those that the plan leaves. Raises UsageError where the state is damaged.
     """
     indices = [int(path.name.removeprefix(_STATE)) for path in folder.glob(f"{_STATE}*")]
     if not indices:
         return None
     index = max(indices)
-    path = folder / f"{_STATE}{index}"
     forget(folder, index)
+    try:
+        return index, read_state(folder / f"{_STATE}{index}", source)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"the state in {folder} is damaged ({error}); --restart discards it and begins again"
+        ) from error
+
+
+def read_state(path: Path, source: Graph) -> Graph:
     data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
     plan = data["plan"]
     keep = {id: tuple(units) for id, units in plan["keep"].items()}
     lineage = Lineage(Plan(keep, tuple(plan["dropped"]), plan["statistics"]), data["ids"])
     graph = apply(replace(source, companions={}), lineage.plan)
-    graph = with_values(graph, load_file(path / "tensors.safetensors"))
+    graph = with_values(graph, load_tensors(path / "tensors.safetensors"))
     companions: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_file(path / "companions.safetensors").items():
+    for name, tensor in load_tensors(path / "companions.safetensors").items():
         kind, _, parameter = name.partition("/")
         companions.setdefault(kind, {})[parameter] = tensor
     history = tuple(Step(**step) for step in data["history"])
-    return index, replace(graph, lineage=lineage, companions=companions, memo=data["memo"], history=history)
+    return replace(graph, lineage=lineage, companions=companions, memo=data["memo"], history=history)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, each in memory of its own: how it is aligned can change the last bit of a product."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def with_values(graph: Graph, values: Mapping[str, Tensor]) -> Graph:

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import accelerate  # noqa: F401 - before the forks, so that none of them takes time for it
@@ -26,7 +27,7 @@ RECIPE = Recipe.model_validate(
         "name": "killed",
         "prune": {"importance": "taylor", "allocation": "global", "steps": 2},
         "stages": 3,
-        "recover": {"tokens": 1200, "rows": 2, "length": 16, "lr": 1e-3, "eval_every": 3, "save_every": 2},
+        "recover": {"tokens": 640, "rows": 2, "length": 16, "lr": 1e-3, "eval_every": 3, "save_every": 2},
     }
 )
 
@@ -67,11 +68,17 @@ def in_child(source: Graph, folder: Path, slow: float, patience: float | None) -
     """Run in a process that is killed after some seconds; say whether it got through."""
     child = os.fork()
     if child == 0:
-        (folder.parent / f"{folder.name}.done").write_text(run(source, folder, slow))
-        os._exit(0)
+        try:
+            (folder.parent / f"{folder.name}.done").write_text(run(source, folder, slow))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
     began = time.monotonic()
     while True:
-        if os.waitpid(child, os.WNOHANG)[0]:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0, f"a run failed by itself: {status}"
             return True
         if patience is not None and time.monotonic() - began > patience:
             os.kill(child, signal.SIGKILL)

@@ -124,6 +124,15 @@ def test_a_half_written_state_counts_for_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new-2").exists()
 
 
+@pytest.mark.parametrize("name", ["graph.json", "tensors.safetensors", "companions.safetensors"])
+def test_a_damaged_state_says_what_to_do(name: str, tmp_path: Path) -> None:
+    save_state(tmp_path, 0, tiny_graph())
+    path = tmp_path / "after-0" / name
+    path.write_bytes(path.read_bytes()[:3])
+    with pytest.raises(UsageError, match=r"is damaged .*--restart"):
+        load_state(tmp_path, tiny_graph())
+
+
 def test_a_new_state_takes_the_old_one_s_place(tmp_path: Path) -> None:
     save_state(tmp_path, 9, tiny_graph().remember("turn", 9))
     save_state(tmp_path, 10, tiny_graph().remember("turn", 10).record(Step("x", None, 1, 2)))

@@ -19,7 +19,7 @@ graphprune compile demo -o demo-out --target-params 60%
 
 graphprune compile ./llama -o small --target-params 1B --data corpus.txt --uniform
 
-graphprune compile ./llama --target-params 50% --prune mlp,attention,blocks --dry-run
+graphprune compile ./llama --target-params 50% --prune mlp,attention --dry-run
 
 graphprune compile ./llama -o small --target-params 70% --importance "taylor{gradients=batch}" --steps 5
 
