@@ -16,7 +16,8 @@ COMMANDS = {
     name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
     for name, command in typer.main.get_command(app).commands.items()
 }  # type: ignore[attr-defined]
-OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict"}
+LAUNCHERS_OPTIONS = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python", "--use_fsdp"}
+OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", *LAUNCHERS_OPTIONS}
 
 
 def name_of(page: Path) -> str:
@@ -36,7 +37,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     commands = re.findall(r"(?m)(?:^ {4}|`)graphprune ([a-z]+)", text)
     assert not [command for command in commands if command not in COMMANDS]
     known = OTHERS_OPTIONS.union(*COMMANDS.values())
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", text))
     assert options <= known, options - known
 
 
