@@ -28,7 +28,12 @@ def place(graph: Graph, device: torch.device, dtype: torch.dtype | None = None) 
     that the graph makes itself (`arange` and the like) are made on the device as well.
     """
     moved = {name: place_tensor(tensor, device, dtype) for name, tensor in graph.tensors().items()}
-    result = graph.with_tensors(moved)
+    return place_nodes(graph.with_tensors(moved), device)
+
+
+def place_nodes(graph: Graph, device: torch.device) -> Graph:
+    """Return the graph with the constants that it makes itself on a device, and its tensors where they are."""
+    result = graph.fork()
     for node in result.nodes:
         if isinstance(node.kwargs.get("device"), torch.device):
             node.kwargs = {**node.kwargs, "device": device}

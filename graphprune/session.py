@@ -12,7 +12,7 @@ from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.objective import Logits, Objective
 from graphprune.optimizer import carried_moments, make_adamw, write_moments
-from graphprune.placement import choose_device, place
+from graphprune.placement import choose_device, place, place_nodes
 from graphprune.processes import process_count
 from graphprune.sharding import is_sharded, shard
 from graphprune.teacher import Teacher, make_teacher
@@ -70,11 +70,12 @@ def prepare(
     held_out: Tensor | None,
     folder: Path | None,
 ) -> Session:
-    here = place(graph, accelerator.device)
-    trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
     sharded = is_sharded(options, accelerator)
     if sharded:
-        trainee = shard(trainee, accelerator.device)
+        trainee = shard(whole(place_nodes(graph, accelerator.device)), accelerator.device)
+    else:
+        here = place(graph, accelerator.device)
+        trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
     model: Any = Logits(trainee.graph, options.rows, stream.length)
     if options.compile:
         model.compile()

@@ -31,7 +31,7 @@ def is_sharded(options: TrainOptions, accelerator: Any) -> bool:
 
 
 def shard(trainee: Trainee, device: torch.device) -> Trainee:
-    """Spread a model that is trained whole over all processes, layer by layer.
+    """Spread a model that is trained whole over all processes, layer by layer; no device ever holds all of it.
 
     Its trainable tensors become `DTensor`s of the same names, so the optimizer must be made afterwards. Forward,
     backward and `merged` are then collective: every process takes part in each.
