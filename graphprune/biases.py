@@ -31,7 +31,7 @@ def add_biases(graph: Graph, weights: Sequence[str]) -> Graph:
         tensors[bias_name(call)] = torch.nn.Parameter(zeros, weight.requires_grad)
         node = nodes[call.node.name]
         with fork.module.graph.inserting_before(node):
-            bias = fork.module.graph.get_attr(bias_name(call))
+            bias = fork.module.graph.create_node("get_attr", bias_name(call))
         bias.meta["value"] = TensorType(weight.dtype, (weight.shape[0],))
         node.args = (*node.args[:2], bias)
     return replace_tensors(fork, tensors)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import graphprune
 from graphprune.cli import main
@@ -68,6 +69,14 @@ def test_prunes_and_trains_in_turns_to_the_size(compiled: tuple[Path, Result]) -
     assert sizes[-1] <= 0.7 * sizes[0]
     assert all(check.passed for check in result.checks)
     assert {check.artefact for check in result.checks} == {"graph", "huggingface"}
+
+
+def test_weights_are_stored_as_the_source_stores_them(source: Path, compiled: tuple[Path, Result]) -> None:
+    out, _ = compiled
+    before, after = load_file(source / "model.safetensors"), load_file(out / "model.safetensors")
+    assert {after[name].dtype for name in before if name in after} == {torch.bfloat16}
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(before[name], after[name]), "and were trained"
 
 
 def test_the_report_says_what_was_trained(compiled: tuple[Path, Result]) -> None:
