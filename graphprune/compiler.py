@@ -101,7 +101,20 @@ def run_method(
         folder=folder,
         progress=progress,
     )
-    return run_passes(source, passes, context), text
+    graph = run_passes(source, passes, context)
+    return (as_stored(graph) if recipe.changes_weights else graph), text
+
+
+def as_stored(graph: Graph) -> Graph:
+    """The graph with new weights rounded to the source's type, in which every artefact holds them: bfloat16, say."""
+    dtype = graph.source.dtype
+    if dtype is None or not dtype.is_floating_point:
+        return graph
+    rounded = {n: p.detach().to(dtype).to(p.dtype) for n, p in graph.parameters().items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in rounded.values()):
+        return graph  # float16 holds nothing above 65504
+    old = graph.parameters()
+    return graph.with_tensors({n: torch.nn.Parameter(t, old[n].requires_grad) for n, t in rounded.items()})
 
 
 @contextlib.contextmanager
