@@ -8,8 +8,9 @@ from graphprune.errors import BudgetError, UsageError
 from graphprune.groups import Group, Groups, Kind
 from graphprune.options import AUTO
 
-# What `auto` leaves of every MLP and attention before it turns to the residual width.
-AUTO_FLOOR = 0.2
+# What `auto` leaves of every group at least, and the share of MLP and attention below which the residual width goes:
+# a little less of everything costs less than the last of the channels (docs/methods/adapt-pruner.md).
+AUTO_FLOOR, AUTO_WIDE = 0.2, 0.5
 _FIRST: tuple[Kind, ...] = ("mlp", "attention")
 
 
@@ -25,9 +26,9 @@ class Choice:
 def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floor: float | None) -> Choice:
     """The groups to cut for a budget.
 
-    `auto` takes MLP channels and attention groups, each down to a fifth, and the residual width too where these can not
-    reach the target; models without residual branches offer their other channels. Raises BudgetError with the reachable
-    minimum, UsageError where nothing of the named kinds can be cut.
+    `auto` takes MLP channels and attention groups, and the residual width too where less than half of these would be
+    left, all down to a fifth; models without residual branches offer their other channels. Raises BudgetError with the
+    reachable minimum, UsageError where nothing of the named kinds can be cut.
     """
     if AUTO not in kinds:
         budget = replace(budget, floor=floor or 0.0)
@@ -36,10 +37,11 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
     first = groups.prunable(frozenset(_FIRST)) or groups.prunable(frozenset({"other"}))
     if not first:
         raise UsageError("this model has nothing that auto cuts; `graphprune inspect` shows the locks")
-    minimum = reachable_minimum(groups, first, budget)
-    if minimum <= budget.target:
+    half = replace(budget, floor=max(budget.floor, AUTO_WIDE))
+    wide, residual = reachable_minimum(groups, first, half), groups.prunable(frozenset({"residual"}))
+    if wide <= budget.target or (not residual and reachable_minimum(groups, first, budget) <= budget.target):
         return Choice(first, budget, ())
-    wider = (*first, *groups.prunable(frozenset({"residual"})))
+    wider = (*first, *residual)
     reach = reachable_minimum(groups, wider, budget)
     share = f"{budget.floor:.0%}"
     if reach > budget.target:
@@ -47,7 +49,7 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
             f"the target of {budget.target:,} parameters is out of reach: {reach:,} is the least with every MLP, "
             f"attention and the residual width at {share}; lower --floor, name more --prune kinds, or raise the target"
         )
-    note = f"MLP and attention at {share} still leave {minimum:,} parameters: the residual width is cut too"
+    note = f"MLP and attention at {half.floor:.0%} still leave {wide:,} parameters: the residual width is cut too"
     return Choice(wider, budget, (note,))
 
 

@@ -27,10 +27,10 @@ class LinearCall:
         return tensor.T if self.transposed else tensor
 
 
-def find_linear_calls(graph: Graph) -> tuple[LinearCall, ...]:
+def find_linear_calls(graph: Graph, shared: bool = False) -> tuple[LinearCall, ...]:
     """Every linear call whose weight is a matrix that nothing else reads, in graph order.
 
-    Weights that are tied or used twice are left out: no single call can say what they should be.
+    Weights that are tied or used twice are left out unless `shared`: no single call can say what they should be.
     """
     tensors = graph.tensors()
     uses: dict[int, int] = {}
@@ -39,12 +39,12 @@ def find_linear_calls(graph: Graph) -> tuple[LinearCall, ...]:
         uses[identity] = uses.get(identity, 0) + sum(
             max(1, len(user.users)) if turned(user) else 1 for user in node.users
         )
-    parameters = graph.parameters()
+    own = {id(parameter) for parameter in graph.parameters().values()}
     found = (read_call(node) for node in graph.nodes if node.op == "call_function")
     return tuple(
         call
         for call in found
-        if call is not None and call.weight in parameters and uses[id(parameters[call.weight])] == 1
+        if call is not None and id(tensors[call.weight]) in own and (shared or uses[id(tensors[call.weight])] == 1)
     )
 
 

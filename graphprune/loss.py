@@ -66,20 +66,35 @@ def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"]
 
     `ids` is [batch, sequence]; the first token of a row is not predicted.
     """
+    return predict(graph, graph(*decoder_inputs(graph, ids)), ids, reduction)
+
+
+def predict(graph: Graph, values: tuple[Tensor, ...], ids: Tensor, reduction: Literal["mean", "sum"]) -> Tensor:
+    """The next-token loss for outputs that the graph has given."""
     if "logits" not in graph.outputs:
         raise UsageError("the graph has no logits; pass a loss and batches of named tensors")
-    logits = graph(*decoder_inputs(graph, ids))[graph.outputs.index("logits")]
+    logits = values[graph.outputs.index("logits")]
     targets = ids[:, 1:].to(logits.device).flatten()
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
 
 
 def batch_loss(graph: Graph, batch: Batch, loss: Loss | None = None) -> Tensor:
     """The given loss of the graph's outputs, or the mean next-token loss where none is given."""
+    return output_loss(graph, run_batch(graph, batch), batch, loss)
+
+
+def output_loss(graph: Graph, values: tuple[Tensor, ...], batch: Batch, loss: Loss | None = None) -> Tensor:
+    """The batch's loss for outputs that the graph has given."""
     if loss is not None:
-        return loss(run_batch(graph, batch), batch)
+        return loss(values, batch)
     if not isinstance(batch, Tensor):
         raise UsageError("batches of named tensors need a loss: loss(outputs, batch) -> scalar")
-    return next_token_loss(graph, batch)
+    return predict(graph, values, batch, "mean")
+
+
+def predictions(batch: Batch) -> int:
+    """How many predictions the mean loss of a batch is taken over: tokens but the first of a row, or samples."""
+    return len(batch) * (batch.shape[1] - 1) if isinstance(batch, Tensor) else rows(batch)
 
 
 def rows(batch: Batch) -> int:
