@@ -1,0 +1,171 @@
+"""Loss curves: how much the loss rises when one width alone is cut, measured at a few counts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.analysis import Analysis, analyze_axes
+from graphprune.budget import Width
+from graphprune.groups import Slot
+from graphprune.ir import Graph
+from graphprune.layers import watch
+from graphprune.linear_calls import LinearCall, find_linear_calls
+from graphprune.loss import Batch, Loss, batch_loss, graph_inputs, output_loss, predictions
+from graphprune.masks import Masked
+from graphprune.plan import Plan
+from graphprune.plugins import Compensation
+from graphprune.rewrite import apply
+from graphprune.selection import select
+
+Curve = NDArray[numpy.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Measures the mean loss of a graph, in nats a token, under small plans.
+
+    `batches` are what the loss is measured on; `scores` say which units stay. With a `compensation` the consumers of
+    what is cut are solved anew first: from second moments of their inputs over `text`, in one pass for all, where
+    removing a unit is the same as zeroing it; and by the compensation itself where a norm runs over the units.
+    """
+
+    graph: Graph
+    batches: Sequence[Batch]
+    text: Sequence[Batch]
+    scores: Mapping[str, Tensor]
+    loss: Loss | None = None
+    compensation: Compensation | None = None
+    damping: float = 0.01
+
+    def measure(self, counts: Mapping[str, int]) -> float:
+        """The mean loss with these counts, everything else whole."""
+        plan = select(self.analysis.groups, counts, self.scores)
+        if any(self.analysis.groups[id].averaged for id in plan.keep):
+            return self.measure_cut(plan)
+        state = self.masked_state(plan)
+        return self.mean(lambda batch: self.run_masked(state, batch))
+
+    def measure_cut(self, plan: Plan) -> float:
+        """The mean loss of the rewritten graph."""
+        cut = apply(self.graph, plan, self.analysis)
+        if self.compensation is not None:
+            cut = self.compensation.compensate(self.graph, cut, self.batches)
+        return self.mean(lambda batch: batch_loss(cut, batch, self.loss))
+
+    def masked_state(self, plan: Plan) -> dict[str, Tensor]:
+        """Every parameter that the plan changes: zero where units went, and solved anew where it reads them."""
+        tensors, masks = self.graph.tensors(), self.masked.masks(plan)
+        state = {name: tensors[name].detach() * mask for name, mask in masks.items()}
+        if self.compensation is not None:
+            for name, kept in self.kept_inputs(plan).items():
+                call = self.calls[name]
+                weight = call.matrix(tensors[name].detach())
+                solved = call.matrix(solve_kept(weight, self.moments[call.x.name], kept, self.damping))
+                state[name] = torch.where(masks[name] != 0, solved, 0)
+        return state
+
+    def kept_inputs(self, plan: Plan) -> dict[str, Tensor]:
+        """For each linear call, by its weight, that reads units which the plan cuts: the inputs that stay."""
+        found: dict[str, Tensor] = {}
+        for id, units in plan.keep.items():
+            group = self.analysis.groups[id]
+            kept = torch.zeros(group.units + 1, dtype=torch.bool)
+            kept[[*units, -1]] = True  # owner -1: inputs that belong to no unit
+            for slot in group.slots:
+                if self.reads(slot):
+                    line = kept[torch.from_numpy(slot.owner)]
+                    found[slot.name] = found[slot.name] & line if slot.name in found else line
+        return found
+
+    def run_masked(self, state: dict[str, Tensor], batch: Batch) -> Tensor:
+        values = torch.func.functional_call(self.graph.module, state, graph_inputs(self.graph, batch))
+        return output_loss(self.graph, values, batch, self.loss)
+
+    def mean(self, loss: Callable[[Batch], Tensor]) -> float:
+        with torch.no_grad():
+            total = sum(float(loss(batch)) * predictions(batch) for batch in self.batches)
+        return total / sum(map(predictions, self.batches))
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        return analyze_axes(self.graph)
+
+    @cached_property
+    def masked(self) -> Masked:
+        return Masked(self.graph, self.analysis)
+
+    @cached_property
+    def calls(self) -> dict[str, LinearCall]:
+        """The linear calls that can be solved, by their weights."""
+        return {call.weight: call for call in find_linear_calls(self.graph)}
+
+    @cached_property
+    def moments(self) -> dict[str, Tensor]:
+        """The second moment of what each call reads that has cut inputs, by the name of that node."""
+        groups = [self.analysis.groups[id] for id in self.scores]
+        slots = [slot for group in groups if not group.averaged for slot in group.slots]
+        nodes = [self.calls[slot.name].x.name for slot in slots if self.reads(slot)]
+        return second_moments(self.graph, nodes, self.text)
+
+    def reads(self, slot: Slot) -> bool:
+        """Whether this is the input side of a call that can be solved."""
+        call = self.calls.get(slot.name)
+        return call is not None and slot.dim == (0 if call.transposed else 1)
+
+
+def second_moments(graph: Graph, nodes: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """E[x xᵀ] of the last dimension of each node, over all tokens: float64 [k, k]."""
+    names = list(dict.fromkeys(nodes))
+    watched = watch(graph, [(name, name) for name in names])
+    totals: dict[str, Tensor] = {}
+    tokens = 0
+    with torch.no_grad():
+        for batch in batches:
+            values = watched(*graph_inputs(graph, batch))[len(graph.outputs) :: 2]
+            tokens += predictions(batch)
+            for name, value in zip(names, values, strict=True):
+                rows = value.flatten(0, -2).double()
+                moment = rows.T @ rows
+                totals[name] = totals[name] + moment if name in totals else moment
+    return {name: total / tokens for name, total in totals.items()}
+
+
+def solve_kept(weight: Tensor, moment: Tensor, kept: Tensor, damping: float) -> Tensor:
+    """The weight [o, k] whose kept inputs alone come nearest to what all gave, in mean square: others are zero.
+
+    W_S = W H_:S H_SS⁻¹, with H damped relative to its mean diagonal.
+    """
+    ridge = max(damping, 1e-8) * float(moment.diagonal().mean()) + 1e-30
+    damped = moment + ridge * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    chosen = torch.nonzero(kept).flatten().to(moment.device)
+    columns = damped[:, chosen]
+    solved = torch.linalg.solve(columns[chosen], columns.T @ weight.double().T).T
+    result = torch.zeros_like(weight)
+    result[:, chosen] = solved.to(weight.dtype)
+    return result
+
+
+def measure_curves(probe: Probe, widths: Sequence[Width], levels: int) -> tuple[Curve, ...]:
+    """For each width, the rise of the loss at each of its levels, in nats a token: measured at `levels` of them.
+
+    These are spaced evenly from the least on; those between are interpolated. A curve never falls as units go, and is
+    0 with all of them.
+    """
+    whole = probe.measure({})
+    curves = []
+    for width in widths:
+        places = numpy.unique(numpy.linspace(0, len(width.levels) - 1, levels + 1).round().astype(numpy.int64))
+        rises = [probe.measure(width.at(int(place))) - whole for place in places[:-1]]
+        curves.append(interpolate(width.levels, places, [*rises, 0.0]))
+    return tuple(curves)
+
+
+def interpolate(levels: NDArray[numpy.int64], places: NDArray[numpy.int64], rises: Sequence[float]) -> Curve:
+    """The rise at every level, from those at a few places, the last of which is the full width."""
+    falling = numpy.maximum.accumulate(numpy.asarray(rises, dtype=numpy.float64)[::-1])[::-1]
+    return numpy.asarray(numpy.interp(levels, levels[places], falling), dtype=numpy.float64)

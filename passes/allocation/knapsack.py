@@ -1,0 +1,154 @@
+"""Knapsack allocation: the counts with the least measured rise of the loss, by dynamic programming."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy
+from numpy.typing import NDArray
+
+from graphprune.budget import Width, check_reachable, cost_of, free_widths
+from graphprune.cost import Polynomial
+from graphprune.cost_clusters import Members, find_clusters
+from graphprune.errors import UsageError
+from graphprune.knapsack import Item, pack
+from graphprune.loss import Batch, rows
+from graphprune.loss_curves import Curve, Probe, measure_curves
+from graphprune.plugins import Allocation, Allotment, Round
+from graphprune.solver import Levels, sizes_at, solve, terms_with
+from graphprune.spec import parse_spec
+
+_HUBS, _PART = 256, 64  # combinations that are looked at: of all hubs together, and of one part
+_CELLS = 4096  # of the cost grid
+
+
+@final
+@dataclass(frozen=True)
+class Knapsack(Allocation):
+    """Choose the counts whose measured losses add up to the least within the budget.
+
+    For each free width the rise of the loss is measured with that width alone cut to `levels` counts, on `samples` rows
+    of the calibration text. With `compensated` the weights that read what was cut are solved anew for the measurement,
+    as `least-squares` does for the result. Dynamic programming then finds the best counts, as if rises added up;
+    a width that multiplies the cost of others, as the residual width does, is tried at each of its counts.
+    """
+
+    name: ClassVar[str] = "knapsack"
+    needs_data: ClassVar[bool] = True
+    levels: int = 6
+    samples: int = 128
+    compensated: bool = True
+
+    def __post_init__(self) -> None:
+        if self.levels < 1 or self.samples < 1:
+            raise UsageError(f"knapsack takes 1 level and 1 sample or more, not {self.levels}, {self.samples}")
+
+    def keep(self, round: Round) -> Allotment:
+        widths = free_widths(round.candidates, round.budget)
+        check_reachable(round.groups, round.candidates, round.budget)
+        curves = self.measure(round, widths)
+        cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()
+        chosen = choose(cost, sizes, widths, curves, round.budget.target)
+        priorities = rank(cost, sizes, widths, curves, chosen)
+        return Allotment(solve(round.groups, widths, priorities, round.budget))
+
+    def measure(self, round: Round, widths: Sequence[Width]) -> tuple[Curve, ...]:
+        """The rise of the loss at every level of every width."""
+        if round.graph is None or not round.batches:
+            raise UsageError("knapsack measures the loss on calibration text; give --data")
+        repair = parse_spec("compensation", "least-squares{consumers=all}") if self.compensated else None
+        batches = first_rows(round.batches, self.samples)
+        probe = Probe(round.graph, batches, round.batches, round.scores, round.loss, repair)
+        return measure_curves(probe, widths, self.levels)
+
+
+def first_rows(batches: Sequence[Batch], samples: int) -> Sequence[Batch]:
+    """The first batches that hold so many samples together, or all."""
+    held = itertools.accumulate(map(rows, batches))
+    return batches[: 1 + sum(total < samples for total in held)]
+
+
+def choose(
+    cost: Polynomial, sizes: Mapping[str, int], widths: Sequence[Width], curves: Sequence[Curve], target: int
+) -> Levels:
+    """The level of each width with the least sum of rises whose cost is at most `target`.
+
+    Exact where no width has more levels, and the cost above the least no more units, than are looked at.
+    """
+    clusters = find_clusters(cost, widths)
+    fixed = {**sizes, **sizes_at(widths, numpy.zeros(len(widths), dtype=numpy.int64))}
+    best, result = numpy.inf, numpy.zeros(len(widths), dtype=numpy.int64)
+    tables = [choices(part, widths, _PART) for part in clusters.parts]
+    for at in combinations(clusters.hubs, widths):
+        outer = float(sum(curves[w][level] for w, level in at.items()))
+        if outer >= best:
+            continue
+        now = {**fixed, **{id: n for w, level in at.items() for id, n in widths[w].at(level).items()}}
+        tables = [choices(part, widths, _PART) for part in clusters.parts]
+        items = [
+            item(cost, now, part, table, widths, curves) for part, table in zip(clusters.parts, tables, strict=True)
+        ]
+        found = pack(items, target - cost(now) + sum(int(i.costs.min()) for i in items), _CELLS)
+        if found is not None and outer + found[1] < best:
+            best, result = outer + found[1], result.copy()
+            for w, level in at.items():
+                result[w] = level
+            for part, table, index in zip(clusters.parts, tables, found[0], strict=True):
+                result[list(part)] = table[:, index]
+    return result
+
+
+def combinations(hubs: Members, widths: Sequence[Width]) -> Iterator[dict[int, int]]:
+    """Every combination of levels of the hubs, widest first; evenly thinned out where they are many."""
+    table = choices(hubs, widths, _HUBS)[:, ::-1]
+    return (dict(zip(hubs, column.tolist(), strict=True)) for column in table.T)
+
+
+def choices(members: Members, widths: Sequence[Width], limit: int) -> NDArray[numpy.int64]:
+    """Combinations of levels, [members, combinations]; each width is thinned out evenly so that they are not many."""
+    most = int(limit ** (1 / max(1, len(members))) + 1e-9)
+    each = list(itertools.product(*(thin(len(widths[w].levels), most) for w in members)))
+    return numpy.asarray(each, dtype=numpy.int64).reshape(len(each), len(members)).T
+
+
+def thin(levels: int, most: int) -> list[int]:
+    """At most so many places among the levels, the first and the last among them."""
+    return sorted(set(numpy.linspace(0, levels - 1, min(levels, max(2, most))).round().astype(int).tolist()))
+
+
+def item(
+    cost: Polynomial,
+    sizes: Mapping[str, int],
+    part: Members,
+    table: NDArray[numpy.int64],
+    widths: Sequence[Width],
+    curves: Sequence[Curve],
+) -> Item:
+    """What a part of the widths may be: the exact cost of each combination at the hubs' sizes, and the rise."""
+    counts: dict[str, Any] = dict(sizes)
+    values = numpy.zeros(table.shape[1])
+    for w, levels in zip(part, table, strict=True):
+        counts |= {group.id: widths[w].levels[levels] for group in widths[w].groups}
+        values += curves[w][levels]
+    own = terms_with(cost, frozenset(group.id for w in part for group in widths[w].groups))
+    costs = numpy.zeros(table.shape[1], dtype=numpy.int64) + own(counts)  # the polynomial of arrays is an array
+    return Item(costs, values)
+
+
+def rank(
+    cost: Polynomial, sizes: Mapping[str, int], widths: Sequence[Width], curves: Sequence[Curve], chosen: Levels
+) -> list[NDArray[numpy.float64]]:
+    """Priorities by which the chosen levels are reached first, and what is left goes where it lowers the loss most."""
+    now = {**sizes, **sizes_at(widths, chosen)}
+    worth = []
+    for width, curve in zip(widths, curves, strict=True):
+        own = terms_with(cost, frozenset(group.id for group in width.groups))
+        counts: dict[str, Any] = {**now, **{group.id: width.levels for group in width.groups}}
+        costs = numpy.zeros(len(width.levels), dtype=numpy.int64) + own(counts)
+        worth.append(-numpy.diff(curve) / numpy.maximum(1, numpy.diff(costs)))
+    first = 1 + max((float(values.max()) for values in worth if len(values)), default=0.0)
+    return [
+        numpy.where(numpy.arange(len(values)) < level, first, values)
+        for values, level in zip(worth, chosen.tolist(), strict=True)
+    ]
