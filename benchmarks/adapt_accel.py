@@ -21,6 +21,7 @@ import torch
 from adapt_accel_runs import (
     COURSE_BYTES,
     CUTS,
+    LATE,
     LENGTH,
     METHODS,
     PAIRS_A_SET,
@@ -47,10 +48,12 @@ SHARES = ("80%", "60%", "40%")
 FIRST = "60%"
 SETS = 12  # of BLiMP
 SEEDS = (0, 1, 2)
-RATES = (3e-4, 1e-3, 3e-3)
-CHOSEN, CHOSEN_SCRATCH = 1e-3, 3e-3  # the best of RATES on text held out of the training split, see the page
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+CHOSEN = {"stories3M-hf": 3e-4, "babyllama-tok105-hf": 1e-3, "stories260K-hf": 1e-3}  # for what is pruned
+CHOSEN_SCRATCH = 1e-3
 LONG = 10  # from scratch, also on so many times the tokens
-CORE = ("once", "interleaved, carried", "interleaved, reset")
+LATER, SQUARES = "interleaved, carried, late tokens", "interleaved, carried, least squares"
+CORE = ("once", "interleaved, carried", LATER, "interleaved, reset", "once, least squares", SQUARES)
 MORE = tuple(name for name in METHODS if name not in (*CORE, "scratch"))
 CHOICE = ("once", "interleaved, carried", "scratch")
 PAGE = Path(__file__).parent.parent / "docs" / "methods" / "adapt-accel.md"
@@ -59,7 +62,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods" / "adapt-accel.md"
 def rows_of(model: str, share: str, seed: int) -> Iterator[Run]:
     """All rows of one size of one model, those that the goals are about first."""
     for method in (*CORE, *MORE, "scratch"):
-        rate = CHOSEN_SCRATCH if METHODS[method].scratch else CHOSEN
+        rate = CHOSEN_SCRATCH if METHODS[method].scratch else CHOSEN[model]
         yield Run(model, share, method, seed, rate)
     yield Run(model, share, "scratch", seed, CHOSEN_SCRATCH, LONG)
 
@@ -67,7 +70,9 @@ def rows_of(model: str, share: str, seed: int) -> Iterator[Run]:
 def choice_runs() -> Iterator[Run]:
     """What the learning rates were chosen from."""
     for rate in RATES:
-        yield from (Run(MODELS[0], FIRST, method, 0, rate, text="train") for method in CHOICE)
+        yield from (Run(MODELS[0], FIRST, method, 0, rate, text="train") for method in CHOICE[:2])
+    yield from (Run(MODELS[0], FIRST, "scratch", 0, rate, text="train") for rate in RATES[2:])
+    yield from (Run(MODELS[2], FIRST, "once", 0, rate, text="train") for rate in RATES[1:])
 
 
 def order_runs() -> list[Run]:
@@ -77,11 +82,14 @@ def order_runs() -> list[Run]:
 
     def place(run: Run) -> tuple[object, ...]:
         large, first = run.model == MODELS[0], run.share in (FIRST, "100%")
-        late = not (large and first) and (run.times > 1)
-        core = run.method in (*CORE, "none") or (large and first)
-        return run.seed, late and large, not (large and first), not core, not large, not first
+        core, long = run.method in (*CORE, "none"), run.times > 1
+        if large:
+            phase = (0 if core else 2 if long else 1) if first else (3 if core else 6)
+        else:
+            phase = (3 if core or long else 5) if first else (4 if core else 6)
+        return run.seed, phase
 
-    return [*choice_runs(), *sorted(every, key=place)]
+    return [*sorted(every, key=place), *choice_runs()]
 
 
 def read_found(path: Path) -> tuple[dict[Run, Found], list[Cost]]:
@@ -98,18 +106,18 @@ def read_found(path: Path) -> tuple[dict[Run, Found], list[Cost]]:
     return found, costs
 
 
-def measure_all(data: Path, path: Path, minutes: float) -> None:
+def measure_all(data: Path, path: Path, minutes: float, models: Sequence[str]) -> None:
     """Every run that has not been measured yet, each written down as soon as it is known."""
     found, costs = read_found(path)
     subjects, end = dict[str, Subject](), time.monotonic() + 60 * minutes
-    for number, run in enumerate(order_runs()):
+    for number, run in enumerate(run for run in order_runs() if run.model in models):
         if time.monotonic() > end:
             return
         if run in found:
             continue
         if run.model not in subjects:
             subjects[run.model] = prepare(run.model, data)
-        if not costs and run.model == MODELS[0] and number > len(RATES) * len(CHOICE):
+        if not costs and run.model == MODELS[0] and number > len(METHODS):
             costs = list(measure_cost(subjects[run.model]))
             for cost in costs:
                 write_line(path, cost)
@@ -223,10 +231,10 @@ def comparison(found: Results, left: str, right: str) -> str:
 
 def choice_table(found: Results) -> str:
     rows = []
-    for method in CHOICE:
-        cells = [select_runs(found, model=MODELS[0], method=method, lr=rate, text="train") for rate in RATES]
-        rows.append([method, *(show([f.bits_per_byte for f in cell]) for cell in cells)])
-    return table(["method", *(f"{rate:g}" for rate in RATES)], rows)
+    for model, method in (*((MODELS[0], method) for method in CHOICE), (MODELS[2], "once")):
+        cells = [select_runs(found, model=model, method=method, lr=rate, text="train") for rate in RATES]
+        rows.append([f"{model}, {method}", *(show([f.bits_per_byte for f in cell]) for cell in cells)])
+    return table(["model, method", *(f"{rate:g}" for rate in RATES)], rows)
 
 
 def cost_table(costs: Sequence[Cost]) -> str:
@@ -255,6 +263,8 @@ def versions() -> str:
 GOALS = (
     ("interleaved, carried", "once"),
     ("interleaved, reset", "once"),
+    (LATER, "once"),
+    (LATER, "interleaved, carried"),
     ("interleaved, carried", "interleaved, reset"),
     ("interleaved, carried, least squares", "once, least squares"),
     ("once, least squares", "once"),
@@ -287,9 +297,9 @@ reported. From scratch on {LONG} T the text is gone through more than once where
 shares of all parameters. Taylor importance and adaptive allocation in {CUTS} rounds, with {SAMPLES} windows of {LENGTH}
 tokens. *Once* cuts in all rounds and then trains, *interleaved* trains after each round ({CUTS} stages, token shares
 linear, one learning-rate schedule over all). *Reset* starts AdamW anew after each cut, as the paper does, *carried*
-slices its moments with the weights. *Distilled* learns from the logits of the unpruned model alone, at temperature 2.
-*Least squares* is `least-squares{{consumers=all}}` after each cut. *Scratch* is the shape of *once* with weights drawn
-anew.
+slices its moments with the weights. *Late tokens* leaves {LATE:.0%} of the tokens for the time after the last cut, in
+place of a third. *Distilled* learns from the logits of the unpruned model alone, at temperature 2. *Least squares* is
+`least-squares{{consumers=all}}` after each cut. *Scratch* is the shape of *once* with weights drawn anew.
 
 Reported on the first {VALIDATION_BYTES:,} bytes of the validation split, in windows of BOS and {WINDOW - 1} tokens,
 each token predicted once. BLiMP is the mean over {SETS} sets of {PAIRS_A_SET} minimal pairs each; {error}.
@@ -309,7 +319,7 @@ Differences in bits per byte, mean over the seeds that both have; below 0 the fi
 The loss that training the same shape from scratch ends at after {LONG} T = {LONG * TOKENS:,} tokens, how many times
 fewer tokens a row took to reach it, and in brackets the tokens it took, those of all stages included. Only the model in
 its final size counts: an interleaved row is looked at from its last cut on. On the first {COURSE_BYTES:,} bytes of the
-validation split, one seed; looked at after 0, 1, 2, 4, ... 64 steps of {ROWS * WINDOW:,} tokens from the last cut
+validation split, one seed; looked at after 0, 2, 4, 8, ... 64 steps of {ROWS * WINDOW:,} tokens from the last cut
 on, with no decay of the learning rate before, and at the end.
 
 {ratio_table(found)}
@@ -317,18 +327,19 @@ on, with no decay of the learning rate before, and at the end.
 ## The cost of a prune step
 
 {MODELS[0]}, {SAMPLES} windows of {LENGTH} tokens, one thread: a cut of 2 % (score, allocate, rewrite, with the analysis
-between) beside one forward and backward of the same batches. Median of five; memory is resident memory above what was
-there before. The goal is at most 2 times.
+between) beside one forward and backward of the same batches. Seconds of the processor, median of three; memory is
+resident memory above what was there before. The goal is at most 2 times.
 
 {cost_table(costs)}
 
 ## How the learning rates were chosen
 
-{MODELS[0]} at {FIRST}, T tokens, seed 0, on 100,000 bytes held out of the train split; bits per byte.
+At {FIRST}, T tokens, seed 0, on 100,000 bytes held out of the train split; bits per byte. All rows of a model have one
+rate, the best for *once*; from scratch has its own.
 
 {choice_table(found)}
 
-Pruned models are trained with {CHOSEN:g}, from scratch with {CHOSEN_SCRATCH:g}.
+{"; ".join(f"{model} {rate:g}" for model, rate in CHOSEN.items())}; from scratch {CHOSEN_SCRATCH:g}.
 """
 
 
@@ -339,6 +350,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("/tmp/graphprune-benchmarks"), help="folder for results")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
     parser.add_argument("--minutes", type=float, default=600.0, help="start no further run after so many minutes")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="measure no others")
     parser.add_argument("--page-only", action="store_true", help="write the page from what is there")
     parser.add_argument("--fresh", action="store_true", help="forget the results of earlier runs")
     options = parser.parse_args()
@@ -350,7 +362,7 @@ def main() -> None:
         path.unlink(missing_ok=True)
     torch.set_num_threads(1)
     if not options.page_only:
-        measure_all(options.data_root, path, options.minutes)
+        measure_all(options.data_root, path, options.minutes, options.models)
     options.page.write_text(page(*read_found(path), findings=""), encoding="utf-8")
 
 

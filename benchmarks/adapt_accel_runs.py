@@ -43,7 +43,8 @@ SAMPLES, LENGTH = 32, 128  # calibration windows, and the tokens in each
 ROWS, STEPS = 4, 128  # rows of WINDOW tokens a step; steps of one training
 TOKENS = ROWS * STEPS * WINDOW
 CUTS = 5  # rounds of scoring and cutting of every method, one a stage where training is interleaved
-LOOKS = (0, 1, 2, 4, 8, 16, 32, 64)  # steps after the last cut at which the course of the loss is looked at
+LATE = 0.8  # the share of the tokens after the last cut, where they are late
+LOOKS = (0, 2, 4, 8, 16, 32, 64)  # steps after the last cut at which the course of the loss is looked at
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Method:
     moments: Moments = "carry"
     distill: float = 0.0
     compensation: str | None = None
-    shares: Shares = "linear"
+    shares: Shares | Literal["late"] = "linear"
     schedule: Literal["wsd", "cosine"] = "wsd"
     scratch: bool = False
 
@@ -64,6 +65,7 @@ METHODS = {
     "once": Method(),
     "interleaved, reset": Method(CUTS, "reset"),
     "interleaved, carried": Method(CUTS),
+    "interleaved, carried, late tokens": Method(CUTS, shares="late"),
     "interleaved, carried, distilled": Method(CUTS, distill=1.0),
     "once, distilled": Method(distill=1.0),
     "once, least squares": Method(compensation=LEAST_SQUARES),
@@ -177,7 +179,7 @@ def make(subject: Subject, run: Run, method: Method, course: list[tuple[int, flo
     """Cut and train in turns; `course` is filled once the model has its final shape."""
     total = STEPS * run.times
     graph, first = subject.graph, 0
-    for stage, steps in enumerate(split_whole(total, stage_shares(method.stages, method.shares)), 1):
+    for stage, steps in enumerate(split_whole(total, shares_of(method)), 1):
         if method.scratch:
             graph = fresh(cut(subject, run, method), run.seed)
         else:
@@ -193,6 +195,13 @@ def make(subject: Subject, run: Run, method: Method, course: list[tuple[int, flo
         first += steps
     course.append((total * ROWS * WINDOW, subject.watched.bits(graph)))
     return graph
+
+
+def shares_of(method: Method) -> tuple[float, ...]:
+    """The share of the tokens that each stage gets; `late` leaves LATE of them for the time after the last cut."""
+    if method.shares != "late":
+        return stage_shares(method.stages, method.shares)
+    return (*[(1 - LATE) / (method.stages - 1)] * (method.stages - 1), LATE)
 
 
 def train_options(run: Run, method: Method, first: int, steps: int, total: int, starts: bool) -> TrainOptions:
@@ -254,14 +263,14 @@ def fresh(graph: Graph, seed: int) -> Graph:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds (median) and peak memory in MiB above what was there, of one thing done several times."""
+    """Seconds of the processor and peak memory in MiB above what was there, of one thing done several times."""
 
     what: str
     seconds: float
     peak: float
 
 
-def measure_cost(subject: Subject, repeats: int = 5) -> tuple[Cost, ...]:
+def measure_cost(subject: Subject, repeats: int = 3) -> tuple[Cost, ...]:
     """One forward and backward over the calibration batches, and one prune step of 2 % with the same batches."""
     graph, batches = subject.graph, subject.calibration(0).batches
     whole = graph.parameter_count()
@@ -288,26 +297,31 @@ def forward_backward(graph: Graph, batches: Sequence[Tensor]) -> None:
 
 
 def watch(part: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Seconds (median, first time left out) and the peak of resident memory above its start, in MiB."""
-    part()
-    times, peaks = list[float](), list[float]()
+    """Seconds of the processor (median), and the peak of resident memory above its start, in MiB."""
+    peak, times = peak_memory(part), list[float]()  # the first time is not counted
     for _ in range(repeats):
         gc.collect()
-        done, seen = threading.Event(), [resident()]
-
-        def sample(done: threading.Event = done, seen: list[float] = seen) -> None:
-            while not done.wait(0.002):
-                seen.append(resident())
-
-        sampler = threading.Thread(target=sample)
-        sampler.start()
-        began = time.perf_counter()
+        began = time.process_time()
         part()
-        times.append(time.perf_counter() - began)
-        done.set()
-        sampler.join()
-        peaks.append(max(seen) - seen[0])
-    return statistics.median(times), max(peaks)
+        times.append(time.process_time() - began)
+    return statistics.median(times), peak
+
+
+def peak_memory(part: Callable[[], object]) -> float:
+    """How far resident memory rises while it runs, looked at every 2 ms."""
+    gc.collect()
+    done, seen = threading.Event(), [resident()]
+
+    def sample() -> None:
+        while not done.wait(0.002):
+            seen.append(resident())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    part()
+    done.set()
+    sampler.join()
+    return max(seen) - seen[0]
 
 
 def resident() -> float:
