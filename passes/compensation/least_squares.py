@@ -1,5 +1,6 @@
 """Least-squares compensation: consumers of what was cut are solved anew, so that the stream is what it was."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.analysis import analyze_axes
+from graphprune.biases import can_take_bias
 from graphprune.branches import find_branches
 from graphprune.errors import DataError, UsageError
+from graphprune.groups import Group
 from graphprune.inference import SAME_VALUES
 from graphprune.ir import Graph
 from graphprune.linear_calls import LinearCall, find_linear_calls
@@ -25,6 +28,8 @@ from graphprune.stepper import Stepper
 class LeastSquares(Compensation):
     """Solve the weights W of linear calls for min |X W - T|² + damping |W - W_cut|² on the calibration data.
 
+    Biases are solved with them; `intercept` gives calls without a bias one, which makes most checkpoints generic.
+
     X is what the call reads in the cut model, with all earlier calls already solved, so that errors do not add up; T
     is what the unpruned model has there. Gram matrices are summed in float64, call by call in one joint run of both
     models: memory is that of the activations at one place. `target=stream` makes the sum that a residual branch
@@ -36,6 +41,7 @@ class LeastSquares(Compensation):
     target: Literal["stream", "output"] = "stream"
     consumers: Literal["cut", "all"] = "cut"
     damping: float = 0.01
+    intercept: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in ("stream", "output") or self.consumers not in ("cut", "all") or self.damping < 0:
@@ -57,6 +63,13 @@ class LeastSquares(Compensation):
                 joint.solve(calls, self.damping)
         report(len(sites), len(sites))
         return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
+
+    def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
+        if not self.intercept:
+            return ()
+        cut = {(slot.name, slot.dim) for group in candidates if group.kind != "residual" for slot in group.slots}
+        calls = [c for c in find_linear_calls(graph) if can_take_bias(c)]
+        return tuple(c.weight for c in calls if self.consumers == "all" or (c.weight, 0 if c.transposed else 1) in cut)
 
     def choose(self, dense: Graph, cut: Graph) -> list[LinearCall]:
         """The calls to solve, in graph order."""
@@ -94,26 +107,37 @@ class Joint:
         self.dense = Stepper(dense, [graph_inputs(dense, batch) for batch in batches], frozenset(wanted))
         self.cut = Stepper(cut, [graph_inputs(cut, batch) for batch in batches])
         self.solved: dict[str, Tensor] = {}
+        # Biases that one call alone adds are solved too.
+        self.free = {b for b, count in Counter(c.bias for c in calls).items() if b in cut.parameters() and count == 1}
 
     def solve(self, calls: Sequence[LinearCall], damping: float) -> None:
-        """Solve the weights of calls that read the same value, and go on with the new ones."""
+        """Solve the weights, and biases, of calls that read the same value, and go on with the new ones."""
         self.cut.advance(calls[0].node, through=False)
         inputs = [flat(value) for value in self.cut.value(calls[0].x)]
-        size = inputs[0].shape[1]
-        gram = sum_products(inputs, inputs)
+        tokens = sum(map(len, inputs))
+        gram, mean = sum_products(inputs, inputs) / tokens, sum_rows(inputs) / tokens
         ridge = damping * float(gram.diagonal().mean())
-        factor = factorise(gram, ridge, calls[0].weight)
+        factors: dict[bool, Tensor] = {}
         for call in calls:
-            old = self.cut.tensors[call.weight]
-            weight = call.matrix(old).double()
-            rest = (t - x @ weight.T for x, t in zip(inputs, self.targets(call), strict=True))
-            moment = torch.zeros(size, len(weight), dtype=torch.float64, device=gram.device)
-            for x, r in zip(inputs, rest, strict=True):
-                moment += x.T @ r
-            change = torch.cholesky_solve(moment, factor).T
-            new = call.matrix((weight + change).to(old.dtype)).contiguous()
-            self.solved[call.weight] = new
-            self.cut.replace(call.weight, new)
+            centred = call.bias in self.free
+            if centred not in factors:
+                seen = gram - torch.outer(mean, mean) if centred else gram
+                factors[centred] = factorise(seen, ridge, call.weight)
+            weight = call.matrix(self.cut.tensors[call.weight]).double()
+            rest = [t - x @ weight.T for x, t in zip(inputs, self.targets(call), strict=True)]
+            moment, offset = sum_products(inputs, rest) / tokens, sum_rows(rest) / tokens
+            if centred:
+                moment = moment - torch.outer(mean, offset)
+            change = torch.cholesky_solve(moment, factors[centred]).T
+            self.put(call.weight, call.matrix(weight + change))
+            if centred and call.bias is not None:
+                self.put(call.bias, self.cut.tensors[call.bias].double() + offset - change @ mean)
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Use a new value for a parameter, in its own type, from here on."""
+        new = value.to(self.cut.tensors[name].dtype).contiguous()
+        self.solved[name] = new
+        self.cut.replace(name, new)
 
     def targets(self, call: LinearCall) -> Iterator[Tensor]:
         """What the call should give in every batch, without its bias: float64 [tokens, kept outputs]."""
@@ -140,6 +164,10 @@ def sum_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     for a, b in zip(left, right, strict=True):
         total += a.T @ b
     return total
+
+
+def sum_rows(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([value.sum(0) for value in values]).sum(0)
 
 
 def factorise(gram: Tensor, ridge: float, name: str) -> Tensor:
