@@ -31,7 +31,8 @@ class Probe:
 
     `batches` are what the loss is measured on; `scores` say which units stay. With a `compensation` the consumers of
     what is cut are solved anew first: from second moments of their inputs over `text`, in one pass for all, where
-    removing a unit is the same as zeroing it; and by the compensation itself where a norm runs over the units.
+    removing a unit is the same as zeroing it; and by the compensation itself where a norm runs over the units. `text`
+    should be other rows than `batches`, or a compensation that learns them by heart looks better than it is.
     """
 
     graph: Graph
@@ -54,7 +55,7 @@ class Probe:
         """The mean loss of the rewritten graph."""
         cut = apply(self.graph, plan, self.analysis)
         if self.compensation is not None:
-            cut = self.compensation.compensate(self.graph, cut, self.batches)
+            cut = self.compensation.compensate(self.graph, cut, self.text)
         return self.mean(lambda batch: batch_loss(cut, batch, self.loss))
 
     def masked_state(self, plan: Plan) -> dict[str, Tensor]:
@@ -148,6 +149,15 @@ def solve_kept(weight: Tensor, moment: Tensor, kept: Tensor, damping: float) -> 
     result = torch.zeros_like(weight)
     result[:, chosen] = solved.to(weight.dtype)
     return result
+
+
+def saturate(curve: Curve, ceiling: float) -> Curve:
+    """Rises in a currency in which cuts add up: -ceiling log(1 - rise / ceiling).
+
+    A model that knows nothing can lose no more, so what several cuts do together is less than the sum: the share of
+    `ceiling` that is left after each, 1 - rise / ceiling, is multiplied. A rise above 98 % of it counts as that.
+    """
+    return numpy.asarray(-ceiling * numpy.log1p(-numpy.minimum(curve / ceiling, 0.98)), dtype=numpy.float64)
 
 
 def measure_curves(probe: Probe, widths: Sequence[Width], levels: int) -> tuple[Curve, ...]:

@@ -14,7 +14,7 @@ from graphprune.groups import Group
 from graphprune.ir import Graph
 from graphprune.knapsack import Item, pack
 from graphprune.loss import next_token_loss
-from graphprune.loss_curves import Probe, interpolate, measure_curves, solve_kept
+from graphprune.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
 from graphprune.passes.allocation.knapsack import Knapsack, choose, first_rows, rank, thin
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
@@ -117,6 +117,19 @@ def test_interpolated_curves_never_fall_as_units_go() -> None:
     assert interpolate(levels, places, [3.0, 1.0, 0.0]).tolist() == [3.0, 2.0, 1.0, 0.5, 0.0]
     assert interpolate(levels, places, [0.5, 1.0, 0.0]).tolist() == [1.0, 1.0, 1.0, 0.5, 0.0]
     assert interpolate(levels, places, [-1.0, -2.0, 0.0]).tolist() == [0.0] * 5
+
+
+def test_rises_saturate() -> None:
+    """What two cuts do together: the shares of the ceiling that each leaves are multiplied."""
+    assert saturate(numpy.array([0.0, 1e-9]), 2.0) == pytest.approx([0.0, 1e-9])
+    assert numpy.isfinite(saturate(numpy.array([2.0, 50.0]), 2.0)).all()
+    rises = numpy.array([0.5, 1.0])
+    together = 2.0 * (1 - numpy.prod(1 - rises / 2.0))
+    assert saturate(numpy.array([together]), 2.0)[0] == pytest.approx(saturate(rises, 2.0).sum())
+    assert together < rises.sum()
+
+
+def test_thinned_levels() -> None:
     assert thin(3, 64) == [0, 1, 2]
     assert thin(1000, 3) == [0, 500, 999] or thin(1000, 3) == [0, 499, 999]
 
@@ -216,6 +229,8 @@ def test_refused_without_text_with_wrong_options_and_out_of_reach() -> None:
         Knapsack().keep(Round(round.graph, round.groups, round.candidates, round.scores, round.budget))
     with pytest.raises(UsageError, match="1 level"):
         Knapsack(levels=0)
+    with pytest.raises(UsageError, match="ceiling"):
+        Knapsack(ceiling=float("nan"))
     with pytest.raises(BudgetError, match="out of reach"):
         Knapsack().keep(make_round(0.01))
 

@@ -14,7 +14,7 @@ from graphprune.cost_clusters import Members, find_clusters
 from graphprune.errors import UsageError
 from graphprune.knapsack import Item, pack
 from graphprune.loss import Batch, rows
-from graphprune.loss_curves import Curve, Probe, measure_curves
+from graphprune.loss_curves import Curve, Probe, measure_curves, saturate
 from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.solver import Levels, sizes_at, solve, terms_with
 from graphprune.spec import parse_spec
@@ -29,20 +29,24 @@ class Knapsack(Allocation):
     """Choose the counts whose measured losses add up to the least within the budget.
 
     For each free width the rise of the loss is measured with that width alone cut to `levels` counts, on `samples` rows
-    of the calibration text. With `compensated` the weights that read what was cut are solved anew for the measurement,
-    as `least-squares` does for the result. Dynamic programming then finds the best counts, as if rises added up;
-    a width that multiplies the cost of others, as the residual width does, is tried at each of its counts.
+    of the calibration text, at most a quarter. With `compensated` the weights that read what was cut are solved anew on
+    the other rows, as `least-squares` does for the result. Dynamic programming then finds the best counts as if rises
+    added up, after what `ceiling` does: the rise, in nats a token, that many cuts together come near but never pass; 0
+    for plain sums. A width that multiplies the cost of others, as the residual width does, is tried at each count.
     """
 
     name: ClassVar[str] = "knapsack"
     needs_data: ClassVar[bool] = True
     levels: int = 6
-    samples: int = 128
+    samples: int = 64
     compensated: bool = True
+    ceiling: float = 3.0
 
     def __post_init__(self) -> None:
         if self.levels < 1 or self.samples < 1:
             raise UsageError(f"knapsack takes 1 level and 1 sample or more, not {self.levels}, {self.samples}")
+        if not self.ceiling >= 0:
+            raise UsageError(f"knapsack takes a ceiling of 0 (none) or more nats, not {self.ceiling}")
 
     def keep(self, round: Round) -> Allotment:
         widths = free_widths(round.candidates, round.budget)
@@ -58,9 +62,11 @@ class Knapsack(Allocation):
         if round.graph is None or not round.batches:
             raise UsageError("knapsack measures the loss on calibration text; give --data")
         repair = parse_spec("compensation", "least-squares{consumers=all}") if self.compensated else None
-        batches = first_rows(round.batches, self.samples)
-        probe = Probe(round.graph, batches, round.batches, round.scores, round.loss, repair)
-        return measure_curves(probe, widths, self.levels)
+        batches = first_rows(round.batches, min(self.samples, sum(map(rows, round.batches)) // 4))
+        text = round.batches[len(batches) :] or round.batches
+        probe = Probe(round.graph, batches, text, round.scores, round.loss, repair)
+        curves = measure_curves(probe, widths, self.levels)
+        return tuple(saturate(curve, self.ceiling) for curve in curves) if self.ceiling > 0 else curves
 
 
 def first_rows(batches: Sequence[Batch], samples: int) -> Sequence[Batch]:
