@@ -271,13 +271,14 @@ Made on {date.today()} with {versions}, Python {platform.python_version()}, on t
 
     python benchmarks/adapt_pruner.py
 
-**Protocol.** Sizes are shares of all parameters. Calibration text is the first part of TinyStories' train split, windows
-as each row says; seeds draw other windows, and other random scores. Measured on the first {VALIDATION_BYTES:,} bytes of
-the validation split, in windows of the first token (BOS) and {WINDOW - 1} more without overlap, each token predicted
-once, float32. BLiMP is the mean accuracy over 12 sets of minimal pairs, the first {PAIRS_A_SET} pairs of each (chance
-0.5, standard error about 0.014). s is the wall time of pruning, compensation included, beside other work on the machine.
-A cell is the mean over seeds {", ".join(map(str, SEEDS))} ± their standard deviation, without ± one seed, a dash not
-measured. The official rows are the published code of other projects on the same model, text and protocol, one seed.
+**Protocol.** Sizes are shares of all parameters. Calibration text is the first part of TinyStories' train split, in
+windows as each row says; seeds draw other windows, and other random scores. Measured on the first
+{VALIDATION_BYTES:,} bytes of the validation split, in windows of the first token (BOS) and {WINDOW - 1} more without
+overlap, each token predicted once, float32. BLiMP is the mean accuracy over 12 sets of minimal pairs, the first
+{PAIRS_A_SET} pairs of each (chance 0.5, standard error about 0.014). s is the wall time of pruning, compensation
+included, beside other work on the machine. A cell is the mean over seeds {", ".join(map(str, SEEDS))} ± their standard
+deviation, without ± one seed, a dash not measured. The official rows are the published code of other projects on the
+same model, text and protocol, one seed.
 
 {tables}
 
