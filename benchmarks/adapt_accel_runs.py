@@ -46,6 +46,15 @@ CUTS = 5  # rounds of scoring and cutting of every method, one a stage where tra
 LATE = 0.8  # the share of the tokens after the last cut, where they are late
 LOOKS = (0, 2, 4, 8, 16, 32, 64)  # steps after the last cut at which the course of the loss is looked at
 
+MODELS = ("stories3M-hf", "babyllama-tok105-hf", "stories260K-hf")
+SHARES = ("80%", "60%", "40%")
+FIRST = "60%"
+SEEDS = (0, 1, 2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+CHOSEN = {"stories3M-hf": 3e-4, "babyllama-tok105-hf": 1e-3, "stories260K-hf": 1e-3}  # for what is pruned
+CHOSEN_SCRATCH = 1e-3
+LONG = 10  # from scratch, also on so many times the tokens
+
 
 @dataclass(frozen=True)
 class Method:
@@ -72,6 +81,11 @@ METHODS = {
     "interleaved, carried, least squares": Method(CUTS, compensation=LEAST_SQUARES),
     "scratch": Method(scratch=True),
 }
+LATER, SQUARES = "interleaved, carried, late tokens", "interleaved, carried, least squares"
+DISTILLED = "interleaved, carried, distilled"
+CORE = ("once", "interleaved, carried", LATER, "interleaved, reset", "once, least squares", SQUARES)
+MORE = tuple(name for name in METHODS if name not in (*CORE, "scratch"))
+CHOICE = ("once", "interleaved, carried", "scratch")
 
 
 @dataclass(frozen=True)
