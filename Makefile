@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## Compile the embedded model to 60 % of its size and show the result
-	$(BIN)/graphprune compile demo -o demo-out --target-params 60% --importance taylor --overwrite
+	$(BIN)/graphprune compile demo -o demo-out --target-params 60% --method adapt-pruner-ls --overwrite
 	$(BIN)/graphprune generate demo-out "def read_lines(path):"
 
 test: $(READY) ## Run the tests
