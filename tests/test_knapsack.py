@@ -190,13 +190,14 @@ def test_curves_of_a_width_that_a_norm_runs_over() -> None:
         (0.85, "", {}),
         (0.6, "", {}),
         (0.7, "plain", {}),
+        (0.7, "joint", {}),
         (0.7, "", {"round_to": 4}),
         (0.7, "", {"uniform": True}),
     ],
 )
 def test_the_budget_is_met_within_one_unit(share: float, options: str, limits: dict[str, object]) -> None:
     round = make_round(share, **limits)
-    allocation = Knapsack(levels=2, samples=4, compensated=not options)
+    allocation = Knapsack(levels=2, samples=4, compensated=options != "plain", joint=options == "joint")
     counts = dict(allocation.keep(round).counts)
     sizes = {**round.groups.sizes(), **counts}
     cost = round.groups.costs.parameters

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import numpy
@@ -16,6 +16,7 @@ from graphprune.knapsack import Item, pack
 from graphprune.loss import Batch, rows
 from graphprune.loss_curves import Curve, Probe, measure_curves, saturate
 from graphprune.plugins import Allocation, Allotment, Round
+from graphprune.selection import select
 from graphprune.solver import Levels, sizes_at, solve, terms_with
 from graphprune.spec import parse_spec
 
@@ -33,6 +34,8 @@ class Knapsack(Allocation):
     the other rows, as `least-squares` does for the result. Dynamic programming then finds the best counts as if rises
     added up, after what `ceiling` does: the rise, in nats a token, that many cuts together come near but never pass; 0
     for plain sums. A width that multiplies the cost of others, as the residual width does, is tried at each count.
+    With `joint` the best counts for each of some levels of that width are cut and compensated together, and what
+    measures best is taken: rises of the residual width and of the rest do not add up well.
     """
 
     name: ClassVar[str] = "knapsack"
@@ -41,6 +44,7 @@ class Knapsack(Allocation):
     samples: int = 64
     compensated: bool = True
     ceiling: float = 3.0
+    joint: bool = False
 
     def __post_init__(self) -> None:
         if self.levels < 1 or self.samples < 1:
@@ -51,22 +55,50 @@ class Knapsack(Allocation):
     def keep(self, round: Round) -> Allotment:
         widths = free_widths(round.candidates, round.budget)
         check_reachable(round.groups, round.candidates, round.budget)
-        curves = self.measure(round, widths)
-        cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()
-        chosen = choose(cost, sizes, widths, curves, round.budget.target)
-        priorities = rank(cost, sizes, widths, curves, chosen)
-        return Allotment(solve(round.groups, widths, priorities, round.budget))
+        probe = self.probe(round)
+        curves = self.measure(probe, widths)
+        if not self.joint:
+            return Allotment(land(round, widths, curves, {}))
+        found = [land(round, widths, curves, at) for at in hub_levels(round, widths, self.levels)]
+        return Allotment(min(found, key=lambda counts: probe.measure_cut(select(round.groups, counts, round.scores))))
 
-    def measure(self, round: Round, widths: Sequence[Width]) -> tuple[Curve, ...]:
-        """The rise of the loss at every level of every width."""
+    def probe(self, round: Round) -> Probe:
+        """What measures the loss, on rows that no weight is solved on where there are enough."""
         if round.graph is None or not round.batches:
             raise UsageError("knapsack measures the loss on calibration text; give --data")
         repair = parse_spec("compensation", "least-squares{consumers=all}") if self.compensated else None
         batches = first_rows(round.batches, min(self.samples, sum(map(rows, round.batches)) // 4))
         text = round.batches[len(batches) :] or round.batches
-        probe = Probe(round.graph, batches, text, round.scores, round.loss, repair)
+        return Probe(round.graph, batches, text, round.scores, round.loss, repair)
+
+    def measure(self, probe: Probe, widths: Sequence[Width]) -> tuple[Curve, ...]:
+        """The rise of the loss at every level of every width."""
         curves = measure_curves(probe, widths, self.levels)
         return tuple(saturate(curve, self.ceiling) for curve in curves) if self.ceiling > 0 else curves
+
+
+def land(round: Round, widths: Sequence[Width], curves: Sequence[Curve], at: Mapping[int, int]) -> Mapping[str, int]:
+    """The best counts with some widths at given levels, filled up to the target."""
+    cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()
+    fixed = [replace(w, levels=w.levels[at[i] : at[i] + 1]) if i in at else w for i, w in enumerate(widths)]
+    inner = [curve[at[i] : at[i] + 1] if i in at else curve for i, curve in enumerate(curves)]
+    chosen = choose(cost, sizes, fixed, inner, round.budget.target)
+    for place, level in at.items():
+        chosen[place] = level
+    return solve(round.groups, widths, rank(cost, sizes, widths, curves, chosen), round.budget)
+
+
+def hub_levels(round: Round, widths: Sequence[Width], levels: int) -> list[dict[int, int]]:
+    """Levels of the hubs within the budget, about `levels` spaced ones of each, widest first; {} without hubs."""
+    cost = cost_of(round.groups, round.budget)
+    hubs = find_clusters(cost, widths).hubs
+    least = {**round.groups.sizes(), **sizes_at(widths, numpy.zeros(len(widths), dtype=numpy.int64))}
+    each = itertools.product(*(thin(len(widths[w].levels), levels + 1)[::-1] for w in hubs))
+    every = (dict(zip(hubs, levels, strict=True)) for levels in each)
+    prices = (
+        (at, cost({**least, **{i: n for w, k in at.items() for i, n in widths[w].at(k).items()}})) for at in every
+    )
+    return [at for at, price in prices if price <= round.budget.target]
 
 
 def first_rows(batches: Sequence[Batch], samples: int) -> Sequence[Batch]:
