@@ -169,7 +169,10 @@ def verdicts(found: Results, costs: Sequence[Cost]) -> str:
     if costs:
         times = costs[1].seconds / costs[0].seconds
         word = "met" if times <= 2 else "not met"
-        lines.append(f"- A prune step costs at most twice a forward and backward: **{word}**, {times:.2f} times.")
+        lines.append(
+            f"- A prune step takes at most twice the time of a forward and backward: **{word}**, {times:.2f} times."
+        )
+        lines.append(f"  Its memory is {costs[1].peak / costs[0].peak:.1f} times as much, by a rough measure.")
     return "\n".join([*lines, ratio_line(found)])
 
 
