@@ -43,7 +43,7 @@ SAMPLES, LENGTH = 32, 128  # calibration windows, and the tokens in each
 ROWS, STEPS = 4, 128  # rows of WINDOW tokens a step; steps of one training
 TOKENS = ROWS * STEPS * WINDOW
 CUTS = 5  # rounds of scoring and cutting of every method, one a stage where training is interleaved
-LATE = 0.8  # the share of the tokens after the last cut, where they are late
+LATE = stage_shares(2, "late")[-1]  # the share of the tokens after the last cut, where they are late
 LOOKS = (0, 2, 4, 8, 16, 32, 64)  # steps after the last cut at which the course of the loss is looked at
 
 MODELS = ("stories3M-hf", "babyllama-tok105-hf", "stories260K-hf")
@@ -64,7 +64,7 @@ class Method:
     moments: Moments = "carry"
     distill: float = 0.0
     compensation: str | None = None
-    shares: Shares | Literal["late"] = "linear"
+    shares: Shares = "linear"
     schedule: Literal["wsd", "cosine"] = "wsd"
     scratch: bool = False
 
@@ -193,7 +193,7 @@ def make(subject: Subject, run: Run, method: Method, course: list[tuple[int, flo
     """Cut and train in turns; `course` is filled once the model has its final shape."""
     total = STEPS * run.times
     graph, first = subject.graph, 0
-    for stage, steps in enumerate(split_whole(total, shares_of(method)), 1):
+    for stage, steps in enumerate(split_whole(total, stage_shares(method.stages, method.shares)), 1):
         if method.scratch:
             graph = fresh(cut(subject, run, method), run.seed)
         else:
@@ -209,13 +209,6 @@ def make(subject: Subject, run: Run, method: Method, course: list[tuple[int, flo
         first += steps
     course.append((total * ROWS * WINDOW, subject.watched.bits(graph)))
     return graph
-
-
-def shares_of(method: Method) -> tuple[float, ...]:
-    """The share of the tokens that each stage gets; `late` leaves LATE of them for the time after the last cut."""
-    if method.shares != "late":
-        return stage_shares(method.stages, method.shares)
-    return (*[(1 - LATE) / (method.stages - 1)] * (method.stages - 1), LATE)
 
 
 def train_options(run: Run, method: Method, first: int, steps: int, total: int, starts: bool) -> TrainOptions:

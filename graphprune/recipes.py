@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ from graphprune import registry
 from graphprune.errors import UsageError
 from graphprune.options import AUTO, PRUNABLE, check_choice
 from graphprune.plan import Statistics
+from graphprune.schedule import Shares
 from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
 
 FOLDER = Path(__file__).parent / "recipe_files"
@@ -87,7 +88,7 @@ class Recipe(Part):
     prune: Pruning = Pruning()
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
     stages: Annotated[int, Field(ge=1)] = 1
-    token_shares: Literal["linear", "constant", "cosine"] = "linear"
+    token_shares: Shares = "linear"
     after: tuple[str, ...] = ()
 
     @property
@@ -248,7 +249,9 @@ def check_recover(options: Options, label: Label) -> None:
     cls = registry.load("passes", "recover")
     for key in options:
         if key in _SCHEDULED:
-            raise UsageError(f"{label(f'recover.{key}')} is set for each stage; leave it out, and give tokens and stages")
+            raise UsageError(
+                f"{label(f'recover.{key}')} is set for each stage; leave it out, and give tokens and stages"
+            )
         if key not in option_types(cls):
             near = difflib.get_close_matches(key, option_types(cls), n=1, cutoff=0.5)
             guess = f"did you mean {near[0]}? " if near else ""

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 from graphprune.errors import UsageError
 
 Shape = Literal["wsd", "cosine", "constant"]
-Shares = Literal["linear", "constant", "cosine"]
+Shares = Literal["linear", "constant", "cosine", "late"]
+_LATE = 0.8  # docs/methods/adapt-accel.md
 
 
 def learning_rate(
@@ -50,6 +51,7 @@ def stage_shares(stages: int, kind: Shares = "linear") -> tuple[float, ...]:
 
     linear: 2i / (N(N+1)), most at the end, when the model is smallest. constant: 1/N.
     cosine: cos((i-1) pi/2N) - cos(i pi/2N). Source: Adapt-Pruner, arXiv 2502.03460.
+    late: four fifths after the last cut, the rest shared equally; better where training is short.
     """
     if stages < 1:
         raise UsageError(f"a run has 1 stage or more, not {stages}")
@@ -58,8 +60,10 @@ def stage_shares(stages: int, kind: Shares = "linear") -> tuple[float, ...]:
     number = range(1, stages + 1)
     if kind == "linear":
         return tuple(2 * i / (stages * (stages + 1)) for i in number)
-    if kind == "constant":
+    if kind == "constant" or stages == 1:
         return (1 / stages,) * stages
+    if kind == "late":
+        return (*[(1 - _LATE) / (stages - 1)] * (stages - 1), _LATE)
     angle = math.pi / (2 * stages)
     return tuple(math.cos((i - 1) * angle) - math.cos(i * angle) for i in number)
 

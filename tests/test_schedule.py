@@ -48,7 +48,12 @@ def test_shares_are_those_of_the_paper() -> None:
     assert stage_shares(2, "cosine") == pytest.approx([1 - math.sqrt(0.5), math.sqrt(0.5)])
 
 
-@pytest.mark.parametrize("kind", ["linear", "constant", "cosine"])
+def test_late_leaves_four_fifths_for_the_end() -> None:
+    assert stage_shares(5, "late") == pytest.approx([0.05] * 4 + [0.8])
+    assert stage_shares(1, "late") == (1.0,)
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant", "cosine", "late"])
 @pytest.mark.parametrize(("total", "stages"), [(1000, 7), (3, 5), (12345, 11), (0, 3)])
 def test_whole_numbers_add_up_and_are_off_by_less_than_one(kind: str, total: int, stages: int) -> None:
     shares = stage_shares(stages, kind)  # type: ignore[arg-type]
@@ -61,5 +66,5 @@ def test_whole_numbers_add_up_and_are_off_by_less_than_one(kind: str, total: int
 def test_unknown_shares_and_no_stages_are_refused() -> None:
     with pytest.raises(UsageError, match="1 stage or more"):
         stage_shares(0)
-    with pytest.raises(UsageError, match="linear, constant, cosine, not 'even'"):
+    with pytest.raises(UsageError, match="linear, constant, cosine, late, not 'even'"):
         stage_shares(2, "even")  # type: ignore[arg-type]
