@@ -145,11 +145,25 @@ def test_stages_carry_what_is_owed() -> None:
 
 
 @pytest.mark.xdist_group("llama")
+def test_what_is_outside_the_layers_gives_its_share() -> None:
+    source, groups = graph("llama"), analysis("llama").groups
+    candidates = groups.prunable(frozenset({"mlp", "residual"}))
+    budget = Budget(int(0.5 * source.parameter_count()))
+    round = Round(source, groups, candidates, {}, budget, BATCHES, None, {g.id: g.units for g in candidates})
+    (residual,) = (g for g in candidates if g.kind == "residual")
+    left = [Adaptive(outside=o).keep(round).counts[residual.id] for o in (1.0, 0.5, 0.2)]
+    assert left[0] < left[1] < left[2] <= residual.units
+    assert Adaptive(outside=0.2).rates(round)[residual.id] == 0.2
+
+
+@pytest.mark.xdist_group("llama")
 def test_refused_without_text_and_with_wrong_options() -> None:
     round = make_round(0.8)
     with pytest.raises(UsageError, match="--data"):
         Adaptive().keep(Round(round.graph, round.groups, round.candidates, {}, round.budget))
     with pytest.raises(UsageError, match="amplitude"):
         Adaptive(amplitude=2.0)
+    with pytest.raises(UsageError, match="outside above 0"):
+        Adaptive(outside=0.0)
     with pytest.raises(UsageError, match="distance"):
         Adaptive(distance="euclid")  # type: ignore[arg-type]

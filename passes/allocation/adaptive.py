@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from graphprune.budget import Width, free_widths
 from graphprune.errors import UsageError
-from graphprune.groups import Group
 from graphprune.layers import Distance, by_branch, find_layers, measure_change, normalise
 from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.solver import solve
@@ -26,9 +25,10 @@ class Adaptive(Allocation):
     over its largest deviation. d is what meets the round's budget exactly. Shares are of the source's widths and are
     carried from round to round, so that a head goes when enough of a share has come together. `distance` measures the
     change: cosine, as published, or euclidean or manhattan. `per=layer` gives all parts of a layer one importance, as
-    published; `branch` measures attention and MLP apart. Groups outside the layers, such as the residual width, have
-    importance 0. `amplitude=1` is the published 0.02 at its 2 % a step: the most important layer is not cut at all,
-    which stalls where the same layer stays the most important; the default does not.
+    published; `branch` measures attention and MLP apart. Groups outside the layers, such as the residual width, which
+    the published method does not cut, give up the share d times `outside`. `amplitude=1` is the published 0.02 at its
+    2 % a step: the most important layer is not cut at all, which stalls where the same layer stays the most important;
+    the default does not.
     """
 
     name: ClassVar[str] = "adaptive"
@@ -36,10 +36,13 @@ class Adaptive(Allocation):
     amplitude: float = 0.5
     distance: Distance = "cosine"
     per: Literal["layer", "branch"] = "layer"
+    outside: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.amplitude <= 1:
             raise UsageError(f"adaptive takes an amplitude from 0 (all layers alike) to 1, not {self.amplitude}")
+        if not 0 < self.outside <= 1:
+            raise UsageError(f"adaptive takes outside above 0 and up to 1 (as the mean layer), not {self.outside}")
         if self.distance not in ("cosine", "euclidean", "manhattan") or self.per not in ("layer", "branch"):
             raise UsageError(
                 f"adaptive takes distance=cosine, euclidean or manhattan and per=layer or branch, "
@@ -72,11 +75,10 @@ class Adaptive(Allocation):
             layers = tuple((branch,) for branch in round.groups.branches)
         change = measure_change(round.graph, layers, round.batches, self.distance)
         importance = by_branch(layers, normalise(change))
-        return {g.id: 1 - self.amplitude * block_importance(g, importance) for g in round.candidates}
-
-
-def block_importance(group: Group, importance: Mapping[str, float]) -> float:
-    return importance.get(group.block, 0.0) if group.block is not None else 0.0
+        return {
+            g.id: self.outside if g.block is None else 1 - self.amplitude * importance.get(g.block, 0.0)
+            for g in round.candidates
+        }
 
 
 def steps(
