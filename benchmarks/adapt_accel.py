@@ -45,11 +45,13 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods" / "adapt-accel.md"
 
 
 def rows_of(model: str, share: str, seed: int) -> Iterator[Run]:
-    """All rows of one size of one model, those that the goals are about first."""
-    for method in (*CORE, *MORE, "scratch"):
+    """All rows of one size of one model. What takes longest, and what the goals are not about, has one seed."""
+    once_only = seed == SEEDS[0]
+    for method in (*CORE, *(MORE if once_only and share == FIRST else ()), "scratch"):
         rate = CHOSEN_SCRATCH if METHODS[method].scratch else CHOSEN[model]
         yield Run(model, share, method, seed, rate)
-    yield Run(model, share, "scratch", seed, CHOSEN_SCRATCH, LONG)
+    if once_only or model != MODELS[0]:
+        yield Run(model, share, "scratch", seed, CHOSEN_SCRATCH, LONG)
 
 
 def choice_runs() -> Iterator[Run]:
@@ -61,18 +63,12 @@ def choice_runs() -> Iterator[Run]:
 
 
 def order_runs() -> list[Run]:
-    """The largest model at the size in the middle comes first, then what the goals are about; more seeds last."""
+    """Seed by seed, the size in the middle first, what takes longest last."""
     every = [Run(model) for model in MODELS]
     every += [run for seed in SEEDS for model in MODELS for share in SHARES for run in rows_of(model, share, seed)]
 
     def place(run: Run) -> tuple[object, ...]:
-        large, first = run.model == MODELS[0], run.share in (FIRST, "100%")
-        core, long = run.method in (*CORE, "none"), run.times > 1
-        if large:
-            phase = (0 if core else 2 if long else 1) if first else (3 if core else 6)
-        else:
-            phase = (3 if core or long else 5) if first else (4 if core else 6)
-        return run.seed, phase
+        return run.seed, run.times > 1, run.share not in (FIRST, "100%"), run.method not in (*CORE, "none")
 
     return [*sorted(every, key=place), *choice_runs()]
 

@@ -70,21 +70,23 @@ class Method:
 
 
 LEAST_SQUARES = "least-squares{consumers=all}"
+MIXED = 0.5  # the weight of the teacher beside the text
+LATER = "interleaved, carried, late tokens"
+DISTILLED = f"{LATER}, distilled"
 METHODS = {
     "once": Method(),
     "interleaved, reset": Method(CUTS, "reset"),
     "interleaved, carried": Method(CUTS),
-    "interleaved, carried, late tokens": Method(CUTS, shares="late"),
-    "interleaved, carried, distilled": Method(CUTS, distill=1.0),
-    "once, distilled": Method(distill=1.0),
+    LATER: Method(CUTS, shares="late"),
+    "once, distilled": Method(distill=MIXED),
+    DISTILLED: Method(CUTS, distill=MIXED, shares="late"),
+    "once, teacher alone": Method(distill=1.0),
     "once, least squares": Method(compensation=LEAST_SQUARES),
-    "interleaved, carried, least squares": Method(CUTS, compensation=LEAST_SQUARES),
+    "once, distilled, least squares": Method(distill=MIXED, compensation=LEAST_SQUARES),
     "scratch": Method(scratch=True),
 }
-LATER, SQUARES = "interleaved, carried, late tokens", "interleaved, carried, least squares"
-DISTILLED = "interleaved, carried, distilled"
-CORE = ("once", "interleaved, carried", LATER, "interleaved, reset", "once, least squares", SQUARES)
-MORE = tuple(name for name in METHODS if name not in (*CORE, "scratch"))
+CORE = tuple(METHODS)[:6]
+MORE = tuple(METHODS)[6:9]  # at the size in the middle, with one seed
 CHOICE = ("once", "interleaved, carried", "scratch")
 
 
