@@ -201,15 +201,17 @@ def make(subject: Subject, run: Run, method: Method, course: list[tuple[int, flo
         else:
             graph = cut(subject, run, method) if method.stages == 1 else cut_stage(subject, run, method, graph, stage)
         last = stage == method.stages
-        marks = [step for step in (*LOOKS, *range(STEPS, steps, STEPS)) if step < steps] if last else [0]
+        looked = last and run.seed == SEEDS[0] and run.text == "validation"
+        marks = [step for step in (*LOOKS, *range(STEPS, steps, STEPS)) if step < steps] if looked else [0]
         for mark, end in zip(marks, (*marks[1:], steps), strict=True):
-            if last and run.text == "validation":
+            if looked:
                 course.append(((first + mark) * ROWS * WINDOW, subject.watched.bits(graph)))
             options = train_options(run, method, first + mark, end - mark, total, mark == 0)
             teacher = subject.graph if method.distill else None
             graph = train(graph, options, subject.stream(run.seed), teacher).graph
         first += steps
-    course.append((total * ROWS * WINDOW, subject.watched.bits(graph)))
+    if run.seed == SEEDS[0]:
+        course.append((total * ROWS * WINDOW, subject.watched.bits(graph)))
     return graph
 
 
