@@ -52,30 +52,39 @@ class Onnx:
     keep_half: bool = False
     folder: str = "onnx"
 
+    @property
+    def place(self) -> str:
+        """The folder below the artefact's."""
+        return self.folder
+
     def export(self, graph: Graph, folder: Path) -> list[Path]:
         """Write the files below `folder` and return their paths, model.onnx first.
 
         Raises ExportError naming the node that has no translation, the tensor without weights, or the file.
         """
-        target = folder / self.folder
+        target = folder / self.place
         model = self.build(graph)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            written = [*write_model(model, target), *write_genai_config(graph, target)]
-            return [*written, *copy_companions(graph.source.folder, target)]
+            return [*write_model(model, target), *write_companions(graph, target)]
         except OSError as error:
             raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
 
     def build(self, graph: Graph) -> "onnx_ir.Model":
         """Translate the graph; the result refers to the graph's tensors and has written nothing."""
-        from graphprune.backends.onnx_translate import translate
+        return build_model(graph if self.keep_half else widen_types(graph, torch.float32), self.opset)
 
-        if self.opset < 20:
-            raise ExportError(f"opset {self.opset} is too old: the ONNX backend writes opset 20 or newer")
-        model = translate(graph if self.keep_half else widen_types(graph, torch.float32), self.opset)
-        model.producer_version = package_version()
-        model.metadata_props["graphprune.version"] = package_version()
-        return model
+
+def build_model(graph: Graph, opset: int, fused: bool = False) -> "onnx_ir.Model":
+    """Translate the graph, see `translate`, and say what made it. Raises ExportError."""
+    from graphprune.backends.onnx_translate import translate
+
+    if opset < 20:
+        raise ExportError(f"opset {opset} is too old: the ONNX backend writes opset 20 or newer")
+    model = translate(graph, opset, fused)
+    model.producer_version = package_version()
+    model.metadata_props["graphprune.version"] = package_version()
+    return model
 
 
 def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:
@@ -86,6 +95,11 @@ def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:
     onnx_ir.save(model, path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES)
     data.touch()  # a model of small tensors only has an empty one: the layout never depends on the weights
     return [path, data]
+
+
+def write_companions(graph: Graph, target: Path, shared: bool = False) -> list[Path]:
+    """What runtimes read beside the model; `shared` says that the cache may be one buffer of full length."""
+    return [*write_genai_config(graph, target, shared), *copy_companions(graph.source.folder, target)]
 
 
 def copy_companions(source: Path | None, target: Path) -> list[Path]:

@@ -11,16 +11,19 @@ _KNOWN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 
 
-def write_genai_config(graph: Graph, folder: Path) -> list[Path]:
-    """Write genai_config.json for a decoder with a cache; nothing for any other graph."""
+def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list[Path]:
+    """Write genai_config.json for a decoder with a cache; nothing for any other graph.
+
+    `shared` lets genai keep past and present of a layer in one buffer, which the model's attention must be able to do.
+    """
     if graph.source.config is None or not cache_types(graph):
         return []
     path = folder / "genai_config.json"
-    path.write_text(json.dumps(genai_config(graph), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(genai_config(graph, shared), indent=2) + "\n", encoding="utf-8")
     return [path]
 
 
-def genai_config(graph: Graph) -> dict[str, Any]:
+def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
     """The settings as genai's strict parser takes them.
 
     Heads and head sizes are the largest of any layer: genai reads each layer's own from the model's inputs.
@@ -41,7 +44,7 @@ def genai_config(graph: Graph) -> dict[str, Any]:
     kind = str(getattr(graph.source.config, "model_type", ""))
     model: dict[str, Any] = {"type": kind if kind in _KNOWN_TYPES else "decoder", **special_tokens(graph)}
     model |= {"context_length": context, "vocab_size": vocabulary, "decoder": decoder}
-    search = {"max_length": min(context, 4096), "do_sample": False, "num_beams": 1, "past_present_share_buffer": False}
+    search = {"max_length": min(context, 4096), "do_sample": False, "num_beams": 1, "past_present_share_buffer": shared}
     return {"model": model, "search": search}
 
 

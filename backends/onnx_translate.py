@@ -1,7 +1,7 @@
 """Translation: every ATen call of a graph becomes ai.onnx nodes, by our own lowering or by onnxscript's torchlib."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.onnx._internal.exporter._building import OpRecorder
 from torch.onnx._internal.exporter._tensors import SymbolicTensor
 
+from graphprune.backends.onnx_fusions import DOMAIN, Fusion, find_fusions
 from graphprune.backends.onnx_lowerings import LOWERINGS, promoted_arguments
 from graphprune.backends.onnx_torchlib import torchlib_functions
 from graphprune.backends.onnx_types import size_name
@@ -22,20 +23,22 @@ from graphprune.errors import ExportError
 from graphprune.ir import Graph, TensorType, get_tensor
 
 
-def translate(graph: Graph, opset: int) -> ir.Model:
+def translate(graph: Graph, opset: int, fused: bool = False) -> ir.Model:
     """Return the graph as an ONNX model under its contract names; initialisers refer to the graph's tensors.
 
+    `fused` takes onnxruntime's own operators where one of them computes several calls.
     Raises ExportError naming the operator and the node that has no translation.
     """
-    return Translator(graph, opset).run()
+    return Translator(graph, opset, find_fusions(graph) if fused else {}).run()
 
 
 @final
 class Translator:
     """Walks the graph once and records the ONNX nodes of each call."""
 
-    def __init__(self, graph: Graph, opset: int) -> None:
+    def __init__(self, graph: Graph, opset: int, fusions: Mapping[fx.Node, Fusion]) -> None:
         self.graph = graph
+        self.fusions = fusions
         self.opset = Opset("", opset)
         self.functions = torchlib_functions(opset)
         self.values: dict[fx.Node, Any] = {}
@@ -57,7 +60,7 @@ class Translator:
         for name, node in self.graph.results.items():
             self.add_output(name, node)
         model = ir.Model(self.result, ir_version=10, producer_name="graphprune")
-        return finish(model, self.local_functions)
+        return finish(model, self.local_functions, {DOMAIN} if self.fusions else set())
 
     def new_value(self, name: str, value: TensorType) -> SymbolicTensor:
         result = SymbolicTensor(self.opset, name=name)
@@ -85,7 +88,9 @@ class Translator:
         recorder = OpRecorder(self.opset, self.constants)  # type: ignore[abstract]
         with default_as(recorder):
             try:
-                result = self.lower(node)
+                result = self.fuse(node, recorder)
+                if result is NotImplemented:
+                    result = self.lower(node)
             except ExportError:
                 raise
             except Exception as error:
@@ -93,6 +98,11 @@ class Translator:
         self.local_functions.update(recorder.functions)
         self.adopt(node, recorder.nodes, result)
         return result
+
+    def fuse(self, node: fx.Node, recorder: Any) -> Any:
+        """The value of a node that ends a fused call; NotImplemented for any other."""
+        fusion = self.fusions.get(node)
+        return NotImplemented if fusion is None else fusion(self.opset, recorder, self.values)
 
     def lower(self, node: fx.Node) -> Any:
         args, kwargs = promoted_arguments(self.opset, node, self.convert(node.args), self.convert(node.kwargs))
@@ -187,7 +197,7 @@ def lazy_tensor(name: str, tensor: Tensor, dtype: torch.dtype, transposed: bool)
     return ir.LazyTensor(convert, dtype=torch_dtype_to_onnx_dtype(dtype), shape=ir.Shape(shape), name=name)
 
 
-def finish(model: ir.Model, functions: dict[Any, Any]) -> ir.Model:
+def finish(model: ir.Model, functions: dict[Any, Any], domains: set[str]) -> ir.Model:
     """Inline torchlib's functions, share equal subexpressions, and drop what nothing reads."""
     from onnx_ir.passes import common
 
@@ -199,11 +209,12 @@ def finish(model: ir.Model, functions: dict[Any, Any]) -> ir.Model:
     common.NameFixPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    foreign = next((node for node in model.graph.all_nodes() if node.domain not in ("", "ai.onnx")), None)
+    foreign = next((node for node in model.graph.all_nodes() if node.domain not in {"", "ai.onnx", *domains}), None)
     if foreign is not None:
         raise ExportError(f"{foreign.name} is a {foreign.domain}::{foreign.op_type}, which is not portable ONNX")
     for domain in set(model.opset_imports) - {""}:
         del model.opset_imports[domain]
+    model.opset_imports.update(dict.fromkeys(domains, 1))
     return model
 
 

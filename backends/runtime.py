@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from graphprune.errors import GraphpruneError, UsageError
 
 Array = NDArray[Any]
+# The folders of ONNX models below an artefact's, the one that is opened first in front.
+PLACES = ("onnx", "onnx-ort", "onnx-fp16", "onnx-int8", "onnx-int4")
 _ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -75,6 +77,11 @@ class OnnxModel:
     @property
     def outputs(self) -> tuple[str, ...]:
         return tuple(value.name for value in self.session.get_outputs())
+
+    @property
+    def precision(self) -> str:
+        """What the weights are kept in: fp32, unless the model says otherwise."""
+        return str(self.session.get_modelmeta().custom_metadata_map.get("graphprune.precision", "fp32"))
 
     @property
     def provider(self) -> str:
@@ -158,7 +165,7 @@ def pad_left(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def load(folder: Path | str, provider: str = "auto", threads: int | None = None) -> OnnxModel:
-    """Open `folder/onnx/model.onnx`, or `folder/model.onnx`.
+    """Open `folder/onnx/model.onnx`, another ONNX model of an artefact, or `folder/model.onnx`.
 
     `provider` is `auto` (CUDA where this onnxruntime has it, else CPU), `cpu` or `cuda`; `threads` the number of CPU
     threads, None for onnxruntime's choice. Raises GraphpruneError for a missing or damaged file.
@@ -182,7 +189,7 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
 
 def find_model(folder: Path) -> Path:
     """The model file of an exported folder."""
-    candidates = (folder / "onnx" / "model.onnx", folder / "model.onnx")
+    candidates = [folder / place / "model.onnx" for place in (*PLACES, ".")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise GraphpruneError(f"no ONNX model in {folder}: expected {candidates[0]}; export one with the onnx backend")

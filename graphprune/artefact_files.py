@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.data import load_tokenizer
+from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
 from graphprune.options import Measure, Progress
@@ -38,8 +39,13 @@ class Artefacts:
 
 
 def load_backends(specs: Sequence[str]) -> list[Any]:
-    """The backends by their specs. Raises RegistryError for an unknown one."""
-    return [parse_spec("backends", spec) for spec in specs]
+    """The backends by their specs. Raises RegistryError for an unknown one, UsageError where two write to one place."""
+    found = [parse_spec("backends", spec) for spec in specs]
+    places = [getattr(backend, "place", backend.name) for backend in found]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two backends write to {twice}; name each once, or give one another folder=...")
+    return found
 
 
 def runtime() -> Any:
@@ -56,22 +62,23 @@ def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Pat
     measures: tuple[Measure, ...] = ()
     if "huggingface" in names:
         measures += file_measures(source.source.folder, folder)
-    decoder = "onnx" in names and graph.source.kind == "decoder"
+    found = names.get("onnx", names.get("ort"))
+    decoder = found is not None and graph.source.kind == "decoder"
     if decoder:
-        measures += onnx_measures(names["onnx"], source, folder, progress)
+        measures += onnx_measures(found, source, folder, progress)
     return Artefacts(folder, measures, decoder)
 
 
 def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
     """Size and speed of the ONNX model; the source is exported too, in a folder that is removed, where it is small."""
     progress("measuring speed in onnxruntime", 0, 0)
-    after = float(folder_size(folder / "onnx", "model.onnx*"))
+    after = float(folder_size(folder / backend.place, "model.onnx*"))
     if source.parameter_count() > LARGEST_MEASURED:
         return (Measure("ONNX model", None, after, "bytes"),)
     run = runtime()
     with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
         backend.export(source, Path(name))
-        before = float(folder_size(Path(name) / "onnx", "model.onnx*"))
+        before = float(folder_size(Path(name) / backend.place, "model.onnx*"))
         speed = speed_measures(Path(name), folder, lambda path: run.load(path, "cpu"), run.tokens_per_second)
     return (Measure("ONNX model", before, after, "bytes"), *speed)
 

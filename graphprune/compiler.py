@@ -33,6 +33,7 @@ from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.source import capture
 from graphprune.stages import check_target, expand, needs_text
 from graphprune.text import Text, held_out_part, prepare_text, training_part
+from graphprune.variants import variant_measures
 from graphprune.verify import verify
 
 
@@ -200,6 +201,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     progress("measuring", 0, 0)
     scores = (held_out_perplexity(work.source, text), held_out_perplexity(graph, text)) if text else (None, None)
     files = export_all(backends, work.source, graph, folder, progress)
+    variants = variant_measures(folder, text, graph.parameter_count(), progress) if files.onnx else ()
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
     (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
@@ -210,7 +212,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]
     parity.require(checks)
-    measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores))
+    measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores), *variants)
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(work), sample)

@@ -82,7 +82,7 @@ def of_onnx(out: Path) -> LanguageModel:
     from graphprune.artefact_files import runtime
     from graphprune.artefacts import onnx_runner
 
-    if not (out / "onnx" / "model.onnx").is_file() and not (out / "model.onnx").is_file():
+    if not runs_in_onnx(out):
         raise UsageError(
             f"{out} holds no ONNX model; compile with --backends huggingface,onnx or evaluate another face"
         )
@@ -94,6 +94,11 @@ def of_onnx(out: Path) -> LanguageModel:
         config = {**config["model"], "max_position_embeddings": config["model"].get("context_length")}
     kind = name_of(torch.from_numpy(model.empty_past(1)[0]).dtype)
     return LanguageModel("onnx", onnx_runner(model), onnx_tokenizer(model.path.parent), *sizes(config), kind)
+
+
+def runs_in_onnx(out: Path) -> bool:
+    """Say whether a folder holds an ONNX model, itself or below."""
+    return (out / "model.onnx").is_file() or any(out.glob("onnx*/model.onnx"))
 
 
 def onnx_tokenizer(folder: Path) -> Any:
@@ -152,4 +157,4 @@ def faces_in(model: str) -> tuple[Face, ...]:
     path = Path(model).expanduser()
     if model != "demo" and not path.exists() and model.startswith(("/", ".", "~")):
         raise SourceError(f"no folder at {model}; pass a model folder, a hub id (org/name) or demo")
-    return FACES if (path / "onnx" / "model.onnx").is_file() else ("graph", "checkpoint")
+    return FACES if any(path.glob("onnx*/model.onnx")) else ("graph", "checkpoint")

@@ -1,0 +1,82 @@
+"""The onnxruntime backend: a decoder with onnxruntime's own operators, in full or reduced precision."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+
+import torch
+
+from graphprune.backends.onnx import build_model, write_companions, write_model
+from graphprune.backends.onnx_types import widen_types
+from graphprune.backends.reduced import PRECISION, reduce_precision
+from graphprune.errors import ExportError, UsageError
+from graphprune.ir import Graph
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+_PRECISIONS = ("fp32", "fp16", "int8", "int4")
+_BLOCKS = (16, 32, 64, 128, 256)
+
+
+@final
+@dataclass(frozen=True)
+class Ort:
+    """Write `onnx-ort/`, or `onnx-fp16/`, `onnx-int8/`, `onnx-int4/`: the same contract, with com.microsoft operators.
+
+    Attention over a cache becomes GroupQueryAttention, rotations RotaryEmbedding, a sum and its RMS norm one call; what
+    has no such operator is written as in the portable model. It needs onnxruntime. `precision` int4 packs the weights
+    of linear layers in blocks of `block` with a scale each (and an offset unless `symmetric`); `embeddings` packs a
+    table of embeddings too, and the head that is tied to it, as one tensor. int8 computes linear layers with weights
+    and activations in 8 bits. fp16 stores and computes in half precision, with logits in float32.
+    """
+
+    name: ClassVar[str] = "ort"
+    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
+    block: int = 32
+    symmetric: bool = False
+    embeddings: bool = False
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.precision not in _PRECISIONS:
+            raise UsageError(f"ort takes precision={', '.join(_PRECISIONS[:-1])} or int4, not {self.precision}")
+        if self.block not in _BLOCKS:
+            raise UsageError(f"ort takes blocks of {', '.join(map(str, _BLOCKS))} weights, not {self.block}")
+
+    @property
+    def place(self) -> str:
+        """The folder below the artefact's."""
+        return self.folder or ("onnx-ort" if self.precision == "fp32" else f"onnx-{self.precision}")
+
+    def export(self, graph: Graph, folder: Path) -> list[Path]:
+        """Write the files below `folder` and return their paths, model.onnx first. Raises ExportError."""
+        target = folder / self.place
+        model = build_model(widen_types(graph, torch.float32), opset=20, fused=True)
+        shared = shares_cache(model, graph)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            return [*self.write(model, target), *write_companions(graph, target, shared)]
+        except OSError as error:
+            raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
+
+    def write(self, model: "onnx_ir.Model", target: Path) -> list[Path]:
+        model.metadata_props[PRECISION] = self.precision
+        if self.precision == "fp32":
+            return write_model(model, target)
+        with tempfile.TemporaryDirectory(prefix=".full-", dir=target) as full:
+            path = write_model(model, Path(full))[0]
+            return reduce_precision(path, target, self.precision, self.options())
+
+    def options(self) -> dict[str, Any]:
+        if self.precision != "int4":
+            return {}
+        return {"block": self.block, "symmetric": self.symmetric, "embeddings": self.embeddings}
+
+
+def shares_cache(model: "onnx_ir.Model", graph: Graph) -> bool:
+    """Say whether every cache input is read by GroupQueryAttention, which can write the present behind the past."""
+    caches = {value for value in model.graph.inputs if str(value.name).startswith("past_key_values.")}
+    readers = {use.node.op_type for cache in caches for use in cache.uses()}
+    return bool(caches) and readers == {"GroupQueryAttention"}

@@ -1,0 +1,44 @@
+"""What each further ONNX model of an artefact costs in bytes and in quality."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from graphprune.evaluate import stream_perplexity
+from graphprune.language_model import of_onnx
+from graphprune.measure import LARGEST_MEASURED
+from graphprune.options import Measure, Progress
+from graphprune.output import folder_size
+from graphprune.text import Text
+
+_WINDOW, _TOKENS = 256, 20_000
+
+
+def variant_measures(folder: Path, text: Text | None, parameters: int, progress: Progress) -> tuple[Measure, ...]:
+    """Bytes, and perplexity on the start of the held-out text, of every `onnx-*` folder and of `onnx` beside them."""
+    places = sorted(path.parent.name for path in folder.glob("onnx*/model.onnx"))
+    if all(place == "onnx" for place in places):
+        return ()
+    rows = [
+        Measure(f"{place} model", None, float(folder_size(folder / place, "model.onnx*")), "bytes")
+        for place in places
+        if place != "onnx"
+    ]
+    if text is None or parameters > LARGEST_MEASURED or len(text.held_out) < 2:
+        return tuple(rows)
+    for index, place in enumerate(places):
+        progress("measuring what fewer bits cost", index, len(places))
+        rows.append(Measure(f"held-out perplexity, {place}", None, token_perplexity(folder / place, text)))
+    return tuple(rows)
+
+
+def token_perplexity(model: Path, text: Text) -> float:
+    """Of an ONNX folder, on the first held-out tokens."""
+    runner = of_onnx(model).runner
+
+    def logits(ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
+        return runner(ids, torch.ones_like(ids), places, None)[0]
+
+    return stream_perplexity(logits, text.held_out[:_TOKENS], _WINDOW, 4, bos=text.bos).perplexity
