@@ -54,7 +54,9 @@ class Ort:
         """Write the files below `folder` and return their paths, model.onnx first. Raises ExportError."""
         target = folder / self.place
         model = build_model(widen_types(graph, torch.float32), opset=20, fused=True)
-        shared = shares_cache(model, graph)
+        shared = shares_cache(model)
+        if shared:
+            model.metadata_props["graphprune.cache"] = "shared"
         try:
             target.mkdir(parents=True, exist_ok=True)
             return [*self.write(model, target), *write_companions(graph, target, shared)]
@@ -75,7 +77,7 @@ class Ort:
         return {"block": self.block, "symmetric": self.symmetric, "embeddings": self.embeddings}
 
 
-def shares_cache(model: "onnx_ir.Model", graph: Graph) -> bool:
+def shares_cache(model: "onnx_ir.Model") -> bool:
     """Say whether every cache input is read by GroupQueryAttention, which can write the present behind the past."""
     caches = {value for value in model.graph.inputs if str(value.name).startswith("past_key_values.")}
     readers = {use.node.op_type for cache in caches for use in cache.uses()}

@@ -9,6 +9,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.backends.decoding import Decoding
+from graphprune.backends.sampling import GREEDY, Sampling
 from graphprune.errors import GraphpruneError, UsageError
 
 Array = NDArray[Any]
@@ -39,30 +41,6 @@ class Cache:
 
 @final
 @dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen: greedy at temperature 0, otherwise drawn from the `top_k` best (0: from all)."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    seed: int = 0
-
-    def choose(self, logits: Array, random: np.random.Generator) -> NDArray[np.int64]:
-        """Return one token id for each row of logits [batch, vocabulary]; equal logits give the lowest id."""
-        if self.temperature <= 0:
-            return np.asarray(logits.argmax(-1), np.int64)
-        scaled = logits.astype(np.float64) / self.temperature
-        if 0 < self.top_k < scaled.shape[-1]:
-            smallest = np.partition(scaled, -self.top_k, axis=-1)[:, -self.top_k, None]
-            scaled = np.where(scaled < smallest, -np.inf, scaled)
-        # Adding Gumbel noise and taking the maximum draws from the softmax.
-        return np.asarray((scaled + random.gumbel(size=scaled.shape)).argmax(-1), np.int64)
-
-
-GREEDY = Sampling()
-
-
-@final
-@dataclass(frozen=True)
 class OnnxModel:
     """An open onnxruntime session. `caches` lists the layers that have a cache, in input order; encoders have none."""
 
@@ -77,6 +55,11 @@ class OnnxModel:
     @property
     def outputs(self) -> tuple[str, ...]:
         return tuple(value.name for value in self.session.get_outputs())
+
+    @property
+    def shares_cache(self) -> bool:
+        """Say whether past and present of a layer may be one buffer."""
+        return bool(self.session.get_modelmeta().custom_metadata_map.get("graphprune.cache") == "shared")
 
     @property
     def precision(self) -> str:
@@ -111,18 +94,24 @@ class OnnxModel:
         result = self.infer(feeds | {cache.name: array for cache, array in zip(self.caches, past, strict=True)})
         return result["logits"], tuple(result[cache.present] for cache in self.caches)
 
-    def steps(self, ids: Sequence[Sequence[int]], sampling: Sampling = GREEDY) -> Iterator[NDArray[np.int64]]:
-        """Yield the next token of every prompt, without end. Prompts are padded on the left to one length."""
+    def steps(
+        self, ids: Sequence[Sequence[int]], sampling: Sampling = GREEDY, room: int = 256
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield the next token of every prompt, without end. Prompts are padded on the left to one length.
+
+        `room` is how many tokens are expected in all, where the cache is one buffer.
+        """
         tokens, mask = pad_left(ids)
         if not mask.all() and "attention_mask" not in self.inputs:
             raise UsageError(f"{self.path} takes no attention mask: generate from prompts of one length")
         positions = np.maximum(mask.cumsum(-1) - 1, 0)
         random = np.random.default_rng(sampling.seed)
-        past: Sequence[Array] | None = None
+        decoding, seen = Decoding(self, len(ids), max(room, mask.shape[1])), [list(row) for row in ids]
         while True:
-            logits, past = self.run(tokens, mask, positions, past)
-            chosen = sampling.choose(logits[:, -1], random)
+            chosen = sampling.choose(decoding.step(tokens, mask, positions), random, seen)
             yield chosen
+            for row, token in zip(seen, chosen, strict=True):
+                row.append(int(token))
             tokens, positions = chosen[:, None], positions[:, -1:] + 1
             mask = np.concatenate([mask, np.ones_like(tokens)], axis=1)
 
@@ -135,8 +124,9 @@ class OnnxModel:
     ) -> list[list[int]]:
         """Return the new tokens of every prompt, each ending before its first stop token."""
         result: list[list[int]] = [[] for _ in ids]
+        longest = max(map(len, ids), default=0)
         running = set(range(len(ids)))
-        for _, chosen in zip(range(max_new_tokens), self.steps(ids, sampling), strict=False):
+        for _, chosen in zip(range(max_new_tokens), self.steps(ids, sampling, longest + max_new_tokens), strict=False):
             running -= {row for row in running if int(chosen[row]) in stop}
             for row in running:
                 result[row].append(int(chosen[row]))
@@ -148,7 +138,8 @@ class OnnxModel:
         self, ids: Sequence[int], max_new_tokens: int, stop: Sequence[int] = (), sampling: Sampling = GREEDY
     ) -> Iterator[int]:
         """Yield the new tokens of one prompt as they are made, up to its first stop token."""
-        for _, chosen in zip(range(max_new_tokens), self.steps([ids], sampling), strict=False):
+        steps = self.steps([ids], sampling, len(ids) + max_new_tokens)
+        for _, chosen in zip(range(max_new_tokens), steps, strict=False):
             if int(chosen[0]) in stop:
                 return
             yield int(chosen[0])
@@ -265,7 +256,7 @@ def provider_name(model: OnnxModel) -> str:
 
 def run_timed(model: OnnxModel, prompt_length: int, new_tokens: int) -> tuple[float, float]:
     """Seconds of the prefill, and of `new_tokens` cached steps after it."""
-    steps = model.steps([[1] * prompt_length])
+    steps = model.steps([[1] * prompt_length], room=prompt_length + new_tokens + 1)
     start = time.perf_counter()
     next(steps)
     middle = time.perf_counter()

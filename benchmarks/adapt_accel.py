@@ -50,7 +50,7 @@ def rows_of(model: str, share: str, seed: int) -> Iterator[Run]:
     for method in (*CORE, *(MORE if once_only and share == FIRST else ()), "scratch"):
         rate = CHOSEN_SCRATCH if METHODS[method].scratch else CHOSEN[model]
         yield Run(model, share, method, seed, rate)
-    if once_only:
+    if once_only and (share == FIRST or model != MODELS[0]):
         yield Run(model, share, "scratch", seed, CHOSEN_SCRATCH, LONG)
 
 

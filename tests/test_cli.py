@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from graphprune.cli import artefacts, main, show
+from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
 from graphprune.options import ApplyOptions, CompileOptions, Measure, Progress, Result, Width, check_output
 from graphprune.parity import Check
@@ -245,7 +245,7 @@ class Bytes:
 def test_a_character_of_several_tokens_is_printed_once_it_is_whole() -> None:
     text = "aé漢b"
     ids, *rest = text.encode()
-    pieces = list(artefacts.decode_stream(Bytes(), [ids], iter(rest)))
+    pieces = list(running.decode_stream(Bytes(), [ids], iter(rest)))
     assert pieces == ["a", "é", "漢", "b"]
 
 

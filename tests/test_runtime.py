@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from graphprune.backends.onnx import Onnx
-from graphprune.backends.runtime import OnnxModel, Sampling, load, pad_left, tokens_per_second
+from graphprune.backends.runtime import OnnxModel, load, pad_left, tokens_per_second
+from graphprune.backends.sampling import Sampling
 from graphprune.errors import GraphpruneError, UsageError
 from tests.tiny_llama import CONFIG, tiny_graph
 

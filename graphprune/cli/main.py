@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from graphprune.cli import artefacts, compilation, evaluation, inspection, listing
+from graphprune.cli import artefacts, compilation, evaluation, inspection, listing, running
 from graphprune.errors import GraphpruneError
 
 INTERRUPTED = 130
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (compilation, inspection, artefacts, evaluation, listing):
+for commands in (compilation, inspection, artefacts, running, evaluation, listing):
     commands.register(app)
 
 

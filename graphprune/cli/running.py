@@ -1,0 +1,212 @@
+"""`graphprune generate` and `graphprune bench`: run the ONNX models that compile wrote."""
+
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from graphprune.cli.arguments import Folder, Json, split_commas
+from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
+from graphprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from graphprune.bench import Speed, Subject
+    from graphprune.options import Progress
+
+EXAMPLES = """[bold]Examples[/bold]
+
+graphprune generate demo-out "def read_lines(path):"
+
+graphprune generate demo-out "import " --tokens 200 --temperature 0.8 --top-p 0.9 --seed 1
+
+graphprune generate demo-out "def add(" "class Point" --variant onnx-int4"""
+BENCH_EXAMPLES = """[bold]Examples[/bold]
+
+graphprune bench demo-out --against demo --threads 2
+
+graphprune bench small --against larger --engines onnxruntime,genai --context 1024 --tokens 128"""
+
+Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where onnxruntime runs.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("generate", epilog=EXAMPLES)(generate_command)
+    app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
+
+
+def generate_command(
+    out: Folder,
+    prompts: Annotated[
+        list[str], typer.Argument(metavar="PROMPT...", help="The text to go on from.", show_default=False)
+    ],
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from so many likeliest tokens; 0 draws from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens with this share of probability.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens become less likely once used.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    variant: Annotated[str, typer.Option(help="Which ONNX model of OUT, by its folder: onnx-int4.")] = "",
+    provider: Provider = "auto",
+    as_json: Json = False,
+) -> None:
+    """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT."""
+    check_folder(out)
+    from graphprune.artefact_files import runtime
+    from graphprune.data import load_tokenizer
+
+    sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+    model = runtime().load(out / variant if variant else out, provider)
+    tokenizer = load_tokenizer(out)
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    check_lengths(out, prompts, ids, tokens)
+    stop = stop_tokens(out, tokenizer)
+    if len(ids) == 1 and not as_json:
+        for piece in decode_stream(tokenizer, ids[0], model.stream(ids[0], tokens, stop, sampling)):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        return
+    made = model.generate(ids, tokens, stop, sampling)
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in made]
+    if as_json:
+        found = [{"prompt": p, "text": t, "tokens": row} for p, t, row in zip(prompts, texts, made, strict=True)]
+        print_json({**found[0], "provider": model.provider} if len(found) == 1 else {"results": found})
+        return
+    print("\n\n".join(tokenizer.decode(a + b, skip_special_tokens=True) for a, b in zip(ids, made, strict=True)))
+
+
+def check_folder(out: Path) -> None:
+    if not out.is_dir():
+        raise UsageError(f"no folder at {out}; pass a folder that graphprune compile wrote")
+
+
+def check_lengths(out: Path, prompts: Sequence[str], ids: Sequence[Sequence[int]], tokens: int) -> None:
+    """Refuse what goes beyond the positions that the model knows."""
+    path = out / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
+    context = next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    if context is None:
+        return
+    for prompt, row in zip(prompts, ids, strict=True):
+        if len(row) + tokens > context:
+            raise UsageError(
+                f"the prompt {prompt[:20]!r} has {len(row):,} tokens; with {tokens:,} new ones that is more than the "
+                f"{context:,} positions of this model; shorten it, or give a smaller --tokens"
+            )
+
+
+def stop_tokens(out: Path, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a text: what the generation configuration says, else the tokenizer's end token."""
+    path = out / "generation_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = config.get("eos_token_id", tokenizer.eos_token_id)
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+
+
+def decode_stream(tokenizer: Any, ids: list[int], stream: Iterable[int]) -> Iterator[str]:
+    """Yield the prompt and then the text of each token; a character of several tokens waits for its last one."""
+    tokens, shown = list(ids), ""
+    for new in itertools.chain([()], ((token,) for token in stream)):
+        tokens += new
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            yield text[len(shown) :]
+            shown = text
+
+
+def bench_command(
+    out: Folder,
+    against: Annotated[
+        str, typer.Option(help="Another compiled folder, or a model: it is exported as the ort backend does.")
+    ] = "",
+    context: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 256,
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens after the first.")] = 64,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each model, in turns; medians are shown.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the processor; 0 leaves it to onnxruntime.")] = 0,
+    engines: Annotated[str, typer.Option(help="onnxruntime, genai, or both, separated by commas.")] = "onnxruntime",
+    provider: Provider = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure prefill and decoding speed, time to the first token, and memory of every ONNX model in OUT."""
+    check_folder(out)
+    from graphprune.bench import Setting, bench, models_in
+    from graphprune.bench import engines as check_engines
+
+    chosen = check_engines(split_commas(engines))
+    setting = Setting(context, tokens, runs, threads or None, provider)
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as scratch, progress_on_stderr() as progress:
+        subjects = [*label(out, models_in(out), chosen)]
+        if not subjects:
+            raise UsageError(f"{out} holds no ONNX model; compile with --backends huggingface,onnx,ort")
+        if against:
+            other = find_other(against, Path(scratch), progress)
+            subjects = [*label(Path(against), models_in(other), chosen), *subjects]
+        found = bench(subjects, setting, progress)
+    if as_json:
+        print_json({"setting": setting, "results": [describe(speed) for speed in found]})
+    else:
+        print_speeds(found, setting)
+
+
+def find_other(model: str, scratch: Path, progress: "Progress") -> Path:
+    """The folder with the ONNX models to compare with; a model that has none is exported into `scratch`."""
+    from graphprune.artefact_files import load_backends
+    from graphprune.bench import models_in
+    from graphprune.source import capture
+
+    if Path(model).is_dir() and models_in(Path(model)):
+        return Path(model)
+    progress(f"exporting {model}", 0, 0)
+    graph = capture(model)
+    for backend in load_backends(("ort",)):
+        backend.export(graph, scratch)
+    return scratch
+
+
+def label(out: Path, folders: Sequence[Path], engines: Sequence[Any]) -> "Iterator[Subject]":
+    from graphprune.bench import Subject
+
+    for folder in folders:
+        name = out.name if folder == out else f"{out.name}/{folder.name}"
+        for engine in engines:
+            if engine != "genai" or (folder / "genai_config.json").is_file():
+                yield Subject(name if len(engines) == 1 else f"{name} ({engine})", folder, engine)
+
+
+def describe(speed: "Speed") -> dict[str, Any]:
+    """A result as JSON has it."""
+    return {
+        "model": speed.subject.label,
+        "engine": speed.subject.engine,
+        "prefill_tokens_per_second": speed.prefill,
+        "decode_tokens_per_second": speed.decode,
+        "time_to_first_token_ms": speed.first,
+        "peak_memory_bytes": speed.memory,
+        "file_bytes": speed.size,
+    }
+
+
+def print_speeds(found: "Sequence[Speed]", setting: Any) -> None:
+    first = found[0]
+    rows = [
+        (
+            speed.subject.label,
+            number(speed.size, "bytes"),
+            f"{speed.prefill:,.1f}",
+            f"{speed.decode:,.1f}",
+            f"{speed.decode / first.decode:.2f}",
+            f"{speed.first:,.1f} ms",
+            number(speed.memory, "bytes"),
+        )
+        for speed in found
+    ]
+    columns = ("model", "file", "prefill tokens/s", "decode tokens/s", "times", "first token", "peak memory")
+    threads = f"{setting.threads} threads" if setting.threads else "onnxruntime's threads"
+    title = f"{setting.context} tokens of context, {setting.tokens} new, {threads}, median of {setting.runs} runs"
+    print_table(title, columns, rows)
