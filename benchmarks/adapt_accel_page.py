@@ -341,8 +341,9 @@ it is a lower bound, and says little of the parts, which come later. The goal is
 ## How the learning rates were chosen
 
 At {FIRST}, T tokens, seed 0, on 100,000 bytes held out of the train split; bits per byte, with an earlier version of
-the allocation. All rows of a model have one rate, the best for *once*. The rate from scratch was chosen on stories3M-hf at T tokens, between two, and not for the
-other models or for {LONG} T, where another might end lower: the ratios above may be that much too good. That of
+the allocation. All rows of a model have one rate, the best for *once*. The rate from scratch was chosen on
+stories3M-hf at T tokens, between two, and not for the other models or for {LONG} T, where another might end lower:
+the ratios above may be that much too good. That of
 babyllama-tok105-hf was not looked for.
 
 {choice_table(found)}

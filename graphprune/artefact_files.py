@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from graphprune.data import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
 from graphprune.options import Measure, Progress
 from graphprune.output import folder_size
+from graphprune.parity import graph_runner, greedy
 from graphprune.spec import parse_spec
 from graphprune.text import Text
 
@@ -32,10 +35,26 @@ class Artefacts:
         """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
         if not self.onnx or text is None or graph.source.folder is None or len(text.held_out) < 16:
             return ""
-        tokenizer = load_tokenizer(graph.source.folder)
-        prompt = ([] if text.bos is None else [text.bos]) + text.held_out[:16].tolist()
-        made = runtime().load(self.folder, "cpu").generate([prompt], max_new_tokens=_SAMPLE_TOKENS)[0]
-        return str(tokenizer.decode(prompt + list(made), skip_special_tokens=True))
+        made = runtime().load(self.folder, "cpu").generate([prompt_of(text)], max_new_tokens=_SAMPLE_TOKENS)[0]
+        return read_tokens(text, graph, made)
+
+    def samples(self, text: Text | None, source: Graph, after: str) -> tuple[tuple[str, str], ...]:
+        """How the source goes on from the same prompt, and `after`; empty without a sample, or for a large source."""
+        if not after or text is None or source.parameter_count() > LARGEST_MEASURED:
+            return ()
+        with torch.no_grad():
+            made, _ = greedy(graph_runner(source), torch.tensor([prompt_of(text)]), _SAMPLE_TOKENS)
+        return (("before", read_tokens(text, source, made.tolist())), ("after", after))
+
+
+def prompt_of(text: Text) -> list[int]:
+    return ([] if text.bos is None else [text.bos]) + list(text.held_out[:16].tolist())
+
+
+def read_tokens(text: Text, graph: Graph, made: Sequence[int]) -> str:
+    """The prompt and what came after it, as text."""
+    assert graph.source.folder is not None
+    return str(load_tokenizer(graph.source.folder).decode(prompt_of(text) + list(made), skip_special_tokens=True))
 
 
 def load_backends(specs: Sequence[str]) -> list[Any]:

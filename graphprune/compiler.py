@@ -25,7 +25,16 @@ from graphprune.pass_manager import Context, run_passes
 from graphprune.plan import read_plan
 from graphprune.processes import is_first, leave, meet
 from graphprune.recipes import Recipe
-from graphprune.report import Work, list_widths, make_report, notes_of, resolved_recipe, summarise_training
+from graphprune.report import (
+    Work,
+    list_widths,
+    make_report,
+    notes_of,
+    read_metrics,
+    resolved_recipe,
+    summarise_training,
+)
+from graphprune.report_page import report_page
 from graphprune.request import resolve_recipe, target_of
 from graphprune.rewrite import apply
 from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
@@ -215,12 +224,14 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores), *variants)
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(work), sample)
+    samples = files.samples(text, work.source, sample)
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(work), sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
     card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
     (folder / "README.md").write_text(card, encoding="utf-8")
     report = make_report(work, result, folder, time.monotonic() - began)
     (own / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (own / "report.html").write_text(report_page(report, read_metrics(work.metrics)), encoding="utf-8")
     return replace(result, report=report)
 
 

@@ -146,6 +146,7 @@ class Width:
 class Result:
     """What a compilation made: where it is (None for a dry run), the measurements, the widths, the checks.
 
+    `sample` is how the result goes on from a text, `samples` that of the source and of the result.
     `report` is everything as plain data, which is also what `graphprune/report.json` in OUT holds.
     """
 
@@ -156,4 +157,5 @@ class Result:
     checks: tuple["Check", ...] = ()
     notes: tuple[str, ...] = ()
     sample: str = ""
+    samples: tuple[tuple[str, str], ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)

@@ -153,7 +153,15 @@ def prune_once(
     )
     plan = replace(select(analysis.groups, allotment.counts, scores), statistics=request.statistics)
     cut = apply(now, plan, analysis)
+    if "importance" not in cut.memo:  # of the dense model, for the report
+        cut = cut.remember("importance", {root(id): summarise(each) for id, each in scores.items()})
     return cut.remember(request.allocation.name, allotment.memo) if allotment.memo else cut
+
+
+def summarise(scores: Tensor, bins: int = 48) -> list[float]:
+    """Scores in the order of the units, as means of at most so many neighbours, to four digits."""
+    parts = scores.detach().double().cpu().tensor_split(min(bins, len(scores)))
+    return [float(f"{part.mean():.4g}") for part in parts]
 
 
 def compensate(start: Graph, current: Graph, request: Request, batches: Sequence[Tensor], report: Report) -> Graph:

@@ -52,8 +52,10 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
         "measures": [{"name": m.name, "before": m.before, "after": m.after, "unit": m.unit} for m in result.measures],
         "widths": [vars(w) for w in result.widths],
         "dropped": list(result.dropped),
+        "importance": dict(graph.memo.get("importance", {})),
         "parity": [vars(c) for c in result.checks],
         "notes": list(result.notes),
+        "samples": [{"name": name, "text": sample} for name, sample in result.samples],
         "history": [vars(step) for step in graph.history],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "seconds": round(seconds, 1),
@@ -72,14 +74,18 @@ def summarise_training(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     Losses are in nats per token; None where not measured.
     """
-    lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = []
+    lines, rows = read_metrics(files), []
     for stage in dict.fromkeys(line["stage"] for line in lines):
         own = [line for line in lines if line["stage"] == stage]
         held = [line["held_out"] for line in own if line["held_out"] is not None] or [None]
         last = {name: own[-1][name] for name in ("step", "tokens", "loss")}
         rows.append({"stage": stage, **last, "held_out_first": held[0], "held_out_last": held[-1]})
     return rows
+
+
+def read_metrics(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The lines of all files of metrics, in order."""
+    return [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def is_trained(recipe: Recipe | None) -> bool:

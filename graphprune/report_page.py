@@ -1,0 +1,117 @@
+"""report.html: the report for people, one file without scripts, from nothing but report.json and the metrics."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from graphprune.charts import draw_bars, draw_curves, draw_heat
+
+_SHOWN_FIRST = ("parameters", "checkpoint file", "held-out bits per byte", "onnxruntime decode tokens/s")
+
+
+def report_page(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page of a report (report.json's content) and the lines of its metrics, oldest first."""
+    import jinja2
+
+    text = files("graphprune").joinpath("report_files", "report.html.j2").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
+    method = report["method"].get("name", "")
+    return template.render(
+        title=f"{report['source']['id'].rstrip('/').split('/')[-1]}, compiled to {report['target']['value']}",
+        subtitle=f"by graphprune with {method}, seed {report['seed']}, in {report['seconds']:.0f} s",
+        tiles=list(tiles(report["measures"])),
+        notes=report["notes"],
+        measures=[measure_row(row) for row in report["measures"]],
+        widths=width_charts(report["widths"]),
+        dropped=report["dropped"],
+        heat=heat_map(report),
+        curves=draw_curves(metrics),
+        checks=[check_row(check) for check in report["parity"]],
+        compatibility=compatibility(report),
+        samples=report.get("samples", []),
+        facts=facts(report),
+    )
+
+
+def tiles(measures: Sequence[Mapping[str, Any]]) -> Any:
+    """The quantities that people look for first."""
+    found = {row["name"]: row for row in measures}
+    for name in _SHOWN_FIRST:
+        row = found.get(name)
+        if row is not None and row["after"] is not None:
+            ratio = f"{row['after'] / row['before']:.2f} of {show(row['before'], row['unit'])}" if row["before"] else ""
+            yield {"name": name, "value": show(row["after"], row["unit"]), "note": ratio}
+
+
+def show(value: float | None, unit: str = "") -> str:
+    """A quantity as a person reads it."""
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        size, name = next(((s, n) for s, n in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if value >= s), (1, "B"))
+        return f"{value / size:,.2f} {name}" if size > 1 else f"{value:,.0f} B"
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
+
+
+def measure_row(row: Mapping[str, Any]) -> dict[str, str]:
+    before, after = row["before"], row["after"]
+    ratio = f"{after / before:.3f}" if before and after is not None else ""
+    return {"name": row["name"], "before": show(before, row["unit"]), "after": show(after, row["unit"]), "ratio": ratio}
+
+
+def width_charts(widths: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One chart a kind, of those of which anything was cut."""
+    charts = []
+    for kind in dict.fromkeys(row["kind"] for row in widths):
+        rows = [row for row in widths if row["kind"] == kind]
+        if any(row["after"] < row["before"] for row in rows):
+            named = [(row["block"] or row["group"], row["before"], row["after"]) for row in rows]
+            charts.append({"kind": kind, "svg": draw_bars(named)})
+    return charts
+
+
+def heat_map(report: Mapping[str, Any]) -> Any:
+    """The scores that the first round of pruning saw, one row a group."""
+    scores = report.get("importance", {})
+    rows = [
+        (row["kind"], row["block"] or row["group"], scores[row["group"]])
+        for row in report["widths"]
+        if row["group"] in scores
+    ]
+    return draw_heat(rows)
+
+
+def check_row(check: Mapping[str, Any]) -> dict[str, Any]:
+    tokens = check["name"] == "greedy tokens"
+    shown = "" if tokens else f"{check['difference']:.1e}"
+    allowed = "" if tokens else f"{check['tolerance']:.0e}"
+    return {**check, "difference": shown, "allowed": allowed}
+
+
+def compatibility(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What opens the folder, and whether that was tried while it was made."""
+    checked = {check["artefact"] for check in report["parity"]}
+    paths = {file["path"] for file in report["files"]}
+    rows = []
+    if "huggingface" in checked:
+        generic = "modeling_graphprune.py" in paths
+        what = "AutoModelForCausalLM, " + (
+            "with trust_remote_code=True or import graphprune" if generic else "as it is"
+        )
+        rows.append({"runtime": "transformers", "what": what, "checked": "loaded and compared"})
+    for place in sorted(path.split("/")[0] for path in paths if path.endswith("/model.onnx")):
+        rows.append({"runtime": "onnxruntime", "what": f"{place}/", "checked": "loaded and compared"})
+        if f"{place}/genai_config.json" in paths:
+            what = f"{place}/ (0.15 or newer)"
+            rows.append({"runtime": "onnxruntime-genai", "what": what, "checked": "written for it; not run here"})
+    return rows
+
+
+def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where it came from and with what."""
+    source, history = report["source"], [step["spec"] for step in report["history"]]
+    rows = [("source", source["id"]), *([("revision", source["revision"])] if source["revision"] else [])]
+    rows += [(f"pass {number}", spec) for number, spec in enumerate(history, 1)]
+    if report["text"]:
+        rows.append(("text", f"{report['text']['source']}; held out: {report['text']['held_out']}"))
+    return [*rows, *((name, version) for name, version in report["versions"].items()), ("seed", str(report["seed"]))]
