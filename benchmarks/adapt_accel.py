@@ -59,6 +59,7 @@ def choice_runs() -> Iterator[Run]:
     for rate in RATES:
         yield from (Run(MODELS[0], FIRST, method, 0, rate, text="train") for method in CHOICE[:2])
     yield from (Run(MODELS[0], FIRST, "scratch", 0, rate, text="train") for rate in RATES[2:])
+    yield from (Run(MODELS[1], FIRST, "once", 0, rate, text="train") for rate in RATES[:3])
     yield from (Run(MODELS[2], FIRST, "once", 0, rate, text="train") for rate in RATES[1:])
 
 

@@ -51,7 +51,7 @@ SHARES = ("80%", "60%", "40%")
 FIRST = "60%"
 SEEDS = (0, 1, 2)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-CHOSEN = {"stories3M-hf": 3e-4, "babyllama-tok105-hf": 1e-3, "stories260K-hf": 1e-3}  # for what is pruned
+CHOSEN = {"stories3M-hf": 3e-4, "babyllama-tok105-hf": 1e-4, "stories260K-hf": 1e-3}  # for what is pruned
 CHOSEN_SCRATCH = 1e-3
 LONG = 10  # from scratch, also on so many times the tokens
 
