@@ -3,8 +3,8 @@
     python benchmarks/adapt_accel.py --data-root ../shared/data
 
 Writes the page docs/methods/adapt-accel.md. Results are appended to OUT/adapt_accel.jsonl as they are found, and are
-not computed again on a second run; --minutes ends a run early, --page-only only writes the page anew. Everything but
-times follows from the seeds.
+not computed again on a second run; those of the committed page are in benchmarks/results. --minutes ends a run early,
+--page-only only writes the page anew. Everything but times follows from the seeds.
 """
 
 import argparse

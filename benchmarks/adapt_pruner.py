@@ -3,7 +3,8 @@
     python benchmarks/adapt_pruner.py --data-root ../shared/data
 
 Writes the page docs/methods/adapt-pruner.md. Results are appended to OUT/adapt_pruner.jsonl as they are found, and are
-not computed again on a second run. Everything follows from the seeds: the same numbers come out on one machine.
+not computed again on a second run; those of the committed page are in benchmarks/results. Everything follows from the
+seeds: the same numbers come out on one machine.
 """
 
 import argparse
