@@ -253,20 +253,20 @@ GOALS = (
 
 NOTES = """\
 This is a short training: T tokens are 0.04 to 0.5 a parameter of the dense models. Seeds of one row differ by up to
-0.02 bits per byte, so smaller differences say nothing. Running the script again fills in what is a dash.
+0.04 bits per byte, so smaller differences say nothing. Running the script again fills in what is a dash.
 
 **Interleaving.** With five stages and linear shares two thirds of the tokens are spent before the last cut, on weights
 of which a part then goes, and every cut makes a loss that the tokens after it must win back. With {STEPS} steps in all
 what is left after the last cut is too short for that, most clearly on stories260K. With late tokens it is level
-with cutting once at 80 % and 60 %, and at 40 % it gains: the deeper the cut, the more is it worth to score anew what
-was trained in between.
+with cutting once on the stories models at 80 % and 60 %, and at 40 % level or better, by far on babyllama: the deeper
+the cut, the more is it worth to score anew what was trained in between.
 
 **Moments.** A reset costs 0.03 to 0.06 bits per byte on stories3M: after it AdamW takes its first steps too large, at
 the full rate without the scale of the gradients. On the other two models it makes next to no difference.
 
-**Distillation.** Half from the teacher and half from the text is the largest gain in these tables, in every cell. The
-teacher alone is worse than the mixture, and on the stories models no better than the text alone. The recipe
-`adapt-accel-kd` has the mixture for that reason. Other weights and temperatures were not tried.
+**Distillation.** Half from the teacher and half from the text gains in every cell, and more than anything else but for
+babyllama at 40 %, where interleaving does. The teacher alone is worse than the mixture, and on the stories models no
+better than the text alone. The recipe `adapt-accel-kd` has the mixture for that reason. Other weights and temperatures were not tried.
 
 **Least squares** makes the untrained model much better, and its first steps too. At the end of the training nothing of
 that is left on the stories models; on babyllama something is.
