@@ -18,6 +18,7 @@ from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, s
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source
 from graphprune.parity import agree
+from graphprune.quantities import FileBytes
 
 MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function
@@ -43,6 +44,11 @@ class HuggingFace:
     name: ClassVar[str] = "huggingface"
     form: Literal["auto", "stock", "generic"] = "auto"
     shard_bytes: int = 5_000_000_000
+
+    def quantity(self, graph: Graph) -> FileBytes:
+        """What the checkpoint takes, as a function of the widths."""
+        half = graph.source.dtype is not None and graph.source.dtype.itemsize == 2
+        return FileBytes("half" if half else "fp32", buffers=False, place="checkpoint")
 
     def export(self, graph: Graph, folder: Path) -> list[Path]:
         """Write the checkpoint into `folder`; returns the paths of its files.

@@ -13,6 +13,7 @@ from graphprune.backends.onnx_genai import write_genai_config
 from graphprune.backends.onnx_types import widen_types
 from graphprune.errors import ExportError
 from graphprune.ir import Graph
+from graphprune.quantities import FileBytes
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -57,6 +58,11 @@ class Onnx:
         """The folder below the artefact's."""
         return self.folder
 
+    def quantity(self, graph: Graph) -> FileBytes:
+        """What the model file takes, as a function of the widths."""
+        half = self.keep_half and any(p.dtype.itemsize == 2 for p in graph.parameters().values())
+        return FileBytes("half" if half else "fp32", place=self.place)
+
     def export(self, graph: Graph, folder: Path) -> list[Path]:
         """Write the files below `folder` and return their paths, model.onnx first.
 
@@ -94,6 +100,7 @@ def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:
     path, data = folder / "model.onnx", folder / "model.onnx.data"
     onnx_ir.save(model, path, external_data=data.name, size_threshold_bytes=_EXTERNAL_BYTES)
     data.touch()  # a model of small tensors only has an empty one: the layout never depends on the weights
+    data.chmod(path.stat().st_mode)  # it is made as a temporary file, which only its owner may read
     return [path, data]
 
 

@@ -12,6 +12,7 @@ from graphprune.backends.onnx_types import widen_types
 from graphprune.backends.reduced import PRECISION, reduce_precision
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir import Graph
+from graphprune.quantities import FileBytes, Precision
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -49,6 +50,11 @@ class Ort:
     def place(self) -> str:
         """The folder below the artefact's."""
         return self.folder or ("onnx-ort" if self.precision == "fp32" else f"onnx-{self.precision}")
+
+    def quantity(self, graph: Graph) -> FileBytes:
+        """What the model file takes, as a function of the widths."""
+        kept: Precision = "half" if self.precision == "fp16" else self.precision
+        return FileBytes(kept, self.block, self.symmetric, self.embeddings, place=self.place)
 
     def export(self, graph: Graph, folder: Path) -> list[Path]:
         """Write the files below `folder` and return their paths, model.onnx first. Raises ExportError."""

@@ -36,6 +36,7 @@ def reduce_precision(full: Path, target: Path, precision: str, options: dict[str
         size_threshold=_THRESHOLD,
     )
     data.touch()
+    data.chmod(path.stat().st_mode)
     return [path, data]
 
 
@@ -92,8 +93,10 @@ def to_int4(full: Path, block: int, symmetric: bool, embeddings: bool) -> Any:
     """Linear layers with weights in 4 bits."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     model = onnx.load(full)
+    ONNXModel(model).replace_gemm_with_matmul()  # the quantizer passes over Gemm, which linear layers of GPT-2 are
     if embeddings:
         pack_embeddings(model, block, symmetric)
     quantizer = MatMulNBitsQuantizer(model, block_size=block, is_symmetric=symmetric, accuracy_level=4)

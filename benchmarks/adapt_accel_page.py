@@ -266,7 +266,8 @@ the full rate without the scale of the gradients. On the other two models it mak
 
 **Distillation.** Half from the teacher and half from the text gains in every cell, and more than anything else but for
 babyllama at 40 %, where interleaving does. The teacher alone is worse than the mixture, and on the stories models no
-better than the text alone. The recipe `adapt-accel-kd` has the mixture for that reason. Other weights and temperatures were not tried.
+better than the text alone. The recipe `adapt-accel-kd` has the mixture for that
+reason. Other weights and temperatures were not tried.
 
 **Least squares** makes the untrained model much better, and its first steps too. At the end of the training nothing of
 that is left on the stories models; on babyllama something is.

@@ -77,11 +77,10 @@ def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Pat
     for index, backend in enumerate(backends):
         progress(f"writing {backend.name}", index, len(backends))
         backend.export(graph, folder)
-    names = {backend.name: backend for backend in backends}
     measures: tuple[Measure, ...] = ()
-    if "huggingface" in names:
+    if any(backend.name == "huggingface" for backend in backends):
         measures += file_measures(source.source.folder, folder)
-    found = names.get("onnx", names.get("ort"))
+    found = next((backend for backend in backends if backend.name in ("onnx", "ort")), None)
     decoder = found is not None and graph.source.kind == "decoder"
     if decoder:
         measures += onnx_measures(found, source, folder, progress)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune import genai_check, gguf_check
 from graphprune.errors import GraphpruneError, ParityError
 from graphprune.parity import (
     REFERENCE,
@@ -60,6 +61,8 @@ def check_all(out: Path) -> Iterator[Check]:
             yield from check_checkpoint(out, expected, kind)
         for folder in sorted(path.parent for path in out.glob("*/model.onnx")):
             yield from check_onnx(folder, expected, kind)
+        for path in sorted(out.glob("*/*.gguf")) if gguf_check.can_check() else ():
+            yield from gguf_check.check_gguf(path, expected)
 
 
 def read_reference(out: Path) -> tuple[Observations, str]:
@@ -148,6 +151,8 @@ def check_onnx(folder: Path, expected: Observations, kind: str) -> Iterator[Chec
     tokens = model.generate([prompt], max_new_tokens=len(expected["greedy.tokens"]))[0]
     checks = compare_all(folder.name, expected, found, tokens)
     yield from checks if model.precision == "fp32" else (allow(check, model.precision) for check in checks)
+    if genai_check.can_check(folder):
+        yield from genai_check.check_genai(folder, expected, tokens, model.precision == "fp32")
 
 
 def allow(check: Check, precision: str) -> Check:

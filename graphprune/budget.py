@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
 
 import numpy
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from graphprune.cost import Polynomial
 from graphprune.errors import BudgetError, UsageError
 from graphprune.groups import Group, Groups
+from graphprune.quantities import Parameters, Quantity
 
-Measure = Literal["parameters", "weight_bytes", "macs_per_token", "cache_bytes_per_token"]
 # Widths of plain channels; a count of heads, experts or rotary pairs gains nothing from a multiple.
 ROUNDED_KINDS = frozenset({"mlp", "residual", "vocabulary", "other"})
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -43,9 +42,9 @@ def parse_target(text: str, current: int) -> int:
 class Budget:
     """What the result may cost, and what every group keeps at least.
 
-    `target` is in units of `measure`. A group keeps at least `min_units` units and the share `floor` of its units.
-    Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind and one width
-    keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep;
+    `target` is in units of the cost of `quantity`. A group keeps at least `min_units` units and the share `floor` of
+    its units. Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind
+    and one width keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep;
     `least[id]` is what one group keeps at least.
     """
 
@@ -56,7 +55,7 @@ class Budget:
     uniform: bool = False
     allowed: Mapping[str, frozenset[int]] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=dict)
-    measure: Measure = "parameters"
+    quantity: Quantity = field(default_factory=Parameters)
 
     def __post_init__(self) -> None:
         if self.target < 1 or self.min_units < 1 or self.round_to < 1:
@@ -79,13 +78,7 @@ class Width:
 
 def cost_of(groups: Groups, budget: Budget) -> Polynomial:
     """The polynomial that the budget limits."""
-    costs = groups.costs
-    return {
-        "parameters": costs.parameters,
-        "weight_bytes": costs.weight_bytes,
-        "macs_per_token": costs.macs_per_token,
-        "cache_bytes_per_token": costs.cache_bytes_per_token,
-    }[budget.measure]
+    return budget.quantity.cost(groups)
 
 
 def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
@@ -122,6 +115,6 @@ def check_reachable(groups: Groups, candidates: Sequence[Group], budget: Budget)
     if budget.target < minimum:
         kinds = ", ".join(sorted({group.kind for group in candidates})) or "nothing"
         raise BudgetError(
-            f"the target of {budget.target:,} {budget.measure.replace('_', ' ')} is out of reach: pruning {kinds} "
-            f"reaches {minimum:,}; prune more kinds, lower the floors, or raise the target"
+            f"the target of {budget.quantity.show(budget.target)} is out of reach: pruning {kinds} reaches "
+            f"{budget.quantity.show(minimum)}; prune more kinds, lower the floors, or raise the target"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from graphprune.budget import Budget, reachable_minimum
+from graphprune.budget import Budget, cost_of, reachable_minimum
 from graphprune.errors import BudgetError, UsageError
 from graphprune.groups import Group, Groups, Kind
 from graphprune.options import AUTO
@@ -34,11 +34,11 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
         budget = replace(budget, floor=floor or 0.0)
         return Choice(named(groups, kinds), budget, ())
     budget = replace(budget, floor=AUTO_FLOOR if floor is None else floor)
-    first = groups.prunable(frozenset(_FIRST)) or groups.prunable(frozenset({"other"}))
+    first = counted(groups, _FIRST, budget) or counted(groups, ("other",), budget)
     if not first:
         raise UsageError("this model has nothing that auto cuts; `graphprune inspect` shows the locks")
     half = replace(budget, floor=max(budget.floor, AUTO_WIDE))
-    wide, residual = reachable_minimum(groups, first, half), groups.prunable(frozenset({"residual"}))
+    wide, residual = reachable_minimum(groups, first, half), counted(groups, ("residual",), budget)
     if wide <= budget.target or (not residual and reachable_minimum(groups, first, budget) <= budget.target):
         return Choice(first, budget, ())
     wider = (*first, *residual)
@@ -46,11 +46,19 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
     share = f"{budget.floor:.0%}"
     if reach > budget.target:
         raise BudgetError(
-            f"the target of {budget.target:,} parameters is out of reach: {reach:,} is the least with every MLP, "
-            f"attention and the residual width at {share}; lower --floor, name more --prune kinds, or raise the target"
+            f"the target of {budget.quantity.show(budget.target)} is out of reach: {budget.quantity.show(reach)} is "
+            f"the least with every MLP, attention and the residual width at {share}; lower --floor, name more --prune "
+            "kinds, or raise the target"
         )
-    note = f"MLP and attention at {half.floor:.0%} still leave {wide:,} parameters: the residual width is cut too"
+    left = budget.quantity.show(wide)
+    note = f"MLP and attention at {half.floor:.0%} still leave {left}: the residual width is cut too"
     return Choice(wider, budget, (note,))
+
+
+def counted(groups: Groups, kinds: Sequence[Kind], budget: Budget) -> tuple[Group, ...]:
+    """The prunable groups of these kinds that the budget's cost depends on."""
+    variables = cost_of(groups, budget).variables()
+    return tuple(group for group in groups.prunable(frozenset(kinds)) if group.id in variables)
 
 
 def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:

@@ -29,7 +29,7 @@ def model_card(
         "",
         f"# {Path(name).name}, pruned to {graph.parameter_count():,} parameters",
         "",
-        f"Made by graphprune from `{name}`: {describe_method(recipe)}, target `{options.target_params}`, "
+        f"Made by graphprune from `{name}`: {describe_method(recipe)}, target `{' '.join(options.target)}`, "
         f"seed {options.seed}. {describe_training(training)}",
         "",
         "| | before | after |",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from graphprune import parity
+from graphprune.aim import Aim, find_aim
 from graphprune.analysis import analyze
 from graphprune.artefact_files import export_all, load_backends
 from graphprune.card import model_card
@@ -35,12 +36,13 @@ from graphprune.report import (
     summarise_training,
 )
 from graphprune.report_page import report_page
-from graphprune.request import resolve_recipe, target_of
+from graphprune.request import resolve_recipe
 from graphprune.rewrite import apply
 from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
 from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.source import capture
 from graphprune.stages import check_target, expand, needs_text
+from graphprune.targets import check_file
 from graphprune.text import Text, held_out_part, prepare_text, training_part
 from graphprune.variants import variant_measures
 from graphprune.verify import verify
@@ -57,20 +59,21 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
     recipe = resolve_recipe(options)
     backends = load_backends(options.backends)
     if options.dry_run:
-        return dry_run(options, recipe, progress)
+        return dry_run(options, recipe, backends, progress)
     assert options.out is not None
     if not is_first():
-        return follow(options, recipe)
+        return follow(options, recipe, backends)
     with staging(options.out, options.overwrite) as folder:
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
         verify(source)
         with run_folder(options, recipe, source, progress) as kept:
+            aim = find_aim(options, recipe, source, backends, kept, progress)
             meet_followers(recipe)
-            graph, text = run_method(options, recipe, source, kept, progress)
+            graph, text = run_method(options, aim, source, kept, progress)
             leave()
             metrics = metrics_files(kept) if kept else ()
-            work = Work(options, recipe, source, analyze(source), graph, text, metrics)
+            work = Work(options, aim.recipe, source, analyze(source), graph, text, metrics, aim.target, aim.measured)
             result = finish(work, backends, folder, progress)
     if recipe.recover is not None:
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
@@ -83,22 +86,24 @@ def meet_followers(recipe: Recipe) -> None:
         meet()
 
 
-def follow(options: CompileOptions, recipe: Recipe) -> Result:
+def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Any]) -> Result:
     """What every process but the first does: prune and train along where there is training, and write nothing."""
     assert options.out is not None
     if recipe.recover is not None:
         source = capture_for_work(options.model, options.trust_remote_code)
         meet_followers(recipe)
-        run_method(options, recipe, source, work_folder(options.out), no_progress)
+        folder = work_folder(options.out)
+        run_method(options, find_aim(options, recipe, source, backends, folder), source, folder, no_progress)
         leave()
     return Result(None)
 
 
 def run_method(
-    options: CompileOptions, recipe: Recipe, source: Graph, folder: Path | None, progress: Progress
+    options: CompileOptions, aim: Aim, source: Graph, folder: Path | None, progress: Progress
 ) -> tuple[Graph, Text | None]:
     """Run the passes that the recipe stands for; also return the text that they saw."""
-    passes = expand(recipe, source.parameter_count(), target_of(options, source))
+    recipe = aim.recipe
+    passes = expand(recipe, aim.target.source, aim.target.most, aim.target.spec)
     check_target(source, passes)
     text = read_text(options, recipe, source, progress)
     context = Context(
@@ -144,7 +149,8 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
     """All that the weights of the result depend on, as plain data."""
     return {
         "model": {"name": options.model, "files": dict(source.source.file_hashes)},
-        "target": target_of(options, source),
+        "target": " ".join(options.target),
+        "round_to": options.round_to,
         "seed": options.seed,
         "data": fingerprint(options.data),
         "held_out": fingerprint(options.held_out) if options.held_out else None,
@@ -210,7 +216,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     progress("measuring", 0, 0)
     scores = (held_out_perplexity(work.source, text), held_out_perplexity(graph, text)) if text else (None, None)
     files = export_all(backends, work.source, graph, folder, progress)
-    variants = variant_measures(folder, text, graph.parameter_count(), progress) if files.onnx else ()
+    variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
     (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
@@ -225,7 +231,8 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
     samples = files.samples(text, work.source, sample)
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes_of(work), sample, samples)
+    notes = (*notes_of(work), *(check_file(work.target, folder) if work.target else ()))
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
     card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
     (folder / "README.md").write_text(card, encoding="utf-8")

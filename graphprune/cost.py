@@ -1,8 +1,9 @@
-"""Cost as a polynomial: parameters, multiplications, cache bytes and file bytes in terms of the axis sizes."""
+"""Cost as a polynomial: parameters, multiplications, cache bytes and what files hold, in terms of the axis sizes."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Term = tuple[str, ...]  # group and branch ids, sorted; an id may occur twice
 
@@ -24,12 +25,43 @@ class Polynomial:
     def variables(self) -> frozenset[str]:
         return frozenset(name for term in self.terms for name in term)
 
+    def __add__(self, other: "Polynomial") -> "Polynomial":
+        total = Counter(self.terms)
+        total.update(other.terms)  # `+` of counters would drop negative terms
+        return Polynomial(total)
+
+    def __mul__(self, factor: int) -> "Polynomial":
+        return Polynomial({term: factor * count for term, count in self.terms.items()})
+
+
+NOTHING = Polynomial({})
+ONE = Polynomial({(): 1})
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What files hold, by how they may pack it.
+
+    `matrices` counts the elements of weights that only linear layers read, `outputs` the outputs of these; `tables` and
+    `rows` the elements and rows of tables of embeddings; `others` all other parameters. `buffer_bytes` are bytes.
+    `operators` is the number of calls in the graph, which no width changes.
+    """
+
+    matrices: Polynomial = NOTHING
+    outputs: Polynomial = NOTHING
+    tables: Polynomial = NOTHING
+    rows: Polynomial = NOTHING
+    others: Polynomial = NOTHING
+    buffer_bytes: Polynomial = NOTHING
+    operators: int = 0
+
 
 @dataclass(frozen=True)
 class Costs:
-    """What a model of given widths costs; every field is a polynomial over the same variables."""
+    """What a model of given widths costs; every polynomial is over the same variables."""
 
     parameters: Polynomial
     weight_bytes: Polynomial
     macs_per_token: Polynomial
     cache_bytes_per_token: Polynomial
+    storage: Storage = field(default_factory=Storage)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -13,27 +13,32 @@ from graphprune.groups import Group, Groups
 from graphprune.ir import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.measure import cost_measures
-from graphprune.options import CompileOptions, Measure, Progress, Result
+from graphprune.options import AUTO, CompileOptions, Measure, Progress, Result
 from graphprune.plugins import Importance
 from graphprune.pruning import Request, prune
 from graphprune.recipes import Recipe
 from graphprune.report import list_widths
-from graphprune.request import target_of
 from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.stages import expand, last_request
+from graphprune.targets import resolve_target
 from graphprune.uniform import allowed_counts
 
 
-def dry_run(options: CompileOptions, recipe: Recipe, progress: Progress) -> Result:
+def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], progress: Progress) -> Result:
     """Plan widths from the configuration alone; scores are equal, so shares are uniform unless text were read."""
     if "blocks" in recipe.prune.kinds:
         raise UsageError("--dry-run cannot choose blocks, which are measured on text; leave blocks out or run it")
+    if options.target_speed is not None or options.round_to == AUTO:
+        raise UsageError(
+            "--dry-run measures nothing; give another target than --target-speed, and a number to round to"
+        )
     progress("reading the configuration", 0, 0)
     graph = capture(options.model, weights=False, trust_remote_code=options.trust_remote_code)
     groups = analyze(graph)
     allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
-    request = evenly(last_request(expand(recipe, graph.parameter_count(), target_of(options, graph)), graph), allowed)
+    target = resolve_target(options, graph, backends)
+    request = evenly(last_request(expand(recipe, target.source, target.most, target.spec), graph), allowed)
     pruned = prune(graph, request, (), progress)
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")

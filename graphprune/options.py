@@ -27,7 +27,10 @@ def no_progress(stage: str, done: int, total: int) -> None:
 class CompileOptions:
     """One compilation: the model, the size, the method, the data, the artefacts. Checked when it is made.
 
-    `target_params` is `1B`, `600M`, `6e8` or `60%`. `method` names a recipe or its file; None in any of the fields of a
+    One target says what the result may cost: `target_params` is `1B`, `600M`, `6e8` or `60%`; `target_size` bounds
+    every model file that is written, `500MB` or `60%`, or one of them, `onnx-int4:500MB`; `target_kv_bytes` the cache a
+    token takes, in float32; `target_speed` is a speed-up of decoding, `2x`, by what was measured on this machine.
+    `method` names a recipe or its file; None in any of the fields of a
     recipe (`prune` to `lr`) means the recipe's own value, and `settings` sets others as `key=value`. `prune` names what
     may shrink, or is `("auto",)`. `importance`, `allocation`, `compensation` and `backends` are specs such as
     `taylor{aggregate=vector}`. `floor` is the share that every group keeps at least. `data` is a text, jsonl or parquet
@@ -36,7 +39,7 @@ class CompileOptions:
     """
 
     model: str
-    target_params: str
+    target_params: str | None = None
     out: Path | None = None
     method: str = "taylor"
     prune: tuple[str, ...] | None = None
@@ -46,7 +49,7 @@ class CompileOptions:
     steps: int | None = None
     samples: int | None = None
     length: int | None = None
-    round_to: int | None = None
+    round_to: int | Literal["auto"] | None = None
     min_units: int | None = None
     floor: float | None = None
     uniform: bool = False
@@ -57,6 +60,9 @@ class CompileOptions:
     settings: tuple[str, ...] = ()
     data: str = "stdlib"
     held_out: str | None = None
+    target_size: str | None = None
+    target_kv_bytes: str | None = None
+    target_speed: str | None = None
     seed: int = 0
     backends: tuple[str, ...] = ("huggingface", "onnx")
     overwrite: bool = False
@@ -67,9 +73,12 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
             raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
+        if len(self.targets) != 1:
+            several = f", not {' and '.join(option for option, _ in self.targets)}" if self.targets else ""
+            raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if isinstance(value, int) and value < least:
                 raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
         if self.floor is not None and not 0 <= self.floor < 1:
             raise UsageError(f"--floor is the share that every group keeps, from 0 to below 1, not {self.floor}")
@@ -80,7 +89,19 @@ class CompileOptions:
         if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
             raise UsageError("--prune auto stands alone; name the kinds instead: mlp,attention")
 
+    @property
+    def targets(self) -> tuple[tuple[str, str], ...]:
+        """The options of targets that are given, with their values."""
+        given = ((option, getattr(self, option.removeprefix("--").replace("-", "_"))) for option in _TARGETS)
+        return tuple((option, value) for option, value in given if value is not None)
 
+    @property
+    def target(self) -> tuple[str, str]:
+        """The option of the target, and its value."""
+        return self.targets[0]
+
+
+_TARGETS = ("--target-params", "--target-size", "--target-kv-bytes", "--target-speed")
 _LEAST = {"steps": 1, "samples": 1, "length": 2, "round_to": 1, "min_units": 1, "stages": 1}
 
 

@@ -1,18 +1,19 @@
 """The cost polynomials of a graph, read off its axes."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import fx
 
 from graphprune.axes import Algebra, Axis
-from graphprune.cost import Costs, Polynomial, Term
+from graphprune.cost import Costs, Polynomial, Storage, Term
 from graphprune.groups import Group
 from graphprune.inference import Axes, Inference
 from graphprune.ir import Graph, tensor_type
 from graphprune.kinds import Kinds
+from graphprune.linear_calls import find_linear_calls
 
 Terms = Counter[Term]  # summed with `update`: `+` would drop negative terms
 _CONTRACTIONS = {"linear": 1, "addmm": 0, "mm": 0, "matmul": 0, "bmm": 1, "baddbmm": 1}
@@ -30,8 +31,35 @@ def build_costs(graph: Graph, inference: Inference, groups: Mapping[Axis, Group]
         if name in parameters:
             count.update(terms)
     return Costs(
-        Polynomial(count), Polynomial(weight_bytes), macs(graph, sizes, kinds), cache_bytes(graph, sizes, kinds)
+        Polynomial(count),
+        Polynomial(weight_bytes),
+        macs(graph, sizes, kinds),
+        cache_bytes(graph, sizes, kinds),
+        storage(graph, sizes, kinds),
     )
+
+
+def storage(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Storage:
+    """Parameters by what reads them: linear layers alone, a lookup of rows, or anything else."""
+    linear = {call.weight: call.transposed for call in find_linear_calls(graph, shared=True)}
+    parameters = set(graph.parameters())
+    found: dict[str, Terms] = defaultdict(Terms)
+    for node in graph.module.graph.find_nodes(op="get_attr"):
+        name = str(node.target)
+        axes: Axes = sizes.inference.axes[node]  # type: ignore[assignment]
+        home = presence(kinds.homes.get(name, ()))
+        if name not in parameters:
+            found["buffer_bytes"].update(scale(sizes.product(axes, home), itemsize(node)))
+        elif any("embedding" in str(user.target) for user in node.users) and len(axes) == 2:
+            found["tables"].update(sizes.product(axes, home))
+            found["rows"].update(sizes.product(axes[:1], home))
+        elif name in linear:
+            found["matrices"].update(sizes.product(axes, home))
+            found["outputs"].update(sizes.product(axes[1:] if linear[name] else axes[:1], home))
+        else:
+            found["others"].update(sizes.product(axes, home))
+    calls = sum(node.op == "call_function" for node in graph.nodes)
+    return Storage(**{name: Polynomial(terms) for name, terms in found.items()}, operators=calls)
 
 
 def macs(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from graphprune.analysis import analyze, analyze_axes
-from graphprune.budget import Budget, reachable_minimum
+from graphprune.budget import Budget, cost_of, reachable_minimum
 from graphprune.candidates import Choice, choose_candidates
 from graphprune.composition import chain
 from graphprune.errors import BudgetError
@@ -25,7 +25,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to prune to and how. `budget.target` is the size of the result; `floor` None means the default of `auto`.
+    """What to prune to and how. `budget.target` is what the result may cost; `floor` None means the default of `auto`.
 
     `final` is the size that the kinds are chosen for, where this pruning is one of several stages on the way to it.
     """
@@ -69,7 +69,7 @@ def prune(
     aims at the outputs of the graph that was given. Groups keep their share of the width that they have in `source`
     (default: `graph`) at least. Raises BudgetError where the target is out of reach.
     """
-    start, total, notes = replace(graph, lineage=Lineage()), graph.parameter_count(), tuple[str, ...]()
+    start, total, notes = replace(graph, lineage=Lineage()), cost_now(graph, request.budget), tuple[str, ...]()
     current = start
     if "blocks" in request.kinds:
         report("measuring blocks", 0, 0)
@@ -80,7 +80,7 @@ def prune(
     for step in range(1, request.steps + 1):
         report("pruning", step - 1, request.steps)
         goal = total - (total - request.budget.target) * step // request.steps
-        if current.parameter_count() > goal:
+        if cost_now(current, request.budget) > goal:
             current = prune_once(current, choice, goal, request, batches, widths)
             current = compensate(start, current, request, batches, report)
     report("pruning", request.steps, request.steps)
@@ -90,6 +90,12 @@ def prune(
     lineage = chain(graph.lineage, current.lineage)
     result = graph if current is start else replace(current, lineage=lineage)
     return Pruned(result, lineage.plan, (*notes, *choice.notes))
+
+
+def cost_now(graph: Graph, budget: Budget) -> int:
+    """What the graph costs at its present widths, in units of the budget."""
+    groups = analyze(graph)
+    return cost_of(groups, budget)(groups.sizes())
 
 
 def prepare(graph: Graph, request: Request) -> Graph:
@@ -119,7 +125,7 @@ def final_choice(now: Graph, request: Request, source: Graph | None, widths: Map
     kinds = {group.kind for group in chosen.candidates}
     candidates = groups.prunable(frozenset(kinds))
     least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[now.lineage.root(g.id)])) for g in candidates}
-    check_target(groups, replace(chosen, candidates=candidates), least, request, now.parameter_count())
+    check_target(groups, replace(chosen, candidates=candidates), least, request, cost_now(now, request.budget))
     start = tuple(replace(g, id=now.lineage.root(g.id)) for g in candidates)
     return replace(chosen, candidates=start, budget=replace(chosen.budget, target=request.budget.target))
 
@@ -130,8 +136,9 @@ def check_target(groups: Groups, choice: Choice, least: Mapping[str, int], reque
     minimum = reachable_minimum(groups, choice.candidates, replace(choice.budget, floor=0.0, least=least))
     if size > target and minimum > target:
         raise BudgetError(
-            f"the target of {target:,} parameters is out of reach: the least is {minimum:,} with "
-            f"--prune {','.join(request.kinds)}; prune more kinds, lower --floor or --min-units, or raise the target"
+            f"the target of {request.budget.quantity.show(target)} is out of reach: the least is "
+            f"{request.budget.quantity.show(minimum)} with --prune {','.join(request.kinds)}; prune more kinds, lower "
+            "--floor or --min-units, or raise the target"
         )
 
 
@@ -181,8 +188,8 @@ def drop_blocks(now: Graph, request: Request, batches: Sequence[Tensor]) -> tupl
     analysis = analyze_axes(now)
     groups = analysis.groups
     influence = branch_influence(now, groups, batches)
-    cost, sizes, alone = groups.costs.parameters, groups.sizes(), set(request.kinds) == {"blocks"}
-    target, dropped = request.budget.target, list[str]()
+    cost, sizes, alone = cost_of(groups, request.budget), groups.sizes(), set(request.kinds) == {"blocks"}
+    target, dropped, show = request.budget.target, list[str](), request.budget.quantity.show
     least = target if alone else (target + cost(sizes)) // 2
     for id in sorted(influence, key=lambda id: (influence[id], id)):
         if cost(sizes) <= target:
@@ -191,6 +198,6 @@ def drop_blocks(now: Graph, request: Request, batches: Sequence[Tensor]) -> tupl
             sizes[id] = 0
             dropped.append(id)
     if alone and cost(sizes) > target:
-        raise BudgetError(f"dropping every block leaves {cost(sizes):,} parameters, above the target of {target:,}")
+        raise BudgetError(f"dropping every block leaves {show(cost(sizes))}, above the target of {show(target)}")
     note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches: {', '.join(dropped) or 'none'}"
     return apply(now, Plan({}, tuple(dropped), request.statistics), analysis), (note,)

@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from graphprune.ir import Graph
 from graphprune.options import CompileOptions, Result, Width
 from graphprune.plan import Plan
 from graphprune.recipes import Recipe
+from graphprune.targets import Target
 from graphprune.text import Text, describe_text
 
 
@@ -32,6 +33,8 @@ class Work:
     graph: Graph
     text: Text | None
     metrics: Sequence[Path] = ()
+    target: Target | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
     return {
         "schema_version": 1,
         "source": {"id": source.name, "revision": source.revision, "files_sha256": dict(source.file_hashes)},
-        "target": {"kind": "parameters", "value": options.target_params},
+        "target": describe_target(work),
         "achieved": {"parameters": graph.parameter_count()},
         "method": describe_method(work.recipe),
         "training": summarise_training(work.metrics),
@@ -62,6 +65,12 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
         "seed": options.seed,
         "files": record_files(folder),
     }
+
+
+def describe_target(work: Work) -> dict[str, Any]:
+    """What was asked for, and what was measured on this machine to find the widths that meet it."""
+    kind, value = work.options.target
+    return {"kind": kind.removeprefix("--target-"), "value": value, "measured": dict(work.measured)}
 
 
 def describe_method(recipe: Recipe | None) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def notes_of(work: Work) -> tuple[str, ...]:
 
 def resolved_recipe(options: CompileOptions, recipe: Recipe | None) -> str:
     """The recipe with every option of the run in it, headed by the command that runs it again."""
-    command = ["graphprune", "compile", options.model, "-o", "OUT", "--target-params", options.target_params]
+    command = ["graphprune", "compile", options.model, "-o", "OUT", *options.target]
     command += ["--data", options.data, *(["--held-out", options.held_out] if options.held_out else [])]
     command += ["--seed", str(options.seed), "--method", "recipe.yaml"]
     if recipe is None:

@@ -5,6 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from graphprune.charts import draw_bars, draw_curves, draw_heat
+from graphprune.genai_check import NAME as GENAI
 
 _SHOWN_FIRST = ("parameters", "checkpoint file", "held-out bits per byte", "onnxruntime decode tokens/s")
 
@@ -91,20 +92,20 @@ def check_row(check: Mapping[str, Any]) -> dict[str, Any]:
 def compatibility(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """What opens the folder, and whether that was tried while it was made."""
     checked = {check["artefact"] for check in report["parity"]}
+    in_genai = {check["artefact"] for check in report["parity"] if check["name"] == GENAI}
     paths = {file["path"] for file in report["files"]}
     rows = []
     if "huggingface" in checked:
         generic = "modeling_graphprune.py" in paths
-        what = "AutoModelForCausalLM, " + (
-            "with trust_remote_code=True or import graphprune" if generic else "as it is"
-        )
-        rows.append({"runtime": "transformers", "what": what, "checked": "loaded and compared"})
+        how = "with trust_remote_code=True or import graphprune" if generic else "as it is"
+        rows.append(("transformers", f"AutoModelForCausalLM, {how}", True))
     for place in sorted(path.split("/")[0] for path in paths if path.endswith("/model.onnx")):
-        rows.append({"runtime": "onnxruntime", "what": f"{place}/", "checked": "loaded and compared"})
+        rows.append(("onnxruntime", f"{place}/", True))
         if f"{place}/genai_config.json" in paths:
-            what = f"{place}/ (0.15 or newer)"
-            rows.append({"runtime": "onnxruntime-genai", "what": what, "checked": "written for it; not run here"})
-    return rows
+            rows.append(("onnxruntime-genai", f"{place}/ (0.15 or newer)", place in in_genai))
+    rows += [("llama.cpp", path, "gguf" in checked) for path in sorted(paths) if path.endswith(".gguf")]
+    said = {True: "loaded and compared", False: "written for it; not run here"}
+    return [{"runtime": runtime, "what": what, "checked": said[tried]} for runtime, what, tried in rows]
 
 
 def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:

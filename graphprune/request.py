@@ -1,9 +1,7 @@
 """Requests: what the options of a compilation mean, resolved and checked before any work is done."""
 
-from graphprune.budget import parse_target
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
-from graphprune.options import CompileOptions
+from graphprune.options import AUTO, CompileOptions
 from graphprune.recipes import Change, Recipe, parse_settings, read_recipe
 
 # The options of the command line that stand for fields of a recipe.
@@ -30,7 +28,7 @@ def resolve_recipe(options: CompileOptions) -> Recipe:
     changes = list(parse_settings(options.settings))
     for name, key in _FIELDS.items():
         value = getattr(options, name)
-        if value is not None:
+        if value is not None and value != AUTO:
             shown = ",".join(value) if isinstance(value, tuple) else value
             value = None if name == "compensation" and value == "none" else value
             changes.append(Change(key, value, f"--{name.replace('_', '-')} {shown}"))
@@ -40,8 +38,3 @@ def resolve_recipe(options: CompileOptions) -> Recipe:
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
-
-
-def target_of(options: CompileOptions, source: Graph) -> int:
-    """The size asked for, in parameters."""
-    return parse_target(options.target_params, source.parameter_count())

@@ -16,17 +16,17 @@ from graphprune.schedule import split_whole, stage_shares
 from graphprune.spec import parse_spec
 
 
-def expand(recipe: Recipe, parameters: int, target: int) -> tuple[Pass, ...]:
-    """The passes that take a model of so many parameters to the target: prune, recover, prune, recover.
+def expand(recipe: Recipe, cost: int, target: int, quantity: str = "parameters") -> tuple[Pass, ...]:
+    """The passes that take a model of this cost to the target: prune, recover, prune, recover.
 
-    The size falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N.
+    The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N.
     Source: Adapt-Accel of Adapt-Pruner, arXiv 2502.03460.
     """
     stages = range(1, recipe.stages + 1)
-    targets = [parameters - (parameters - target) * stage // recipe.stages for stage in stages]
+    targets = [cost - (cost - target) * stage // recipe.stages for stage in stages]
     cls = registry.load("passes", "prune")
     final = str(target) if recipe.stages > 1 else None
-    cuts = [cls(target=str(each), final=final, **dict(recipe.prune)) for each in targets]
+    cuts = [cls(target=str(each), final=final, quantity=quantity, **dict(recipe.prune)) for each in targets]
     turns = chain.from_iterable(zip_longest(cuts, recoveries(recipe)))
     ends = [[parse_spec("passes", spec) for spec in specs] for specs in (recipe.before, recipe.after)]
     return (*ends[0], *(item for item in turns if item is not None), *ends[1])

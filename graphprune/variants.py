@@ -16,20 +16,24 @@ _WINDOW, _TOKENS = 256, 20_000
 
 
 def variant_measures(folder: Path, text: Text | None, parameters: int, progress: Progress) -> tuple[Measure, ...]:
-    """Bytes, and perplexity on the start of the held-out text, of every `onnx-*` folder and of `onnx` beside them."""
+    """Bytes, and perplexity on the start of the held-out text, of every `onnx-*` folder and of `onnx` beside them;
+    bytes of GGUF files."""
     places = sorted(path.parent.name for path in folder.glob("onnx*/model.onnx"))
-    if all(place == "onnx" for place in places):
-        return ()
     rows = [
         Measure(f"{place} model", None, float(folder_size(folder / place, "model.onnx*")), "bytes")
         for place in places
         if place != "onnx"
     ]
+    rows += [Measure(path.stem, None, float(path.stat().st_size), "bytes") for path in sorted(folder.glob("*/*.gguf"))]
+    if places in ([], ["onnx"]):
+        return tuple(rows)
     if text is None or parameters > LARGEST_MEASURED or len(text.held_out) < 2:
         return tuple(rows)
+    whole = len(text.held_out) <= _TOKENS
+    name = "held-out perplexity" if whole else f"perplexity of {_TOKENS:,} held-out tokens"
     for index, place in enumerate(places):
         progress("measuring what fewer bits cost", index, len(places))
-        rows.append(Measure(f"held-out perplexity, {place}", None, token_perplexity(folder / place, text)))
+        rows.append(Measure(f"{name}, {place}", None, token_perplexity(folder / place, text)))
     return tuple(rows)
 
 

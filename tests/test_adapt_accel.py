@@ -22,6 +22,7 @@ from graphprune.compiler import compile_model
 from graphprune.errors import BudgetError, UsageError
 from graphprune.options import CompileOptions, Result, work_folder
 from graphprune.recipes import read_recipe
+from graphprune.report_schema import Report
 from tests.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("accel")
@@ -82,6 +83,7 @@ def test_weights_are_stored_as_the_source_stores_them(source: Path, compiled: tu
 def test_the_report_says_what_was_trained(compiled: tuple[Path, Result]) -> None:
     out, result = compiled
     rows = result.report["training"]
+    Report.model_validate_json(json.dumps(result.report))
     assert [row["stage"] for row in rows] == [1, 2, 3]
     assert sum(row["tokens"] for row in rows) == 1024, "32 steps of 32 tokens"
     assert rows[-1]["step"] == 32, "one schedule over all stages"

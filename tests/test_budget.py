@@ -12,6 +12,7 @@ from graphprune.budget import Budget, check_reachable, free_widths, parse_target
 from graphprune.cost import Costs, Polynomial
 from graphprune.errors import BudgetError, GraphpruneError, UsageError
 from graphprune.groups import Group, Groups, Kind
+from graphprune.quantities import CacheBytes
 from graphprune.solver import solve
 
 
@@ -84,8 +85,8 @@ def test_below_the_reachable_minimum_is_refused_with_the_minimum() -> None:
 
 def test_other_costs_can_be_the_measure() -> None:
     group = make_group("m", 10)
-    costs = Costs(Polynomial({("m",): 1}), Polynomial({("m",): 2}), Polynomial({}), Polynomial({}))
-    budget = Budget(9, measure="weight_bytes")
+    costs = Costs(Polynomial({("m",): 1}), Polynomial({}), Polynomial({}), Polynomial({("m",): 2}))
+    budget = Budget(9, quantity=CacheBytes())
     groups = Groups((group,), (), costs)
     assert solve(groups, free_widths([group], budget), [-numpy.arange(9.0)], budget) == {"m": 4}
 

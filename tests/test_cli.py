@@ -114,7 +114,9 @@ def test_apply_takes_a_plan_and_a_model(engine: list[Any], tmp_path: Path) -> No
     ("line", "message"),
     [
         ("compile", "Missing argument 'MODEL'. See graphprune compile --help"),
-        ("compile demo -o x", "Missing option '--target-params'"),
+        ("compile demo -o x", "how small? give one of --target-params, --target-size"),
+        ("compile demo -o x --target-params 60% --target-speed 2x", "not --target-params and --target-speed"),
+        ("compile demo -o x --target-params 60% --round-to even", "--round-to is a whole number or auto, not even"),
         ("compile demo --target-params 60%", "where to? give -o OUT, or --dry-run"),
         ("compile demo -o x --target-params 60% --prune mpl", "--prune does not know 'mpl'; did you mean mlp?"),
         ("compile demo -o x --target-params 60% --prune auto,mlp", "--prune auto stands alone"),

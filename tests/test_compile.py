@@ -15,6 +15,7 @@ import graphprune
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, DataError, RegistryError, UsageError
 from graphprune.options import ApplyOptions, CompileOptions, Result
+from graphprune.report_schema import Report
 from tests.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("compile")
@@ -72,12 +73,15 @@ def test_onnx_is_complete_in_its_folder(compiled: tuple[Path, Result]) -> None:
     out, _ = compiled
     onnx.checker.check_model(str(out / "onnx" / "model.onnx"))
     assert (out / "onnx" / "tokenizer.json").is_file()
+    modes = {path.stat().st_mode for path in (out / "onnx").glob("model.onnx*")}
+    assert len(modes) == 1
 
 
 def test_report_lists_every_file(compiled: tuple[Path, Result]) -> None:
     out, result = compiled
     report = json.loads((out / "graphprune" / "report.json").read_text())
     assert report == json.loads(json.dumps(result.report))
+    Report.model_validate_json((out / "graphprune" / "report.json").read_text())
     for entry in report["files"]:
         data = (out / entry["path"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])

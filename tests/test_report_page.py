@@ -1,13 +1,16 @@
 """report.html: one file without scripts, made from plain data, safe whatever the data hold."""
 
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from graphprune.charts import draw_bars, draw_curves, draw_heat, position
+from graphprune.genai_check import NAME as GENAI
 from graphprune.report_page import compatibility, report_page, show
+from graphprune.report_schema import json_schema
 
 REPORT: dict[str, Any] = {
     "source": {"id": "/models/tiny", "revision": None},
@@ -89,6 +92,24 @@ def test_what_loads_it_says_whether_that_was_tried() -> None:
         ("onnxruntime-genai", "written for it; not run here"),
     ]
     assert "trust_remote_code" in rows[0]["what"]
+
+
+def test_other_runtimes_are_listed_with_what_was_tried() -> None:
+    check = {**REPORT["parity"][1], "name": GENAI}
+    files = [*REPORT["files"], {"path": "gguf/model-f16.gguf"}]
+    rows = {row["runtime"]: row for row in compatibility({**REPORT, "parity": [check], "files": files})}
+    assert rows["onnxruntime-genai"]["checked"] == "loaded and compared"
+    assert rows["llama.cpp"] == {
+        "runtime": "llama.cpp",
+        "what": "gguf/model-f16.gguf",
+        "checked": "written for it; not run here",
+    }
+
+
+def test_the_published_schema_is_the_one_that_reports_meet() -> None:
+    path = Path(__file__).parent.parent / "docs" / "report.schema.json"
+    remedy = "python -m graphprune.report_schema > docs/report.schema.json"
+    assert path.read_text(encoding="utf-8") == json_schema(), remedy
 
 
 def test_bars_are_as_long_as_what_they_stand_for() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ graphprune compile demo -o demo-out --target-params 60%
 graphprune compile ./llama -o small --target-params 1B --data corpus.txt --uniform
 
 graphprune compile ./llama --target-params 50% --prune mlp,attention --dry-run
+
+graphprune compile ./llama -o small --target-size 500MB --backends "ort{precision=int4,embeddings=true}"
+
+graphprune compile ./llama -o small --target-speed 2x --round-to auto --backends huggingface,ort
 
 graphprune compile ./llama -o small --target-params 70% --importance "taylor{gradients=batch}" --steps 5
 
@@ -43,10 +47,17 @@ PRUNE_HELP = (
     "width where these can not reach the size."
 )
 TARGET_HELP = "Parameters of the result at most: 1B, 600M, 6e8 or a share such as 60%."
+FILE_HELP = "Instead: bytes of every model file at most, 500MB or 60%; or of one, onnx-int4:500MB."
+CACHE_HELP = "Instead: bytes of cache that a token of context takes at most, in float32: 32KiB or 50%."
+SPEED_HELP = "Instead: decode so many times as fast in onnxruntime on this machine, which is measured first: 2x."
+ROUND_HELP = "Make widths multiples of this; auto measures which widths onnxruntime is fast with."
 
-Target = Annotated[str, option(SIZE, TARGET_HELP, metavar="SIZE", show_default=False)]
+Target = Annotated[str | None, option(SIZE, TARGET_HELP, metavar="SIZE", show_default=False)]
+TargetSize = Annotated[str | None, option(SIZE, FILE_HELP, metavar="BYTES")]
+TargetCache = Annotated[str | None, option(SIZE, CACHE_HELP, metavar="BYTES")]
+TargetSpeed = Annotated[str | None, option(SIZE, SPEED_HELP, metavar="TIMES")]
 Prune = Annotated[str | None, option(SIZE, PRUNE_HELP, metavar="KINDS")]
-RoundTo = Annotated[int | None, option(SIZE, "Make widths multiples of this.")]
+RoundTo = Annotated[str | None, option(SIZE, ROUND_HELP, metavar="N|auto")]
 MinUnits = Annotated[int | None, option(SIZE, "Keep at least so many units a group.")]
 Floor = Annotated[float | None, option(SIZE, "Keep at least this share of every group: 0.2 is a fifth.")]
 Uniform = Annotated[bool, typer.Option("--uniform", help="Equal widths: a stock checkpoint.", rich_help_panel=SIZE)]
@@ -85,9 +96,15 @@ def register(app: typer.Typer) -> None:
     app.command("apply")(apply_command)
 
 
+_READ = ("prune", "round_to", "settings", "backends", "as_json")  # what is not an option of the library as it is
+
+
 def compile_command(
     model: Model,
-    target_params: Target,
+    target_params: Target = None,
+    target_size: TargetSize = None,
+    target_kv_bytes: TargetCache = None,
+    target_speed: TargetSpeed = None,
     out: Out = None,
     prune: Prune = None,
     round_to: RoundTo = None,
@@ -118,10 +135,9 @@ def compile_command(
 ) -> None:
     """Make a model smaller: prune it to a size, train it where the method does, write it, check what was written, and
     measure it."""
-    given = {
-        name: value for name, value in locals().items() if name not in ("prune", "settings", "backends", "as_json")
-    }
+    given = {name: value for name, value in locals().items() if name not in _READ}
     options = CompileOptions(
+        round_to=read_rounding(round_to),
         prune=None if prune is None else split_commas(prune),
         settings=tuple(settings or ()),
         backends=split_commas(backends),
@@ -132,6 +148,14 @@ def compile_command(
     result = run_compile(options)
     if is_first():
         print_result(result, as_json)
+
+
+def read_rounding(text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal():
+        raise UsageError(f"--round-to is a whole number or auto, not {text}")
+    return int(text)
 
 
 def run_compile(options: CompileOptions) -> Result:

@@ -10,6 +10,7 @@ from graphprune.ir import Graph
 from graphprune.pass_manager import Context, Pass
 from graphprune.plan import Statistics
 from graphprune.pruning import Pruned, Request, prune
+from graphprune.quantities import parse_quantity
 from graphprune.spec import parse_spec
 from graphprune.uniform import allowed_counts, has_stock_form, require_stock, without_heads
 
@@ -17,9 +18,10 @@ from graphprune.uniform import allowed_counts, has_stock_form, require_stock, wi
 @final
 @dataclass(frozen=True)
 class Prune(Pass):
-    """Remove the least important units until the model has `target` parameters (`60%` of the source, `1B`).
+    """Remove the least important units until the model costs `target` (`60%` of the source, `1B`).
 
     Before `linear(x, w[44, 32])`, after `linear(x, w[27, 32])`: parameters, buffers and the integers that follow them.
+    `quantity` is what the target counts, in its own units: `parameters`, `cache`, `file{precision=int4}` or `latency`.
     `final` is the target of the last of several prunings, which the kinds are chosen for. `uniform` gives equal widths
     that a configuration of the source's architecture has. Raises BudgetError, and UsageError where none has them.
     """
@@ -37,6 +39,7 @@ class Prune(Pass):
     min_units: int = 1
     uniform: bool = False
     final: str | None = None
+    quantity: str = "parameters"
 
     def run(self, graph: Graph, context: Context) -> Graph:
         source = context.source or graph
@@ -52,9 +55,11 @@ class Prune(Pass):
 
     def request(self, source: Graph) -> Request:
         """The options resolved for a source model."""
-        count = source.parameter_count()
+        quantity, groups = parse_quantity(self.quantity), analyze(source)
+        count = quantity.cost(groups)(groups.sizes())
+        target = parse_target(self.target, count)
         return Request(
-            Budget(parse_target(self.target, count), self.min_units, 0.0, self.round_to, self.uniform),
+            Budget(target, self.min_units, 0.0, self.round_to, self.uniform, quantity=quantity),
             parse_spec("importance", self.importance),
             parse_spec("allocation", self.allocation),
             self.kinds,

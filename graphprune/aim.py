@@ -1,0 +1,74 @@
+"""The aim of a run: its target and the rounding of widths, with what had to be measured on this machine for them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphprune.errors import UsageError
+from graphprune.ir import Graph
+from graphprune.latency import measure_latency, parse_speed
+from graphprune.options import AUTO, CompileOptions, Progress, no_progress
+from graphprune.quantities import Latency
+from graphprune.recipes import Recipe
+from graphprune.rounding import measure_rounding
+from graphprune.targets import Target, cost_of_graph, file_quantities, resolve_target
+
+_MEASURED = "measured.json"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The target, the recipe with its rounding, and the tables that were measured for both."""
+
+    target: Target
+    recipe: Recipe
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_aim(
+    options: CompileOptions,
+    recipe: Recipe,
+    source: Graph,
+    backends: Sequence[Any],
+    kept: Path | None = None,
+    progress: Progress = no_progress,
+) -> Aim:
+    """What the options ask for, measured where that is needed, or as `kept` remembers it from before an interruption.
+
+    Raises UsageError, BudgetError.
+    """
+    times = None if options.target_speed is None else parse_speed(options.target_speed)
+    path = kept / _MEASURED if kept is not None else None
+    measured = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    if options.round_to == AUTO and "rounding" not in measured:
+        measured["rounding"] = rounding(source, backends, progress)
+    if times is not None and "speed" not in measured:
+        measured["speed"] = speed(source, backends, progress)
+    if path is not None and measured:
+        path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if options.round_to == AUTO:
+        prune = recipe.prune.model_copy(update={"round_to": measured["rounding"]["step"]})
+        recipe = recipe.model_copy(update={"prune": prune})
+    if times is None:
+        return Aim(resolve_target(options, source, backends), recipe, measured)
+    quantity = Latency(**measured["speed"]["latency"])
+    target = Target(quantity, int(quantity.unit / times), cost_of_graph(quantity, source))
+    return Aim(target, recipe, measured)
+
+
+def rounding(source: Graph, backends: Sequence[Any], progress: Progress) -> dict[str, Any]:
+    files = [file for place, file in file_quantities(source, backends).items() if place != "checkpoint"]
+    if not files:
+        raise UsageError("--round-to auto measures onnxruntime; add onnx or ort to --backends, or give a number")
+    step, table = measure_rounding(source, files[0], progress)
+    return {"step": step, "file": files[0].place, "table": [asdict(timing) for timing in table]}
+
+
+def speed(source: Graph, backends: Sequence[Any], progress: Progress) -> dict[str, Any]:
+    found = next((backend for backend in backends if backend.name in ("ort", "onnx")), None)
+    if found is None:
+        raise UsageError("--target-speed is measured in onnxruntime; add ort to --backends")
+    latency, points = measure_latency(source, found, progress)
+    return {"latency": asdict(latency), "file": found.place, "points": [asdict(point) for point in points]}

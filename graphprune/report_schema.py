@@ -1,0 +1,142 @@
+"""The schema of report.json, version 1. `python -m graphprune.report_schema` prints it as JSON Schema."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """A part of the report: these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Source(Part):
+    """The model that was compiled: its name or path, its revision on a hub, and the hashes of its files."""
+
+    id: str
+    revision: str | None
+    files_sha256: dict[str, str]
+
+
+class Target(Part):
+    """What was asked for, such as params 60%, and the tables that were measured on this machine to find it."""
+
+    kind: Literal["params", "size", "kv-bytes", "speed"]
+    value: str
+    measured: dict[str, Any]
+
+
+class Achieved(Part):
+    """The size of the result."""
+
+    parameters: Count
+
+
+class Stage(Part):
+    """One training: its tokens, its last step and loss, and the first and last held-out loss, in nats a token."""
+
+    stage: Count
+    step: Count
+    tokens: Count
+    loss: float | None
+    held_out_first: float | None
+    held_out_last: float | None
+
+
+class Text(Part):
+    """The text that was looked at, and what was only measured on."""
+
+    source: str
+    held_out: str
+
+
+class Measure(Part):
+    """A quantity before and after; null where it was not measured."""
+
+    name: str
+    before: float | None
+    after: float | None
+    unit: Literal["", "bytes"]
+
+
+class Width(Part):
+    """The units of a group before and after."""
+
+    group: str
+    kind: str
+    block: str | None
+    before: Count
+    after: Count
+
+
+class Check(Part):
+    """A comparison of an artefact with the graph: the largest difference as a share of `scale`, and its limit."""
+
+    artefact: str
+    name: str
+    difference: float
+    tolerance: float
+    scale: float
+    passed: bool
+    detail: str
+
+
+class Sample(Part):
+    """How a model goes on from a prompt."""
+
+    name: str
+    text: str
+
+
+class Step(Part):
+    """A pass that was run: its spec, its seed, and parameters before and after."""
+
+    spec: str
+    seed: int | None
+    parameters_before: Count
+    parameters_after: Count
+
+
+class File(Part):
+    """A file of the artefact."""
+
+    path: str
+    bytes: Count
+    sha256: str
+
+
+class Report(Part):
+    """Everything about a compilation. `method` is the recipe with all its fields, `importance` scores by group."""
+
+    schema_version: Literal[1]
+    source: Source
+    target: Target
+    achieved: Achieved
+    method: dict[str, Any]
+    training: list[Stage]
+    text: Text | None
+    statistics: Literal["survivors", "exact"]
+    measures: list[Measure]
+    widths: list[Width]
+    dropped: list[str]
+    importance: dict[str, list[float]]
+    parity: list[Check]
+    notes: list[str]
+    samples: list[Sample]
+    history: list[Step]
+    versions: dict[str, str]
+    seconds: float
+    seed: int
+    files: list[File]
+
+
+def json_schema() -> str:
+    return json.dumps(Report.model_json_schema(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

@@ -1,0 +1,103 @@
+"""Targets: what a user asks for - parameters, file sizes, cache, speed - as a quantity and what it may come to."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from graphprune.analysis import analyze
+from graphprune.budget import parse_target
+from graphprune.errors import BudgetError, UsageError
+from graphprune.ir import Graph
+from graphprune.options import CompileOptions
+from graphprune.output import folder_size
+from graphprune.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
+from graphprune.spec import print_spec
+
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_EXAMPLES = "write it as 500MB, 1.5GiB, 32KiB or 60%"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The cost that the result may have at most, in units of the quantity, and the source's."""
+
+    quantity: Quantity
+    most: int
+    source: int
+
+    @property
+    def spec(self) -> str:
+        return print_spec(self.quantity)
+
+
+def resolve_target(options: CompileOptions, source: Graph, backends: Sequence[Any]) -> Target:
+    """What the options ask for, but for a speed, which is measured. Raises UsageError, BudgetError."""
+    kind, text = options.target
+    if kind == "--target-params":
+        return make_target(Parameters(), source, text)
+    if kind == "--target-kv-bytes":
+        return make_bytes_target(CacheBytes(), source, text)
+    place, _, size = text.rpartition(":")
+    return make_bytes_target(largest_file(source, file_quantities(source, backends), place), source, size)
+
+
+def make_target(quantity: Quantity, source: Graph, text: str) -> Target:
+    now = cost_of_graph(quantity, source)
+    return Target(quantity, parse_target(text, now), now)
+
+
+def make_bytes_target(quantity: Quantity, source: Graph, text: str) -> Target:
+    """A target in bytes or as a share. Raises UsageError, and BudgetError where there is nothing to be cut."""
+    now = cost_of_graph(quantity, source)
+    if now == 0:
+        raise BudgetError("this model keeps no cache; give --target-params")
+    most = parse_bytes(text, now, quantity.unit)
+    if most > now:
+        raise BudgetError(f"the target {text!r} is above what the model has, {quantity.show(now)}; lower it")
+    return Target(quantity, most, now)
+
+
+def cost_of_graph(quantity: Quantity, graph: Graph) -> int:
+    groups = analyze(graph)
+    return quantity.cost(groups)(groups.sizes())
+
+
+def parse_bytes(text: str, current: int, unit: int) -> int:
+    """Read `500MB`, `1.5GiB`, `32KiB`, `4096` or a share of what there is, in units of 1/`unit` bytes."""
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(?:(%)|([kmg]i?)?b?)", text.strip().lower().replace("_", ""))
+    if match is None:
+        raise UsageError(f"{text!r} is no number of bytes; {_EXAMPLES}")
+    value = Decimal(match[1]) * (Decimal(current) / 100 if match[2] else _BYTES[match[3] or ""] * unit)
+    if value < 1:
+        raise UsageError(f"the target {text!r} is not above zero; {_EXAMPLES}")
+    return int(value)
+
+
+def file_quantities(source: Graph, backends: Sequence[Any]) -> Mapping[str, FileBytes]:
+    """What the model files of the backends hold, by the names of their folders."""
+    found = (backend.quantity(source) for backend in backends if hasattr(backend, "quantity"))
+    return {quantity.place: quantity for quantity in found}
+
+
+def largest_file(source: Graph, files: Mapping[str, FileBytes], place: str) -> FileBytes:
+    """The quantity of a named file, or of the largest: what fits there fits everywhere. Raises UsageError."""
+    if not files:
+        raise UsageError("--target-size needs a backend that writes a model file; add onnx to --backends")
+    if place and place not in files:
+        raise UsageError(f"--target-size: no backend of this run writes {place}; there is {', '.join(files)}")
+    sizes = {name: cost_of_graph(quantity, source) / quantity.unit for name, quantity in files.items()}
+    return files[place or max(sizes, key=lambda name: sizes[name])]
+
+
+def check_file(target: Target, folder: Path) -> tuple[str, ...]:
+    """A note where the file that was asked for came out larger."""
+    if not isinstance(target.quantity, FileBytes):
+        return ()
+    place, asked = target.quantity.place, target.most // target.quantity.unit
+    size = folder_size(folder / place, "model.onnx*") if place != "checkpoint" else folder_size(folder, "*.safetensors")
+    if size <= asked:
+        return ()
+    return (f"{place} has {show_bytes(size)}, above the {show_bytes(asked)} asked for; ask for a little less",)
