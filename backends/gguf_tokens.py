@@ -1,7 +1,9 @@
 """The tokenizer in a GGUF file: what llama.cpp needs to cut a text into the same tokens."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,20 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int, gguf: Any, pre: st
     tokens = tokens_of(data, vocabulary)
     writer.add_token_list(tokens)
     writer.add_token_types(types_of(data, tokens, gguf))
-    gguf.SpecialVocab(folder, load_merges=by_bytes, n_vocab=vocabulary).add_to_gguf(writer, quiet=True)
+    with quiet():
+        gguf.SpecialVocab(folder, load_merges=by_bytes, n_vocab=vocabulary).add_to_gguf(writer, quiet=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the package's warnings on templates that it does not read in full: llama.cpp needs what it does read."""
+    logger = logging.getLogger("gguf.vocab")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def splitting(pre_tokenizer: Mapping[str, Any]) -> str:

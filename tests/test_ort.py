@@ -16,6 +16,7 @@ from graphprune.backends.fusion_patterns import find_attentions, find_skip_norms
 from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
+from graphprune.genai_check import NAME as GENAI
 from graphprune.ir import Graph
 from graphprune.rewrite import apply
 from graphprune.selection import select
@@ -71,7 +72,7 @@ def check_whole(made: Graph, folder: Path, *backends: Ort) -> list[parity.Check]
 def test_every_family_computes_the_same_with_what_could_be_fused(name: str, tmp_path: Path) -> None:
     checks = check_whole(graph(name), tmp_path, Ort())
     assert [each.name for each in checks if not each.passed] == []
-    assert len(checks) == 5
+    assert len([check for check in checks if check.name != GENAI]) == 5
     found = operators(tmp_path / "onnx-ort")
     assert tuple(found[kind] for kind in KINDS) == FUSED[name]
     onnx.checker.check_model(tmp_path / "onnx-ort" / "model.onnx")

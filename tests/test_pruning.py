@@ -63,7 +63,7 @@ def test_a_model_below_the_target_stays_whole() -> None:
 def test_a_target_out_of_reach_names_the_minimum() -> None:
     groups = analysis("llama").groups
     least = groups.costs.parameters({**groups.sizes(), **{g.id: 1 for g in groups.prunable(frozenset({"mlp"}))}})
-    with pytest.raises(BudgetError, match=f"the least is {least:,} with --prune mlp"):
+    with pytest.raises(BudgetError, match=f"the least is {least:,} parameters with --prune mlp"):
         prune(graph("llama"), request(0.2, kinds=("mlp",)), BATCHES)
 
 

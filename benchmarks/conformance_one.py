@@ -1,0 +1,165 @@
+"""One architecture through all stages: configuration, capture, groups, rewrite and oracle, checkpoint, ONNX."""
+
+import contextlib
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+MEMORY = 12 << 30
+TOLERANCE = 1e-9
+
+
+class Stages:
+    """What is known of one architecture so far: stages that passed with their seconds, and the first that failed."""
+
+    def __init__(self, name: str) -> None:
+        self.found: dict[str, Any] = {"name": name, "seconds": {}, "failed": None, "error": None}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            last = next((f for f in reversed(frames) if "graphprune" in f.filename), frames[-1])
+            text = " ".join(str(error).split())[:400]
+            self.found |= {"failed": name, "error": f"{type(error).__name__}: {text}"}
+            self.found["where"] = f"{Path(last.filename).name}:{last.lineno}"
+            raise StageError from error
+        self.found["seconds"][name] = round(time.perf_counter() - began, 2)
+
+
+class StageError(Exception):
+    """A stage failed; the rest is not tried."""
+
+
+def examine(name: str, class_name: str) -> dict[str, Any]:
+    """All that is found out about one architecture."""
+    stages = Stages(name)
+    stages.found["class"] = class_name
+    with contextlib.suppress(StageError), tempfile.TemporaryDirectory() as folder:
+        run(stages, name, class_name, Path(folder))
+    return stages.found
+
+
+def run(stages: Stages, name: str, class_name: str, folder: Path) -> None:
+    from conformance_configs import small_config
+
+    found = stages.found
+    with stages.stage("model"):
+        model = make_model(small_config(name), class_name)
+        found["parameters"] = sum(p.numel() for p in model.parameters())
+        model.save_pretrained(folder / "source")
+    from graphprune.analysis import analyze_axes
+    from graphprune.source import capture
+
+    with stages.stage("capture"):
+        graph = capture(folder / "source", dtype=torch.float32)
+        found["nodes"], found["kind"] = len(graph.nodes), graph.source.kind
+    with stages.stage("groups"):
+        analysis = analyze_axes(graph)
+        found |= describe(analysis.groups, graph)
+    with stages.stage("oracle"):
+        found["oracle"] = check_oracle(graph)
+    with stages.stage("rewrite"):
+        cut = cut_half(graph, analysis.groups)
+        found["left"] = cut.parameter_count()
+    check_faces(stages, cut, folder / "out")
+
+
+def make_model(config: Any, class_name: str) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    return getattr(transformers, class_name)(config).eval()
+
+
+def describe(groups: Any, graph: Any) -> dict[str, Any]:
+    """How much of the model is in prunable groups, by kind, and why the rest is locked."""
+    prunable, parameters = groups.prunable(), graph.parameters()
+    touched: dict[str, set[str]] = {}
+    for group in prunable:
+        touched.setdefault(group.kind, set()).update(slot.name for slot in group.slots if slot.name in parameters)
+    sizes = {name: p.numel() for name, p in parameters.items()}
+    whole = sum(sizes.values())
+    covered = set().union(*touched.values()) if touched else set()
+    locks = Counter(group.locked for group in groups.groups if group.locked)
+    return {
+        "kinds": {k: round(sum(sizes[n] for n in names) / whole, 3) for k, names in touched.items()},
+        "prunable": round(sum(sizes[n] for n in covered) / whole, 4),
+        "branches": len(groups.branches),
+        "locks": dict(locks.most_common(6)),
+    }
+
+
+def halves(groups: Any) -> dict[str, tuple[int, ...]]:
+    """A random half of the units of every prunable group."""
+    rng, keep = random.Random(0), {}
+    for group in groups.prunable():
+        if group.units > 1 and group.kind != "vocabulary":
+            keep[group.id] = tuple(sorted(rng.sample(range(group.units), max(1, group.units // 2))))
+    return keep
+
+
+def check_oracle(graph: Any) -> float:
+    """Every kind alone and all together, cut in half in float64, against the masked model; the largest difference."""
+    from graphprune.plan import Plan
+    from tests import oracle
+
+    wide, analysis, masked = oracle.analyses(graph)
+    keep, kinds = halves(analysis.groups), analysis.groups.by_id()
+    plans = [Plan(keep, statistics="exact")]
+    for kind in dict.fromkeys(kinds[id].kind for id in keep):
+        plans.append(Plan({id: k for id, k in keep.items() if kinds[id].kind == kind}, statistics="exact"))
+    return max(oracle.check_cut(wide, analysis, masked, plan, TOLERANCE) for plan in plans)
+
+
+def cut_half(graph: Any, groups: Any) -> Any:
+    from graphprune.plan import Plan
+    from graphprune.rewrite import apply
+
+    return apply(graph, Plan(halves(groups)))
+
+
+def check_faces(stages: Stages, cut: Any, out: Path) -> None:
+    """The checkpoint reloaded and the ONNX model, each compared with the graph."""
+    from graphprune import artefacts, parity
+    from graphprune.backends.huggingface import HuggingFace
+    from graphprune.backends.onnx import Onnx
+
+    def compare(checks: Callable[..., Any], place: Path) -> None:
+        expected, kind = artefacts.read_reference(out)
+        with torch.no_grad():
+            parity.require(list(checks(place, expected, kind)))
+
+    with stages.stage("reference"):
+        parity.save_reference(cut, out)
+    with stages.stage("checkpoint"):
+        HuggingFace().export(cut, out)
+        compare(artefacts.check_checkpoint, out)
+        stages.found["stock"] = not (out / "modeling_graphprune.py").exists()
+    with stages.stage("onnx"):
+        Onnx().export(cut, out)
+        compare(artefacts.check_onnx, out / "onnx")
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    torch.set_num_threads(1)
+    print(json.dumps(examine(*sys.argv[1:3])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
