@@ -14,9 +14,10 @@ _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_s
 def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list[Path]:
     """Write genai_config.json for a decoder with a cache; nothing for any other graph.
 
+    genai takes keys and values of a layer to be of one size, so there is none either where they differ.
     `shared` lets genai keep past and present of a layer in one buffer, which the model's attention must be able to do.
     """
-    if graph.source.config is None or not cache_types(graph):
+    if graph.source.config is None or not cache_types(graph) or not equal_parts(graph):
         return []
     path = folder / "genai_config.json"
     path.write_text(json.dumps(genai_config(graph, shared), indent=2) + "\n", encoding="utf-8")
@@ -46,6 +47,13 @@ def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
     model |= {"context_length": context, "vocab_size": vocabulary, "decoder": decoder}
     search = {"max_length": min(context, 4096), "do_sample": False, "num_beams": 1, "past_present_share_buffer": shared}
     return {"model": model, "search": search}
+
+
+def equal_parts(graph: Graph) -> bool:
+    """Whether keys and values have the same heads and sizes in every layer."""
+    shapes = {name: tensor_type(node).shape[1::2] for name, node in graph.placeholders.items()}
+    keys = [name for name in shapes if name.startswith("past_key_values.") and name.endswith(".key")]
+    return all(shapes[name] == shapes[name.removesuffix("key") + "value"] for name in keys)
 
 
 def cache_types(graph: Graph) -> dict[int, Any]:

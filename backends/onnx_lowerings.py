@@ -15,6 +15,7 @@ import sympy
 import torch
 from torch import fx
 
+from graphprune.backends.onnx_elementwise import ELEMENTWISE
 from graphprune.ir import Size, TensorType
 
 Lowering = Callable[..., Any]
@@ -242,5 +243,6 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "scaled_dot_product_attention": attention,
         "batch_norm": batch_norm,
         "adaptive_avg_pool2d": adaptive_average,
+        **ELEMENTWISE,
     }
 )

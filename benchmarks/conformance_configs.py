@@ -89,7 +89,8 @@ def shrunk(default: Any) -> dict[str, Any]:
     for name in KEY_HEADS:
         if isinstance(present.get(name), int):
             fields[name] = 1 if present[name] == 1 else 2 if present[name] < heads else 4
-    return fields | layer_fields(default)
+    decoder = {"is_decoder": True} if present.get("is_decoder") is False else {}  # BERT and the like
+    return fields | decoder | layer_fields(default)
 
 
 def layer_fields(default: Any) -> dict[str, Any]:

@@ -68,3 +68,12 @@ def test_the_configuration_names_every_input_of_the_model(tmp_path: Path) -> Non
     assert names == set(load(tmp_path / "onnx-ort", "cpu").inputs)
     assert decoder["num_key_value_heads"] == 2
     assert decoder["num_hidden_layers"] == 2
+
+
+def test_keys_and_values_of_different_size_have_no_configuration(tmp_path: Path) -> None:
+    """genai has one size for both, so it would be handed a model that it cannot run."""
+    values = next(g for g in analysis("llama").groups.prunable() if g.kind == "head_dim" and "v_proj" in g.id)
+    made = apply(graph("llama"), Plan({values.id: tuple(range(values.units // 2))}))
+    Ort().export(made, tmp_path)
+    assert not (tmp_path / "onnx-ort" / "genai_config.json").exists()
+    assert len(load(tmp_path / "onnx-ort", "cpu").generate([PROMPT], COUNT)[0]) == COUNT

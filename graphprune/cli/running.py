@@ -60,9 +60,9 @@ def generate_command(
     from graphprune.data import load_tokenizer
 
     sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    model = runtime().load(out / variant if variant else out, provider)
+    model = runtime().load(find_variant(out, variant), provider)
     tokenizer = load_tokenizer(out)
-    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     check_lengths(out, prompts, ids, tokens)
     stop = stop_tokens(out, tokenizer)
     if len(ids) == 1 and not as_json:
@@ -83,6 +83,14 @@ def generate_command(
 def check_folder(out: Path) -> None:
     if not out.is_dir():
         raise UsageError(f"no folder at {out}; pass a folder that graphprune compile wrote")
+
+
+def find_variant(out: Path, variant: str) -> Path:
+    """The folder of the model to run. Raises UsageError, with what there is, for one that is not there."""
+    if variant and not (out / variant / "model.onnx").is_file():
+        there = ", ".join(sorted(path.parent.name for path in out.glob("*/model.onnx")))
+        raise UsageError(f"{out} has no ONNX model {variant}; it has {there or 'none'}")
+    return out / variant if variant else out
 
 
 def check_lengths(out: Path, prompts: Sequence[str], ids: Sequence[Sequence[int]], tokens: int) -> None:
