@@ -55,6 +55,8 @@ KEY_HEADS = (
     "n_head_kv",
 )
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+# Sizes that some defaults leave out, though the model needs them.
+OPTIONAL = ("num_experts_per_tok", "n_routed_experts", "n_shared_experts", "first_k_dense_replace")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Where the names are not enough.
 HELP: dict[str, dict[str, Any]] = {}
@@ -85,6 +87,9 @@ def shrunk(default: Any) -> dict[str, Any]:
     present = vars(default)
     fields = {name: SIZES[name] for name in SIZES if isinstance(present.get(name), int) and name in names}
     fields = {name: value for name, value in fields.items() if not isinstance(present[name], bool)}
+    fields |= {name: SIZES[name] for name in OPTIONAL if name in present and present[name] is None}
+    if isinstance(present.get("eos_token_id"), list):
+        fields["eos_token_id"] = SIZES["eos_token_id"]
     heads = next((present[name] for name in HEADS if isinstance(present.get(name), int)), 0)
     for name in KEY_HEADS:
         if isinstance(present.get(name), int):

@@ -14,7 +14,7 @@ from graphprune.report_schema import json_schema
 
 REPORT: dict[str, Any] = {
     "source": {"id": "/models/tiny", "revision": None},
-    "target": {"value": "60%"},
+    "target": {"kind": "params", "value": "60%"},
     "method": {"name": "adapt-pruner"},
     "seed": 3,
     "seconds": 12.4,
@@ -65,7 +65,9 @@ def test_the_page_is_one_file_that_fetches_and_runs_nothing() -> None:
     assert not re.search(r"<script|<link|https?://|@import|url\(| on\w+=", page)
     assert page.count("<svg") == 3  # widths of one kind, importance, training
     assert "vocabulary" not in page  # nothing of it was cut
-    assert "tiny, compiled to 60%" in page
+    assert "tiny, compiled to 60%<" in page
+    faster = report_page({**REPORT, "target": {"kind": "speed", "value": "2x"}}, METRICS)
+    assert "tiny, compiled to 2x the speed" in faster
     assert '<td class="bad">failed</td>' in page
 
 
