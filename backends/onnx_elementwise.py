@@ -1,7 +1,9 @@
 """Lowerings of element-wise calls that torchlib does not have, or has for another opset."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 
@@ -23,8 +25,23 @@ def log1p(op: Any, node: fx.Node, value: Any) -> Any:
     return op.Log(op.Add(value, op.CastLike(op.Constant(value_float=1.0), value)))
 
 
+def rms_norm(op: Any, node: fx.Node, value: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    """The norm over the last dimensions, in what opset 20 has; without `eps` torch takes the machine epsilon."""
+    axes = op.Constant(value_ints=list(range(-len(shape), 0)))
+    small = torch.finfo(node.meta["value"].dtype).eps if eps is None else eps
+    square = op.ReduceMean(op.Mul(value, value), axes, keepdims=1)
+    result = op.Div(value, op.Sqrt(op.Add(square, op.CastLike(op.Constant(value_float=small), value))))
+    return result if weight is None else op.Mul(result, weight)
+
+
 def overload(node: fx.Node) -> str:
     return str(getattr(node.target, "_overloadname", ""))
 
 
-ELEMENTWISE = {"square": square, "min": smaller, "max": larger, "log1p": log1p}
+ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
+    "square": square,
+    "min": smaller,
+    "max": larger,
+    "log1p": log1p,
+    "rms_norm": rms_norm,
+}

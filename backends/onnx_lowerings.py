@@ -26,6 +26,8 @@ _CONVERTING = frozenset(
     | {"sum", "mean", "cumsum", "prod", "sqrt", "rsqrt", "exp", "log", "sin", "cos", "tanh", "sigmoid", "erf"}
     | {"reciprocal", "atan2", "expm1", "log1p", "softplus"}
 )
+# Of these, calls that take plain numbers, which torch converts too.
+_ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "remainder", "fmod"})
 _COMPARING = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 
 
@@ -43,7 +45,8 @@ def promoted_arguments(op: Any, node: fx.Node, args: list[Any], kwargs: dict[str
         known = original.meta.get("value") if isinstance(original, fx.Node) else None
         if isinstance(known, TensorType) and known.dtype != wanted:
             return op.Cast(value, to=element)
-        return value
+        number = isinstance(original, int) and not isinstance(original, bool)
+        return float(value) if number and name in _ARITHMETIC and wanted.is_floating_point else value
 
     skip = 1 if name == "where" else 0
     return [*args[:skip], *map(convert, node.args[skip:], args[skip:])], kwargs

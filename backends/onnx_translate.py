@@ -203,7 +203,9 @@ def finish(model: ir.Model, functions: dict[Any, Any], domains: set[str]) -> ir.
 
     for identifier, function in functions.items():
         known = isinstance(function, ir.Function)
-        model.functions[identifier] = function if known else ir.serde.deserialize_function(function.to_function_proto())
+        made = function if known else ir.serde.deserialize_function(function.to_function_proto())
+        made.opset_imports[""] = model.opset_imports[""]  # torchlib's are of opset 18, which later ones contain
+        model.functions[identifier] = made
     if functions:
         common.InlinePass()(model)
     common.NameFixPass()(model)

@@ -56,17 +56,30 @@ KEY_HEADS = (
 )
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 # Sizes that some defaults leave out, though the model needs them.
-OPTIONAL = ("num_experts_per_tok", "n_routed_experts", "n_shared_experts", "first_k_dense_replace")
+OPTIONAL = ("num_experts_per_tok", "n_routed_experts", "n_shared_experts", "first_k_dense_replace", "head_dim")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Where the names are not enough.
-HELP: dict[str, dict[str, Any]] = {}
+HELP: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input": 0},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
+    "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_input_size": 64}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
+    "mamba2": {"head_dim": 32},
+    "nemotron": {"num_key_value_heads": 2},
+    "reformer": {"axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16)},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
-def small_config(model_type: str) -> Any:
-    """A configuration of this type whose model has at most a few million parameters."""
-    from transformers import CONFIG_MAPPING
+def small_config(model_type: str, class_name: str) -> Any:
+    """A configuration of this class of models, with which it has at most a few million parameters."""
+    import transformers
 
-    return rebuild(CONFIG_MAPPING[model_type], HELP.get(model_type, {}))
+    cls = getattr(transformers, class_name).config_class or transformers.CONFIG_MAPPING[model_type]
+    return rebuild(cls, copy.deepcopy(HELP.get(model_type, {})))
 
 
 def rebuild(cls: Any, changes: dict[str, Any]) -> Any:
@@ -105,7 +118,7 @@ def layer_fields(default: Any) -> dict[str, Any]:
     if name is None:
         return {}
     count, types = present[name], next((v for v in map(present.get, TYPED) if isinstance(v, list) and v), None)
-    kept = list(range(2)) if types is None else first_two(types)
+    kept = list(range(2)) if types is None or not all(isinstance(t, str) for t in types) else first_two(types)
     fields: dict[str, Any] = {name: len(kept)}
     for key, value in present.items():
         if isinstance(value, list) and len(value) == count and count > 2:

@@ -59,7 +59,7 @@ def run(stages: Stages, name: str, class_name: str, folder: Path) -> None:
 
     found = stages.found
     with stages.stage("model"):
-        model = make_model(small_config(name), class_name)
+        model = make_model(small_config(name, class_name), class_name)
         found["parameters"] = sum(p.numel() for p in model.parameters())
         model.save_pretrained(folder / "source")
     from graphprune.analysis import analyze_axes
@@ -118,12 +118,15 @@ def check_oracle(graph: Any) -> float:
     from graphprune.plan import Plan
     from tests import oracle
 
+    torch.set_default_dtype(torch.float64)  # what floats are made of integers are
     wide, analysis, masked = oracle.analyses(graph)
     keep, kinds = halves(analysis.groups), analysis.groups.by_id()
     plans = [Plan(keep, statistics="exact")]
     for kind in dict.fromkeys(kinds[id].kind for id in keep):
         plans.append(Plan({id: k for id, k in keep.items() if kinds[id].kind == kind}, statistics="exact"))
-    return max(oracle.check_cut(wide, analysis, masked, plan, TOLERANCE) for plan in plans)
+    worst = max(oracle.check_cut(wide, analysis, masked, plan, TOLERANCE) for plan in plans)
+    torch.set_default_dtype(torch.float32)
+    return worst
 
 
 def cut_half(graph: Any, groups: Any) -> Any:

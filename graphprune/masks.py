@@ -15,7 +15,8 @@ from graphprune.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """A graph that runs under any plan: removed units' parameters are zero, dropped branches are multiplied by zero.
+    """A graph that runs under any plan: what removed units have in parameters and buffers of floats, such as a table of
+    positions, is zero; dropped branches are multiplied by zero.
 
     Norms average over the full width, so this equals the rewritten graph with exact statistics.
     """
@@ -33,8 +34,9 @@ class Masked:
         return torch.func.functional_call(self.gated, state, inputs)  # type: ignore[no-any-return]
 
     def masks(self, plan: Plan) -> dict[str, Tensor]:
-        """For each parameter that loses units, ones and zeros that broadcast over it."""
-        tensors, result = self.graph.parameters(), dict[str, Tensor]()
+        """For each tensor that loses units, ones and zeros that broadcast over it."""
+        tensors = {name: tensor for name, tensor in self.graph.tensors().items() if tensor.is_floating_point()}
+        result = dict[str, Tensor]()
         for id, units in plan.keep.items():
             kept = torch.zeros(self.analysis.groups[id].units + 1, dtype=torch.bool)
             kept[list(units)] = True

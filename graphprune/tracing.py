@@ -4,7 +4,7 @@ import contextlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -55,13 +55,7 @@ def capture_module(
     module.eval()
     try:
         with torch.no_grad(), patches(), quiet_torch():
-            program = torch.export.export(
-                module,
-                tuple(contract.inputs.values()),
-                dynamic_shapes=(export_dimensions(contract),) if takes_star(module) else export_dimensions(contract),
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
+            program, bounds = export_within_bounds(module, contract)
             if not is_simple(program):
                 program = program.run_decompositions({})
     except Exception as error:
@@ -69,7 +63,43 @@ def capture_module(
     finally:
         for part in training:
             part.training = True
-    return Normalizer(module, program, contract, prefix).run()
+    graph = Normalizer(module, program, contract, prefix).run()
+    return graph.remember("notes", [note_bounds(bounds)]) if bounds else graph
+
+
+def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:
+    """The exported program, and the largest sizes for which it holds where the model computes otherwise beyond them."""
+    try:
+        return export_program(module, contract), {}
+    except torch._dynamo.exc.UserError as error:
+        bounds = suggested_bounds(str(error))
+        if not bounds:
+            raise
+    return export_program(module, replace(contract, maximum={**contract.maximum, **bounds})), bounds
+
+
+def export_program(module: nn.Module, contract: Contract) -> Any:
+    dimensions = export_dimensions(contract)
+    return torch.export.export(
+        module,
+        tuple(contract.inputs.values()),
+        dynamic_shapes=(dimensions,) if takes_star(module) else dimensions,
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+
+
+def suggested_bounds(message: str) -> dict[str, int]:
+    """The upper bounds that torch.export asks for, where bounds are all that it asks for."""
+    _, _, fixes = message.partition("Suggested fixes:")
+    lines = [line.strip() for line in fixes.split("\n\n")[0].splitlines() if line.strip()]
+    found = [re.fullmatch(r"_(\w+) = Dim\('_\w+', max=(\d+)\)", line) for line in lines]
+    return {match[1]: int(match[2]) for match in found if match} if found and all(found) else {}
+
+
+def note_bounds(bounds: Mapping[str, int]) -> str:
+    sizes = " and ".join(f"{name} up to {count:,}" for name, count in bounds.items())
+    return f"captured for {sizes}: beyond, the model computes otherwise, and what is written does not"
 
 
 def takes_star(module: nn.Module) -> bool:

@@ -35,7 +35,8 @@ def double(graph: Graph) -> Graph:
 def widened(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(widened, value))
-    return replace(value, dtype=torch.float64) if getattr(value, "dtype", None) == torch.float32 else value
+    wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}.get(getattr(value, "dtype", None))
+    return value if wide is None else replace(value, dtype=wide)
 
 
 def example(graph: Graph, setting: dict[str, int], seed: int = 0) -> list[Tensor]:

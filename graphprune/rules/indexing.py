@@ -6,6 +6,7 @@ from torch import fx
 from graphprune.inference import Axes, Call, NodeAxes, Rule
 from graphprune.ir import Size, tensor_type
 from graphprune.rules.attention import lock_static
+from graphprune.rules.shape import resize_sizes
 
 
 def embedding(call: Call) -> Axes:
@@ -103,8 +104,9 @@ RULES = {
     "aten.index_select": Rule(index_select),
     "aten.topk": Rule(topk),
     "aten.arange": Rule(count),
+    "aten.scalar_tensor": Rule(create),
     **{
-        f"aten.{name}": Rule(create)
-        for name in ("full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor")
+        f"aten.{name}": Rule(create, resize_sizes("size"))
+        for name in ("full", "zeros", "ones", "new_ones", "new_zeros", "new_full")
     },
 }

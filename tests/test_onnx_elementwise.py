@@ -1,0 +1,45 @@
+"""Element-wise calls in ONNX compute what torch computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graphprune import capture, parity
+from graphprune.artefacts import check_all
+from graphprune.backends.onnx import Onnx
+
+CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "square": torch.square,
+    "min": lambda x: torch.min(x, x.flip(-1)),
+    "max": lambda x: torch.max(x, x.flip(-1)),
+    "reduced": lambda x: torch.min(x, -1).values,
+    "log1p": lambda x: torch.log1p(x.abs()),
+    "rms_norm": lambda x: nn.functional.rms_norm(x, (8,), torch.arange(8.0)),
+    "ratio of integers": lambda x: x * (torch.arange(8) / 3 + (1 - torch.arange(8) * 2.5)),
+    "plain_rms_norm": lambda x: nn.functional.rms_norm(x, (8,), eps=1e-3),
+}
+
+
+class Calling(nn.Module):
+    """A linear layer with one call behind it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.call = nn.Linear(8, 8), CALLS[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.linear(x))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_onnx_model_computes_the_same(name: str, tmp_path: Path) -> None:
+    graph = capture(Calling(name).eval(), inputs={"x": torch.randn(3, 8)})
+    Onnx().export(graph, tmp_path)
+    parity.save_reference(graph, tmp_path)
+    checks = list(check_all(tmp_path))
+    assert checks
+    assert all(check.passed for check in checks), checks
