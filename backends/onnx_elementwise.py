@@ -34,6 +34,10 @@ def rms_norm(op: Any, node: fx.Node, value: Any, shape: Any, weight: Any = None,
     return result if weight is None else op.Mul(result, weight)
 
 
+def reshape_as(op: Any, node: fx.Node, value: Any, other: Any) -> Any:
+    return op.Reshape(value, op.Shape(other), allowzero=1)
+
+
 def overload(node: fx.Node) -> str:
     return str(getattr(node.target, "_overloadname", ""))
 
@@ -44,4 +48,5 @@ ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "max": larger,
     "log1p": log1p,
     "rms_norm": rms_norm,
+    "reshape_as": reshape_as,
 }

@@ -83,7 +83,11 @@ def make_model(config: Any, class_name: str) -> Any:
     import transformers
 
     torch.manual_seed(0)
-    return getattr(transformers, class_name)(config).eval()
+    model = getattr(transformers, class_name)(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            torch.nn.init.normal_(parameter, std=0.02)  # routers that start at zero choose among equals
+    return model
 
 
 def describe(groups: Any, graph: Any) -> dict[str, Any]:

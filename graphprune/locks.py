@@ -24,6 +24,7 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
     for name, node in graph.results.items():
         if not name.startswith("present."):
             lock_all(locks, algebra, inference.axes[node], f"is a dimension of the output {name}", kinds.vocabulary)  # type: ignore[arg-type]
+    lock_averaged_queries(locks, algebra, kinds)
     for index, axis in inference.indexed.items():
         if index.op == "placeholder" and index.name != "input_ids":
             lock_all(locks, algebra, (axis,), f"the input {index.name} picks from it")
@@ -31,6 +32,13 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
         if computed is not None:
             lock_all(locks, algebra, (axis,), f"the values of {index.name} are computed with (at {computed})")
     return locks
+
+
+def lock_averaged_queries(locks: dict[Axis, str], algebra: Algebra, kinds: Kinds) -> None:
+    """A query of zeros attends to everything alike, so a norm over what attention gives counts it."""
+    averaged = {atom for axis in algebra.averaged for atom in algebra.atoms(axis)}
+    for atom in averaged & kinds.queries:
+        locks.setdefault(atom, "is averaged over after attention, where a removed query is not zero")
 
 
 def computed_with(index: fx.Node) -> str | None:

@@ -17,6 +17,7 @@ from graphprune.failure import explain_failure, quiet_torch
 from graphprune.folding import fold_constants, picks_to_slices
 from graphprune.functional import functional, is_mutable, is_simple, opname
 from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
+from graphprune.norms import fuse_layer_norms
 
 # Nodes that only assert what the captured types already say.
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
@@ -149,6 +150,7 @@ class Normalizer:
             raise CaptureError(f"the model returned {len(returned)} tensors where the contract names {len(names)}")
         fold_constants(self.graph, self.tensors)
         picks_to_slices(self.graph, self.tensors)
+        fuse_layer_norms(self.graph)
         remove_dead(self.graph)
         used = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
         module = fx.GraphModule({n: t for n, t in self.tensors.items() if n in used}, self.graph)

@@ -19,6 +19,7 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p": lambda x: torch.log1p(x.abs()),
     "rms_norm": lambda x: nn.functional.rms_norm(x, (8,), torch.arange(8.0)),
     "ratio of integers": lambda x: x * (torch.arange(8) / 3 + (1 - torch.arange(8) * 2.5)),
+    "reshape_as": lambda x: (x * 2).reshape_as(x.flatten().unsqueeze(0)),
     "plain_rms_norm": lambda x: nn.functional.rms_norm(x, (8,), eps=1e-3),
 }
 
