@@ -7,10 +7,10 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check golden wheel clean
+.PHONY: help demo test lint types check golden wheel conformance clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 # torch first and by itself: the version that was tested, from where pip is configured to take it.
 $(READY): pyproject.toml constraints.txt
@@ -42,6 +42,9 @@ wheel: $(READY) ## Build the wheel, install it elsewhere and try it
 	rm -rf build # setuptools would put what is left there into the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
 	BIN=$(CURDIR)/$(BIN) tests/wheel_smoke $(WHEELS)/graphprune-*.whl
+
+conformance: $(READY) ## Run every causal language model of transformers through the compiler (an hour; goes on)
+	$(BIN)/python -W ignore benchmarks/conformance.py
 
 clean: ## Remove what make made
 	rm -rf $(VENV) build dist demo-out *.egg-info
