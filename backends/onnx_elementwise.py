@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import fx
 
@@ -38,6 +39,28 @@ def reshape_as(op: Any, node: fx.Node, value: Any, other: Any) -> Any:
     return op.Reshape(value, op.Shape(other), allowzero=1)
 
 
+def broadcast_all(op: Any, node: fx.Node, tensors: Any) -> Any:
+    whole = tensors[0]
+    for tensor in tensors[1:]:
+        whole = op.Expand(whole, op.Shape(tensor))
+    return [op.Expand(tensor, op.Shape(whole)) for tensor in tensors]
+
+
+def eye(op: Any, node: fx.Node, rows: Any, columns: Any = None, **kwargs: Any) -> Any:
+    """Ones on the diagonal; sizes are numbers or values."""
+    sizes = [rows, rows if columns is None or isinstance(columns, str) else columns]
+    minus = op.Constant(value_ints=[-1])
+    parts = [op.Constant(value_ints=[s]) if isinstance(s, int) else op.Reshape(s, minus) for s in sizes]
+    zeros = op.ConstantOfShape(op.Concat(*parts, axis=0))
+    return op.EyeLike(zeros, dtype=ir.tensor_adapters.from_torch_dtype(node.meta["value"].dtype))
+
+
+def one_hot(op: Any, node: fx.Node, indices: Any, classes: int = -1) -> Any:
+    if classes < 0:
+        return NotImplemented
+    return op.OneHot(indices, op.Constant(value_ints=[classes]), op.Constant(value_ints=[0, 1]), axis=-1)
+
+
 def overload(node: fx.Node) -> str:
     return str(getattr(node.target, "_overloadname", ""))
 
@@ -49,4 +72,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "log1p": log1p,
     "rms_norm": rms_norm,
     "reshape_as": reshape_as,
+    "broadcast_tensors": broadcast_all,
+    "eye": eye,
+    "one_hot": one_hot,
 }

@@ -150,7 +150,7 @@ def encoder_contract(model: Any) -> tuple[Encoder, Contract]:
     outputs = probe_outputs(model, inputs)
     text = getattr(model.config, "text_config", model.config)
     longest = getattr(text, "max_position_embeddings", None)
-    maximum = {"sequence": int(longest)} if longest else {}
+    maximum = {"sequence": int(longest)} if longest and longest > 0 else {}  # -1 stands for no limit (XLNet)
     return Encoder(model, tuple(inputs), outputs), Contract(inputs, dynamic, outputs, maximum)
 
 

@@ -22,6 +22,7 @@ from graphprune.norms import fuse_layer_norms
 # Nodes that only assert what the captured types already say.
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
 _FULL = 2**63 - 1
+_SHORTEST = 64  # tokens: what is captured for fewer is of no use
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Ma
         return export_program(module, contract), {}
     except torch._dynamo.exc.UserError as error:
         bounds = suggested_bounds(str(error))
-        if not bounds:
+        if not bounds or min(bounds.values()) < _SHORTEST:
             raise
     return export_program(module, replace(contract, maximum={**contract.maximum, **bounds})), bounds
 

@@ -27,11 +27,11 @@ def test_upper_bounds_are_read_where_nothing_else_is_asked_for() -> None:
 
 def test_a_model_with_a_window_is_captured_up_to_it() -> None:
     torch.manual_seed(0)
-    config = transformers.DogeConfig(**SMALL, **HEADS, keep_window_size=24)
+    config = transformers.DogeConfig(**SMALL, **HEADS, keep_window_size=80)
     model: Any = transformers.DogeForCausalLM(config).eval()
     graph = capture(model)
     [note] = graph.memo["notes"]
-    assert "sequence up to 22" in note
+    assert "sequence up to 78" in note
     ids = torch.randint(64, (2, 20))
     past = [torch.zeros(2, 2, 0, 8)] * 2
     places = torch.arange(20).repeat(2, 1)

@@ -20,6 +20,9 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "rms_norm": lambda x: nn.functional.rms_norm(x, (8,), torch.arange(8.0)),
     "ratio of integers": lambda x: x * (torch.arange(8) / 3 + (1 - torch.arange(8) * 2.5)),
     "reshape_as": lambda x: (x * 2).reshape_as(x.flatten().unsqueeze(0)),
+    "broadcast_tensors": lambda x: sum(torch.broadcast_tensors(x, x[0], x[:, :1])),  # type: ignore[arg-type,return-value]
+    "eye": lambda x: x.transpose(-1, -2) @ torch.eye(x.shape[0]) @ x,
+    "one_hot": lambda x: nn.functional.one_hot((x[:, 0] > 0).long(), 3) * x[:, :3],
     "plain_rms_norm": lambda x: nn.functional.rms_norm(x, (8,), eps=1e-3),
 }
 
