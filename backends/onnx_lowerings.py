@@ -44,7 +44,9 @@ def promoted_arguments(op: Any, node: fx.Node, args: list[Any], kwargs: dict[str
             return [convert(o, v) for o, v in zip(original, value, strict=True)]
         known = original.meta.get("value") if isinstance(original, fx.Node) else None
         if isinstance(known, TensorType) and known.dtype != wanted:
-            return op.Cast(value, to=element)
+            cast = op.Cast(value, to=element)
+            cast.shape = value.shape  # torchlib asks for the rank
+            return cast
         number = isinstance(original, int) and not isinstance(original, bool)
         return float(value) if number and name in _ARITHMETIC and wanted.is_floating_point else value
 

@@ -155,7 +155,11 @@ def encoder_contract(model: Any) -> tuple[Encoder, Contract]:
 
 
 def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
-    """The names of the tensors in the model's output object, from one run on fake tensors."""
+    """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        output = model(**inputs, return_dict=True)
+        try:
+            output = model(**inputs, return_dict=True)
+        except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
+            reason = f"{type(error).__name__}: {error}"
+            raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
     return tuple(name for name, value in output.items() if isinstance(value, Tensor))

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
 from graphprune import analyze, capture
+from graphprune.errors import CaptureError
 from graphprune.tracing import suggested_bounds
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
@@ -46,3 +48,9 @@ def test_queries_under_a_norm_are_locked_with_the_reason() -> None:
     reasons = {str(group.locked) for group in groups.groups if group.kind == "query"}
     assert len(reasons) == 1
     assert "a removed query is not zero" in reasons.pop()
+
+
+def test_a_model_that_looks_at_values_is_refused_in_one_line() -> None:
+    config = transformers.XLMConfig(vocab_size=64, emb_dim=32, n_layers=1, n_heads=2)
+    with pytest.raises(CaptureError, match="cannot run XLMWithLMHeadModel on tensors without values"):
+        capture(transformers.XLMWithLMHeadModel(config).eval())
