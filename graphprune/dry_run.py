@@ -34,7 +34,9 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], pr
             "--dry-run measures nothing; give another target than --target-speed, and a number to round to"
         )
     progress("reading the configuration", 0, 0)
-    graph = capture(options.model, weights=False, trust_remote_code=options.trust_remote_code)
+    # In float32, as compile computes: the cache is counted in it.
+    trusted = options.trust_remote_code
+    graph = capture(options.model, weights=False, trust_remote_code=trusted, dtype=torch.float32)
     groups = analyze(graph)
     allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
     target = resolve_target(options, graph, backends)
@@ -42,7 +44,7 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], pr
     pruned = prune(graph, request, (), progress)
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")
-    measures = (*cost_measures(groups, after), *weight_measure(groups, after))
+    measures = (*cost_measures(groups, after), *weight_measure(groups, after, graph.source.dtype))
     return Result(None, measures, list_widths(groups, pruned.plan), pruned.plan.dropped, (), notes)
 
 
@@ -55,9 +57,11 @@ def evenly(request: Request, allowed: Mapping[str, frozenset[int]]) -> Request:
     )
 
 
-def weight_measure(before: Groups, after: Groups) -> tuple[Measure, ...]:
-    sizes = before.costs.weight_bytes(before.sizes()), after.costs.weight_bytes(after.sizes())
-    return (Measure("weights", float(sizes[0]), float(sizes[1]), "bytes"),)
+def weight_measure(before: Groups, after: Groups, dtype: torch.dtype | None) -> tuple[Measure, ...]:
+    """Bytes of the parameters in the type that they are stored in."""
+    size = (dtype or torch.float32).itemsize
+    counts = [groups.costs.parameters(groups.sizes()) for groups in (before, after)]
+    return (Measure("weights", float(size * counts[0]), float(size * counts[1]), "bytes"),)
 
 
 @final

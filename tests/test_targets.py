@@ -233,7 +233,10 @@ def test_layers_are_timed(precision: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_dry_run_takes_bytes_and_measures_nothing(source: Path) -> None:
     asked = replace(options(source, target_size="onnx-int4:80%", backends=("ort{precision=int4}",)), dry_run=True)
-    assert compile_model(replace(asked, out=None)).widths
+    result = compile_model(replace(asked, out=None))
+    assert result.widths
+    cache = next(measure for measure in result.measures if "cache" in measure.name)
+    assert cache.before == 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, size, float32 though the source is bf16
     for changes in ({"target_size": None, "target_speed": "2x"}, {"round_to": "auto"}):
         with pytest.raises(UsageError, match="measures nothing"):
             compile_model(replace(asked, **changes))
