@@ -338,7 +338,12 @@ on, with no decay of the learning rate before, and at the end.
 
 {ratio_table(found)}
 
-## The cost of a prune step
+{appendix(found, costs)}"""
+
+
+def appendix(found: Results, costs: Sequence[Cost]) -> str:
+    """What a prune step costs, and how the learning rates were chosen."""
+    return f"""## The cost of a prune step
 
 {MODELS[0]}, {SAMPLES} windows of {LENGTH} tokens, one thread: a cut of 2 % (score, allocate, rewrite, with the analysis
 between) beside one forward and backward of the same batches. Seconds of the processor, median of three; memory is

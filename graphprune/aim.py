@@ -13,7 +13,7 @@ from graphprune.options import AUTO, CompileOptions, Progress, no_progress
 from graphprune.quantities import Latency
 from graphprune.recipes import Recipe
 from graphprune.rounding import measure_rounding
-from graphprune.targets import Target, cost_of_graph, file_quantities, resolve_target
+from graphprune.targets import Target, cost_of_graph, resolve_target
 
 _MEASURED = "measured.json"
 
@@ -59,16 +59,21 @@ def find_aim(
 
 
 def rounding(source: Graph, backends: Sequence[Any], progress: Progress) -> dict[str, Any]:
-    files = [file for place, file in file_quantities(source, backends).items() if place != "checkpoint"]
-    if not files:
+    found = first_onnx(backends)
+    if found is None:
         raise UsageError("--round-to auto measures onnxruntime; add onnx or ort to --backends, or give a number")
-    step, table = measure_rounding(source, files[0], progress)
-    return {"step": step, "file": files[0].place, "table": [asdict(timing) for timing in table]}
+    step, table = measure_rounding(source, found.quantity(source), progress)
+    return {"step": step, "file": found.place, "table": [asdict(timing) for timing in table]}
 
 
 def speed(source: Graph, backends: Sequence[Any], progress: Progress) -> dict[str, Any]:
-    found = next((backend for backend in backends if backend.name in ("ort", "onnx")), None)
+    found = first_onnx(backends)
     if found is None:
         raise UsageError("--target-speed is measured in onnxruntime; add ort to --backends")
     latency, points = measure_latency(source, found, progress)
     return {"latency": asdict(latency), "file": found.place, "points": [asdict(point) for point in points]}
+
+
+def first_onnx(backends: Sequence[Any]) -> Any:
+    """The first backend that writes an ONNX model, or None."""
+    return next((backend for backend in backends if backend.name in ("ort", "onnx")), None)

@@ -97,7 +97,9 @@ def check_file(target: Target, folder: Path) -> tuple[str, ...]:
     if not isinstance(target.quantity, FileBytes):
         return ()
     place, asked = target.quantity.place, target.most // target.quantity.unit
-    size = folder_size(folder / place, "model.onnx*") if place != "checkpoint" else folder_size(folder, "*.safetensors")
+    names = ("model.onnx*", "*.gguf")
+    size = sum(folder_size(folder / place, name) for name in names)
+    size = folder_size(folder, "*.safetensors") if place == "checkpoint" else size
     if size <= asked:
         return ()
     return (f"{place} has {show_bytes(size)}, above the {show_bytes(asked)} asked for; ask for a little less",)
