@@ -20,7 +20,7 @@ from graphprune.quantities import CacheBytes, FileBytes, Latency, Parameters, pa
 from graphprune.request import resolve_recipe
 from graphprune.rounding import Timing, measure_rounding, read_table
 from graphprune.spec import print_spec
-from graphprune.targets import cost_of_graph, file_quantities, parse_bytes, resolve_target
+from graphprune.targets import Target, check_file, cost_of_graph, file_quantities, parse_bytes, resolve_target
 from tests.families import graph as family
 from tests.tiny_source import write_source
 
@@ -240,3 +240,13 @@ def test_a_dry_run_takes_bytes_and_measures_nothing(source: Path) -> None:
     for changes in ({"target_size": None, "target_speed": "2x"}, {"round_to": "auto"}):
         with pytest.raises(UsageError, match="measures nothing"):
             compile_model(replace(asked, **changes))
+
+
+@pytest.mark.parametrize("name", ["gguf/model-f16.gguf", "onnx/model.onnx.data", "model.safetensors"])
+def test_a_file_above_its_target_is_said_to_be(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(100))
+    quantity = FileBytes(place=path.parent.name if "/" in name else "checkpoint")
+    assert check_file(Target(quantity, 100 * quantity.unit, 0), tmp_path) == ()
+    assert "100 bytes, above the 99 bytes" in check_file(Target(quantity, 99 * quantity.unit, 0), tmp_path)[0]
