@@ -29,7 +29,7 @@ class Decoding:
         self.device = "cuda" if model.provider == "CUDAExecutionProvider" else "cpu"
         self.shared = model.shares_cache
         places = room if self.shared else 0
-        self.past = [self.place(np.zeros((batch, c.heads, places, c.size), c.dtype)) for c in model.caches]
+        self.past = [self.place(cache.empty(batch, places)) for cache in model.caches]
 
     def place(self, array: Array) -> Any:
         """Put an array where the model computes."""

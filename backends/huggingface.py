@@ -17,6 +17,7 @@ from graphprune.backends.serial import from_data, main_dtype, narrowest_dtype, s
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source
+from graphprune.states import is_state
 from graphprune.parity import agree
 from graphprune.quantities import FileBytes
 
@@ -177,8 +178,9 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
 
     paths = [write_json(folder / "config.json", generic_config(graph))]
     paths += write_tensors(narrowed_tensors(graph), folder, shard_bytes)
-    modeling = folder / f"{MODELING}.py"
-    paths.append(Path(shutil.copyfile(modeling_graphprune.__file__, modeling)))
+    code = Path(modeling_graphprune.__file__)
+    for source in (code, code.with_name("program_graphprune.py")):
+        paths.append(Path(shutil.copyfile(source, folder / source.name)))
     generation = graph.source.generation_config
     has_own = graph.source.folder is not None and (graph.source.folder / "generation_config.json").is_file()
     if generation is not None and graph.source.kind == "decoder" and not has_own:
@@ -195,7 +197,7 @@ def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
 
 def generic_config(graph: Graph) -> dict[str, Any]:
     """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
-    from graphprune.backends.modeling_graphprune import pack
+    from graphprune.backends.program_graphprune import pack
 
     decoder = graph.source.kind == "decoder"
     class_name = "GraphpruneForCausalLM" if decoder else "GraphpruneModel"
@@ -206,12 +208,32 @@ def generic_config(graph: Graph) -> dict[str, Any]:
         "architectures": [class_name],
         "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", auto: f"{MODELING}.{class_name}"},
         "model_type": "graphprune",
-        "num_hidden_layers": sum(name.endswith(".key") for name in graph.inputs),
+        **cache_fields(graph),
         "dtype": dtype,
         "torch_dtype": dtype,
         "source_architecture": graph.source.architecture or plain_fields(graph).get("source_architecture", ""),
         "graph": pack(to_data(graph)),
     }
+
+
+def cache_fields(graph: Graph) -> dict[str, Any]:
+    """What a cache is made from: how many layers keep something, and what, where it is not keys and values alone."""
+    layers: dict[str, set[str]] = {}
+    for name in filter(is_state, graph.inputs):
+        layers.setdefault(name.split(".")[1], set()).add(name.split(".")[2])
+    types = [layer_type(parts) for parts in layers.values()]
+    count: dict[str, Any] = {"num_hidden_layers": len(types)}
+    if set(types) <= {"full_attention"}:
+        return count
+    windows = max(sum(part.startswith("conv") for part in parts) for parts in layers.values())
+    return {**count, "layer_types": types, "number_of_conv_states": max(1, windows)}
+
+
+def layer_type(parts: set[str]) -> str:
+    """The name that transformers has for a cache layer with these parts."""
+    if "key" not in parts:
+        return "linear_attention"
+    return "indexed_attention" if "indexer" in parts else "hybrid" if len(parts) > 2 else "full_attention"
 
 
 def read_generic(folder: Path) -> Graph:
@@ -221,7 +243,8 @@ def read_generic(folder: Path) -> Graph:
     """
     from safetensors.torch import load_file
 
-    from graphprune.backends.modeling_graphprune import GraphpruneConfig, unpack
+    from graphprune.backends.modeling_graphprune import GraphpruneConfig
+    from graphprune.backends.program_graphprune import unpack
 
     try:
         config: Any = GraphpruneConfig.from_pretrained(folder)

@@ -1,17 +1,13 @@
 """A causal language model or an encoder whose layers have unequal widths, run from the operator graph in its config.
 
-This file stands alone: graphprune writes it beside the weights and transformers finds it through `auto_map`. The graph
-is data: its nodes name ATen operators without side effects; no other part of Python or of the file system is reachable.
+This file and program_graphprune.py stand alone: graphprune writes them beside the weights and transformers finds them
+through `auto_map`.
 """
 
-import base64
 import contextlib
 import json
-import math
-import operator
 import shutil
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,142 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin, StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
-FORMAT = 1
-MAXIMUM_BYTES = 1 << 28
-REFUSED = {"from_file", "set_", "resize_", "_local_scalar_dense"}
-PYTHON: dict[str, tuple[Any, list[str]]] = {
-    "operator": (operator, ["add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem"]),
-    "math": (math, ["floor", "ceil", "trunc", "sqrt"]),
-    "torch": (torch, ["sym_max", "sym_min", "sym_float", "sym_int", "sym_not"]),
-}
-
-
-def pack(graph: Any) -> str:
-    """Compress a graph (JSON data) to one line of text for config.json."""
-    return base64.b64encode(zlib.compress(json.dumps(graph, separators=(",", ":")).encode(), 9)).decode()
-
-
-def unpack(text: str) -> dict[str, Any]:
-    """Read what `pack` wrote. Raises ValueError where it is not a graph of this format."""
-    try:
-        data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), MAXIMUM_BYTES)
-        graph = json.loads(data)
-        version = graph["format"]
-    except Exception as error:
-        raise ValueError(f"config.json holds no readable graphprune graph: {error}; export it again") from error
-    if version != FORMAT:
-        raise ValueError(f"the graph has format {version}, this file reads format {FORMAT}; update graphprune")
-    return graph  # type: ignore[no-any-return]
-
-
-def resolve(name: str) -> Any:
-    """The function of a node: an ATen overload without side effects, or a few Python functions on sizes."""
-    space, _, rest = str(name).partition(".")
-    if space == "aten" and rest.count(".") == 1:
-        operator_name, overload = rest.split(".")
-        packet = None if operator_name in REFUSED else getattr(torch.ops.aten, operator_name, None)
-        function = getattr(packet, overload, None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
-        if isinstance(function, torch._ops.OpOverload) and not function._schema.is_mutable:
-            return function
-    if space in PYTHON and rest in PYTHON[space][1]:
-        return getattr(PYTHON[space][0], rest)
-    raise ValueError(f"the operator {name!r} is not allowed in a graph; the checkpoint is damaged or not to be trusted")
-
-
-class Value:
-    """The result of an earlier node, as an argument."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-
-class Device:
-    """The device of the model, whatever it was when the graph was captured."""
-
-
-def decode(argument: Any) -> Any:
-    """An argument from its JSON form."""
-    if isinstance(argument, list):
-        return [decode(item) for item in argument]
-    if not isinstance(argument, dict):
-        return argument
-    ((kind, value),) = argument.items()
-    if kind == "node":
-        return Value(int(value))
-    if kind == "device":
-        return Device()
-    if kind == "float":
-        return float(value)
-    known = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
-    constant = getattr(torch, str(value), None)
-    if kind not in known or not isinstance(constant, known[kind]):
-        raise ValueError(f"the graph holds an unknown constant {argument!r}; the checkpoint is damaged")
-    return constant
-
-
-def references(argument: Any) -> list[int]:
-    """The indices of the nodes that an argument reads."""
-    if isinstance(argument, (list, dict)):
-        return [i for item in (argument.values() if isinstance(argument, dict) else argument) for i in references(item)]
-    return [argument.index] if isinstance(argument, Value) else []
-
-
-class Program:
-    """The nodes of a graph, ready to run; `retired[i]` are the values that nothing reads after node i."""
-
-    def __init__(self, graph: Mapping[str, Any]) -> None:
-        self.inputs = [name for name, *_ in graph["inputs"]]
-        self.outputs = [name for name, _ in graph["outputs"]]
-        self.returned = [int(index) for _, index in graph["outputs"]]
-        self.nodes = [self.read(node) for node in graph["nodes"]]
-        last: dict[int, int] = {}
-        for index, (_, args, kwargs) in enumerate(self.nodes):
-            for read in [*references(args), *references(kwargs)]:
-                if not 0 <= read < index:
-                    raise ValueError(f"node {index} of the graph reads node {read}; the checkpoint is damaged")
-                last[read] = index
-        self.retired: list[list[int]] = [[] for _ in self.nodes]
-        for read, index in last.items():
-            if read not in self.returned:
-                self.retired[index].append(read)
-
-    def read(self, node: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
-        if node[0] in ("input", "tensor"):
-            return node[0], str(node[1]), {}
-        return resolve(node[0]), decode(node[1]), {key: decode(value) for key, value in node[2].items()}
-
-    def run(
-        self,
-        inputs: Mapping[str, Tensor],
-        tensors: Mapping[str, Tensor],
-        device: torch.device,
-        dtypes: Mapping[torch.dtype, torch.dtype],
-    ) -> list[Tensor]:
-        """Run on inputs and tensors by name; `dtypes` replaces element types named in the graph."""
-        values: list[Any] = [None] * len(self.nodes)
-
-        def get(argument: Any) -> Any:
-            if isinstance(argument, Value):
-                return values[argument.index]
-            if isinstance(argument, list):
-                return [get(item) for item in argument]
-            if isinstance(argument, torch.dtype):
-                return dtypes.get(argument, argument)
-            return device if isinstance(argument, Device) else argument
-
-        for index, (function, args, kwargs) in enumerate(self.nodes):
-            if isinstance(function, str):
-                values[index] = (inputs if function == "input" else tensors)[args]
-            else:
-                values[index] = function(*map(get, args), **{key: get(value) for key, value in kwargs.items()})
-            for old in self.retired[index]:
-                values[old] = None
-        return [values[index] for index in self.returned]
-
+from .program_graphprune import Program, unpack
 
 class GraphpruneConfig(PreTrainedConfig):
     """`graph` is the packed graph; the other fields are those of the source model, for tools that look."""
@@ -243,18 +108,49 @@ class GraphprunePreTrainedModel(PreTrainedModel):
         stem = Path(__file__).stem
         self.config.auto_map = {"AutoConfig": f"{stem}.GraphpruneConfig", kind: f"{stem}.{type(self).__name__}"}
         super().save_pretrained(save_directory, *args, **kwargs)
-        target = Path(save_directory) / Path(__file__).name
-        if target.resolve() != Path(__file__).resolve():
-            shutil.copyfile(__file__, target)
+        for source in (Path(__file__), Path(__file__).with_name("program_graphprune.py")):
+            target = Path(save_directory) / source.name
+            if target.resolve() != source.resolve():
+                shutil.copyfile(source, target)
+
+
+# Where a layer of a cache keeps its states: those that grow with their dimension of tokens, and those of a fixed size.
+GROWING = {"key": ("keys", 2), "value": ("values", 2), "indexer": ("indexer_keys", 1)}
+FIXED = {"conv": "conv_states", "recurrent": "recurrent_states"}
+
+
+def held_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """What a layer of a cache holds, by part: `key`, `value`, `indexer`, `conv`, `conv1`, `recurrent`."""
+    for part, (attribute, _) in GROWING.items():
+        if isinstance(getattr(layer, attribute, None), Tensor):
+            yield part, getattr(layer, attribute)
+    for part, attribute in FIXED.items():
+        for index, tensor in getattr(layer, attribute, {}).items():
+            if isinstance(tensor, Tensor):
+                yield f"{part}{index or ''}", tensor
+
+
+def store_fixed(layer: Any, part: str, tensor: Tensor) -> None:
+    kind = part.rstrip("0123456789")
+    index = int(part.removeprefix(kind) or 0)
+    getattr(layer, FIXED[kind])[index] = tensor
+    getattr(layer, f"is_{FIXED[kind]}_initialized")[index] = layer.has_previous_state[index] = True
+    layer.device, layer.dtype = tensor.device, tensor.dtype
+    if kind == "conv":
+        layer.conv_kernel_size[index] = tensor.shape[-1]
 
 
 class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
-    """A decoder with a key-value cache; layers may have any number of heads, or none."""
+    """A decoder with a cache; layers may have any number of heads, or none, and states besides keys and values."""
 
     def __init__(self, config: GraphpruneConfig) -> None:
         super().__init__(config)
-        names = [name for name in self.program.inputs if name.startswith("past_key_values.")]
-        self.caches = list(zip(names[::2], names[1::2], strict=True))
+        layers: dict[str, list[str]] = {}
+        for name in self.program.inputs:
+            if name.startswith("past_key_values."):
+                layers.setdefault(name.split(".")[1], []).append(name)
+        self.caches = [{name.split(".")[2]: name for name in names} for names in layers.values()]
+        self.grows = any("key" in names for names in self.caches)
 
     def forward(
         self,
@@ -291,8 +187,8 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
 
     def past_length(self, cache: Any, ids: Tensor, mask: Tensor | None) -> int:
-        if not self.caches:  # no attention is left: nothing is stored, the mask alone knows
-            return 0 if mask is None else mask.shape[1] - ids.shape[1]
+        if not self.grows:  # no attention is left: what is stored has no length, the mask alone knows
+            return 0 if mask is None else max(0, mask.shape[1] - ids.shape[1])
         return 0 if cache is None else int(cache.get_seq_length())
 
     def plain_inputs(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: int) -> dict[str, Tensor]:
@@ -314,30 +210,37 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
     def past_inputs(self, cache: Any, ids: Tensor, past: int) -> dict[str, Tensor]:
         inputs = {}
         for index, names in enumerate(self.caches):
-            layer = self.layer(cache, index) if past else None
-            for name, tensor in zip(names, (layer.keys, layer.values) if layer else (None, None), strict=True):
-                _, (_, heads, _, size) = self.input_types[name]
+            held = dict(held_tensors(self.layer(cache, index))) if cache is not None else {}
+            for part, name in names.items():
+                grows = part in GROWING
+                tensor = held.get(part) if past or not grows else None
                 if tensor is None:
-                    tensor = torch.zeros(ids.shape[0], heads, 0, size, dtype=self.dtype, device=ids.device)
-                inputs[name] = tensor[:, :, :past].to(self.dtype)
+                    dtype, (_, *rest) = self.input_types[name]
+                    sizes = [0 if isinstance(size, str) else size for size in rest]
+                    dtype = self.dtype if dtype == self.captured else dtype
+                    tensor = torch.zeros(ids.shape[0], *sizes, dtype=dtype, device=ids.device)
+                inputs[name] = tensor.narrow(GROWING[part][1], 0, past) if grows else tensor
         return inputs
 
     def store(self, cache: Any, outputs: Mapping[str, Tensor], past: int) -> None:
-        """Put the new keys and values into the cache; a growing cache takes the tensors as they are."""
-        presents = [name.replace("past_key_values.", "present.") for pair in self.caches for name in pair]
-        tensors = [outputs[name].to(self.dtype) for name in presents]
-        for index, (keys, values) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-            layer = self.layer(cache, index) if index < len(cache.layers) else None
-            if type(layer) is DynamicLayer:
-                if not layer.is_initialized:
-                    layer.lazy_initialization(keys, values)
-                layer.keys, layer.values = keys, values
-            else:
-                cache.update(keys[:, :, past:], values[:, :, past:], index)
+        """Put the new states into the cache; a growing cache takes the tensors as they are."""
+        for index, names in enumerate(self.caches):
+            layer = self.layer(cache, index)
+            new = {part: outputs[name.replace("past_key_values.", "present.")] for part, name in names.items()}
+            if type(layer) is StaticLayer:
+                cache.update(*(new[part][:, :, past:].to(self.dtype) for part in ("key", "value")), index)
+                continue
+            if "key" in new and not layer.is_initialized:
+                layer.lazy_initialization(new["key"], new["value"])
+            for part, tensor in new.items():
+                if part in GROWING:
+                    setattr(layer, GROWING[part][0], tensor.to(self.dtype))
+                else:
+                    store_fixed(layer, part, tensor)
 
     def layer(self, cache: Any, index: int) -> Any:
         layer = cache.layers[index]
-        if type(layer) not in (DynamicLayer, StaticLayer) or cache.offloading:
+        if cache.offloading or not isinstance(layer, (DynamicLayer, StaticLayer, LinearAttentionCacheLayerMixin)):
             raise ValueError("a graphprune model takes a DynamicCache or a StaticCache made with its own configuration")
         return layer
 
@@ -348,7 +251,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         return False  # the filled length of a static cache is read as a number
 
     def _get_static_cache_init_shape(self) -> tuple[list[int], list[int]]:
-        shapes = [self.input_types[key][1] for key, _ in self.caches]
+        shapes = [self.input_types[names["key"]][1] for names in self.caches]
         return [shape[1] for shape in shapes], [shape[3] for shape in shapes]
 
 

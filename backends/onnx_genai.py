@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.ir import Graph, tensor_type
+from graphprune.states import is_attended, is_state
 
 # Model types whose decoders genai feeds exactly as our contract says; any other is a plain `decoder`.
 _KNOWN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"})
@@ -14,7 +15,7 @@ _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_s
 def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list[Path]:
     """Write genai_config.json for a decoder with a cache; nothing for any other graph.
 
-    genai takes keys and values of a layer to be of one size, so there is none either where they differ.
+    genai knows keys and values, of one size in a layer, so there is none either where a layer keeps anything else.
     `shared` lets genai keep past and present of a layer in one buffer, which the model's attention must be able to do.
     """
     if graph.source.config is None or not cache_types(graph) or not equal_parts(graph):
@@ -50,17 +51,17 @@ def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
 
 
 def equal_parts(graph: Graph) -> bool:
-    """Whether keys and values have the same heads and sizes in every layer."""
-    shapes = {name: tensor_type(node).shape[1::2] for name, node in graph.placeholders.items()}
-    keys = [name for name in shapes if name.startswith("past_key_values.") and name.endswith(".key")]
-    return all(shapes[name] == shapes[name.removesuffix("key") + "value"] for name in keys)
+    """Whether every layer keeps keys and values alone, with the same heads and sizes."""
+    states = {name: tensor_type(node).shape[1::2] for name, node in graph.placeholders.items() if is_state(name)}
+    keys = [name for name in states if name.endswith(".key")]
+    return all(map(is_attended, states)) and all(
+        states[name] == states[name.removesuffix("key") + "value"] for name in keys
+    )
 
 
 def cache_types(graph: Graph) -> dict[int, Any]:
     """The type of each layer's key cache, by layer number."""
-    keys = {
-        n: node for n, node in graph.placeholders.items() if n.startswith("past_key_values.") and n.endswith(".key")
-    }
+    keys = {n: node for n, node in graph.placeholders.items() if is_attended(n) and n.endswith(".key")}
     return {int(name.split(".")[1]): tensor_type(node) for name, node in keys.items()}
 
 
@@ -73,7 +74,7 @@ def decoder_sizes(graph: Graph) -> dict[str, int]:
 
 
 def model_inputs(graph: Graph) -> dict[str, str]:
-    plain = {name: name for name in graph.inputs if not name.startswith("past_key_values.")}
+    plain = {name: name for name in graph.inputs if not is_state(name)}
     return plain | {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from graphprune.backends.onnx_elementwise import ELEMENTWISE
+from graphprune.backends.onnx_recurrence import scan_recurrence
 from graphprune.ir import Size, TensorType
 
 Lowering = Callable[..., Any]
@@ -248,6 +249,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "scaled_dot_product_attention": attention,
         "batch_norm": batch_norm,
         "adaptive_avg_pool2d": adaptive_average,
+        "linear_recurrence": scan_recurrence,
         **ELEMENTWISE,
     }
 )

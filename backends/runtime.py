@@ -16,27 +16,29 @@ from graphprune.errors import GraphpruneError, UsageError
 Array = NDArray[Any]
 # The folders of ONNX models below an artefact's, the one that is opened first in front.
 PLACES = ("onnx", "onnx-ort", "onnx-fp16", "onnx-int8", "onnx-int4")
+_PAST = "past_sequence_length"
 _ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 @final
 @dataclass(frozen=True)
 class Cache:
-    """One cache input of a session: its layer, part (`key` or `value`), heads, head size and element type."""
+    """One input of a session that a layer keeps between calls: its layer, part (`key`, `value`, `conv`, `recurrent`),
+    element type and shape, batch first, with None along the tokens of the past."""
 
     name: str
     layer: int
     part: str
-    heads: int
-    size: int
+    shape: tuple[int | None, ...]
     dtype: type[Any]
 
     @property
     def present(self) -> str:
         return f"present.{self.layer}.{self.part}"
 
-    def empty(self, batch: int) -> Array:
-        return np.zeros((batch, self.heads, 0, self.size), self.dtype)
+    def empty(self, batch: int, places: int = 0) -> Array:
+        """Zeros, with room for this many tokens."""
+        return np.zeros((batch, *(places if size is None else size for size in self.shape[1:])), self.dtype)
 
 
 @final
@@ -226,9 +228,10 @@ def read_caches(session: Any) -> tuple[Cache, ...]:
 
 def read_cache(value: Any) -> Cache:
     _, layer, part = value.name.split(".")
-    if value.type not in _ELEMENT_TYPES or not all(isinstance(value.shape[dim], int) for dim in (1, 3)):
-        raise GraphpruneError(f"{value.name} is {value.type} {value.shape}: heads and head size must be integers")
-    return Cache(value.name, int(layer), part, value.shape[1], value.shape[3], _ELEMENT_TYPES[value.type])
+    shape = tuple(None if size == _PAST else size for size in value.shape)
+    if value.type not in _ELEMENT_TYPES or not all(size is None or isinstance(size, int) for size in shape[1:]):
+        raise GraphpruneError(f"{value.name} is {value.type} {value.shape}: all but batch and past must be integers")
+    return Cache(value.name, int(layer), part, (None, *shape[1:]), _ELEMENT_TYPES[value.type])
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source, TensorType
+from graphprune.recurrence import RECURRENCE
 from graphprune.tracing import symbol
 
 FORMAT = 1
@@ -162,18 +163,19 @@ def build_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: 
 
 
 def build_node(nodes: fx.Graph, item: list[Any], built: list[fx.Node]) -> fx.Node:
-    from graphprune.backends.modeling_graphprune import resolve
+    from graphprune.backends.program_graphprune import resolve
 
     if item[0] == "input":
         return nodes.placeholder(re.sub(r"\W", "_", item[1]))
     if item[0] == "tensor":
         return nodes.get_attr(item[1])
     kwargs = {key: decode_argument(value, built) for key, value in item[2].items()}
-    return nodes.call_function(resolve(item[0]), tuple(decode_argument(a, built) for a in item[1]), kwargs)
+    target = RECURRENCE if item[0] == str(RECURRENCE) else resolve(item[0])
+    return nodes.call_function(target, tuple(decode_argument(a, built) for a in item[1]), kwargs)
 
 
 def decode_argument(argument: Any, built: list[fx.Node]) -> Any:
-    from graphprune.backends.modeling_graphprune import Device, Value, decode
+    from graphprune.backends.program_graphprune import Device, Value, decode
 
     if isinstance(argument, list):
         return [decode_argument(item, built) for item in argument]

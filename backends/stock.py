@@ -290,7 +290,7 @@ def differing_sizes(shapes: Shapes, target: Shapes) -> list[tuple[int, int]]:
     """Every pair of a present and a wanted size of some dimension, the frequent ones first."""
     pairs: Counter[tuple[int, int]] = Counter()
     for name, shape in target.items():
-        pairs.update((old, new) for old, new in zip(shapes.get(name, ()), shape, strict=False) if old != new)
+        pairs.update((old, new) for old, new in zip(shapes.get(name, ()), shape, strict=False) if old != new and old)
     return [pair for pair, _ in pairs.most_common()]
 
 

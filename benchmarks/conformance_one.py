@@ -68,6 +68,8 @@ def run(stages: Stages, name: str, class_name: str, folder: Path) -> None:
     with stages.stage("capture"):
         graph = capture(folder / "source", dtype=torch.float32)
         found["nodes"], found["kind"] = len(graph.nodes), graph.source.kind
+    with stages.stage("eager"):
+        check_eager(model, graph)
     with stages.stage("groups"):
         analysis = analyze_axes(graph)
         found |= describe(analysis.groups, graph)
@@ -88,6 +90,14 @@ def make_model(config: Any, class_name: str) -> Any:
         if parameter.ndim > 1 and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
             torch.nn.init.normal_(parameter, std=0.02)  # routers that start at zero choose among equals
     return model
+
+
+def check_eager(model: Any, graph: Any) -> None:
+    """The model that was captured against the graph: prefill, cached single tokens, padding on the left."""
+    from graphprune import parity
+
+    with torch.no_grad():
+        parity.require(parity.compare_models(model.float(), graph))
 
 
 def describe(groups: Any, graph: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from torch import fx
 
 from graphprune.groups import Branch
 from graphprune.ir import Graph, TensorType
+from graphprune.states import is_present
 
 _ADD = torch.ops.aten.add.Tensor
 
@@ -75,7 +76,7 @@ def describe(graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: se
     weights = [str(n.target) for n in inside if n.op == "get_attr" and len(n.meta["value"].shape) > 1]
     if not weights:
         return []
-    returned = {node: name for name, node in graph.results.items() if name.startswith("present.")}
+    returned = {node: name for name, node in graph.results.items() if is_present(name)}
     caches = tuple(name.removeprefix("present.") for node, name in returned.items() if node in inside)
     id = scope_of_last(term, set(weights))
     number = 2
@@ -106,7 +107,7 @@ def exclusive_nodes(graph: Graph, *ends: fx.Node) -> set[fx.Node]:
     Readers are counted down from the end, as a reference-counting collector does: the work is the size of the branch.
     """
     results = graph.results
-    kept = {node for name, node in results.items() if not name.startswith("present.")}
+    kept = {node for name, node in results.items() if not is_present(name)}
     caches_only, output = set(results.values()) - kept, graph.module.graph.output_node()
     dead, pending = set(ends), list(ends)
     living: dict[fx.Node, int] = {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphprune.errors import CaptureError
+from graphprune.states import PREFIX, State, fill, is_state, keeps_keys, layer_tensors, read_states
 from graphprune.tracing import Contract
 
 # Example sizes differ from each other and from 0 and 1, which torch.export treats as constants.
@@ -17,7 +18,7 @@ BATCH, SEQUENCE, PAST = 2, 3, 5
 
 
 class Decoder(nn.Module):
-    """A causal language model as a function of flat tensors: ids, mask, positions, key and value of each layer."""
+    """A causal language model as a function of flat tensors: ids, mask, positions, the states of each layer."""
 
     def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -25,15 +26,17 @@ class Decoder(nn.Module):
         self.names = names
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        plain = {n: t for n, t in zip(self.names, inputs, strict=True) if not n.startswith("past_key_values.")}
-        past = inputs[len(plain) :]
-        cache = new_cache(self.model)
-        for layer, key, value in zip(cache.layers, past[::2], past[1::2], strict=True):
-            layer.lazy_initialization(key, value)
-            layer.keys, layer.values = key, value
-        output = self.model(**plain, past_key_values=cache, use_cache=True)
-        layers = output.past_key_values.layers
-        return (output.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
+        given = dict(zip(self.names, inputs, strict=True))
+        plain = {name: tensor for name, tensor in given.items() if not is_state(name)}
+        argument, cache = cache_argument(self.model), new_cache(self.model)
+        if "attention_mask" in plain and not keeps_keys(cache):
+            plain["attention_mask"] = plain["attention_mask"][:, -plain["input_ids"].shape[1] :]
+        for index, layer in enumerate(cache.layers):
+            start = f"{PREFIX}{index}."
+            fill(layer, {n.removeprefix(start): t for n, t in given.items() if n.startswith(start)})
+        output = self.model(**plain, **{str(argument): cache}, use_cache=True)
+        layers = output[argument].layers
+        return (output.logits, *(tensor for layer in layers for _, tensor in layer_tensors(layer)))
 
 
 class Encoder(nn.Module):
@@ -83,9 +86,14 @@ def accepts(model: Any, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
+def cache_argument(model: Any) -> str | None:
+    """The name under which the model takes and returns its cache."""
+    return next((name for name in ("past_key_values", "cache_params") if accepts(model, name)), None)
+
+
 def is_decoder(model: Any) -> bool:
     """Say whether the model generates text with a cache."""
-    return bool(model.can_generate()) and accepts(model, "past_key_values")
+    return bool(model.can_generate()) and cache_argument(model) is not None
 
 
 def decoder_contract(model: Any) -> tuple[Decoder, Contract]:
@@ -101,30 +109,28 @@ def decoder_contract(model: Any) -> tuple[Decoder, Contract]:
         inputs["position_ids"] = torch.arange(PAST, PAST + SEQUENCE, device=device).repeat(BATCH, 1)
         dynamic["position_ids"] = {0: "batch", 1: "sequence"}
     outputs = ["logits"]
-    for index, pair in enumerate(probe_cache(model)):
-        for part, (heads, size, dtype) in zip(("key", "value"), pair, strict=True):
-            name = f"past_key_values.{index}.{part}"
-            inputs[name] = torch.zeros(BATCH, heads, PAST, size, dtype=dtype, device=device)
-            dynamic[name] = {0: "batch", 2: "past"}
-            outputs.append(f"present.{index}.{part}")
+    sizes = {"batch": BATCH, "past": PAST}
+    for state in probe_states(model):
+        shape = [sizes[size] if isinstance(size, str) else size for size in state.shape]
+        inputs[state.name] = torch.zeros(shape, dtype=state.dtype, device=device)
+        dynamic[state.name] = state.dynamic
+        outputs.append(state.present)
     return Decoder(model, tuple(inputs)), Contract(inputs, dynamic, tuple(outputs))
 
 
-def probe_cache(model: Any) -> list[list[tuple[int, int, torch.dtype]]]:
-    """Heads, head size and type of each layer's key and value, from one run on fake tensors."""
+def probe_states(model: Any) -> tuple[State, ...]:
+    """What each layer keeps between calls, from one run on fake tensors."""
     device = next(model.parameters()).device
+    argument = str(cache_argument(model))
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), transformers_patches():
         ids = torch.zeros(1, 2, dtype=torch.long, device=device)
         try:
-            layers = model(input_ids=ids, past_key_values=new_cache(model), use_cache=True).past_key_values.layers
+            cache = model(input_ids=ids, **{argument: new_cache(model)}, use_cache=True)[argument]
         except Exception as error:
             raise CaptureError(f"cannot run {type(model).__name__} with a cache: {error}") from error
-    for index, layer in enumerate(layers):
-        if not isinstance(getattr(layer, "keys", None), Tensor) or layer.keys.ndim != 4:
-            raise CaptureError(
-                f"layer {index} of {type(model).__name__} keeps a {type(layer).__name__}, not keys and values"
-            )
-    return [[(int(t.shape[1]), int(t.shape[3]), t.dtype) for t in (layer.keys, layer.values)] for layer in layers]
+    if not hasattr(cache, "layers"):
+        raise CaptureError(f"{type(model).__name__} keeps a {type(cache).__name__}, which has no layers of its own")
+    return read_states(cache)
 
 
 def encoder_contract(model: Any) -> tuple[Encoder, Contract]:

@@ -9,6 +9,7 @@ from graphprune.branches import exclusive_nodes, upstream
 from graphprune.groups import Branch, Kind
 from graphprune.inference import Inference
 from graphprune.ir import Graph
+from graphprune.states import is_attended
 
 
 class Kinds:
@@ -50,9 +51,9 @@ class Kinds:
                 heads.update(self.atoms_at(key, -3))  # type: ignore[arg-type]
                 queries.update(self.atoms_at(query, -3))  # type: ignore[arg-type]
                 sizes.update(self.atoms_at(key, -1) + self.atoms_at(value, -1))  # type: ignore[arg-type]
-        cached = {a for n, p in self.graph.placeholders.items() if n.startswith("past_") for a in self.atoms_at(p, 1)}
+        cached = {a for n, p in self.graph.placeholders.items() if is_attended(n) for a in self.atoms_at(p, 1)}
         for name, placeholder in self.graph.placeholders.items():
-            if name.startswith("past_key_values."):
+            if is_attended(name):
                 sizes.update(self.atoms_at(placeholder, 3))
         queries -= cached if cached else heads
         return frozenset(cached or heads), frozenset(queries), frozenset(sizes)

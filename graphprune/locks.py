@@ -7,6 +7,7 @@ from graphprune.axes import Algebra, Axis
 from graphprune.inference import SAME_VALUES, Inference
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
+from graphprune.states import is_present, is_state
 
 _PICKING = {"embedding", "index", "gather", "index_select"}
 
@@ -19,10 +20,10 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
         for atom in algebra.atoms(axis):
             locks.setdefault(atom, f"{lock.reason} (at {lock.node})")
     for name, node in graph.placeholders.items():
-        if not name.startswith("past_key_values."):
+        if not is_state(name):
             lock_all(locks, algebra, inference.axes[node], f"is a dimension of the input {name}")  # type: ignore[arg-type]
     for name, node in graph.results.items():
-        if not name.startswith("present."):
+        if not is_present(name):
             lock_all(locks, algebra, inference.axes[node], f"is a dimension of the output {name}", kinds.vocabulary)  # type: ignore[arg-type]
     lock_averaged_queries(locks, algebra, kinds)
     for index, axis in inference.indexed.items():

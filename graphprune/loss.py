@@ -8,6 +8,7 @@ from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, tensor_type
+from graphprune.states import is_state
 from graphprune.tracing import symbol
 
 # Token ids [batch, sequence] for language models; otherwise named tensors, of which the graph takes its inputs.
@@ -37,7 +38,7 @@ def decoder_inputs(graph: Graph, ids: Tensor) -> tuple[Tensor, ...]:
         shape = [size if isinstance(size, int) else int(size.xreplace(present)) for size in kind.shape]
         if name == "attention_mask":
             inputs.append(torch.ones(shape, dtype=kind.dtype, device=device))
-        elif name == "token_type_ids" or name.startswith("past_key_values."):
+        elif name == "token_type_ids" or is_state(name):
             inputs.append(torch.zeros(shape, dtype=kind.dtype, device=device))
         elif name in given:
             inputs.append(given[name])

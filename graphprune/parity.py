@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.decoder import cache_argument
 from graphprune.errors import ParityError
 from graphprune.ir import Graph, TensorType
+from graphprune.states import is_state, keeps_keys, present_of
+from graphprune.verify import concrete
 
 REFERENCE = Path("graphprune") / "reference.safetensors"
 PROMPT, STEPS, NEW_TOKENS = 12, 4, 64
@@ -127,15 +130,15 @@ def greedy(runner: Runner, prompt: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def graph_runner(graph: Graph) -> Runner:
     """Run a decoder graph step by step."""
     types: dict[str, TensorType] = {name: node.meta["value"] for name, node in graph.placeholders.items()}
-    caches = [name for name in graph.inputs if name.startswith("past_key_values.")]
-    sizes = {name: (int(types[name].shape[1]), 0, int(types[name].shape[3])) for name in caches}
+    caches = [name for name in graph.inputs if is_state(name)]
     device = next(iter(graph.tensors().values())).device
 
     def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        empty = {n: torch.zeros(len(ids), *sizes[n], dtype=types[n].dtype) for n in caches}
+        sizes = {"batch": len(ids), "past": 0}
+        empty = {n: torch.zeros(concrete(types[n].shape, sizes), dtype=types[n].dtype) for n in caches}
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **(past or empty)}
         outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
-        return outputs["logits"], {name: outputs[name.replace("past_key_values", "present")] for name in caches}
+        return outputs["logits"], {name: outputs[present_of(name)] for name in caches}
 
     return run
 
@@ -147,13 +150,15 @@ def model_runner(model: Any) -> Runner:
     from transformers import DynamicCache
 
     accepted = inspect.signature(model.forward).parameters
+    argument = str(cache_argument(model))
 
     def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
         cache = DynamicCache(config=model.config) if past is None else past
+        mask = mask if keeps_keys(cache) else mask[:, -ids.shape[1] :]
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         placed = {name: tensor.to(model.device) for name, tensor in feed.items() if name in accepted}
-        output = model(**placed, past_key_values=cache, use_cache=True)
-        return output.logits, output.past_key_values
+        output = model(**placed, **{argument: cache}, use_cache=True)
+        return output.logits, output[argument]
 
     return run
 
@@ -181,6 +186,11 @@ def encoder_input(name: str, type_: TensorType, graph: Graph, generator: torch.G
 
 def agree(model: Any, graph: Graph) -> bool:
     """Say whether a transformers model computes what the graph computes, in this process: the quick form of `check`."""
+    return all(entry.passed for entry in compare_models(model, graph))
+
+
+def compare_models(model: Any, graph: Graph) -> list[Check]:
+    """A transformers model against a graph, in this process."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         if graph.source.kind == "decoder":
@@ -189,7 +199,7 @@ def agree(model: Any, graph: Graph) -> bool:
         else:
             wanted = encoder_reference(graph, generator)
             found = observe_encoder(model, wanted)
-    return all(compare("", name, wanted[name], tensor).passed for name, tensor in found.items())
+    return [compare(type(model).__name__, name, wanted[name], tensor) for name, tensor in found.items()]
 
 
 def observe_encoder(model: Any, expected: Mapping[str, Tensor]) -> Observations:

@@ -14,8 +14,11 @@ from graphprune.inference import Axes, Inference
 from graphprune.ir import Graph, tensor_type
 from graphprune.kinds import Kinds
 from graphprune.linear_calls import find_linear_calls
+from graphprune.states import PREFIX, is_state
+from graphprune.tracing import symbol
 
 Terms = Counter[Term]  # summed with `update`: `+` would drop negative terms
+_PAST = symbol("past")
 _CONTRACTIONS = {"linear": 1, "addmm": 0, "mm": 0, "matmul": 0, "bmm": 1, "baddbmm": 1}
 
 
@@ -92,11 +95,13 @@ def cache_bytes(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
     owner = {cache: b.id for b in kinds.branches for cache in b.caches}
     total = Terms()
     for name, node in graph.placeholders.items():
-        if name.startswith("past_key_values."):
+        shape = tensor_type(node).shape
+        if is_state(name) and _PAST in shape:
             axes: Axes = sizes.inference.axes[node]  # type: ignore[assignment]
-            layer = name.removeprefix("past_key_values.")
-            home = presence((owner[layer],) if layer in owner else ())
-            total.update(scale(sizes.product((axes[1], axes[3]), home), itemsize(node)))
+            entry = name.removeprefix(PREFIX)
+            home = presence((owner[entry],) if entry in owner else ())
+            kept = tuple(axis for axis, size in zip(axes, shape, strict=True) if isinstance(size, int))
+            total.update(scale(sizes.product(kept, home), itemsize(node)))
     return Polynomial(total)
 
 

@@ -17,6 +17,7 @@ from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, t
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
+from graphprune.kernels import traceable_recurrences
 from graphprune.tracing import Contract, capture_module
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -88,10 +89,17 @@ def capture_pretrained(model: Any) -> Graph:
     kind = "decoder" if is_decoder(model) else "encoder"
     with traceable_experts(model):
         wrapper, contract = decoder_contract(model) if kind == "decoder" else encoder_contract(model)
-        graph = capture_module(wrapper, contract, "model.", transformers_patches)
+        graph = capture_module(wrapper, contract, "model.", lambda: tracing_patches(model))
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
     return replace(graph, source=source)
+
+
+@contextlib.contextmanager
+def tracing_patches(model: Any) -> Iterator[None]:
+    """Everything that is changed in transformers, and put back, while a model is traced."""
+    with transformers_patches(), traceable_recurrences(model):
+        yield
 
 
 def load_source(

@@ -98,7 +98,7 @@ def masked_inputs(graph: Graph, plan: Plan, analysis: Analysis, inputs: list[Ten
             for dim, mask in enumerate(masks_of(analysis, plan, graph.placeholders[name])):
                 if mask is not None:
                     tensor = tensor * torch.from_numpy(mask).to(tensor.dtype).view(
-                        [-1 if d == dim else 1 for d in range(4)]
+                        [-1 if d == dim else 1 for d in range(tensor.ndim)]
                     )
         result.append(remap(analysis, plan, name, tensor))
     return result

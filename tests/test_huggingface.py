@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphprune.analysis import analyze
 from graphprune.backends.huggingface import HuggingFace, read_generic
-from graphprune.backends.modeling_graphprune import pack, unpack
+from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.backends.modeling_graphprune import pack, unpack
+from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.serial import from_data, parse_size, stored_tensors, to_data
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph

@@ -216,12 +216,22 @@ def repeat_interleave(call: Call) -> Axes:
         call.lock(axes, "repeated by computed counts")
         return call.locked(call.out.shape, "repeated by computed counts")
     dim = call["dim"] % len(axes)
-    repeated = call.algebra.product((axes[dim], call.algebra.fresh(call["repeats"])))
+    times = call.algebra.fresh(call["repeats"])
+    repeated = call.algebra.product((axes[dim], times))
+    call.note(times, repeated)
     return (*axes[:dim], repeated, *axes[dim + 1 :])
 
 
+def resize_repeats(call: Call, resizer: Resizer) -> dict[str, Any]:
+    if call.node not in call.state.notes:
+        return {}
+    times, repeated = call.noted()
+    whole = {} if call["output_size"] is None else {"output_size": resizer.argument(repeated, call["output_size"])}
+    return {"repeats": resizer.size(times), **whole}
+
+
 RULES = {
-    "aten.repeat_interleave": Rule(repeat_interleave),
+    "aten.repeat_interleave": Rule(repeat_interleave, resize_repeats),
     "aten.view": Rule(view, resize_sizes("size")),
     "aten._unsafe_view": Rule(view, resize_sizes("size")),
     "aten.reshape": Rule(view, resize_sizes("shape")),

@@ -1,0 +1,63 @@
+"""The lowering of a linear recurrence: one Scan over the tokens."""
+
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import evaluator
+from torch import fx
+
+from graphprune.ir import TensorType
+
+
+def scan_recurrence(
+    op: Any, node: fx.Node, query: Any, key: Any, value: Any, decay: Any, state: Any, beta: Any = None
+) -> Any:
+    """Run the recurrence with the state as the loop's; every operand is scanned along its tokens, dimension 2."""
+    scanned = [query, key, value, decay] + ([] if beta is None else [beta])
+    types = [source.meta["value"] for source in (*node.args[:4], *node.args[5:6]) if isinstance(source, fx.Node)]
+    body = step_graph(node.args[4].meta["value"], types, op.version)  # type: ignore[union-attr]
+    attributes: dict[str, Any] = {"body": body, "num_scan_inputs": len(scanned)}
+    attributes |= {"scan_input_axes": [2] * len(scanned), "scan_output_axes": [2]}
+    scan = ir.node("Scan", [state, *scanned], attributes, num_outputs=2)
+    evaluator.default().nodes.append(scan)  # type: ignore[attr-defined]
+    last, outputs = scan.outputs
+    return outputs, last
+
+
+def step_graph(state: TensorType, operands: list[TensorType], opset: int) -> ir.Graph:
+    """One token: from the state and a slice of each operand to the next state and the output."""
+    element = ir.tensor_adapters.from_torch_dtype(state.dtype)
+    names = ["query", "key", "value", "decay", "beta"][: len(operands)]
+    shapes = [[size if isinstance(size, int) else None for size in t.shape] for t in operands]
+    inputs = [
+        ir.Value(name=f"step_{name}", type=ir.TensorType(element), shape=ir.Shape(shape))
+        for name, shape in zip(names, (shape[:2] + shape[3:] for shape in shapes), strict=True)
+    ]
+    past = ir.Value(name="step_state", type=ir.TensorType(element), shape=ir.Shape(list_of(state)))
+    nodes: list[ir.Node] = []
+
+    def call(kind: str, *operands: ir.Value) -> ir.Value:
+        nodes.append(ir.node(kind, operands))
+        result = nodes[-1].outputs[0]
+        result.name, result.type = f"step_{len(nodes)}", ir.TensorType(element)
+        return result
+
+    def places(*dims: int) -> ir.Value:
+        nodes.append(ir.node("Constant", [], {"value_ints": list(dims)}))
+        nodes[-1].outputs[0].name = f"step_{len(nodes)}"
+        return nodes[-1].outputs[0]
+
+    query, key, value, decay, *beta = inputs
+    row, column = places(-2), places(-1)
+    decayed = call("Mul", past, call("Exp", decay))
+    update = call("Unsqueeze", value, row)
+    if beta:
+        error = call("Sub", update, call("MatMul", call("Unsqueeze", key, row), decayed))
+        update = call("Mul", error, call("Unsqueeze", beta[0], places(-2, -1)))
+    state_next = call("Add", decayed, call("Mul", call("Unsqueeze", key, column), update))
+    output = call("Squeeze", call("MatMul", call("Unsqueeze", query, row), state_next), row)
+    return ir.Graph([past, *inputs], [state_next, output], nodes=nodes, opset_imports={"": opset}, name="step")
+
+
+def list_of(kind: TensorType) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in kind.shape]

@@ -1,0 +1,120 @@
+"""States: what the layers of a decoder keep between calls, by name - keys and values, windows, recurrent states."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+PREFIX, PRESENT = "past_key_values.", "present."
+# The parts that grow with the context: the attribute of the cache's layer, and the dimension that tokens lie along.
+_GROWING: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {"key": ("keys", 2), "value": ("values", 2), "indexer": ("indexer_keys", 1)}
+)
+# The parts of a fixed size, of which a layer may have several: the window of a convolution and a recurrent state.
+_FIXED: Mapping[str, str] = MappingProxyType({"conv": "conv_states", "recurrent": "recurrent_states"})
+
+
+@final
+@dataclass(frozen=True)
+class State:
+    """One tensor that a layer keeps: `part` is `key`, `value`, `indexer`, `conv` or `recurrent`, the last two with a
+    number where a layer has several; `shape` names `batch` and `past`."""
+
+    layer: int
+    part: str
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return f"{PREFIX}{self.layer}.{self.part}"
+
+    @property
+    def present(self) -> str:
+        return f"{PRESENT}{self.layer}.{self.part}"
+
+    @property
+    def dynamic(self) -> dict[int, str]:
+        return {dim: size for dim, size in enumerate(self.shape) if isinstance(size, str)}
+
+
+def is_state(name: str) -> bool:
+    """Say whether a contract name is that of a state which goes in."""
+    return name.startswith(PREFIX)
+
+
+def is_present(name: str) -> bool:
+    """Say whether a contract name is that of a state which comes out."""
+    return name.startswith(PRESENT)
+
+
+def is_attended(name: str) -> bool:
+    """Say whether a contract name is that of a key or value: [batch, heads, past, size]."""
+    return is_state(name) and name.endswith((".key", ".value"))
+
+
+def present_of(name: str) -> str:
+    """The output that continues this state."""
+    return PRESENT + name.removeprefix(PREFIX)
+
+
+def keeps_keys(cache: Any) -> bool:
+    """Say whether any layer of a transformers cache keeps keys and values. Where none does, models take a mask of the
+    new tokens alone."""
+    from transformers.cache_utils import CacheLayerMixin
+
+    return any(isinstance(layer, CacheLayerMixin) for layer in cache.layers)
+
+
+def layer_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """What a layer of a transformers cache holds, by part."""
+    for part, (attribute, _) in _GROWING.items():
+        tensor = getattr(layer, attribute, None)
+        if isinstance(tensor, Tensor):
+            yield part, tensor
+    for part, attribute in _FIXED.items():
+        for index, tensor in getattr(layer, attribute, {}).items():
+            if isinstance(tensor, Tensor):
+                yield f"{part}{index or ''}", tensor
+
+
+def read_states(cache: Any) -> tuple[State, ...]:
+    """The states of a cache after a run."""
+    return tuple(
+        State(index, part, state_shape(part, tensor), tensor.dtype)
+        for index, layer in enumerate(cache.layers)
+        for part, tensor in layer_tensors(layer)
+    )
+
+
+def state_shape(part: str, tensor: Tensor) -> tuple[int | str, ...]:
+    shape: list[int | str] = ["batch", *map(int, tensor.shape[1:])]
+    if part in _GROWING:
+        shape[_GROWING[part][1]] = "past"
+    return tuple(shape)
+
+
+def fill(layer: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put the states of one layer, by part, into an empty layer of a transformers cache."""
+    if "key" in tensors:
+        layer.lazy_initialization(tensors["key"], tensors["value"])
+        layer.keys, layer.values = tensors["key"], tensors["value"]
+    if "indexer" in tensors:
+        layer.lazy_initialization_indexer(tensors["indexer"])
+        layer.indexer_keys = tensors["indexer"]
+    for part, attribute in _FIXED.items():
+        for index in getattr(layer, attribute, {}):
+            if f"{part}{index or ''}" in tensors:
+                fill_fixed(layer, part, index, tensors[f"{part}{index or ''}"])
+
+
+def fill_fixed(layer: Any, part: str, index: int, tensor: Tensor) -> None:
+    getattr(layer, _FIXED[part])[index] = tensor
+    getattr(layer, f"is_{_FIXED[part]}_initialized")[index] = True
+    layer.has_previous_state[index] = True
+    layer.device, layer.dtype = tensor.device, tensor.dtype
+    if part == "conv":
+        layer.conv_kernel_size[index] = int(tensor.shape[-1])
