@@ -60,6 +60,13 @@ OPTIONAL = ("num_experts_per_tok", "n_routed_experts", "n_shared_experts", "firs
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Where the names are not enough.
 HELP: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3], "num_hidden_layers": 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_hidden_layers": 4, "mamba_dt_rank": 8},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"], "num_hidden_layers": 4},
+    "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32, "attn_layer_period": 2, "attn_layer_offset": 1}
+    | {"num_hidden_layers": 4, "n_mamba_heads": 2, "mamba_dt_rank": 8},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 4, "n_mamba_heads": 4}
+    | {"attention_head_dim": 32, "attention_hidden_size": 128},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input": 0},
     "gemma3n_text": {"num_kv_shared_layers": 0},

@@ -27,6 +27,7 @@ from graphprune.parity import (
 )
 
 MODELING = "modeling_graphprune"
+CODE = (f"{MODELING}.py", "program_graphprune.py")  # the class, and what it imports
 # How far logits in fewer bits may be off, as a share of the largest: beyond, the model is broken and not only coarse.
 REDUCED = {"fp16": 1e-2, "int8": 0.5, "int4": 1.0}
 
@@ -124,12 +125,13 @@ def is_own_code(out: Path) -> bool:
     if "auto_map" not in config:
         return False
     packaged = importlib.util.find_spec(f"graphprune.backends.{MODELING}")
-    file = out / f"{MODELING}.py"
     ours = all(str(target).startswith(f"{MODELING}.") for target in config["auto_map"].values())
-    if not ours or packaged is None or packaged.origin is None or not file.is_file():
+    files = [out / name for name in CODE]
+    if not ours or packaged is None or packaged.origin is None or not all(file.is_file() for file in files):
         raise ParityError(f"{out} needs code that graphprune did not write; it is not run")
-    if digest(file) != digest(Path(packaged.origin)):
-        raise ParityError(f"{file} differs from the file that this graphprune writes; it is not run")
+    for file in files:
+        if digest(file) != digest(Path(packaged.origin).with_name(file.name)):
+            raise ParityError(f"{file} differs from the file that this graphprune writes; it is not run")
     return True
 
 

@@ -21,6 +21,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     above = ancestors(graph)
     position = {node: i for i, node in enumerate(graph.nodes)}
     found: list[Branch] = []
+    aside = side_nodes(graph)
     for node in graph.nodes:
         if node.target is not _ADD or is_inner_sum(node):
             continue
@@ -30,7 +31,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
             continue
         for term in terms:
             if term is not skip and same_shape(term, node):
-                found += describe(graph, node, term, skip, {b.id for b in found})
+                found += describe(graph, node, term, skip, {b.id for b in found}, aside)
     return tuple(found)
 
 
@@ -70,9 +71,11 @@ def same_shape(left: fx.Node, right: fx.Node) -> bool:
     return isinstance(one, TensorType) and isinstance(other, TensorType) and one.shape == other.shape
 
 
-def describe(graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: set[str]) -> list[Branch]:
+def describe(
+    graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: set[str], aside: frozenset[fx.Node]
+) -> list[Branch]:
     """The branch that ends in `term`; none where it has no weight matrix of its own."""
-    inside = exclusive_nodes(graph, term)
+    inside = exclusive_nodes(graph, term, aside=aside)
     weights = [str(n.target) for n in inside if n.op == "get_attr" and len(n.meta["value"].shape) > 1]
     if not weights:
         return []
@@ -101,24 +104,56 @@ def scope_of_last(term: fx.Node, weights: set[str]) -> str:
     return min(weights)
 
 
-def exclusive_nodes(graph: Graph, *ends: fx.Node) -> set[fx.Node]:
-    """What would be dead without these terms: nodes that only they, and cache results, read.
+def exclusive_nodes(graph: Graph, *ends: fx.Node, aside: frozenset[fx.Node] | None = None) -> set[fx.Node]:
+    """What would be dead without these terms: nodes that only they, and states that are returned, read.
 
     Readers are counted down from the end, as a reference-counting collector does: the work is the size of the branch.
+    `aside` is `side_nodes(graph)`, for callers that ask often.
     """
-    results = graph.results
-    kept = {node for name, node in results.items() if not is_present(name)}
-    caches_only, output = set(results.values()) - kept, graph.module.graph.output_node()
+    aside = side_nodes(graph) if aside is None else aside
+    states, output = state_nodes(graph), graph.module.graph.output_node()
     dead, pending = set(ends), list(ends)
     living: dict[fx.Node, int] = {}
     while pending:
         for source in pending.pop().all_input_nodes:
-            count = len(source.users) - (source in caches_only and output in source.users)
-            living[source] = living.get(source, count) - 1
+            if source not in living:
+                free = sum(user in aside or (user is output and source in states) for user in source.users)
+                living[source] = len(source.users) - free
+            living[source] -= 1
             if living[source] == 0:
                 dead.add(source)
                 pending.append(source)
-    return dead
+    return dead | dead_aside(dead, aside)
+
+
+def state_nodes(graph: Graph) -> set[fx.Node]:
+    """The nodes that are returned as states and as nothing else."""
+    results = graph.results
+    return {node for name, node in results.items() if is_present(name)} - {
+        node for name, node in results.items() if not is_present(name)
+    }
+
+
+def side_nodes(graph: Graph) -> frozenset[fx.Node]:
+    """The nodes that only make the states that are returned, as a window that is cut off for the next call."""
+    states, output = state_nodes(graph), graph.module.graph.output_node()
+    aside: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        readers = [user for user in node.users if user not in aside]
+        if node.users and all(user is output and node in states for user in readers):
+            aside.add(node)
+    return frozenset(aside)
+
+
+def dead_aside(dead: set[fx.Node], aside: frozenset[fx.Node]) -> set[fx.Node]:
+    """The side nodes that are computed from dead ones."""
+    found: set[fx.Node] = set()
+    pending = list(dead)
+    while pending:
+        new = [user for user in pending.pop().users if user in aside and user not in found]
+        found.update(new)
+        pending += new
+    return found
 
 
 def upstream(end: fx.Node) -> set[fx.Node]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from torch import fx
 
 from graphprune.axes import Axis
-from graphprune.branches import exclusive_nodes, upstream
+from graphprune.branches import exclusive_nodes, side_nodes, upstream
 from graphprune.groups import Branch, Kind
 from graphprune.inference import Inference
 from graphprune.ir import Graph
+from graphprune.recurrence import RECURRENCE
 from graphprune.states import is_attended
 
 
@@ -56,7 +57,20 @@ class Kinds:
             if is_attended(name):
                 sizes.update(self.atoms_at(placeholder, 3))
         queries -= cached if cached else heads
-        return frozenset(cached or heads), frozenset(queries), frozenset(sizes)
+        states = self.recurrent_axes()
+        return frozenset(cached or heads) | states[0], frozenset(queries), frozenset(sizes) | states[1]
+
+    def recurrent_axes(self) -> tuple[frozenset[Axis], frozenset[Axis]]:
+        """Heads, and sizes of keys and values, of recurrent states; a state without heads has channels for values."""
+        heads: set[Axis] = set()
+        sizes: set[Axis] = set()
+        for node in self.graph.nodes:
+            if node.target is RECURRENCE:
+                state = node.args[4]
+                heads.update(self.atoms_at(state, 1))  # type: ignore[arg-type]
+                kept = (2, 3) if self.atoms_at(state, 1) else (2,)  # type: ignore[arg-type]
+                sizes.update(atom for dim in kept for atom in self.atoms_at(state, dim))  # type: ignore[arg-type]
+        return frozenset(heads), frozenset(sizes)
 
     def head_siblings(self) -> frozenset[Axis]:
         """Axes that stand beside key heads in a product: query heads of models that multiply scores themselves."""
@@ -108,11 +122,12 @@ def home_branches(
         sums.setdefault(branch.add, []).append(branch)
     found: dict[str, tuple[str, ...]] = {}
     parameters = frozenset(graph.parameters())
+    aside = side_nodes(graph)
     for parallel in sums.values():
-        own = {b.id: names_among(parameters, exclusive_nodes(graph, nodes[b.branch])) for b in parallel}
+        own = {b.id: names_among(parameters, exclusive_nodes(graph, nodes[b.branch], aside=aside)) for b in parallel}
         found |= {name: (id,) for id, names in own.items() for name in names}
         if len(parallel) > 1:
-            together = exclusive_nodes(graph, *(nodes[b.branch] for b in parallel))
+            together = exclusive_nodes(graph, *(nodes[b.branch] for b in parallel), aside=aside)
             reads = {b.id: names_among(parameters, upstream(nodes[b.branch])) for b in parallel}
             shared = names_among(parameters, together) - found.keys()
             found |= {name: tuple(id for id in own if name in reads[id]) for name in shared}

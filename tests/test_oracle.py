@@ -27,6 +27,7 @@ FEWER_KINDS = {
     "clip": {"mlp", "residual", "attention"},
     "falcon": {"mlp", "residual", "vocabulary"},
     "cnn": {"mlp", "other"},
+    "mamba": {"mlp", "residual", "head_dim", "vocabulary"},
 }
 
 
@@ -48,7 +49,7 @@ def random_keeps(groups: tuple[Group, ...], seed: object) -> dict[str, tuple[int
 def test_what_can_be_cut(name: str) -> None:
     groups = wide(name).analysis.groups
     assert FEWER_KINDS.get(name, {"mlp", "residual", "attention", "vocabulary"}) <= {g.kind for g in groups.prunable()}
-    assert len(groups.branches) == {"cnn": 1, "clip": 8}.get(name, 4)
+    assert len(groups.branches) == {"cnn": 1, "clip": 8, "mamba": 2, "falcon_h1": 6}.get(name, 4)
     assert all(g.locked is None or g.locked.strip() for g in groups.groups)
 
 

@@ -58,9 +58,10 @@ def test_a_changed_weight_fails(out: Path, tmp_path: Path) -> None:
         require(list(check_all(tmp_path)))
 
 
-def test_foreign_code_is_not_run(out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["modeling_graphprune.py", "program_graphprune.py"])
+def test_foreign_code_is_not_run(out: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
-    code = tmp_path / "modeling_graphprune.py"
+    code = tmp_path / name
     code.write_text(code.read_text() + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(ParityError, match="differs from the file that this graphprune writes"):
         list(check_all(tmp_path))

@@ -76,6 +76,31 @@ def mixtral() -> Any:
     return transformers.MixtralForCausalLM(config)
 
 
+def mamba() -> Any:
+    config = transformers.MambaConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=6, time_step_rank=5, expand=1, **TOKENS
+    )
+    return transformers.MambaForCausalLM(config)
+
+
+def qwen3_next() -> Any:
+    """A gated delta rule and attention in turn, with a mixture of experts in the second layer."""
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 3}
+    sizes = {"linear_key_head_dim": 8, "linear_value_head_dim": 6, "head_dim": 8, "shared_expert_intermediate_size": 20}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [0]}
+    layers = {"layer_types": ["linear_attention", "full_attention"]}
+    return transformers.Qwen3NextForCausalLM(
+        transformers.Qwen3NextConfig(**{**GQA, **TOKENS, **linear, **sizes, **experts, **layers})
+    )
+
+
+def falcon_h1() -> Any:
+    """Mamba-2 and attention side by side in every layer."""
+    mamba = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 6, "mamba_n_groups": 1}
+    config = transformers.FalconH1Config(**GQA, **TOKENS, **mamba, mamba_chunk_size=4, head_dim=8)
+    return transformers.FalconH1ForCausalLM(config)
+
+
 def bert() -> Any:
     config = transformers.BertConfig(**SMALL, intermediate_size=44, max_position_embeddings=64)
     return transformers.BertForMaskedLM(config)
@@ -122,7 +147,7 @@ class ResidualCnn(nn.Module):
 
 DECODERS: dict[str, Callable[[], Any]] = {
     f.__name__: f
-    for f in (llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, gpt_neox, opt, bloom, falcon, mixtral)
+    for f in (llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, gpt_neox, opt, bloom, falcon, mixtral, mamba, qwen3_next, falcon_h1)
 }
 ENCODERS: dict[str, Callable[[], Any]] = {f.__name__: f for f in (bert, vit, clip)}
 FAMILIES: dict[str, Callable[[], Any]] = {**DECODERS, **ENCODERS, "cnn": ResidualCnn}

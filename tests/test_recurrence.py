@@ -1,0 +1,126 @@
+"""The recurrence operator, the forms of transformers' loops that use it, and the states of a decoder."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.kimi_linear import modeling_kimi_linear
+from transformers.models.mamba import modeling_mamba
+from transformers.models.mamba2 import modeling_mamba2
+from transformers.models.qwen3_next import modeling_qwen3_next
+
+from graphprune.kernels import Recurrent, delta_rule, selective_scan, state_space_duality
+from graphprune.recurrence import linear_recurrence
+from tests.families import families, graph
+
+BATCH, HEADS, TOKENS, KEYS, VALUES = 2, 3, 7, 4, 5
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def operands(beta: bool) -> list[Tensor]:
+    decay = -torch.rand(BATCH, HEADS, TOKENS, KEYS, 1, dtype=torch.float64)
+    found = [random(BATCH, HEADS, TOKENS, size) for size in (KEYS, KEYS, VALUES)]
+    found += [decay, random(BATCH, HEADS, KEYS, VALUES)]
+    return [*found, torch.rand(BATCH, HEADS, TOKENS, dtype=torch.float64)] if beta else found
+
+
+@pytest.mark.parametrize("beta", [False, True])
+def test_the_state_carries_on(beta: bool) -> None:
+    """Token by token, each step from the state of the last, is the same as all tokens at once."""
+    torch.manual_seed(0)
+    query, key, value, decay, state, *rest = operands(beta)
+    whole, last = linear_recurrence(query, key, value, decay, state, *rest)
+    outputs = []
+    for token in range(TOKENS):
+        step = [x[:, :, token : token + 1] for x in (query, key, value, decay)]
+        output, state = linear_recurrence(*step, state, *(x[:, :, token : token + 1] for x in rest))
+        outputs.append(output)
+    torch.testing.assert_close(torch.cat(outputs, 2), whole)
+    torch.testing.assert_close(state, last)
+
+
+@pytest.mark.parametrize("beta", [False, True])
+def test_its_gradients_are_those_of_its_values(beta: bool) -> None:
+    torch.manual_seed(0)
+    given = [x[:1, :1, :3].requires_grad_() if x.ndim != 4 or x.shape[2] == TOKENS else x for x in operands(beta)]
+    given[4] = random(1, 1, KEYS, VALUES).requires_grad_()
+    assert torch.autograd.gradcheck(linear_recurrence, given)
+
+
+def test_it_keeps_the_rules_of_an_operator() -> None:
+    torch.library.opcheck(linear_recurrence, tuple(operands(beta=True)))
+
+
+def test_the_delta_rule_is_transformers_own() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 9, 2, KEYS), torch.randn(2, 9, 2, KEYS)
+    value, g, beta = torch.randn(2, 9, 4, VALUES), -torch.rand(2, 9, 4), torch.rand(2, 9, 4)
+    state = torch.randn(2, 4, KEYS, VALUES)
+    original = modeling_qwen3_next.torch_chunk_gated_delta_rule
+    options: dict[str, Any] = {"initial_state": state, "output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    wanted = original(query, key, value, g=g, beta=beta, **options)
+    found = delta_rule(original, Recurrent())(query, key, value, g=g, beta=beta, **options)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_channelwise_delta_rule_is_transformers_own() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 9, 3, size) for size in (KEYS, KEYS, VALUES))
+    g, beta, state = -torch.rand(2, 9, 3, KEYS), torch.rand(2, 9, 3), torch.randn(2, 3, KEYS, VALUES)
+    original = modeling_kimi_linear.chunk_kimi_delta_attention
+    options: dict[str, Any] = {"initial_state": state, "output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    wanted = original(query, key, value, g=g, beta=beta, **options)
+    found = delta_rule(original, Recurrent())(query, key, value, g=g, beta=beta, **options)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_state_space_duality_is_transformers_own() -> None:
+    torch.manual_seed(0)
+    values, dt, a = torch.randn(2, 9, 4, VALUES), torch.randn(2, 9, 4), -torch.rand(4)
+    b, c, state = torch.randn(2, 9, 2, KEYS), torch.randn(2, 9, 2, KEYS), torch.randn(2, 4, VALUES, KEYS)
+    original = modeling_mamba2.mamba2_chunk_scan
+    options: dict[str, Any] = {"chunk_size": 4, "D": torch.randn(4), "dt_bias": torch.randn(4), "dt_softplus": True}
+    options |= {"initial_states": state, "return_final_states": True}
+    wanted = original(values, dt, a, b, c, **options)
+    found = state_space_duality(original, Recurrent())(values, dt, a, b, c, **options)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_selective_scan_is_transformers_own() -> None:
+    """Which begins with zeros, and takes no other state."""
+    torch.manual_seed(0)
+    values, dt, a = torch.randn(2, 8, 9), torch.randn(2, 8, 9), -torch.rand(8, KEYS)
+    b, c = torch.randn(2, KEYS, 9), torch.randn(2, KEYS, 9)
+    original, recurrent = modeling_mamba.mamba_selective_scan, Recurrent()
+    recurrent.give(torch.zeros(2, 8, KEYS))
+    options: dict[str, Any] = {"D": torch.randn(8), "z": torch.randn(2, 8, 9), "delta_bias": torch.randn(8)}
+    options |= {"delta_softplus": True, "return_last_state": True}
+    wanted = original(values, dt, a, b, c, **options)
+    found = selective_scan(original, recurrent)(values, dt, a, b, c, **options)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_is_as_it_was_after_a_capture() -> None:
+    from transformers.cache_utils import Cache, LinearAttentionLayer
+
+    before = (Cache.get_recurrent_state, LinearAttentionLayer.update_conv_state, modeling_mamba.mamba_selective_scan)
+    graph("mamba")
+    after = (Cache.get_recurrent_state, LinearAttentionLayer.update_conv_state, modeling_mamba.mamba_selective_scan)
+    assert before == after
+
+
+STATES = {
+    "mamba": {"0.conv", "0.recurrent", "1.conv", "1.recurrent"},
+    "qwen3_next": {"0.conv", "0.recurrent", "1.key", "1.value"},
+}
+
+
+@pytest.mark.parametrize("name", families(STATES))
+def test_states_are_named_by_layer_and_part(name: str) -> None:
+    captured = graph(name)
+    assert {n.removeprefix("past_key_values.") for n in captured.inputs if n.startswith("past_")} == STATES[name]
+    assert {n.removeprefix("present.") for n in captured.outputs if n.startswith("present.")} == STATES[name]
