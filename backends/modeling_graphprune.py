@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers import initialization as init
-from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin, StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
@@ -117,6 +116,14 @@ class GraphprunePreTrainedModel(PreTrainedModel):
 # Where a layer of a cache keeps its states: those that grow with their dimension of tokens, and those of a fixed size.
 GROWING = {"key": ("keys", 2), "value": ("values", 2), "indexer": ("indexer_keys", 1)}
 FIXED = {"conv": "conv_states", "recurrent": "recurrent_states"}
+# The layers of a cache that do with states what the graph does; one with a sliding window would drop keys.
+LAYERS = {
+    "DynamicLayer",
+    "StaticLayer",
+    "DynamicIndexedLayer",
+    "LinearAttentionLayer",
+    "LinearAttentionAndFullAttentionLayer",
+}
 
 
 def held_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
@@ -171,7 +178,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = past_key_values
         if cache is None and use_cache:
-            cache = DynamicCache(config=self.config)
+            cache = cache_utils.DynamicCache(config=self.config)
         past = self.past_length(cache, input_ids, attention_mask)
         inputs = self.plain_inputs(input_ids, attention_mask, position_ids, past)
         inputs |= self.past_inputs(cache, input_ids, past)
@@ -227,7 +234,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         for index, names in enumerate(self.caches):
             layer = self.layer(cache, index)
             new = {part: outputs[name.replace("past_key_values.", "present.")] for part, name in names.items()}
-            if type(layer) is StaticLayer:
+            if type(layer) is cache_utils.StaticLayer:
                 cache.update(*(new[part][:, :, past:].to(self.dtype) for part in ("key", "value")), index)
                 continue
             if "key" in new and not layer.is_initialized:
@@ -240,7 +247,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
 
     def layer(self, cache: Any, index: int) -> Any:
         layer = cache.layers[index]
-        if cache.offloading or not isinstance(layer, (DynamicLayer, StaticLayer, LinearAttentionCacheLayerMixin)):
+        if cache.offloading or type(layer).__name__ not in LAYERS:
             raise ValueError("a graphprune model takes a DynamicCache or a StaticCache made with its own configuration")
         return layer
 

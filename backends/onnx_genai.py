@@ -7,8 +7,6 @@ from typing import Any
 from graphprune.ir import Graph, tensor_type
 from graphprune.states import is_attended, is_state
 
-# Model types whose decoders genai feeds exactly as our contract says; any other is a plain `decoder`.
-_KNOWN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"})
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 
 
@@ -43,8 +41,7 @@ def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
             "present_value_names": "present.%d.value",
         },
     }
-    kind = str(getattr(graph.source.config, "model_type", ""))
-    model: dict[str, Any] = {"type": kind if kind in _KNOWN_TYPES else "decoder", **special_tokens(graph)}
+    model: dict[str, Any] = {"type": "decoder", **special_tokens(graph)}  # which genai feeds as our contract says
     model |= {"context_length": context, "vocab_size": vocabulary, "decoder": decoder}
     search = {"max_length": min(context, 4096), "do_sample": False, "num_beams": 1, "past_present_share_buffer": shared}
     return {"model": model, "search": search}

@@ -35,7 +35,8 @@ SIZES: dict[str, int] = {
         ("chunk_size", "mamba_chunk_size", "sliding_window", "attention_window_size", "local_window_size"), 16
     ),
     **dict.fromkeys(("attention_chunk_size", "window_size", "index_topk"), 16),
-    **dict.fromkeys(("linear_num_key_heads", "index_n_heads"), 2),
+    "linear_num_key_heads": 2,
+    "index_n_heads": 8,  # scores are sums of what is above zero: with few heads many are equal, and any may be chosen
     **dict.fromkeys(("linear_num_value_heads", "linear_num_heads", "num_linear_heads"), 4),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
     **dict.fromkeys(("rotary_dim", "time_step_rank", "mamba_dt_rank", "hidden_size_per_layer_input"), 8),

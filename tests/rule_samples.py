@@ -18,10 +18,11 @@ class Sample:
     overload: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    space: str = "aten"
 
     @property
     def target(self) -> Any:
-        return getattr(getattr(aten, self.name), self.overload)
+        return getattr(getattr(getattr(torch.ops, self.space), self.name), self.overload)
 
     def __str__(self) -> str:
         return f"{self.name}-{self.overload}"
@@ -242,7 +243,14 @@ def indexing() -> Iterator[Sample]:
     yield s("new_full", f(2), [2, 3], 1.0)
 
 
+def recurrences() -> Iterator[Sample]:
+    plain = (f(2, 3, 4, 5), f(2, 3, 4, 5), f(2, 3, 4, 6), f(2, 3, 4, 1, 1), f(2, 3, 5, 6))
+    delta = (*plain[:3], f(2, 3, 4, 5, 1), plain[4], f(2, 3, 4))
+    for operands in (plain, delta):
+        yield Sample("linear_recurrence", "default", operands, {}, "graphprune")
+
+
 def samples() -> list[Sample]:
     torch.manual_seed(0)
-    families = (elementwise, shapes, contractions, attentions, reductions, indexing)
+    families = (elementwise, shapes, contractions, attentions, reductions, indexing, recurrences)
     return [sample for family in families for sample in family()]

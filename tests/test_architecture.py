@@ -1,6 +1,7 @@
 """What the folders may know of each other, how long things may be, and that the packaging says what the tree holds."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -116,6 +117,30 @@ def test_nothing_asks_for_an_architecture_or_reads_a_pickle(name: str) -> None:
     text = SOURCES[name].read_text(encoding="utf-8")
     found = [line.strip() for line in text.splitlines() if FORBIDDEN.search(line)]
     assert not found, f"{name}: {found}"
+
+
+# Formats whose files name architectures, and the names of ours.
+NAMING = {"graphprune.backends.gguf", "graphprune.backends.gguf_shapes", "graphprune.backends.gguf_tokens"}
+
+
+@functools.cache
+def architectures() -> frozenset[str]:
+    """Every model type and model class that transformers knows, but for those that are ordinary words."""
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    mappings = [vars(modeling_auto)[n] for n in dir(modeling_auto) if n.endswith("_MAPPING_NAMES")]
+    values = [v for mapping in mappings for v in mapping.values()]
+    classes = {name for v in values for name in ([v] if isinstance(v, str) else v)}
+    return frozenset(classes | set(configuration_auto.CONFIG_MAPPING_NAMES)) - {"", "clip", "bit"}
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - NAMING))
+def test_nothing_knows_an_architecture_by_name(name: str) -> None:
+    """No text in the code is a model type or the name of a model's class or of its file of code."""
+    tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    assert not texts & architectures()
+    assert not [text for text in texts if re.match(r"transformers\.models\.(?!auto)\w", text)]
 
 
 def test_the_packages_listed_are_those_of_the_tree() -> None:

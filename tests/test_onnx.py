@@ -117,7 +117,7 @@ def test_values_are_named_after_their_module(exported: Path) -> None:
 def test_genai_reads_the_largest_layer_and_the_special_tokens(exported: Path) -> None:
     model = json.loads((exported / "onnx" / "genai_config.json").read_text())["model"]
     decoder = model["decoder"]
-    assert (model["type"], model["vocab_size"]) == ("llama", CONFIG.vocab_size)
+    assert (model["type"], model["vocab_size"]) == ("decoder", CONFIG.vocab_size)
     assert (model["eos_token_id"], model["pad_token_id"]) == (CONFIG.eos_token_id, CONFIG.eos_token_id)
     assert (decoder["num_key_value_heads"], decoder["head_size"], decoder["num_hidden_layers"]) == (4, 4, 2)
     assert [decoder["inputs"][name] for name in tiny_graph().inputs[:3]] == list(tiny_graph().inputs[:3])

@@ -51,6 +51,23 @@ def test_its_gradients_are_those_of_its_values(beta: bool) -> None:
     assert torch.autograd.gradcheck(linear_recurrence, given)
 
 
+@pytest.mark.parametrize("beta", [False, True])
+def test_a_channel_of_zeros_leaves_no_trace(beta: bool) -> None:
+    """Keys and queries that are zero, or values that are, are as if the channel were not there."""
+    torch.manual_seed(0)
+    query, key, value, decay, state, *rest = operands(beta)
+    query[..., 1], key[..., 1], state[:, :, 1] = 0, 0, 0
+    value[..., 2], state[..., 2] = 0, 0
+    outputs, last = linear_recurrence(query, key, value, decay, state, *rest)
+    keys, values = [0, 2, 3], [0, 1, 3, 4]
+    narrow = (query[..., keys], key[..., keys], value[..., values], decay[..., keys, :], state[:, :, keys][..., values])
+    less, rows = linear_recurrence(*narrow, *rest)
+    torch.testing.assert_close(outputs[..., values], less)
+    torch.testing.assert_close(last[:, :, keys][..., values], rows)
+    assert not outputs[..., 2].any()
+    assert not last[:, :, 1].any()
+
+
 def test_it_keeps_the_rules_of_an_operator() -> None:
     torch.library.opcheck(linear_recurrence, tuple(operands(beta=True)))
 

@@ -119,7 +119,7 @@ def flat(axes: Any) -> Iterator[Axis]:
 
 
 def test_every_rule_has_a_sample() -> None:
-    sampled = {f"aten.{sample.name}" for sample in SAMPLES} | {"operator.getitem"}
+    sampled = {f"{sample.space}.{sample.name}" for sample in SAMPLES} | {"operator.getitem"}
     assert sampled == set(BUILT_IN)
     graphs = [graph_of(sample) for sample in SAMPLES[:1]]
     assert operator_key(next(n for n in graphs[0].nodes if n.op == "call_function")) in BUILT_IN
@@ -136,7 +136,11 @@ def test_axes_have_the_sizes_of_the_values(sample: Sample) -> None:
             assert tuple(inference.algebra.size(a) for a in dims) == type_.shape  # type: ignore[union-attr]
 
 
-@EVERY
+# The delta rule reads its whole state for what it writes: see test_recurrence.py for what its channels may do.
+LOCAL = pytest.mark.parametrize("sample", [s for s in SAMPLES if s.space == "aten" or len(s.args) == 5], ids=str)
+
+
+@LOCAL
 def test_units_move_only_what_they_own(sample: Sample) -> None:
     """Soundness: where an operand and a result share a free axis, unit u of the one moves only unit u of the other."""
     graph = graph_of(sample)

@@ -1,6 +1,7 @@
 """The recurrence of linear attention: heads and both sizes of the state pass through, key channels are summed over."""
 
 from graphprune.inference import Axes, Call, NodeAxes, Rule
+from graphprune.rules.attention import lock_static
 
 
 def linear_recurrence(call: Call) -> NodeAxes:
@@ -14,6 +15,7 @@ def linear_recurrence(call: Call) -> NodeAxes:
     call.unify_all(key[:3], value[:3])
     call.unify_all(state, (*key[:2], key[3], value[3]))
     broadcast(call, call["decay"], (*key, value[3]))
+    lock_static(call, (key[2],), "accumulated in order")
     if call["beta"] is not None:
         broadcast(call, call["beta"], key[:3])
     return value, state
