@@ -8,7 +8,7 @@ from graphprune.axes import Axis
 from graphprune.branches import exclusive_nodes, side_nodes, upstream
 from graphprune.groups import Branch, Kind
 from graphprune.inference import Inference
-from graphprune.ir import Graph
+from graphprune.ir import Graph, tensor_type
 from graphprune.recurrence import RECURRENCE
 from graphprune.states import is_attended
 
@@ -67,9 +67,10 @@ class Kinds:
         for node in self.graph.nodes:
             if node.target is RECURRENCE:
                 state = node.args[4]
-                heads.update(self.atoms_at(state, 1))  # type: ignore[arg-type]
-                kept = (2, 3) if self.atoms_at(state, 1) else (2,)  # type: ignore[arg-type]
-                sizes.update(atom for dim in kept for atom in self.atoms_at(state, dim))  # type: ignore[arg-type]
+                assert isinstance(state, fx.Node)
+                single = tensor_type(state).shape[1] == 1
+                heads.update(() if single else self.atoms_at(state, 1))
+                sizes.update(atom for dim in ((2,) if single else (2, 3)) for atom in self.atoms_at(state, dim))
         return frozenset(heads), frozenset(sizes)
 
     def head_siblings(self) -> frozenset[Axis]:

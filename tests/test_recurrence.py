@@ -1,18 +1,27 @@
 """The recurrence operator, the forms of transformers' loops that use it, and the states of a decoder."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers.models.kimi_linear import modeling_kimi_linear
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next
 
+from graphprune.backends.huggingface import HuggingFace
 from graphprune.kernels import Recurrent, delta_rule, selective_scan, state_space_duality
+from graphprune.parity import graph_runner, greedy
+from graphprune.plan import Plan
 from graphprune.recurrence import linear_recurrence
-from tests.families import families, graph
+from graphprune.register import register
+from graphprune.rewrite import apply
+from tests.families import analysis, families, graph
+
+register()
 
 BATCH, HEADS, TOKENS, KEYS, VALUES = 2, 3, 7, 4, 5
 
@@ -141,3 +150,23 @@ def test_states_are_named_by_layer_and_part(name: str) -> None:
     captured = graph(name)
     assert {n.removeprefix("past_key_values.") for n in captured.inputs if n.startswith("past_")} == STATES[name]
     assert {n.removeprefix("present.") for n in captured.outputs if n.startswith("present.")} == STATES[name]
+
+
+@pytest.mark.parametrize("name", families(STATES))
+def test_a_generic_checkpoint_generates_with_its_states(name: str, tmp_path: Path) -> None:
+    """transformers' own loop on unequal layers: the states are carried in the cache that its configuration makes."""
+    captured = graph(name)
+    group = next(g for g in analysis(name).groups.prunable(frozenset({"mlp"})) if g.units > 8)
+    cut = apply(captured, Plan({group.id: tuple(range(group.units - 3))}))
+    HuggingFace(form="generic").export(cut, tmp_path)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    prompt = torch.tensor([[5, 9, 4, 17]])
+    wanted, _ = greedy(graph_runner(cut), prompt, 12)
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 0, "eos_token_id": None}
+    with torch.no_grad():
+        alone = model.generate(prompt, **options)
+        padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), prompt], 1)
+        mask = (padded != 0).long()
+        both = model.generate(torch.cat([padded, padded.roll(1)]), attention_mask=torch.cat([mask, mask]), **options)
+    assert alone[0, 4:].tolist() == wanted.tolist()
+    assert both[0, 7:].tolist() == wanted.tolist()
