@@ -47,7 +47,9 @@ def is_known(node: fx.Node) -> bool:
     name = opname(node)
     if name not in _MOVES and name not in _CALLS:
         return False
-    if name == "div" and (isinstance(node.args[1], complex) or (isinstance(node.args[1], fx.Node) and is_complex(node.args[1]))):
+    if name == "div" and (
+        isinstance(node.args[1], complex) or (isinstance(node.args[1], fx.Node) and is_complex(node.args[1]))
+    ):
         return False
     made = name in ("view_as_complex", "polar", "complex")
     return "alpha" not in node.kwargs and (made or any(map(is_complex, node.all_input_nodes)))

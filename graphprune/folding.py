@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from graphprune.ir import TensorType
 
 _LARGEST = 65536  # elements; larger ones stay computed
-_RANDOM = {"rand", "randn", "randint", "bernoulli", "empty", "new_empty"}
+_RANDOM = {"rand", "randn", "randint", "bernoulli"}
 
 
 def fold_constants(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
