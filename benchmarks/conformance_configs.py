@@ -69,7 +69,11 @@ HELP: dict[str, dict[str, Any]] = {
     | {"attention_head_dim": 32, "attention_hidden_size": 128},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input": 0},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "intermediate_size": 96,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
+    },
     "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
     "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_input_size": 64}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},

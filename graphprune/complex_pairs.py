@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphprune.functional import opname
 from graphprune.ir import TensorType
 
 _aten = torch.ops.aten
@@ -38,9 +39,10 @@ def complex_to_pairs(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
-def is_complex(node: fx.Node) -> bool:
-    value = node.meta.get("value")
-    return isinstance(value, TensorType) and value.dtype.is_complex
+def is_complex(argument: Any) -> bool:
+    """Say whether this is a complex number, or the node of a complex tensor."""
+    value = argument.meta.get("value") if isinstance(argument, fx.Node) else argument
+    return isinstance(value, complex) or (isinstance(value, TensorType) and value.dtype.is_complex)
 
 
 def is_known(node: fx.Node) -> bool:
@@ -53,10 +55,6 @@ def is_known(node: fx.Node) -> bool:
         return False
     made = name in ("view_as_complex", "polar", "complex")
     return "alpha" not in node.kwargs and (made or any(map(is_complex, node.all_input_nodes)))
-
-
-def opname(node: fx.Node) -> str:
-    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 class Writer:

@@ -121,6 +121,9 @@ def shapes() -> Iterator[Sample]:
     yield s("cat", [f(0), f(2, 3), f(2, 2)], -1)
     yield s("stack", [f(2, 3), f(2, 3)], 1)
     yield s("stack", [f(2, 3), f(2, 3)], -1)
+
+
+def slices() -> Iterator[Sample]:
     yield s("slice.Tensor", f(6, 3), 0, 2)
     yield s("slice.Tensor", f(6, 3), 0, 1, 4)
     yield s("slice.Tensor", f(6, 3), 0, 0, -2)
@@ -270,5 +273,5 @@ def indexing() -> Iterator[Sample]:
 
 def samples() -> list[Sample]:
     torch.manual_seed(0)
-    families = (elementwise, shapes, contractions, attentions, reductions, indexing)
+    families = (elementwise, shapes, slices, contractions, attentions, reductions, indexing)
     return [sample for family in families for sample in family()]

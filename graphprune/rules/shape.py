@@ -159,7 +159,7 @@ def cut(call: Call, axis: int, size: int, start: int, end: int) -> int | None:
 
 
 def every_nth(call: Call, axis: int) -> int | None:
-    """`x[r::n]` with r < n picks from the inner factor of a product: one entry of each n, as interleaved rotary does."""
+    """`x[r::n]` with r < n picks from the inner factor of a product, as interleaved rotary does."""
     size, start, step = call.algebra.size(axis), call["start"] or 0, call["step"]
     if not isinstance(size, int) or size % step or not isinstance(start, int) or not 0 <= start < step:
         return None
