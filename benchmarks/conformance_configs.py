@@ -16,7 +16,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads"), 4),
     **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_blocks"), 2),
     **dict.fromkeys(("head_dim", "attention_head_dim", "kv_channels", "v_head_dim", "global_head_dim", "dim_head"), 16),
-    **dict.fromkeys(("swa_head_dim", "swa_v_head_dim", "index_head_dim", "attention_head_size"), 16),
+    **dict.fromkeys(("swa_head_dim", "swa_v_head_dim", "attention_head_size"), 16),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 128),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), 128),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
@@ -35,7 +35,10 @@ SIZES: dict[str, int] = {
         ("chunk_size", "mamba_chunk_size", "sliding_window", "attention_window_size", "local_window_size"), 16
     ),
     **dict.fromkeys(("attention_chunk_size", "window_size", "index_topk"), 16),
-    **dict.fromkeys(("linear_num_key_heads", "index_n_heads"), 2),
+    **dict.fromkeys(("linear_num_key_heads",), 2),
+    # Scores of an indexer are 0 where no head fires; many heads, so that no two of them are equal and which one is
+    # among the best does not depend on the runtime.
+    **{"index_n_heads": 32, "index_head_dim": 24},
     **dict.fromkeys(("linear_num_value_heads", "linear_num_heads", "num_linear_heads"), 4),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
     **dict.fromkeys(("rotary_dim", "time_step_rank", "mamba_dt_rank", "hidden_size_per_layer_input"), 8),

@@ -143,6 +143,8 @@ def slices() -> Iterator[Sample]:
     yield s("slice.Tensor", f(6), 0, None, -1)
     yield s("split_with_sizes", f(2, 7), [2, 4, 1], 1)
     yield s("split_with_sizes", f(6), [3, 3])
+    yield s("split_with_sizes", f(2, 6), [6, 0], 1)
+    yield s("split_with_sizes", f(6), [0, 2, 4])
     yield s("select.int", f(3, 4), 0, 1)
     yield s("select.int", f(3, 4), -1, -1)
     yield s("unbind.int", f(2, 3), 1)

@@ -207,7 +207,7 @@ def split_with_sizes(call: Call) -> NodeAxes:
     pieces: list[int] = []
     rest = axes[dim]
     for size in call["split_sizes"][:-1]:
-        pair = call.algebra.split(rest, size)
+        pair = split_off(call, rest, size)
         if pair is None:
             call.lock((axes[dim],), "split through the middle of an axis")
             pieces = list(call.locked(call["split_sizes"], "a split"))
@@ -218,6 +218,15 @@ def split_with_sizes(call: Call) -> NodeAxes:
         pieces.append(rest)
     call.note(*pieces)
     return tuple((*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces)
+
+
+def split_off(call: Call, axis: int, size: int) -> tuple[int, int] | None:
+    """The first entries of an axis and the rest, one of which may have none."""
+    if size == 0:
+        return call.algebra.fresh(0), axis
+    if size == call.algebra.size(axis):
+        return axis, call.algebra.fresh(0)
+    return call.algebra.split(axis, size)
 
 
 def resize_split(call: Call, resizer: Resizer) -> dict[str, Any]:
