@@ -1,5 +1,6 @@
 """Lowerings of element-wise calls that torchlib does not have, or has for another opset."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,28 @@ def one_hot(op: Any, node: fx.Node, indices: Any, classes: int = -1) -> Any:
     return op.OneHot(indices, op.Constant(value_ints=[classes]), op.Constant(value_ints=[0, 1]), axis=-1)
 
 
+def variance(
+    op: Any, node: fx.Node, value: Any, dim: Any = None, unbiased: bool = True, *rest: Any, **kwargs: Any
+) -> Any:
+    """The mean square around the mean, over dimensions of known size; torch divides by the size less a correction."""
+    shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
+    positional = overload(node) == "dim"
+    correction = int(unbiased) if positional else kwargs.get("correction", 1)
+    keepdim = (*rest, kwargs.get("keepdim", False))[0]
+    count = math.prod(shape[d] if isinstance(shape[d], int) else math.nan for d in dim or range(len(shape)))
+    if overload(node) not in ("dim", "correction") or not count > correction:
+        return NotImplemented
+    axes = op.Constant(value_ints=list(dim or range(len(shape))))
+    centred = op.Sub(value, op.ReduceMean(value, axes, keepdims=1))
+    mean = op.ReduceMean(op.Mul(centred, centred), axes, keepdims=int(keepdim))
+    return op.Mul(mean, op.CastLike(op.Constant(value_float=count / (count - correction)), value))
+
+
+def deviation(op: Any, node: fx.Node, value: Any, *args: Any, **kwargs: Any) -> Any:
+    square = variance(op, node, value, *args, **kwargs)
+    return square if square is NotImplemented else op.Sqrt(square)
+
+
 def overload(node: fx.Node) -> str:
     return str(getattr(node.target, "_overloadname", ""))
 
@@ -70,6 +93,8 @@ ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "min": smaller,
     "max": larger,
     "log1p": log1p,
+    "var": variance,
+    "std": deviation,
     "rms_norm": rms_norm,
     "reshape_as": reshape_as,
     "broadcast_tensors": broadcast_all,

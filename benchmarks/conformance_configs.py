@@ -16,7 +16,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads"), 4),
     **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_blocks"), 2),
     **dict.fromkeys(("head_dim", "attention_head_dim", "kv_channels", "v_head_dim", "global_head_dim", "dim_head"), 16),
-    **dict.fromkeys(("swa_head_dim", "swa_v_head_dim", "index_head_dim", "attention_head_size"), 16),
+    **dict.fromkeys(("swa_head_dim", "swa_v_head_dim", "attention_head_size"), 16),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 128),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), 128),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
@@ -35,8 +35,10 @@ SIZES: dict[str, int] = {
         ("chunk_size", "mamba_chunk_size", "sliding_window", "attention_window_size", "local_window_size"), 16
     ),
     **dict.fromkeys(("attention_chunk_size", "window_size", "index_topk"), 16),
-    "linear_num_key_heads": 2,
-    "index_n_heads": 8,  # scores are sums of what is above zero: with few heads many are equal, and any may be chosen
+    **dict.fromkeys(("linear_num_key_heads",), 2),
+    # Scores of an indexer are 0 where no head fires; many heads, so that no two of them are equal and which one is
+    # among the best does not depend on the runtime.
+    **{"index_n_heads": 32, "index_head_dim": 24},
     **dict.fromkeys(("linear_num_value_heads", "linear_num_heads", "num_linear_heads"), 4),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
     **dict.fromkeys(("rotary_dim", "time_step_rank", "mamba_dt_rank", "hidden_size_per_layer_input"), 8),
@@ -69,14 +71,40 @@ HELP: dict[str, dict[str, Any]] = {
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 4, "n_mamba_heads": 4}
     | {"attention_head_dim": 32, "attention_hidden_size": 128},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}, "hidden_size_per_layer_input": 0},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
-    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_hidden_layers": 4,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+            for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "gemma4_assistant": {
+        "backbone_hidden_size": 64,
+        "text_config": {
+            **{"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "use_double_wide_mlp": False},
+            **{"enable_moe_block": False, "num_hidden_layers": 4, "num_kv_shared_layers": 4},
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+        },
+    },
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "intermediate_size": 96,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
+    },
+    "gemma4_unified_assistant": {
+        "backbone_hidden_size": 64,
+        "text_config": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    },
     "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_input_size": 64}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
     "mamba2": {"head_dim": 32},
     "nemotron": {"num_key_value_heads": 2},
+    "qwen4_exp": {
+        **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16},
+        "indexer_compress_ratio": 4,
+    },
     "reformer": {"axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16)},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -92,7 +120,7 @@ def small_config(model_type: str, class_name: str) -> Any:
 
 def rebuild(cls: Any, changes: dict[str, Any]) -> Any:
     """The default configuration of a class, shrunk and made anew, so that what follows from sizes follows again."""
-    default = cls()
+    default = default_config(cls, changes)
     fields = shrunk(default)
     nested = {
         name: rebuild(type(value), changes.pop(name, {})).to_dict()
@@ -100,6 +128,14 @@ def rebuild(cls: Any, changes: dict[str, Any]) -> Any:
         if name.endswith("_config") and hasattr(value, "to_dict") and hasattr(value, "model_type")
     }
     return cls(**{**fields, **nested, **changes})
+
+
+def default_config(cls: Any, changes: dict[str, Any]) -> Any:
+    """The default, or the default with these changes where it is not valid by itself."""
+    try:
+        return cls()
+    except Exception:  # whatever its validators raise
+        return cls(**copy.deepcopy(changes))
 
 
 def shrunk(default: Any) -> dict[str, Any]:

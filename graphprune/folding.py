@@ -1,21 +1,28 @@
 """Constant folding at capture: small tensors that depend on nothing become buffers, which are cut like any other."""
 
+import math
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from graphprune.ir import TensorType
+from graphprune.functional import opname
+from graphprune.ir import Size, TensorType
 
 _LARGEST = 65536  # elements; larger ones stay computed
-_RANDOM = {"rand", "randn", "randint", "bernoulli", "empty", "new_empty"}
+_RANDOM = {"rand", "randn", "randint", "bernoulli"}
+_EQUAL = {"full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor"}
 
 
 def fold_constants(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
     """Replace maximal constant subgraphs by attributes named `constants.N`, and add their tensors."""
-    values: dict[fx.Node, Tensor] = {}
+    values: dict[fx.Node, Any] = {}
     for node in list(graph.nodes):
-        if is_constant(node, values):
+        if is_lifted(node, tensors):
+            values[node] = tensors[str(node.target)]
+        elif is_constant(node, values):
             values[node] = evaluate(node, values)
     for node in list(values):
         if all(user in values for user in node.users) or not worth_folding(node):
@@ -28,30 +35,38 @@ def fold_constants(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
         node.replace_all_uses_with(attribute)
 
 
-def is_constant(node: fx.Node, values: dict[fx.Node, Tensor]) -> bool:
-    """Say whether a call's result is a small tensor of static shape made from constants alone."""
+def is_lifted(node: fx.Node, tensors: Mapping[str, Tensor]) -> bool:
+    """Say whether this is a small tensor that the model makes from numbers when it runs: nothing will load into it."""
+    name = str(node.target)
+    return node.op == "get_attr" and name.startswith("constants.") and is_small(node) and not tensors[name].is_meta
+
+
+def is_small(node: fx.Node) -> bool:
     value = node.meta.get("value")
-    if (
-        node.op != "call_function"
-        or not isinstance(value, TensorType)
-        or not isinstance(node.target, torch._ops.OpOverload)
-    ):
+    types = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(t, TensorType) and elements(t.shape) <= _LARGEST for t in types)
+
+
+def elements(shape: Sequence[Size]) -> float:
+    """How many entries a shape has; infinitely many where a size is symbolic."""
+    return math.prod(size if isinstance(size, int) else math.inf for size in shape)
+
+
+def is_constant(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Say whether a call's result is a small tensor of static shape, or several, made from constants alone."""
+    if node.op != "call_function" or not is_small(node):
         return False
-    elements = 1
-    for size in value.shape:
-        if not isinstance(size, int):
-            return False
-        elements *= size
-    known = all(n in values for n in node.all_input_nodes)
-    return known and elements <= _LARGEST and node.target._opname not in _RANDOM
+    if not isinstance(node.target, torch._ops.OpOverload) and node.target is not operator.getitem:
+        return False
+    return all(n in values for n in node.all_input_nodes) and opname(node) not in _RANDOM
 
 
 def worth_folding(node: fx.Node) -> bool:
     """Equal entries stay a call, whose sizes can follow any axis; a computed table becomes a buffer."""
-    return node.target._opname not in {"full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor"}  # type: ignore[union-attr]
+    return node.op != "get_attr" and opname(node) not in _EQUAL
 
 
-def evaluate(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
+def evaluate(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     def operand(argument: Any) -> Any:
         return values[argument] if isinstance(argument, fx.Node) else argument
 
@@ -60,7 +75,7 @@ def evaluate(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
     if "device" in kwargs:
         kwargs["device"] = "cpu"
     with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator,no-any-return]
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def picks_to_slices(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:

@@ -15,6 +15,12 @@ _aten = torch.ops.aten
 # Calls that return their operand where nothing about its type changes.
 _COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "clone"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
+# What makes a tensor without values; zeros are as good, and the same each time.
+_UNWRITTEN = {
+    "empty": _aten.zeros.default,
+    "new_empty": _aten.new_zeros.default,
+    "empty_like": _aten.zeros_like.default,
+}
 _VIEWS = {
     "view",
     "transpose",
@@ -73,6 +79,7 @@ def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], val
     """The call to write for an exported one: an operand itself, or `(target, args, kwargs)`.
 
     Also spells out what a cut would change silently: even splits, attention's default scale, strides that views need.
+    A tensor without values becomes one of zeros.
     """
     name, target = opname(node), node.target
     if name in _COPIES and isinstance(args[0], fx.Node):
@@ -90,6 +97,8 @@ def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], val
             return _aten.split_with_sizes.default, (args[0], sizes, dim), {}
     if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
         return target, args, {**kwargs, "scale": float(args[0].meta["value"].shape[-1]) ** -0.5}
+    if name in _UNWRITTEN:
+        return _UNWRITTEN[name], args, {k: v for k, v in kwargs.items() if k != "memory_format"}
     if is_mutable(node):
         return functional_overload(node), args, kwargs
     return target, args, kwargs

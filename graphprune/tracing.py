@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from graphprune.complex_pairs import complex_to_pairs
 from graphprune.errors import CaptureError
 from graphprune.failure import explain_failure, quiet_torch
 from graphprune.folding import fold_constants, picks_to_slices
@@ -149,6 +150,7 @@ class Normalizer:
         names = self.contract.outputs or tuple(f"output.{i}" for i in range(len(returned)))
         if len(names) != len(returned):
             raise CaptureError(f"the model returned {len(returned)} tensors where the contract names {len(names)}")
+        complex_to_pairs(self.graph)
         fold_constants(self.graph, self.tensors)
         picks_to_slices(self.graph, self.tensors)
         fuse_layer_norms(self.graph)

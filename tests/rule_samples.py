@@ -45,6 +45,7 @@ def s(call: str, *args: Any, **kwargs: Any) -> Sample:
     return Sample(name, overload or "default", args, kwargs)
 
 
+_FULL = 2**63 - 1
 _UNARY = """
 abs alias celu clone contiguous cos detach elu erf erfinv exp expm1 floor gelu hardsigmoid hardswish hardtanh isinf
 isnan leaky_relu lift_fresh_copy log log1p log_sigmoid mish nan_to_num neg reciprocal relu relu6 round rsqrt sgn
@@ -52,7 +53,7 @@ sigmoid sign silu sin softplus sqrt square tan tanh zeros_like ones_like
 """
 _BINARY = """
 add.Tensor div.Tensor eq.Tensor floor_divide fmod.Tensor ge.Tensor gt.Tensor le.Tensor lt.Tensor maximum minimum
-mul.Tensor ne.Tensor pow.Tensor_Tensor remainder.Tensor rsub.Tensor sub.Tensor xlogy.Tensor
+mul.Tensor multiply.Tensor ne.Tensor pow.Tensor_Tensor remainder.Tensor rsub.Tensor sub.Tensor xlogy.Tensor
 """
 _LOGICAL = """
 bitwise_and.Tensor bitwise_or.Tensor logical_and logical_or logical_xor __and__.Tensor __or__.Tensor __xor__.Tensor
@@ -87,6 +88,7 @@ def elementwise() -> Iterator[Sample]:
     yield s("dropout", f(2, 3), 0.3, False)
     yield s("to.dtype", f(2, 3), torch.float32)
     yield s("_to_copy", f(2, 3), dtype=torch.float32)
+    yield s("copy", f(2, 3), f(3))
     yield s("type_as", f(2, 3), f(2, 3))
     yield s("_conj", torch.complex(f(2, 3), f(2, 3)))
 
@@ -101,6 +103,9 @@ def shapes() -> Iterator[Sample]:
         yield s(name, f(2, 6), [2, 1, 2, 3])
     yield s("flatten.using_ints", f(2, 3, 4), 1)
     yield s("expand", f(3, 1), [2, 3, 4])
+    yield s("expand_as", f(3, 1), f(2, 3, 4))
+    yield s("reshape_as", f(6, 4), f(2, 3, 4))
+    yield s("view_as", f(2, 3, 4), f(6, 4))
     yield s("unsqueeze", f(2, 3), -1)
     yield s("unsqueeze", f(2, 3), 0)
     yield s("squeeze", f(2, 1, 3, 1))
@@ -117,17 +122,30 @@ def shapes() -> Iterator[Sample]:
     yield s("cat", [f(0), f(2, 3), f(2, 2)], -1)
     yield s("stack", [f(2, 3), f(2, 3)], 1)
     yield s("stack", [f(2, 3), f(2, 3)], -1)
+
+
+def slices() -> Iterator[Sample]:
     yield s("slice.Tensor", f(6, 3), 0, 2)
     yield s("slice.Tensor", f(6, 3), 0, 1, 4)
     yield s("slice.Tensor", f(6, 3), 0, 0, -2)
     yield s("slice.Tensor", f(3, 6), -1, -2)
     yield s("slice.Tensor", f(6), 0, 0, 6, 2)
+    yield s("slice.Tensor", f(6, 2), 0, 1, 6, 3)
+    yield s("slice.Tensor", f(2, 6), 1, 1, _FULL, 2)
+    yield s("slice.Tensor", f(7), 0, 0, 7, 2)
+    yield s("slice.Tensor", f(6), 0, 3, 6, 2)
+    yield s("slice_scatter", f(6, 3), f(2, 3), 0, 1, 3)
+    yield s("slice_scatter", f(6, 3), f(4, 3), 0, 2, _FULL)
+    yield s("slice_scatter", f(6, 3), f(6, 3), 0)
+    yield s("slice_scatter", f(3, 6), f(3, 3), 1, 0, 6, 2)
     yield s("slice.Tensor", f(6), 0, 0, 99)
     yield s("slice.Tensor", f(6), 0, 3, 3)
     yield s("slice.Tensor", f(6), 0, -99, 2)
     yield s("slice.Tensor", f(6), 0, None, -1)
     yield s("split_with_sizes", f(2, 7), [2, 4, 1], 1)
     yield s("split_with_sizes", f(6), [3, 3])
+    yield s("split_with_sizes", f(2, 6), [6, 0], 1)
+    yield s("split_with_sizes", f(6), [0, 2, 4])
     yield s("select.int", f(3, 4), 0, 1)
     yield s("select.int", f(3, 4), -1, -1)
     yield s("unbind.int", f(2, 3), 1)
@@ -152,6 +170,15 @@ def contractions() -> Iterator[Sample]:
     yield s("matmul", f(4), f(2, 4, 3))
     yield s("matmul", f(2, 3, 4), f(4))
     yield s("mm", f(3, 4), f(4, 5))
+    yield s("einsum", "ibh,hnd->ibnd", [f(2, 3, 4), f(4, 2, 5)])
+    yield s("einsum", "ibnd,jbnd->bnij", [f(2, 3, 4, 2), f(3, 3, 4, 2)])
+    yield s("einsum", "ijb->bij", [f(2, 3, 4)])
+    yield s("einsum", "ij,kj->i", [f(2, 3), f(4, 3)])
+    yield s("einsum", "ii,ij->j", [f(3, 3), f(3, 4)])
+    yield s("einsum", "...i,ij->...j", [f(2, 1, 4), f(4, 3)])
+    yield s("einsum", "...i,...i->...", [f(3, 2, 4), f(2, 4)])
+    yield s("einsum", "ba, ac", [f(2, 3), f(3, 4)])
+    yield s("einsum", "ab,ab->ab", [f(1, 3), f(2, 3)])
     yield s("bmm", f(2, 3, 4), f(2, 4, 5))
     yield s("mv", f(3, 4), f(4))
     yield s("addmm", f(5), f(3, 4), f(4, 5))
@@ -186,6 +213,10 @@ def reductions() -> Iterator[Sample]:
         yield s(name, f(2, 3, 4), *order, [0, -1], keepdim=True) if not order else s(name, f(2, 3, 4), 2, [0, -1], True)
     yield s("sum", f(2, 3))
     yield s("mean", f(2, 3))
+    for name in ("min", "max"):
+        yield s(f"{name}.other", f(2, 3), f(3))
+        yield s(f"{name}.dim", f(2, 3), 1)
+        yield s(name, f(2, 3))
     yield s("prod", f(2, 3))
     yield s("prod.dim_int", f(2, 3), 1)
     yield s("argmax", f(2, 3), 1)
@@ -252,5 +283,5 @@ def recurrences() -> Iterator[Sample]:
 
 def samples() -> list[Sample]:
     torch.manual_seed(0)
-    families = (elementwise, shapes, contractions, attentions, reductions, indexing, recurrences)
+    families = (elementwise, shapes, slices, contractions, attentions, reductions, indexing, recurrences)
     return [sample for family in families for sample in family()]

@@ -19,6 +19,8 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p": lambda x: torch.log1p(x.abs()),
     "rms_norm": lambda x: nn.functional.rms_norm(x, (8,), torch.arange(8.0)),
     "ratio of integers": lambda x: x * (torch.arange(8) / 3 + (1 - torch.arange(8) * 2.5)),
+    "var": lambda x: x * x.var(-1, keepdim=True) + x.var(dim=1, correction=0)[:, None],
+    "std": lambda x: x * torch.std(x, -1, unbiased=False, keepdim=True) + x.std(1)[:, None],
     "reshape_as": lambda x: (x * 2).reshape_as(x.flatten().unsqueeze(0)),
     "broadcast_tensors": lambda x: sum(torch.broadcast_tensors(x, x[0], x[:, :1])),  # type: ignore[arg-type,return-value]
     "eye": lambda x: x.transpose(-1, -2) @ torch.eye(x.shape[0]) @ x,

@@ -1,10 +1,14 @@
 """Contractions: linear maps, matrix products and convolutions sum over one axis of both operands."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
 
+from graphprune.axes import Axis
 from graphprune.inference import Axes, Call, Resizer, Rule
+from graphprune.ir import Size
+from graphprune.rules.attention import lock_static
 
 
 def linear(call: Call) -> Axes:
@@ -41,6 +45,40 @@ def lead(call: Call, first: fx.Node, second: fx.Node) -> Axes:
             call.unify(*wide)
         result.append(wide[0])
     return tuple(result)
+
+
+def einsum(call: Call) -> Axes:
+    """Dimensions with one letter are one axis; a letter of only one operand that the result lacks is summed up."""
+    operands = call["tensors"]
+    terms, result = read_equation(call["equation"], [len(call.shape(node)) for node in operands], len(call.out.shape))
+    axes: dict[str, Axis] = {}
+    sizes: dict[str, Size] = {}
+    for term, node in zip(terms, operands, strict=True):
+        for letter, axis, size in zip(term, call.axes(node), call.shape(node), strict=True):
+            if letter in axes and size == sizes[letter]:
+                call.unify(axes[letter], axis)
+            if letter not in axes or sizes[letter] == 1:
+                axes[letter], sizes[letter] = axis, size
+    for letter, axis in axes.items():
+        uses = [term.count(letter) for term in terms if letter in term]
+        if max(uses) > 1 or (letter not in result and len(uses) == 1):
+            lock_static(call, (axis,), "summed up, or its diagonal taken, by an einsum")
+    return tuple(axes[letter] for letter in result)
+
+
+def read_equation(equation: str, ranks: Sequence[int], rank: int) -> tuple[list[str], str]:
+    """The letters of each operand and of the result; dimensions under `...` are numbered from the end, as digits."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    letters = [c for c in left if c.isalpha()]
+    if not arrow:  # the letters that occur once, in order
+        right = "..." * ("..." in left) + "".join(sorted(c for c in letters if letters.count(c) == 1))
+
+    def fill(term: str, size: int) -> str:
+        hidden = size - len(term.replace("...", ""))
+        return term.replace("...", "".join(str(d) for d in reversed(range(hidden))))
+
+    terms = [fill(term, size) for term, size in zip(left.split(","), ranks, strict=True)]
+    return terms, fill(right, rank)
 
 
 def addmm(call: Call) -> Axes:
@@ -92,6 +130,7 @@ def resize_groups(call: Call, resizer: Resizer) -> dict[str, Any]:
 RULES = {
     "aten.linear": Rule(linear),
     "aten.matmul": Rule(matmul),
+    "aten.einsum": Rule(einsum),
     "aten.mm": Rule(matmul),
     "aten.bmm": Rule(matmul),
     "aten.mv": Rule(lambda call: product(call, call["self"], call["vec"])),

@@ -9,11 +9,11 @@ from graphprune.inference import Axes, Call, Rule
 # fmt: off
 _NAMES = [
     "__and__", "__or__", "__xor__", "_conj", "_to_copy", "abs", "add", "alias", "bitwise_and", "bitwise_not",
-    "bitwise_or", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "cos", "detach", "div",
+    "bitwise_or", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "copy", "cos", "detach", "div",
     "dropout", "elu", "empty_like", "eq", "erf", "erfinv", "exp", "expm1", "fill", "floor", "floor_divide",
     "fmod", "full_like", "ge", "gelu", "gt", "hardsigmoid", "hardswish", "hardtanh", "isinf", "isnan", "le",
     "leaky_relu", "lift_fresh_copy", "log", "log1p", "log_sigmoid", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg",
+    "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "multiply", "nan_to_num", "ne", "neg",
     "ones_like", "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt", "rsub", "sgn", "sigmoid",
     "sign", "silu", "sin", "softplus", "sqrt", "square", "sub", "tan", "tanh", "to", "type_as", "where",
     "xlogy", "zeros_like",

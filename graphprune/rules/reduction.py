@@ -5,6 +5,7 @@ from typing import Any
 
 from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
 from graphprune.rules.attention import lock_static
+from graphprune.rules.elementwise import elementwise
 from graphprune.rules.shape import resize_sizes
 
 
@@ -39,6 +40,12 @@ def locking(reason: str) -> Callable[[Call], NodeAxes]:
         return (rest,) * len(call.node.meta["value"]) if isinstance(call.node.meta["value"], tuple) else rest
 
     return infer
+
+
+def extreme(reason: str) -> Callable[[Call], NodeAxes]:
+    """`min` and `max`: element by element with another tensor, else a reduction."""
+    reduce = locking(reason)
+    return lambda call: elementwise(call) if call["other"] is not None else reduce(call)
 
 
 def along(reason: str) -> Callable[[Call], Axes]:
@@ -111,15 +118,14 @@ def pool(call: Call) -> Axes:
 
 
 _SUMMED = "summed up: the removed units' values would be missing"
+_EXTREME = "the largest or smallest is taken"
 _POOLS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d")
 RULES = {
     "aten.mean": Rule(mean),
     "aten.sum": Rule(locking(_SUMMED)),
     "aten.prod": Rule(locking("multiplied up")),
-    **{
-        f"aten.{n}": Rule(locking("the largest or smallest is taken"))
-        for n in ("amax", "amin", "argmax", "argmin", "any", "all")
-    },
+    **{f"aten.{n}": Rule(extreme(_EXTREME)) for n in ("min", "max")},
+    **{f"aten.{n}": Rule(locking(_EXTREME)) for n in ("amax", "amin", "argmax", "argmin", "any", "all")},
     **{f"aten.{n}": Rule(locking("its spread is measured")) for n in ("var", "std", "var_mean")},
     **{f"aten.{n}": Rule(locking("its norm is measured")) for n in ("linalg_vector_norm", "norm", "logsumexp")},
     **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip")},

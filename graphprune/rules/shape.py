@@ -34,6 +34,19 @@ def resize_sizes(name: str) -> Any:
     return resize
 
 
+def view_like(call: Call) -> Axes:
+    """Reshape to the shape of another tensor, whose axes are the result's."""
+    axes = view(call)
+    call.unify_all(axes, call.axes(call["other"]))
+    return axes
+
+
+def expand_like(call: Call) -> Axes:
+    axes = expand(call)
+    call.unify_all(axes, call.axes(call["other"]))
+    return axes
+
+
 def expand(call: Call) -> Axes:
     source, shape = call.axes(call["self"]), call.out.shape
     old = (1,) * (len(shape) - len(source)) + call.shape(call["self"])
@@ -114,7 +127,7 @@ def slice_(call: Call) -> Axes:
     start, end, step = call["start"] or 0, call["end"], call["step"]
     if size == call.out.shape[dim]:
         return tuple(axes)
-    kept = None
+    kept = every_nth(call, axes[dim]) if step != 1 else None
     if call.out.shape[dim] == 0:
         return (*axes[:dim], call.algebra.fresh(0), *axes[dim + 1 :])
     if isinstance(size, int) and isinstance(start, int) and (end is None or isinstance(end, int)) and step == 1:
@@ -145,12 +158,47 @@ def cut(call: Call, axis: int, size: int, start: int, end: int) -> int | None:
     return rest
 
 
+def every_nth(call: Call, axis: int) -> int | None:
+    """`x[r::n]` with r < n picks from the inner factor of a product, as interleaved rotary does."""
+    size, start, step = call.algebra.size(axis), call["start"] or 0, call["step"]
+    if not isinstance(size, int) or size % step or not isinstance(start, int) or not 0 <= start < step:
+        return None
+    pair = call.algebra.factor(axis, size // step) if call.out.shape[dimension(call)] == size // step else None
+    if pair is None:
+        return None
+    call.lock(pair[1:], f"one of every {step} is picked from it")
+    call.note(axis)
+    return pair[0]
+
+
 def resize_slice(call: Call, resizer: Resizer) -> dict[str, Any]:
     if call.node not in call.state.notes:
         return {}
+    if call["step"] != 1:
+        return {"end": resizer.size(call.noted()[0])}
     kept, *before = call.noted()
     start = sum(resizer.size(axis) for axis in before)
     return {"start": start, "end": start + resizer.size(kept)}
+
+
+def write_slice(call: Call) -> Axes:
+    """What is written and the part of the tensor that it takes the place of lie along the same axes."""
+    axes, written = call.axes(call["self"]), call.axes(call["src"])
+    dim = dimension(call)
+    for d, (a, b) in enumerate(zip(axes, written, strict=True)):
+        if d != dim or call.shape(call["src"])[d] == call.out.shape[d]:
+            call.unify(a, b)
+    size, end = call.out.shape[dim], call["end"]
+    if call.shape(call["src"])[dim] == size:
+        return axes
+    kept, start = None, call["start"] or 0
+    if call["step"] == 1 and isinstance(size, int) and isinstance(start, int) and isinstance(end, int | None):
+        kept = cut(call, axes[dim], size, start % size if start < 0 else start, size if end is None else end)
+    if kept is None:
+        call.lock((axes[dim], written[dim]), "written into the middle of an axis")
+    else:
+        call.unify(kept, written[dim])
+    return axes
 
 
 def split_with_sizes(call: Call) -> NodeAxes:
@@ -159,7 +207,7 @@ def split_with_sizes(call: Call) -> NodeAxes:
     pieces: list[int] = []
     rest = axes[dim]
     for size in call["split_sizes"][:-1]:
-        pair = call.algebra.split(rest, size)
+        pair = split_off(call, rest, size)
         if pair is None:
             call.lock((axes[dim],), "split through the middle of an axis")
             pieces = list(call.locked(call["split_sizes"], "a split"))
@@ -170,6 +218,15 @@ def split_with_sizes(call: Call) -> NodeAxes:
         pieces.append(rest)
     call.note(*pieces)
     return tuple((*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces)
+
+
+def split_off(call: Call, axis: int, size: int) -> tuple[int, int] | None:
+    """The first entries of an axis and the rest, one of which may have none."""
+    if size == 0:
+        return call.algebra.fresh(0), axis
+    if size == call.algebra.size(axis):
+        return axis, call.algebra.fresh(0)
+    return call.algebra.split(axis, size)
 
 
 def resize_split(call: Call, resizer: Resizer) -> dict[str, Any]:
@@ -236,7 +293,10 @@ RULES = {
     "aten._unsafe_view": Rule(view, resize_sizes("size")),
     "aten.reshape": Rule(view, resize_sizes("shape")),
     "aten.flatten": Rule(view),
+    "aten.reshape_as": Rule(view_like),
+    "aten.view_as": Rule(view_like),
     "aten.expand": Rule(expand, resize_sizes("size")),
+    "aten.expand_as": Rule(expand_like),
     "aten.unsqueeze": Rule(unsqueeze),
     "aten.squeeze": Rule(squeeze),
     "aten.transpose": Rule(transpose),
@@ -245,6 +305,7 @@ RULES = {
     "aten.cat": Rule(concatenate),
     "aten.stack": Rule(stack),
     "aten.slice": Rule(slice_, resize_slice),
+    "aten.slice_scatter": Rule(write_slice, resize_slice),
     "aten.split_with_sizes": Rule(split_with_sizes, resize_split),
     "aten.select": Rule(select),
     "aten.unbind": Rule(unbind),
