@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import source_checks as checks
-from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
+from graphprune.encoder import encoder_contract
 from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
 from graphprune.tracing import Contract, capture_module
