@@ -1,5 +1,6 @@
 """The contract of models without a cache: encoders of text and of images, with their own inputs and outputs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,53 +11,116 @@ from graphprune.decoder import BATCH, accepts
 from graphprune.errors import CaptureError
 from graphprune.tracing import Contract
 
+LENGTH, IMAGES, FRAMES = 7, 3, 4
+IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on
+_IMAGE_SIZES = ("image_size", "input_size", "img_size")
+_CHANNELS = ("num_channels", "in_channels", "in_chans", "num_input_channels")
 
-class Encoder(nn.Module):
+
+class Stateless(nn.Module):
     """A model without a cache as a function of flat tensors; returns the tensors of its output object."""
 
     def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.names, self.outputs = inputs, outputs
+        self.options = options(model)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(**dict(zip(self.names, inputs, strict=True)), return_dict=True)
+        output = self.model(**dict(zip(self.names, inputs, strict=True)), **self.options)
         return tuple(output[name] for name in self.outputs)
 
 
-def encoder_contract(model: Any) -> tuple[Encoder, Contract]:
+def options(model: Any) -> dict[str, bool]:
+    """What a call says besides its tensors."""
+    return {"return_dict": True} | ({"use_cache": False} if accepts(model, "use_cache") else {})
+
+
+def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
     """The wrapper and the contract of a model without a cache; image sizes stay static, batch and text length vary."""
+    inputs, dynamic = model_inputs(model)
+    outputs = probe_outputs(model, inputs)
+    contract = Contract(inputs, dynamic, outputs, longest_text(model, "sequence"))
+    return Stateless(model, tuple(inputs), outputs), contract
+
+
+def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    """Examples of the tensors that the model takes, read off `forward` and the configuration, and what varies.
+
+    Where a model takes text and images, images are an input if it cannot run without.
+    """
     device = next(model.parameters()).device
     inputs: dict[str, Tensor] = {}
     dynamic: dict[str, dict[int, str]] = {}
     if accepts(model, "input_ids"):
-        inputs["input_ids"] = torch.zeros(BATCH, 7, dtype=torch.long, device=device)
+        inputs["input_ids"] = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=device)
         dynamic["input_ids"] = {0: "batch", 1: "sequence"}
-    if accepts(model, "pixel_values"):
-        vision = getattr(model.config, "vision_config", model.config)
-        size = vision.image_size if isinstance(vision.image_size, (list, tuple)) else [vision.image_size] * 2
-        images = 3 if "input_ids" in inputs else BATCH
-        inputs["pixel_values"] = torch.zeros(images, vision.num_channels, *size, device=device)
-        dynamic["pixel_values"] = {0: "images" if "input_ids" in inputs else "batch"}
-    if "input_ids" in inputs and accepts(model, "attention_mask"):
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        dynamic["attention_mask"] = {0: "batch", 1: "sequence"}
+    texts = dict(text_companions(model, inputs))
+    images = next((name for name in ("pixel_values", "pixel_values_videos") if accepts(model, name)), None)
+    if images is not None and not (inputs and runs(model, {**inputs, **texts})):
+        count = IMAGES if inputs else BATCH
+        shape = ([FRAMES] if images.endswith("videos") else []) + image_shape(model.config)
+        dynamic[images] = {0: "images" if inputs else "batch"}
+        inputs[images] = torch.zeros(count, *shape, device=device)
+    inputs |= texts
+    dynamic |= {name: {0: "batch", 1: "sequence"} for name in texts}
+    return inputs, dynamic
+
+
+def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """What goes along with token ids: the mask, segments (one or, for tables, several a token), boxes on the page."""
+    if "input_ids" not in inputs:
+        return
+    if accepts(model, "attention_mask"):
+        yield "attention_mask", torch.ones_like(inputs["input_ids"])
     if accepts(model, "token_type_ids"):
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        dynamic["token_type_ids"] = {0: "batch", 1: "sequence"}
-    outputs = probe_outputs(model, inputs)
-    text = getattr(model.config, "text_config", model.config)
-    longest = getattr(text, "max_position_embeddings", None)
-    maximum = {"sequence": int(longest)} if longest and longest > 0 else {}  # -1 stands for no limit (XLNet)
-    return Encoder(model, tuple(inputs), outputs), Contract(inputs, dynamic, outputs, maximum)
+        sizes = getattr(model.config, "type_vocab_sizes", None)
+        segments = torch.zeros_like(inputs["input_ids"])
+        yield "token_type_ids", segments if sizes is None else segments[..., None].repeat(1, 1, len(sizes))
+    if accepts(model, "bbox"):
+        yield "bbox", torch.zeros_like(inputs["input_ids"])[..., None].repeat(1, 1, 4)
+
+
+def image_shape(config: Any) -> list[int]:
+    """Channels, height and width of the images that a configuration, or one nested in it, speaks of."""
+    nested = [value for name, value in vars(config).items() if name.endswith("_config") and hasattr(value, "to_dict")]
+    places = [config, *nested]
+    size = next((found for place in places if (found := first(place, _IMAGE_SIZES)) is not None), IMAGE_SIZE)
+    size = [size["height"], size["width"]] if isinstance(size, dict) else size
+    channels = next((c for place in places if isinstance(c := first(place, _CHANNELS), int)), 3)
+    return [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
+
+
+def first(config: Any, names: tuple[str, ...]) -> Any:
+    """The first of these fields that a configuration has."""
+    return next((found for name in names if (found := getattr(config, name, None)) is not None), None)
+
+
+def longest_text(model: Any, *symbols: str) -> dict[str, int]:
+    """The bounds of text lengths that the configuration gives; -1 stands for no limit (XLNet)."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return dict.fromkeys(symbols, longest) if isinstance(longest, int) and longest > 0 else {}
 
 
 def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
     """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        try:
-            output = model(**inputs, return_dict=True)
-        except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
-            reason = f"{type(error).__name__}: {error}"
-            raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
+    try:
+        output = run_fake(model, inputs)
+    except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
+        reason = f"{type(error).__name__}: {error}"
+        raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
     return tuple(name for name, value in output.items() if isinstance(value, Tensor))
+
+
+def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
+    """Say whether the model runs with these inputs alone."""
+    try:
+        run_fake(model, inputs)
+    except Exception:  # a model says in its own way what it lacks
+        return False
+    return True
+
+
+def run_fake(model: Any, inputs: dict[str, Tensor]) -> Any:
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        return model(**inputs, **options(model))
