@@ -70,7 +70,7 @@ def run_suite(suite: str, arguments: argparse.Namespace) -> None:
 
 
 def suite_results(suite: str, out: Path) -> list[dict[str, Any]]:
-    """What is known of a suite, in the order of its mapping; of plain modules, what was run where they are installed."""
+    """What is known of a suite, in the order of its mapping; of plain modules, whatever was run."""
     known = read_results(results_file(out, suite))
     return list(known.values()) if suite == "plain" else [known[name] for name in entries(suite) if name in known]
 

@@ -18,7 +18,9 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads"), 4),
     **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_blocks"), 2),
-    **dict.fromkeys(("head_dim", "attention_head_dim", "kv_channels", "v_head_dim", "global_head_dim", "dim_head", "d_kv"), 16),
+    **dict.fromkeys(
+        ("head_dim", "attention_head_dim", "kv_channels", "v_head_dim", "global_head_dim", "dim_head", "d_kv"), 16
+    ),
     **dict.fromkeys(("swa_head_dim", "swa_v_head_dim", "index_head_dim", "attention_head_size"), 16),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 128),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), 128),

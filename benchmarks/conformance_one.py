@@ -110,7 +110,7 @@ def check_eager(model: Any, graph: Any) -> None:
     if graph.source.kind != "module":
         assert parity.agree(model, graph), "the graph does not compute what the model does"
         return
-    image = torch.randn(3, *list(graph.placeholders.values())[0].meta["value"].shape[1:])
+    image = torch.randn(3, *next(iter(graph.placeholders.values())).meta["value"].shape[1:])
     with torch.no_grad():
         torch.testing.assert_close(graph(image)[0], model(image), rtol=1e-3, atol=1e-4)
 

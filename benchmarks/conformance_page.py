@@ -170,7 +170,7 @@ def peer_section(found: Mapping[str, Sequence[dict[str, Any]]], peer: Mapping[st
 
 {PEER.format(version=next(iter(peer.values()))["version"])}
 
-| suite | models | prunes | still runs | at most 75% of the parameters | equals the masked model | ours: oracle | ours: everything |
+| suite | models | prunes | still runs | at most 75% is left | equals the masked model | our oracle | all of ours |
 |---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 

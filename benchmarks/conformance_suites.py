@@ -84,7 +84,7 @@ KEPT: list[Any] = []
 
 
 def smallest_of_timm() -> list[str]:
-    """Of each of timm's files of models the one with the fewest parameters, by their names; its own test models first."""
+    """Of each of timm's files of models one that its name calls small; models that are made for tests first."""
     has_torchvision()
     try:
         import timm

@@ -4,7 +4,14 @@ from typing import Any
 
 FOUR = {"depths": (2, 2, 2, 2), "hidden_sizes": (16, 32, 48, 64)}
 PYRAMID = {**FOUR, "num_attention_heads": (1, 2, 3, 4), "mlp_ratios": (2, 2, 2, 2)}
-SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4}
+SWIN = {
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": (2, 2, 2),
+    "num_heads": (2, 4, 8),
+    "window_size": 4,
+}
 EFFICIENT = {
     "image_size": 64,
     "width_coefficient": 0.5,
@@ -15,7 +22,7 @@ EFFICIENT = {
     "strides": [1, 2, 2],
     "num_block_repeats": [1, 2, 2],
     "expand_ratios": [1, 6, 6],
-    "hidden_dim": 64,
+    "hidden_dim": 640,
 }
 PERCEIVER = {
     "num_latents": 8,
@@ -23,17 +30,18 @@ PERCEIVER = {
     "num_blocks": 1,
     "num_self_attends_per_block": 2,
     "num_self_attention_heads": 4,
-    "num_cross_attention_heads": 4,
+    "num_cross_attention_heads": 1,
 }
 MORE: dict[str, dict[str, Any]] = {
+    "blip-2": {"qformer_config": {"use_qformer_text_input": True}},
     "bit": {**FOUR, "embedding_size": 16, "num_groups": 8},
-    "convnext": {**FOUR, "image_size": 64},
-    "convnextv2": {**FOUR, "image_size": 64},
-    "cvt": {"embed_dim": (16, 32, 64), "num_heads": (1, 2, 4), "depth": (1, 2, 2)},
+    "convnext": {**FOUR, "image_size": 64, "patch_size": 4},
+    "convnextv2": {**FOUR, "image_size": 64, "patch_size": 4},
+    "cvt": {"embed_dim": (16, 32, 64), "num_heads": (1, 2, 4), "depth": (1, 2, 3)},
     "dinat": {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "dilations": [[1, 2], [1, 2]]},
     "donut-swin": SWIN,
     "efficientnet": EFFICIENT,
-    "align": {"vision_config": EFFICIENT},
+    "align": {"vision_config": EFFICIENT, "projection_dim": 24},
     "focalnet": {
         "image_size": 64,
         "embed_dim": 16,
@@ -100,5 +108,5 @@ MORE: dict[str, dict[str, Any]] = {
     "swiftformer": {"image_size": 64, "embed_dims": (16, 24, 32, 48), "depths": (2, 2, 2, 2)},
     "swin": SWIN,
     "swinv2": SWIN,
-    "textnet": {"image_size": (64, 64), "hidden_sizes": (16, 16, 24, 32, 48)},
+    "textnet": {"stem_out_channels": 16, "image_size": (64, 64), "hidden_sizes": (16, 16, 24, 32, 48)},
 }

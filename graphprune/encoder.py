@@ -1,5 +1,6 @@
 """The contract of models without a cache: encoders of text and of images, with their own inputs and outputs."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,10 +39,17 @@ def options(model: Any) -> dict[str, bool]:
 
 def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
     """The wrapper and the contract of a model without a cache; image sizes stay static, batch and text length vary."""
+    model = same_tensors(model)
     inputs, dynamic = model_inputs(model)
     outputs = probe_outputs(model, inputs)
     contract = Contract(inputs, dynamic, outputs, longest_text(model, "sequence"))
     return Stateless(model, tuple(inputs), outputs), contract
+
+
+def same_tensors(model: Any) -> Any:
+    """A copy of the model on its own parameters and buffers: some models keep what they compute when they first run."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
@@ -59,7 +67,10 @@ def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str
     images = next((name for name in ("pixel_values", "pixel_values_videos") if accepts(model, name)), None)
     if images is not None and not (inputs and runs(model, {**inputs, **texts})):
         count = IMAGES if inputs else BATCH
-        shape = ([FRAMES] if images.endswith("videos") else []) + image_shape(model.config)
+        shape = image_shape(model.config)
+        if images.endswith("videos"):
+            frames = (first(place, ("num_frames",)) for place in configurations(model.config))
+            shape = [next(filter(None, frames), FRAMES), *shape]
         dynamic[images] = {0: "images" if inputs else "batch"}
         inputs[images] = torch.zeros(count, *shape, device=device)
     inputs |= texts
@@ -83,12 +94,16 @@ def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str
 
 def image_shape(config: Any) -> list[int]:
     """Channels, height and width of the images that a configuration, or one nested in it, speaks of."""
-    nested = [value for name, value in vars(config).items() if name.endswith("_config") and hasattr(value, "to_dict")]
-    places = [config, *nested]
+    places = configurations(config)
     size = next((found for place in places if (found := first(place, _IMAGE_SIZES)) is not None), IMAGE_SIZE)
     size = [size["height"], size["width"]] if isinstance(size, dict) else size
     channels = next((c for place in places if isinstance(c := first(place, _CHANNELS), int)), 3)
     return [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
+
+
+def configurations(config: Any) -> list[Any]:
+    """A configuration and those nested in it."""
+    return [config, *(v for name, v in vars(config).items() if name.endswith("_config") and hasattr(v, "to_dict"))]
 
 
 def first(config: Any, names: tuple[str, ...]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from graphprune.decoder import BATCH, accepts
-from graphprune.encoder import Stateless, longest_text, model_inputs
+from graphprune.encoder import Stateless, longest_text, model_inputs, same_tensors
 from graphprune.tracing import Contract
 
 TARGET = 5
@@ -22,6 +22,7 @@ def seq2seq_contract(model: Any) -> tuple[Stateless, Contract]:
     What the encoder takes, with `decoder_input_ids` [batch, target], gives `logits` [batch, target, vocabulary]: the
     whole target at once, as in training. Both lengths vary, each on its own.
     """
+    model = same_tensors(model)
     inputs, dynamic = model_inputs(model)
     device = next(model.parameters()).device
     inputs["decoder_input_ids"] = torch.zeros(BATCH, TARGET, dtype=torch.long, device=device)

@@ -61,7 +61,10 @@ def example(graph: Graph, setting: dict[str, int], seed: int = 0) -> list[Tensor
     return result
 
 
-SETTINGS = ({"batch": 2, "sequence": 4, "past": 0, "images": 2, "target": 3}, {"batch": 3, "sequence": 2, "past": 3, "images": 2, "target": 5})
+SETTINGS = (
+    {"batch": 2, "sequence": 4, "past": 0, "images": 2, "target": 3},
+    {"batch": 3, "sequence": 2, "past": 3, "images": 2, "target": 5},
+)
 
 
 def random_keep(group: Group, rng: random.Random) -> tuple[int, ...]:
