@@ -17,9 +17,9 @@ from graphprune.backends.serial import from_data, main_dtype, narrowest_dtype, s
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source
-from graphprune.states import is_state
 from graphprune.parity import agree
 from graphprune.quantities import FileBytes
+from graphprune.states import is_state
 
 MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function

@@ -20,6 +20,7 @@ from transformers.utils.generic import ModelOutput
 
 from .program_graphprune import Program, unpack
 
+
 class GraphpruneConfig(PreTrainedConfig):
     """`graph` is the packed graph; the other fields are those of the source model, for tools that look."""
 

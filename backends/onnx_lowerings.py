@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from graphprune.backends.onnx_elementwise import ELEMENTWISE
+from graphprune.backends.onnx_images import IMAGES
 from graphprune.backends.onnx_recurrence import scan_recurrence
 from graphprune.ir import Size, TensorType
 
@@ -218,21 +219,6 @@ def causal_mask(op: Any, query: Any, key: Any) -> Any:
     return mask
 
 
-def batch_norm(
-    op: Any, node: fx.Node, value: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *rest: Any
-) -> Any:
-    if training or weight is None or bias is None:
-        return NotImplemented
-    result = op.BatchNormalization(value, weight, bias, mean, variance, epsilon=rest[1])
-    return result[0] if isinstance(result, (list, tuple)) else result
-
-
-def adaptive_average(op: Any, node: fx.Node, value: Any, size: Any) -> Any:
-    if any(s != 1 for s in size):
-        return NotImplemented
-    return op.ReduceMean(value, constant(op, [-2, -1]), keepdims=1)
-
-
 LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
     {
         **dict.fromkeys(("clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy", "dropout"), identity),
@@ -247,9 +233,8 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "__or__": either,
         "rsub": rsub,
         "scaled_dot_product_attention": attention,
-        "batch_norm": batch_norm,
-        "adaptive_avg_pool2d": adaptive_average,
         "linear_recurrence": scan_recurrence,
         **ELEMENTWISE,
+        **IMAGES,
     }
 )

@@ -1,7 +1,7 @@
 """Graphs as data, and the interpreter that runs them.
 
-This file stands alone: graphprune writes it beside modeling_graphprune.py. A graph is data: its nodes name ATen operators
-without side effects; no other part of Python or of the file system is reachable.
+This file stands alone: graphprune writes it beside modeling_graphprune.py. A graph is data: its nodes name ATen
+operators without side effects; no other part of Python or of the file system is reachable.
 """
 
 import base64

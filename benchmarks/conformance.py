@@ -1,10 +1,13 @@
-"""Every causal language model of transformers, small and random, through the whole compiler.
+"""Every model of transformers' mappings, and of torchvision and timm, small and random, through the whole compiler.
 
     python benchmarks/conformance.py
+    python benchmarks/conformance.py --suite all
 
-Each architecture runs in a process of its own with limits on time and memory, as many at once as there are cores. What
-was found is appended to OUT/conformance.jsonl; a second run goes on with what is missing. --retry-failed runs again
-what failed. The page docs/architectures.md is written at the end, and by --page-only from what is there.
+Suites: causal (the one that is run where none is named), masked, seq2seq, image, dual and plain. The last needs
+`pip install --no-deps torchvision timm`. Each architecture runs in a process of its own with limits on time and memory,
+as many at once as there are cores. What was found is appended to OUT/conformance.jsonl (causal) or
+OUT/conformance-SUITE.jsonl; a second run goes on with what is missing. --retry-failed runs again what failed. The page
+docs/architectures.md is written at the end, and by --page-only from what is there.
 """
 
 import argparse
@@ -17,20 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from conformance_page import page
+from conformance_suites import TITLES, entries
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 RESULTS = Path(__file__).parent / "results"
 ONE = Path(__file__).parent / "conformance_one.py"
 
 
-def architectures() -> dict[str, str]:
-    """Model types and classes of the causal-LM mapping, a class once."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    first: dict[str, str] = {}
-    for name, class_name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
-        first.setdefault(class_name, name)
-    return {name: class_name for class_name, name in first.items()}
+def results_file(out: Path, suite: str) -> Path:
+    return out / ("conformance.jsonl" if suite == "causal" else f"conformance-{suite}.jsonl")
 
 
 def examine(name: str, class_name: str, limit: int) -> dict[str, Any]:
@@ -55,8 +53,31 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in map(json.loads, lines)}
 
 
+def run_suite(suite: str, arguments: argparse.Namespace) -> None:
+    """Run what is wanted of one suite and write its results as they come."""
+    path = results_file(arguments.out, suite)
+    every, known = entries(suite), read_results(path)
+    wanted = [n for n in every if n not in known or (arguments.retry_failed and known[n]["failed"])]
+    wanted = [name for name in arguments.only if name in every] if arguments.only else wanted
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        jobs = {pool.submit(examine, name, every[name], arguments.limit): name for name in wanted}
+        for number, job in enumerate(as_completed(jobs), 1):
+            result = job.result()
+            known[result["name"]] = result
+            said = f"{result['failed']}: {result['error']}" if result["failed"] else "passed"
+            print(f"{suite} {number}/{len(jobs)} {result['name']}: {said}"[:250], flush=True)
+            path.write_text("".join(json.dumps(known[name]) + "\n" for name in sorted(known)), encoding="utf-8")
+
+
+def suite_results(suite: str, out: Path) -> list[dict[str, Any]]:
+    """What is known of a suite, in the order of its mapping; of plain modules, whatever was run."""
+    known = read_results(results_file(out, suite))
+    return list(known.values()) if suite == "plain" else [known[name] for name in entries(suite) if name in known]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=[*TITLES, "all"], default="causal", help="which classes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
     parser.add_argument("--only", nargs="+", help="these model types alone, whatever is known of them")
@@ -65,20 +86,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300, help="seconds for one architecture")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="architectures at once")
     arguments = parser.parse_args()
-    path = arguments.out / "conformance.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    every, known = architectures(), read_results(path)
-    wanted = [n for n in every if n not in known or (arguments.retry_failed and known[n]["failed"])]
-    wanted = [] if arguments.page_only else arguments.only or wanted
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        jobs = {pool.submit(examine, name, every[name], arguments.limit): name for name in wanted}
-        for number, job in enumerate(as_completed(jobs), 1):
-            result = job.result()
-            known[result["name"]] = result
-            said = f"{result['failed']}: {result['error']}" if result["failed"] else "passed"
-            print(f"{number}/{len(jobs)} {result['name']}: {said}"[:200], flush=True)
-            path.write_text("".join(json.dumps(known[name]) + "\n" for name in sorted(known)), encoding="utf-8")
-    arguments.page.write_text(page([known[n] for n in every if n in known], len(every)), encoding="utf-8")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for suite in [] if arguments.page_only else TITLES if arguments.suite == "all" else [arguments.suite]:
+        run_suite(suite, arguments)
+    found = {suite: suite_results(suite, arguments.out) for suite in TITLES}
+    arguments.page.write_text(page(found, read_results(arguments.out / "conformance-peer.jsonl")), encoding="utf-8")
 
 
 if __name__ == "__main__":

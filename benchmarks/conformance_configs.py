@@ -3,6 +3,9 @@
 import copy
 from typing import Any
 
+from conformance_suites import entries
+from conformance_vision import MORE
+
 # Fields by meaning, and what they become. A field that a configuration does not have is passed over.
 SIZES: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "width", "emb_dim"), 64),
@@ -15,7 +18,9 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads"), 4),
     **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_blocks"), 2),
-    **dict.fromkeys(("head_dim", "attention_head_dim", "kv_channels", "v_head_dim", "global_head_dim", "dim_head"), 16),
+    **dict.fromkeys(
+        ("head_dim", "attention_head_dim", "kv_channels", "v_head_dim", "global_head_dim", "dim_head", "d_kv"), 16
+    ),
     **dict.fromkeys(("swa_head_dim", "swa_v_head_dim", "attention_head_size"), 16),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 128),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), 128),
@@ -38,7 +43,8 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("linear_num_key_heads",), 2),
     # Scores of an indexer are 0 where no head fires; many heads, so that no two of them are equal and which one is
     # among the best does not depend on the runtime.
-    **{"index_n_heads": 32, "index_head_dim": 24},
+    "index_n_heads": 32,
+    "index_head_dim": 24,
     **dict.fromkeys(("linear_num_value_heads", "linear_num_heads", "num_linear_heads"), 4),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
     **dict.fromkeys(("rotary_dim", "time_step_rank", "mamba_dt_rank", "hidden_size_per_layer_input"), 8),
@@ -82,8 +88,12 @@ HELP: dict[str, dict[str, Any]] = {
     "gemma4_assistant": {
         "backbone_hidden_size": 64,
         "text_config": {
-            **{"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "use_double_wide_mlp": False},
-            **{"enable_moe_block": False, "num_hidden_layers": 4, "num_kv_shared_layers": 4},
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "use_double_wide_mlp": False,
+            "enable_moe_block": False,
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 4,
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
         },
     },
@@ -102,7 +112,10 @@ HELP: dict[str, dict[str, Any]] = {
     "mamba2": {"head_dim": 32},
     "nemotron": {"num_key_value_heads": 2},
     "qwen4_exp": {
-        **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16},
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 16,
         "indexer_compress_ratio": 4,
     },
     "reformer": {"axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16)},
@@ -115,15 +128,17 @@ def small_config(model_type: str, class_name: str) -> Any:
     import transformers
 
     cls = getattr(transformers, class_name).config_class or transformers.CONFIG_MAPPING[model_type]
-    return rebuild(cls, copy.deepcopy(HELP.get(model_type, {})))
+    table = {**MORE, **HELP}
+    help = table.get(class_name) or table.get(model_type, {})
+    return rebuild(cls, copy.deepcopy(help), class_name in entries("causal").values())
 
 
-def rebuild(cls: Any, changes: dict[str, Any]) -> Any:
+def rebuild(cls: Any, changes: dict[str, Any], decoder: bool = True) -> Any:
     """The default configuration of a class, shrunk and made anew, so that what follows from sizes follows again."""
     default = default_config(cls, changes)
-    fields = shrunk(default)
+    fields = shrunk(default, decoder)
     nested = {
-        name: rebuild(type(value), changes.pop(name, {})).to_dict()
+        name: rebuild(type(value), changes.pop(name, {}), decoder).to_dict()
         for name, value in vars(default).items()
         if name.endswith("_config") and hasattr(value, "to_dict") and hasattr(value, "model_type")
     }
@@ -138,7 +153,7 @@ def default_config(cls: Any, changes: dict[str, Any]) -> Any:
         return cls(**copy.deepcopy(changes))
 
 
-def shrunk(default: Any) -> dict[str, Any]:
+def shrunk(default: Any, decoder: bool) -> dict[str, Any]:
     """The fields that become smaller, by their names in the class."""
     names = {getattr(default, "attribute_map", {}).get(name, name) for name in SIZES} | set(KEY_HEADS)
     present = vars(default)
@@ -151,8 +166,8 @@ def shrunk(default: Any) -> dict[str, Any]:
     for name in KEY_HEADS:
         if isinstance(present.get(name), int):
             fields[name] = 1 if present[name] == 1 else 2 if present[name] < heads else 4
-    decoder = {"is_decoder": True} if present.get("is_decoder") is False else {}  # BERT and the like
-    return fields | decoder | layer_fields(default)
+    causal = {"is_decoder": True} if decoder and present.get("is_decoder") is False else {}  # BERT and the like
+    return fields | causal | layer_fields(default)
 
 
 def layer_fields(default: Any) -> dict[str, Any]:

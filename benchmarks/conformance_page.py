@@ -4,30 +4,73 @@ import os
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from typing import Any
 
-STAGES = ("model", "capture", "groups", "oracle", "rewrite", "reference", "checkpoint", "onnx")
+from conformance_suites import TITLES
+
+STAGES = ("model", "capture", "eager", "groups", "oracle", "rewrite", "reference", "checkpoint", "onnx")
 KINDS = ("mlp", "attention", "query", "head_dim", "residual", "experts", "vocabulary", "other")
+ABOUT = {
+    "causal": "Every class of transformers' causal-LM mapping; its ONNX model has a cache.",
+    "masked": "Every class of the masked-LM mapping that is not above.",
+    "seq2seq": "Every class of the sequence-to-sequence mapping that is not above. Encoder and decoder are one graph "
+    "without a cache: both sequences give the logits of the second. Speech models of this mapping that are causal "
+    "language models with an audio tower are captured as what reads text.",
+    "image": "Every class of the image-classification mapping.",
+    "dual": "Every class of the zero-shot-image-classification mapping that is not above.",
+    "plain": "One model of each family of torchvision, and of each file of timm, as plain modules with an example "
+    "image of 64 pixels a side (timm: of the model's own size), at their real widths.",
+}
+
+PEER = """TODO {version}"""
 
 
-def page(found: Sequence[dict[str, Any]], whole: int) -> str:
-    passed = [entry for entry in found if not entry["failed"]]
+def page(found: Mapping[str, Sequence[dict[str, Any]]], peer: Mapping[str, dict[str, Any]]) -> str:
+    """The page: a summary of the suites, the same task by Torch-Pruning, and a section for each suite."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("graphprune", "torch", "transformers", "onnxruntime"))
+    sections = "\n".join(section(suite, entries) for suite, entries in found.items() if entries)
     return f"""# Architectures
 
-Every class of transformers' causal-LM mapping, made small and random, through the whole compiler: captured, grouped,
-half of the units of every kind cut and compared with the masked model in float64 at 1e-9, the checkpoint reloaded and
-the ONNX model with its cache run, both compared with the graph. No architecture has code of its own. Made on
+Every class of transformers' mappings, made small and random, through the whole compiler: captured, compared with the
+model, grouped, half of the units of every kind cut and compared with the masked model in float64 at 1e-9, the
+checkpoint reloaded and the ONNX model run, both compared with the graph. No architecture has code of its own. Made on
 {date.today()} with {versions}, Python {platform.python_version()}, {os.cpu_count()} cores, by
 
-    python benchmarks/conformance.py
+    python benchmarks/conformance.py --suite all
 
-## How far they come
+| suite | classes | captured | oracle passed | all passed | share |
+|---|---|---|---|---|---|
+{summary_rows(found)}
+{peer_section(found, peer)}
+{sections}"""
 
-{len(found)} of {whole} classes were run.
+
+def summary_rows(found: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    rows = []
+    for suite, entries in found.items():
+        if not entries:
+            rows.append(f"| [{TITLES[suite]}](#{anchor(suite)}) | not run | | | | |")
+            continue
+        passed = sum(not entry["failed"] for entry in entries)
+        counts = [len(entries), sum(reached(e, "capture") for e in entries), sum(reached(e, "oracle") for e in entries)]
+        cells = [*map(str, counts), str(passed), share(passed, len(entries))]
+        rows.append(f"| [{TITLES[suite]}](#{anchor(suite)}) | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def anchor(suite: str) -> str:
+    return "".join(c for c in TITLES[suite].lower().replace(" ", "-") if c.isalnum() or c == "-")
+
+
+def section(suite: str, found: Sequence[dict[str, Any]]) -> str:
+    passed = [entry for entry in found if not entry["failed"]]
+    return f"""
+## {TITLES[suite]}
+
+{ABOUT[suite]} {len(found)} classes were run.
 
 | stage | passed | of |
 |---|---|---|
@@ -35,14 +78,14 @@ the ONNX model with its cache run, both compared with the graph. No architecture
 
 {len(passed)} pass everything, {share(len(passed), len(found))}. {medians(passed)}
 
-## Why the others stop
+### Why the others stop
 
 {reasons(found)}
 
-## All
+### All
 
 Shares are of the parameters that hold units of a kind, which overlap. Seconds are those of capture, oracle, checkpoint
-and ONNX with one thread, {os.cpu_count()} at once.
+and ONNX with one thread.
 
 | model type | stops at | parameters | nodes | prunable | {" | ".join(KINDS)} | locked, most often | seconds |
 |---|---|---|---|---|{"---|" * len(KINDS)}---|---|
@@ -55,7 +98,8 @@ def share(part: int, whole: int) -> str:
 
 
 def reached(entry: dict[str, Any], stage: str) -> bool:
-    return stage in entry["seconds"]
+    """Say whether a stage passed; results from before a stage was known passed it if they passed a later one."""
+    return any(later in entry["seconds"] for later in STAGES[STAGES.index(stage) :])
 
 
 def stage_rows(found: Sequence[dict[str, Any]]) -> str:
@@ -104,3 +148,35 @@ def all_rows(found: Sequence[dict[str, Any]]) -> str:
         cells = [entry["name"], entry["failed"] or "", f"{entry.get('parameters', 0):,}", str(entry.get("nodes", ""))]
         rows.append(f"| {' | '.join([*cells, prunable, *shown, lock.replace('|', '/'), seconds])} |")
     return "\n".join(rows)
+
+
+def peer_section(found: Mapping[str, Sequence[dict[str, Any]]], peer: Mapping[str, dict[str, Any]]) -> str:
+    """The same models given to Torch-Pruning, where that was run."""
+    if not peer:
+        return ""
+    rows = []
+    for suite, entries in found.items():
+        theirs = [peer[f"{suite}/{e['name']}"] for e in entries if f"{suite}/{e['name']}" in peer]
+        ours = {f"{suite}/{e['name']}": e for e in entries}
+        if theirs:
+            cells = [sum(t[key] is True for t in theirs) for key in ("pruned", "runs", "half", "masked")]
+            oracle = sum(reached(ours[t["key"]], "oracle") for t in theirs)
+            passed = sum(not ours[t["key"]]["failed"] for t in theirs)
+            rows.append(f"| {TITLES[suite]} | {len(theirs)} | {' | '.join(map(str, [*cells, oracle, passed]))} |")
+    errors = Counter(brief(t["error"]) for t in peer.values() if t["error"])
+    reasons = "\n".join(f"| {count} | {error} |" for error, count in errors.most_common(25))
+    return f"""
+## The same task by Torch-Pruning
+
+{PEER.format(version=next(iter(peer.values()))["version"])}
+
+| suite | models | prunes | still runs | at most 75% is left | equals the masked model | our oracle | all of ours |
+|---|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+What stops it, most often first:
+
+| models | error |
+|---|---|
+{reasons}
+"""

@@ -1,4 +1,4 @@
-"""The contracts of transformers models: decoders with a flat cache, encoders with their own inputs."""
+"""The contract of causal language models: flat tensors, with the cache as keys and values of each layer."""
 
 import contextlib
 import inspect
@@ -37,19 +37,6 @@ class Decoder(nn.Module):
         output = self.model(**plain, **{str(argument): cache}, use_cache=True)
         layers = output[argument].layers
         return (output.logits, *(tensor for layer in layers for _, tensor in layer_tensors(layer)))
-
-
-class Encoder(nn.Module):
-    """A model without a cache as a function of flat tensors; returns the tensors of its output object."""
-
-    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.names, self.outputs = inputs, outputs
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(**dict(zip(self.names, inputs, strict=True)), return_dict=True)
-        return tuple(output[name] for name in self.outputs)
 
 
 def new_cache(model: Any) -> Any:
@@ -131,41 +118,3 @@ def probe_states(model: Any) -> tuple[State, ...]:
     if not hasattr(cache, "layers"):
         raise CaptureError(f"{type(model).__name__} keeps a {type(cache).__name__}, which has no layers of its own")
     return read_states(cache)
-
-
-def encoder_contract(model: Any) -> tuple[Encoder, Contract]:
-    """The wrapper and the contract of a model without a cache; image sizes stay static, batch and text length vary."""
-    device = next(model.parameters()).device
-    inputs: dict[str, Tensor] = {}
-    dynamic: dict[str, dict[int, str]] = {}
-    if accepts(model, "input_ids"):
-        inputs["input_ids"] = torch.zeros(BATCH, 7, dtype=torch.long, device=device)
-        dynamic["input_ids"] = {0: "batch", 1: "sequence"}
-    if accepts(model, "pixel_values"):
-        vision = getattr(model.config, "vision_config", model.config)
-        size = vision.image_size if isinstance(vision.image_size, (list, tuple)) else [vision.image_size] * 2
-        images = 3 if "input_ids" in inputs else BATCH
-        inputs["pixel_values"] = torch.zeros(images, vision.num_channels, *size, device=device)
-        dynamic["pixel_values"] = {0: "images" if "input_ids" in inputs else "batch"}
-    if "input_ids" in inputs and accepts(model, "attention_mask"):
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        dynamic["attention_mask"] = {0: "batch", 1: "sequence"}
-    if accepts(model, "token_type_ids"):
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        dynamic["token_type_ids"] = {0: "batch", 1: "sequence"}
-    outputs = probe_outputs(model, inputs)
-    text = getattr(model.config, "text_config", model.config)
-    longest = getattr(text, "max_position_embeddings", None)
-    maximum = {"sequence": int(longest)} if longest and longest > 0 else {}  # -1 stands for no limit (XLNet)
-    return Encoder(model, tuple(inputs), outputs), Contract(inputs, dynamic, outputs, maximum)
-
-
-def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
-    """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        try:
-            output = model(**inputs, return_dict=True)
-        except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
-            reason = f"{type(error).__name__}: {error}"
-            raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
-    return tuple(name for name, value in output.items() if isinstance(value, Tensor))

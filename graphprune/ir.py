@@ -31,7 +31,8 @@ class Source:
     """Where a graph came from: what the backends need to write a complete checkpoint.
 
     `config` is the transformers configuration object, or None for a plain module. `folder` holds tokenizer, chat
-    template and licence files. `kind` is `decoder` (cache contract), `encoder` or `module`. `dtype` is the type that
+    template and licence files. `kind` is `decoder` (cache contract), `seq2seq`,
+    `encoder` or `module`. `dtype` is the type that
     the source stores its weights in, which may be narrower than the graph's.
     """
 

@@ -102,7 +102,7 @@ def state_space_duality(original: Kernel, recurrent: Recurrent) -> Kernel:
 
 
 def selective_scan(original: Kernel, recurrent: Recurrent) -> Kernel:
-    """Mamba: values and steps [batch, channels, tokens], `B` and `C` [batch, states, tokens], `A` [channels, states]."""
+    """Mamba: values and steps [batch, channels, tokens], `B`, `C` [batch, states, tokens], `A` [channels, states]."""
 
     def run(
         hidden_states: Tensor,

@@ -173,14 +173,15 @@ def encoder_reference(graph: Graph, generator: torch.Generator) -> Observations:
 
 def encoder_input(name: str, type_: TensorType, graph: Graph, generator: torch.Generator) -> Tensor:
     """Random values for floats, valid ids for tokens, ones for masks, zeros for other integers."""
-    sizes = {"batch": 2, "images": 2}
+    sizes = {"batch": 2, "images": 2, "target": 5}
     shape = [size if isinstance(size, int) else sizes.get(str(size), 7) for size in type_.shape]
     if type_.dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(type_.dtype)
     if "mask" in name:
         return torch.ones(shape, dtype=type_.dtype)
     config = graph.source.config
-    vocabulary = getattr(config.get_text_config(), "vocab_size", 2) if config is not None and name == "input_ids" else 1
+    ids = config is not None and name.endswith("input_ids")
+    vocabulary = getattr(config.get_text_config(), "vocab_size", 2) if ids else 1
     return torch.randint(vocabulary, shape, generator=generator).to(type_.dtype)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import source_checks as checks
-from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
+from graphprune.encoder import encoder_contract
 from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
+from graphprune.seq2seq import is_seq2seq, seq2seq_contract
 from graphprune.tracing import Contract, capture_module
 
+CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {
+    "decoder": decoder_contract,
+    "seq2seq": seq2seq_contract,
+    "encoder": encoder_contract,
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
 
@@ -86,9 +93,9 @@ class Positional(nn.Module):
 
 def capture_pretrained(model: Any) -> Graph:
     """Capture a live transformers model under the contract that fits it."""
-    kind = "decoder" if is_decoder(model) else "encoder"
+    kind = kind_of(model)
     with traceable_experts(model):
-        wrapper, contract = decoder_contract(model) if kind == "decoder" else encoder_contract(model)
+        wrapper, contract = CONTRACTS[kind](model)
         graph = capture_module(wrapper, contract, "model.", lambda: tracing_patches(model))
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
@@ -100,6 +107,11 @@ def tracing_patches(model: Any) -> Iterator[None]:
     """Everything that is changed in transformers, and put back, while a model is traced."""
     with transformers_patches(), traceable_recurrences(model):
         yield
+
+
+def kind_of(model: Any) -> str:
+    """The contract that fits a transformers model."""
+    return "seq2seq" if is_seq2seq(model) else "decoder" if is_decoder(model) else "encoder"
 
 
 def load_source(
@@ -116,7 +128,7 @@ def load_source(
         load = load_weights if weights else load_skeleton
         config.dtype = dtype or config.dtype
         loaded = load(folder, str(model), config, trust_remote_code)
-    kind = "decoder" if is_decoder(loaded) else "encoder"
+    kind = kind_of(loaded)
     generation = getattr(loaded, "generation_config", None)
     hashes = checks.hash_files(folder, weights)
     name = type(loaded).__name__

@@ -46,7 +46,7 @@ def example(graph: Graph, setting: dict[str, int], seed: int = 0) -> list[Tensor
     for name, node in graph.placeholders.items():
         kind = tensor_type(node)
         shape = concrete(kind.shape, setting)
-        if name == "input_ids":
+        if name.endswith("input_ids"):
             result.append(torch.randint(3, 60, shape, generator=generator))
         elif name == "attention_mask":
             mask = torch.ones(shape, dtype=torch.long)
@@ -61,7 +61,10 @@ def example(graph: Graph, setting: dict[str, int], seed: int = 0) -> list[Tensor
     return result
 
 
-SETTINGS = ({"batch": 2, "sequence": 4, "past": 0, "images": 2}, {"batch": 3, "sequence": 2, "past": 3, "images": 2})
+SETTINGS = (
+    {"batch": 2, "sequence": 4, "past": 0, "images": 2, "target": 3},
+    {"batch": 3, "sequence": 2, "past": 3, "images": 2, "target": 5},
+)
 
 
 def random_keep(group: Group, rng: random.Random) -> tuple[int, ...]:

@@ -147,7 +147,24 @@ class ResidualCnn(nn.Module):
 
 DECODERS: dict[str, Callable[[], Any]] = {
     f.__name__: f
-    for f in (llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, gpt_neox, opt, bloom, falcon, mixtral, mamba, qwen3_next, falcon_h1)
+    for f in (
+        llama,
+        mistral,
+        qwen2,
+        qwen3,
+        gemma2,
+        gemma3,
+        phi3,
+        gpt2,
+        gpt_neox,
+        opt,
+        bloom,
+        falcon,
+        mixtral,
+        mamba,
+        qwen3_next,
+        falcon_h1,
+    )
 }
 ENCODERS: dict[str, Callable[[], Any]] = {f.__name__: f for f in (bert, vit, clip)}
 FAMILIES: dict[str, Callable[[], Any]] = {**DECODERS, **ENCODERS, "cnn": ResidualCnn}

@@ -78,8 +78,13 @@ def resize_norm(call: Call, resizer: Resizer) -> dict[str, Any]:
 
 
 def batch_norm(call: Call) -> NodeAxes:
-    """With frozen statistics every channel is on its own: weight, bias, mean and variance lie along the channels."""
+    """Every channel is on its own: weight, bias, mean and variance lie along the channels.
+
+    With statistics of the batch (standardised weights), what they are taken over may not shrink.
+    """
     axes = call.axes(call["input"])
+    if call["training"]:
+        lock_static(call, (axes[0], *axes[2:]), "its spread is measured")
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             call.unify(axes[1], call.axes(call[name])[0])

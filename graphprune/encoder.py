@@ -1,0 +1,141 @@
+"""The contract of models without a cache: encoders of text and of images, with their own inputs and outputs."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from graphprune.decoder import BATCH, accepts
+from graphprune.errors import CaptureError
+from graphprune.tracing import Contract
+
+LENGTH, IMAGES, FRAMES = 7, 3, 4
+IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on
+_IMAGE_SIZES = ("image_size", "input_size", "img_size")
+_CHANNELS = ("num_channels", "in_channels", "in_chans", "num_input_channels")
+
+
+class Stateless(nn.Module):
+    """A model without a cache as a function of flat tensors; returns the tensors of its output object."""
+
+    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names, self.outputs = inputs, outputs
+        self.options = options(model)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(**dict(zip(self.names, inputs, strict=True)), **self.options)
+        return tuple(output[name] for name in self.outputs)
+
+
+def options(model: Any) -> dict[str, bool]:
+    """What a call says besides its tensors."""
+    return {"return_dict": True} | ({"use_cache": False} if accepts(model, "use_cache") else {})
+
+
+def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
+    """The wrapper and the contract of a model without a cache; image sizes stay static, batch and text length vary."""
+    model = same_tensors(model)
+    inputs, dynamic = model_inputs(model)
+    outputs = probe_outputs(model, inputs)
+    contract = Contract(inputs, dynamic, outputs, longest_text(model, "sequence"))
+    return Stateless(model, tuple(inputs), outputs), contract
+
+
+def same_tensors(model: Any) -> Any:
+    """A copy of the model on its own parameters and buffers: some models keep what they compute when they first run."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    """Examples of the tensors that the model takes, read off `forward` and the configuration, and what varies.
+
+    Where a model takes text and images, images are an input if it cannot run without.
+    """
+    device = next(model.parameters()).device
+    inputs: dict[str, Tensor] = {}
+    dynamic: dict[str, dict[int, str]] = {}
+    if accepts(model, "input_ids"):
+        inputs["input_ids"] = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=device)
+        dynamic["input_ids"] = {0: "batch", 1: "sequence"}
+    texts = dict(text_companions(model, inputs))
+    images = next((name for name in ("pixel_values", "pixel_values_videos") if accepts(model, name)), None)
+    if images is not None and not (inputs and runs(model, {**inputs, **texts})):
+        count = IMAGES if inputs else BATCH
+        shape = image_shape(model.config)
+        if images.endswith("videos"):
+            frames = (first(place, ("num_frames",)) for place in configurations(model.config))
+            shape = [next(filter(None, frames), FRAMES), *shape]
+        dynamic[images] = {0: "images" if inputs else "batch"}
+        inputs[images] = torch.zeros(count, *shape, device=device)
+    inputs |= texts
+    dynamic |= {name: {0: "batch", 1: "sequence"} for name in texts}
+    return inputs, dynamic
+
+
+def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """What goes along with token ids: the mask, segments (one or, for tables, several a token), boxes on the page."""
+    if "input_ids" not in inputs:
+        return
+    if accepts(model, "attention_mask"):
+        yield "attention_mask", torch.ones_like(inputs["input_ids"])
+    if accepts(model, "token_type_ids"):
+        sizes = getattr(model.config, "type_vocab_sizes", None)
+        segments = torch.zeros_like(inputs["input_ids"])
+        yield "token_type_ids", segments if sizes is None else segments[..., None].repeat(1, 1, len(sizes))
+    if accepts(model, "bbox"):
+        yield "bbox", torch.zeros_like(inputs["input_ids"])[..., None].repeat(1, 1, 4)
+
+
+def image_shape(config: Any) -> list[int]:
+    """Channels, height and width of the images that a configuration, or one nested in it, speaks of."""
+    places = configurations(config)
+    size = next((found for place in places if (found := first(place, _IMAGE_SIZES)) is not None), IMAGE_SIZE)
+    size = [size["height"], size["width"]] if isinstance(size, dict) else size
+    channels = next((c for place in places if isinstance(c := first(place, _CHANNELS), int)), 3)
+    return [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
+
+
+def configurations(config: Any) -> list[Any]:
+    """A configuration and those nested in it."""
+    return [config, *(v for name, v in vars(config).items() if name.endswith("_config") and hasattr(v, "to_dict"))]
+
+
+def first(config: Any, names: tuple[str, ...]) -> Any:
+    """The first of these fields that a configuration has."""
+    return next((found for name in names if (found := getattr(config, name, None)) is not None), None)
+
+
+def longest_text(model: Any, *symbols: str) -> dict[str, int]:
+    """The bounds of text lengths that the configuration gives; -1 stands for no limit (XLNet)."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return dict.fromkeys(symbols, longest) if isinstance(longest, int) and longest > 0 else {}
+
+
+def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+    """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
+    try:
+        output = run_fake(model, inputs)
+    except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
+        reason = f"{type(error).__name__}: {error}"
+        raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
+    return tuple(name for name, value in output.items() if isinstance(value, Tensor))
+
+
+def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
+    """Say whether the model runs with these inputs alone."""
+    try:
+        run_fake(model, inputs)
+    except Exception:  # a model says in its own way what it lacks
+        return False
+    return True
+
+
+def run_fake(model: Any, inputs: dict[str, Tensor]) -> Any:
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        return model(**inputs, **options(model))

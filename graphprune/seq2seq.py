@@ -1,0 +1,31 @@
+"""The contract of encoder-decoders: one graph for the encoder and the decoder, without a cache."""
+
+from typing import Any
+
+import torch
+
+from graphprune.decoder import BATCH, accepts
+from graphprune.encoder import Stateless, longest_text, model_inputs, same_tensors
+from graphprune.tracing import Contract
+
+TARGET = 5
+
+
+def is_seq2seq(model: Any) -> bool:
+    """Say whether the model reads one sequence and writes another."""
+    return bool(getattr(model.config, "is_encoder_decoder", False)) and accepts(model, "decoder_input_ids")
+
+
+def seq2seq_contract(model: Any) -> tuple[Stateless, Contract]:
+    """The wrapper and the contract of an encoder-decoder.
+
+    What the encoder takes, with `decoder_input_ids` [batch, target], gives `logits` [batch, target, vocabulary]: the
+    whole target at once, as in training. Both lengths vary, each on its own.
+    """
+    model = same_tensors(model)
+    inputs, dynamic = model_inputs(model)
+    device = next(model.parameters()).device
+    inputs["decoder_input_ids"] = torch.zeros(BATCH, TARGET, dtype=torch.long, device=device)
+    dynamic["decoder_input_ids"] = {0: "batch", 1: "target"}
+    maximum = longest_text(model, "sequence", "target")
+    return Stateless(model, tuple(inputs), ("logits",)), Contract(inputs, dynamic, ("logits",), maximum)
