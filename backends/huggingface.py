@@ -86,8 +86,17 @@ def stock_models(graph: Graph) -> Iterator[Any]:
     """The source's own class with the graph's weights, under each configuration with which it computes the same."""
     for config in itertools.islice(stock_configs(graph), ATTEMPTS):
         model = stock_model(graph, config)
-        if model is not None and agree(model, graph):
+        if model is not None and runs_alike(model, graph):
             yield model
+
+
+def runs_alike(model: Any, graph: Graph) -> bool:
+    """Say whether a model computes what the graph computes. One that does not run does not: it may ask for more experts
+    than there are, or have widths that the kernels of its class refuse."""
+    try:
+        return agree(model, graph)
+    except (RuntimeError, ValueError, IndexError):
+        return False
 
 
 def stock_model(graph: Graph, config: Any) -> Any:

@@ -14,6 +14,7 @@ from graphprune.inference import Axes, Inference, infer
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
 from graphprune.locks import collect_locks, lock_reductions
+from graphprune.multiples import find_multiples
 from graphprune.owners import Carrier, find_carriers
 from graphprune.polynomials import build_costs
 from graphprune.rules import all_rules
@@ -44,7 +45,7 @@ def analyze_axes(graph: Graph) -> Analysis:
     carriers = {a: slots for a, slots in everywhere.items() if any(name in parameters for name, _, _ in slots)}
     locks, constants = collect_locks(graph, inference, kinds), collect_constants(graph, inference)
     chosen = find_chosen(inference, frozenset((*locks, *everywhere)))
-    locks = lock_reductions(locks, inference, chosen)
+    locks, multiples = lock_reductions(locks, inference, chosen), find_multiples(graph, inference)
     averaged = {a for axis in inference.algebra.averaged for a in inference.algebra.atoms(axis)}
     found: dict[Axis, Group] = {}
     taken: set[str] = set()
@@ -57,6 +58,7 @@ def analyze_axes(graph: Graph) -> Analysis:
             locked=locks.get(atom),
             chosen=atom in chosen.atoms,
             least=chosen.least.get(atom, 1),
+            multiple=multiples.get(atom, 1),
         )
         taken.add(group.id)
     costs = build_costs(graph, inference, found, kinds)

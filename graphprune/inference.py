@@ -37,14 +37,15 @@ class Rule:
 class Reduction:
     """A call runs over a whole axis: what one entry holds counts for the others. `neutral` is what counts for nothing.
 
-    `operand` is the tensor that is read, `dim` its dimension, counted from the front; `reason` says it in words.
+    `operand` is the tensor that is read, `dim` its dimension, counted from the front; `reason` says it in words. Without
+    a `neutral` value absent entries do no harm as they are.
     """
 
     node: fx.Node
     operand: fx.Node
     dim: int
     axis: Axis
-    neutral: float
+    neutral: float | None
     reason: str
 
 
@@ -120,15 +121,13 @@ class Call:
     def average(self, axis: Axis) -> None:
         self.algebra.average(axis)
 
-    def reduce(self, operand: fx.Node, dims: Iterable[int], neutral: float, reason: str) -> None:
+    def reduce(self, operand: fx.Node, dims: Iterable[int], neutral: float | None, reason: str) -> None:
         """Note that this call runs over dimensions of an operand. Axes of static size are locked, unless they are chosen
         from: there a removed entry counts for nothing where it is `neutral`."""
         axes = self.axes(operand)
         for dim in dims:
             if all(isinstance(self.algebra.size(a), int) for a in self.algebra.factors(axes[dim])):
-                self.state.reductions.append(
-                    Reduction(self.node, operand, dim % len(axes), axes[dim], neutral, reason)
-                )
+                self.state.reductions.append(Reduction(self.node, operand, dim % len(axes), axes[dim], neutral, reason))
 
     def choose(self, axis: Axis, slots: Axis | None, picks: bool) -> None:
         """Note that this call chooses among the entries of an axis, and which axis counts what it chose."""

@@ -11,9 +11,9 @@ from graphprune.inference import SAME_VALUES, Inference, bind
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
 
-_PICKING = {"embedding", "index", "gather", "index_select", "scatter", "scatter_add", "one_hot"}
+_PICKING = {"embedding", "index", "gather", "index_select", "scatter", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points
-_JOINING = {"cat", "concat", "concatenate"}  # which carry the axis on, see graphprune/rules/shape.py
+_JOINING = {"cat", "concat"}  # which carry the axis on, see graphprune/rules/shape.py
 
 
 def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis, str]:

@@ -66,7 +66,8 @@ class Masked:
 
     @cached_property
     def absent(self) -> Mapping[str, Reduction]:
-        return {f"present_units.{i}": reduction for i, reduction in enumerate(self.analysis.chosen.reductions)}
+        filled = [r for r in self.analysis.chosen.reductions if r.neutral is not None]
+        return {f"present_units.{i}": reduction for i, reduction in enumerate(filled)}
 
     @cached_property
     def gated(self) -> fx.GraphModule:
@@ -85,7 +86,9 @@ class Masked:
             tensors[name] = torch.tensor(1.0)
         for name, reduction in self.absent.items():
             insert_absent(graph, nodes, name, reduction)
-            tensors[name] = broadcast(torch.ones(int(str(self.analysis.inference.algebra.size(reduction.axis)))).bool(), reduction)
+            tensors[name] = broadcast(
+                torch.ones(int(str(self.analysis.inference.algebra.size(reduction.axis)))).bool(), reduction
+            )
         return fx.GraphModule(tensors, graph)
 
 
@@ -110,8 +113,9 @@ def insert_absent(graph: fx.Graph, nodes: Mapping[str, fx.Node], name: str, redu
         rebind(call, {"sorted": True})
 
 
-def neutral_value(value: float, dtype: torch.dtype) -> float | int | bool:
+def neutral_value(value: float | None, dtype: torch.dtype) -> float | int | bool:
     """The same in the type of a tensor; for integers the smallest and largest stand for infinities."""
+    assert value is not None
     if dtype.is_floating_point:
         return value
     if dtype is torch.bool:

@@ -65,7 +65,7 @@ SETTINGS = ({"batch": 2, "sequence": 4, "past": 0, "images": 2}, {"batch": 3, "s
 
 
 def random_keep(group: Group, rng: random.Random) -> tuple[int, ...]:
-    return tuple(sorted(rng.sample(range(group.units), rng.randint(1, group.units - 1))))
+    return tuple(sorted(rng.sample(range(group.units), rng.randint(group.least, group.units - 1))))
 
 
 def check_cut(graph: Graph, analysis: Analysis, masked: Masked, plan: Plan, tolerance: float) -> float:

@@ -109,6 +109,8 @@ def scatter(call: Call) -> Axes:
             call.lock((a, b), "scattered to a part of it")
     if isinstance(call.algebra.size(axes[dim]), int):
         call.point(call["index"], axes[dim])
+    # What is chosen are different entries: where fewer are left, the others point at entries that are gone.
+    call.reduce(call["index"], [dim], None, "written to where it points")
     if call["src"] is not None:
         call.unify_all(picked, call.axes(call["src"]))
     return axes
@@ -154,7 +156,6 @@ RULES = {
     "aten.index_select": Rule(index_select),
     "aten.topk": Rule(topk, resize_topk),
     "aten.scatter": Rule(scatter),
-    "aten.scatter_add": Rule(scatter),
     "aten.one_hot": Rule(one_hot, resize_one_hot),
     "aten.arange": Rule(count),
     "aten.scalar_tensor": Rule(create),

@@ -119,16 +119,31 @@ def slice_(call: Call) -> Axes:
     start, end, step = call["start"] or 0, call["end"], call["step"]
     if size == call.out.shape[dim]:
         return tuple(axes)
+    if step != 1:
+        axes[dim] = strided(call, axes[dim], start)
+        return tuple(axes)
     kept = None
     if call.out.shape[dim] == 0:
         return (*axes[:dim], call.algebra.fresh(0), *axes[dim + 1 :])
-    if isinstance(size, int) and isinstance(start, int) and (end is None or isinstance(end, int)) and step == 1:
+    if isinstance(size, int) and isinstance(start, int) and (end is None or isinstance(end, int)):
         kept = cut(call, axes[dim], size, start % size if start < 0 else start, size if end is None else end)
     if kept is None:
-        call.lock((axes[dim],), f"sliced with step {step}" if step != 1 else "sliced through the middle of an axis")
+        call.lock((axes[dim],), "sliced through the middle of an axis")
         kept = call.locked((call.out.shape[dim],), "a slice")[0]
     axes[dim] = kept
     return tuple(axes)
+
+
+def strided(call: Call, axis: int, start: Any) -> int:
+    """Every n-th entry: the axis is a product whose inner factor has n entries, and one of these is picked."""
+    size, step, end = call.algebra.size(axis), call["step"], call["end"]
+    whole = isinstance(size, int) and size % step == 0 and start in range(step) and (end is None or end >= size)
+    pair = call.algebra.factor(axis, size // step) if whole else None  # type: ignore[operator]
+    if pair is None:
+        call.lock((axis,), f"sliced with step {step}")
+        return call.locked((call.out.shape[dimension(call)],), "a slice")[0]
+    call.lock(pair[1:], f"taken apart by slices with step {step}")
+    return pair[0]
 
 
 def cut(call: Call, axis: int, size: int, start: int, end: int) -> int | None:
@@ -251,7 +266,7 @@ RULES = {
     "aten.transpose": Rule(transpose),
     "aten.permute": Rule(permute),
     "aten.t": Rule(swap_two),
-    **{f"aten.{name}": Rule(concatenate) for name in ("cat", "concat", "concatenate")},
+    **{f"aten.{name}": Rule(concatenate) for name in ("cat", "concat")},
     "aten.stack": Rule(stack),
     "aten.slice": Rule(slice_, resize_slice),
     "aten.split_with_sizes": Rule(split_with_sizes, resize_split),
