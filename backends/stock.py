@@ -49,7 +49,7 @@ def stock_configs(graph: Graph) -> Iterator[Any]:
 
 
 def fewer_choices(config: Any, graph: Graph) -> Iterator[Any]:
-    """The configuration with one or two numbers lowered to how many entries the graph chooses: the experts of a token."""
+    """The configuration with one or two numbers lowered to how many entries the graph chooses, such as experts."""
     counts = exhausted_choices(graph)
     if not counts:
         return
@@ -67,7 +67,7 @@ def fewer_choices(config: Any, graph: Graph) -> Iterator[Any]:
 
 
 def exhausted_choices(graph: Graph) -> list[int]:
-    """The numbers of entries that calls choose which choose all there are, as they do when fewer are left than asked."""
+    """How many entries are chosen by calls that choose all there are, as they do where fewer are left than asked."""
     calls = graph.module.graph.find_nodes(op="call_function", target=torch.ops.aten.topk.default)
     sizes = [
         (call.args[1], tensor_type(call.args[0]).shape[call.args[2] if len(call.args) > 2 else -1]) for call in calls

@@ -37,8 +37,8 @@ class Rule:
 class Reduction:
     """A call runs over a whole axis: what one entry holds counts for the others. `neutral` is what counts for nothing.
 
-    `operand` is the tensor that is read, `dim` its dimension, counted from the front; `reason` says it in words. Without
-    a `neutral` value absent entries do no harm as they are.
+    `operand` is the tensor that is read, `dim` its dimension, counted from the front; `reason` says it in words.
+    Without a `neutral` value absent entries do no harm as they are.
     """
 
     node: fx.Node
@@ -122,8 +122,10 @@ class Call:
         self.algebra.average(axis)
 
     def reduce(self, operand: fx.Node, dims: Iterable[int], neutral: float | None, reason: str) -> None:
-        """Note that this call runs over dimensions of an operand. Axes of static size are locked, unless they are chosen
-        from: there a removed entry counts for nothing where it is `neutral`."""
+        """Note that this call runs over dimensions of an operand, of which those of static size are locked.
+
+        Axes that are chosen from are not: there a removed entry counts for nothing where it is `neutral`.
+        """
         axes = self.axes(operand)
         for dim in dims:
             if all(isinstance(self.algebra.size(a), int) for a in self.algebra.factors(axes[dim])):

@@ -13,6 +13,7 @@ from graphprune.kinds import Kinds
 
 _PICKING = {"embedding", "index", "gather", "index_select", "scatter", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points
+_TYPE_ONLY = {"sym_size", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like"}
 _JOINING = {"cat", "concat"}  # which carry the axis on, see graphprune/rules/shape.py
 
 
@@ -71,7 +72,7 @@ def computed_with(index: fx.Node) -> str | None:
         for user in node.users:
             target = user.target
             name = target._opname if isinstance(target, torch._ops.OpOverload) else ""
-            if name == "sym_size" or picks(user, node) or (user.op == "output" and index.op == "placeholder"):
+            if name in _TYPE_ONLY or picks(user, node) or (user.op == "output" and index.op == "placeholder"):
                 continue
             if name not in SAME_VALUES | _JOINING:
                 return str(user.name)

@@ -19,8 +19,8 @@ from graphprune.sizes import Widths
 @dataclass(frozen=True, eq=False)
 class Masked:
     """A graph that runs under any plan: what removed units have in parameters and buffers of floats, such as a table of
-    positions, is zero; dropped branches are multiplied by zero. Units that the model chooses among are absent: wherever a
-    softmax, a sum or a choice runs over them, those that are removed hold what counts for nothing, such as -inf.
+    positions, is zero; dropped branches are multiplied by zero. Units that the model chooses among are absent: where a
+    softmax, a sum or a choice runs over them, removed ones hold what counts for nothing, such as -inf.
 
     Norms average over the full width, so this equals the rewritten graph with exact statistics.
     """

@@ -138,7 +138,7 @@ def strided(call: Call, axis: int, start: Any) -> int:
     """Every n-th entry: the axis is a product whose inner factor has n entries, and one of these is picked."""
     size, step, end = call.algebra.size(axis), call["step"], call["end"]
     whole = isinstance(size, int) and size % step == 0 and start in range(step) and (end is None or end >= size)
-    pair = call.algebra.factor(axis, size // step) if whole else None  # type: ignore[operator]
+    pair = call.algebra.factor(axis, size // step) if whole else None
     if pair is None:
         call.lock((axis,), f"sliced with step {step}")
         return call.locked((call.out.shape[dimension(call)],), "a slice")[0]
