@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphprune.ir import Graph
+from graphprune.ir import Graph, tensor_type
 
 Shapes = Mapping[str, tuple[int, ...]]
 Path = tuple[str, ...]
@@ -38,9 +38,41 @@ def stock_config(graph: Graph) -> Any:
 
 
 def stock_configs(graph: Graph) -> Iterator[Any]:
-    """The configurations under which the source's own class has exactly this graph's parameter and buffer shapes."""
+    """The configurations under which the source's own class has exactly this graph's parameter and buffer shapes.
+
+    Where the graph chooses all that there is to choose from, also those with lower numbers that no shape shows.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in graph.tensors().items()}
-    return solutions(graph.source.config, shapes, graph.source.architecture)
+    for config in solutions(graph.source.config, shapes, graph.source.architecture):
+        yield config
+        yield from fewer_choices(config, graph)
+
+
+def fewer_choices(config: Any, graph: Graph) -> Iterator[Any]:
+    """The configuration with one or two numbers lowered to how many entries the graph chooses, such as experts."""
+    counts = exhausted_choices(graph)
+    if not counts:
+        return
+    with quiet():
+        base = shapes_of(config, graph.source.architecture)
+        lowered = []
+        for path, value in sorted(whole_numbers(config), key=lambda field: field[1]):
+            for count in counts:
+                if value > count and shapes_of(rebuild(config, {path: count}), graph.source.architecture) == base:
+                    lowered.append((path, count))
+        for changes in [*itertools.combinations(lowered, 1), *itertools.combinations(lowered, 2)]:
+            found = rebuild(config, dict(changes))
+            if found is not None:
+                yield found
+
+
+def exhausted_choices(graph: Graph) -> list[int]:
+    """How many entries are chosen by calls that choose all there are, as they do where fewer are left than asked."""
+    calls = graph.module.graph.find_nodes(op="call_function", target=torch.ops.aten.topk.default)
+    sizes = [
+        (call.args[1], tensor_type(call.args[0]).shape[call.args[2] if len(call.args) > 2 else -1]) for call in calls
+    ]
+    return sorted({count for count, size in sizes if count == size})
 
 
 def is_expressible(config: Any, shapes: Shapes, architecture: str) -> Any:
@@ -268,15 +300,20 @@ def search(config: Any, architecture: str, target: Shapes) -> Iterator[Assignmen
 def candidates(config: Any, shapes: Shapes, target: Shapes) -> list[tuple[Path, Any]]:
     """Values that may explain the sizes that still differ: those equal to an old size, then those of the same ratio."""
     exact, scaled = [], []
-    for path, value in fields(config.to_dict()):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            continue
+    for path, value in whole_numbers(config):
         for old, new in differing_sizes(shapes, target):
             if value == old:
                 exact.append((path, new))
             elif old % value == 0:
                 scaled += [(path, part) for part in parts(value, old, new)]
     return list(dict.fromkeys([*exact, *scaled]))
+
+
+def whole_numbers(config: Any) -> Iterator[tuple[Path, int]]:
+    """The positive integers of a configuration by path."""
+    for path, value in fields(config.to_dict()):
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            yield path, value
 
 
 def parts(value: int, old: int, new: int) -> list[int]:

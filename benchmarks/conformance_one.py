@@ -142,23 +142,34 @@ def describe(groups: Any, graph: Any) -> dict[str, Any]:
 
 
 def halves(groups: Any) -> dict[str, tuple[int, ...]]:
-    """A random half of the units of every prunable group."""
+    """A random half of the units of every prunable group, in multiples that kernels for experts can run on."""
     rng, keep = random.Random(0), {}
     for group in groups.prunable():
-        if group.units > 1 and group.kind != "vocabulary":
-            keep[group.id] = tuple(sorted(rng.sample(range(group.units), max(1, group.units // 2))))
+        half = group.units // 2 // group.multiple * group.multiple
+        count = max(group.least, group.multiple, half)
+        if count < group.units and group.kind != "vocabulary":
+            keep[group.id] = tuple(sorted(rng.sample(range(group.units), count)))
     return keep
 
 
+def fewest(groups: Any) -> dict[str, tuple[int, ...]]:
+    """The least that may be left of every axis that is chosen from: fewer experts than a token had."""
+    chosen = [group for group in groups.prunable() if group.chosen]
+    return {group.id: tuple(range(group.units - group.least, group.units)) for group in chosen}
+
+
 def check_oracle(graph: Any) -> float:
-    """Every kind alone and all together, cut in half in float64, against the masked model; the largest difference."""
+    """Every kind alone and all together, cut in half in float64, against the masked model; the largest difference.
+
+    Also with as few experts as can be.
+    """
     from graphprune.plan import Plan
     from tests import oracle
 
     torch.set_default_dtype(torch.float64)  # what floats are made of integers are
     wide, analysis, masked = oracle.analyses(graph)
     keep, kinds = halves(analysis.groups), analysis.groups.by_id()
-    plans = [Plan(keep, statistics="exact")]
+    plans = [Plan(keep, statistics="exact"), Plan(fewest(analysis.groups), statistics="exact")]
     for kind in dict.fromkeys(kinds[id].kind for id in keep):
         plans.append(Plan({id: k for id, k in keep.items() if kinds[id].kind == kind}, statistics="exact"))
     worst = max(oracle.check_cut(wide, analysis, masked, plan, TOLERANCE) for plan in plans)

@@ -8,11 +8,13 @@ from torch import fx
 
 from graphprune.axes import Algebra, Axis
 from graphprune.branches import find_branches
+from graphprune.choices import Chosen, find_chosen
 from graphprune.groups import Constant, Group, Groups, Kind, Slot
 from graphprune.inference import Axes, Inference, infer
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
-from graphprune.locks import collect_locks
+from graphprune.locks import collect_locks, lock_reductions
+from graphprune.multiples import find_multiples
 from graphprune.owners import Carrier, find_carriers
 from graphprune.polynomials import build_costs
 from graphprune.rules import all_rules
@@ -26,6 +28,7 @@ class Analysis:
     inference: Inference
     groups: Groups
     atoms: Mapping[str, Axis]
+    chosen: Chosen
 
 
 def analyze(graph: Graph) -> Groups:
@@ -38,24 +41,29 @@ def analyze_axes(graph: Graph) -> Analysis:
     inference = infer(graph, all_rules())
     kinds = Kinds(graph, inference, find_branches(graph))
     parameters = frozenset(graph.parameters())
-    carriers = {
-        atom: slots
-        for atom, slots in find_carriers(graph, inference).items()
-        if any(name in parameters for name, _, _ in slots)
-    }
+    everywhere = find_carriers(graph, inference)
+    carriers = {a: slots for a, slots in everywhere.items() if any(name in parameters for name, _, _ in slots)}
     locks, constants = collect_locks(graph, inference, kinds), collect_constants(graph, inference)
+    chosen = find_chosen(inference, frozenset((*locks, *everywhere)))
+    locks, multiples = lock_reductions(locks, inference, chosen), find_multiples(graph, inference)
     averaged = {a for axis in inference.algebra.averaged for a in inference.algebra.atoms(axis)}
     found: dict[Axis, Group] = {}
     taken: set[str] = set()
     for atom, slots in carriers.items():
         group = make_group(inference.algebra, atom, slots, parameters, kinds, taken)
         found[atom] = replace(
-            group, constants=constants.get(atom, ()), averaged=atom in averaged, locked=locks.get(atom)
+            group,
+            constants=constants.get(atom, ()),
+            averaged=atom in averaged,
+            locked=locks.get(atom),
+            chosen=atom in chosen.atoms,
+            least=chosen.least.get(atom, 1),
+            multiple=multiples.get(atom, 1),
         )
         taken.add(group.id)
     costs = build_costs(graph, inference, found, kinds)
     groups = Groups(tuple(found.values()), kinds.branches, costs)
-    return Analysis(graph, inference, groups, {group.id: atom for atom, group in found.items()})
+    return Analysis(graph, inference, groups, {group.id: atom for atom, group in found.items()}, chosen)
 
 
 def make_group(

@@ -84,8 +84,8 @@ def cost_of(groups: Groups, budget: Budget) -> Polynomial:
 def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
     """The counts that a group may keep, ascending. Raises BudgetError where none is allowed."""
     share = math.ceil(budget.floor * group.units - 1e-9)
-    least = min(group.units, max(budget.min_units, share, budget.least.get(group.id, 1)))
-    step = budget.round_to if group.kind in ROUNDED_KINDS else 1
+    least = min(group.units, max(budget.min_units, share, budget.least.get(group.id, 1), group.least))
+    step = math.lcm(budget.round_to if group.kind in ROUNDED_KINDS else 1, group.multiple)
     counts: NDArray[numpy.int64] = numpy.arange(least, group.units + 1, dtype=numpy.int64)
     counts = counts[(counts % step == 0) | (counts == group.units)]
     if group.kind in budget.allowed:

@@ -78,8 +78,8 @@ def opname(node: fx.Node) -> str:
 def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
     """The call to write for an exported one: an operand itself, or `(target, args, kwargs)`.
 
-    Also spells out what a cut would change silently: even splits, attention's default scale, strides that views need.
-    A tensor without values becomes one of zeros.
+    Also spells out what a cut would change silently: even splits, what a squeeze takes, attention's default scale,
+    strides that views need. A tensor without values becomes one of zeros.
     """
     name, target = opname(node), node.target
     if name in _COPIES and isinstance(args[0], fx.Node):
@@ -90,11 +90,10 @@ def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], val
         return _aten.permute.default, (args[0], list(range(len(value.shape)))[::-1]), {}
     if name in ("view", "_unsafe_view", "reshape"):
         return _aten.reshape.default, args, {}
-    if name in ("split", "chunk") and isinstance(value, tuple):
-        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-        sizes = [piece.shape[dim] for piece in value]
-        if all(isinstance(size, int) for size in sizes):
-            return _aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    if name == "squeeze":
+        return squeezed(node, args)
+    if name in ("split", "chunk"):
+        return split_evenly(target, args, kwargs, value)
     if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
         return target, args, {**kwargs, "scale": float(args[0].meta["value"].shape[-1]) ** -0.5}
     if name in _UNWRITTEN:
@@ -102,6 +101,25 @@ def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], val
     if is_mutable(node):
         return functional_overload(node), args, kwargs
     return target, args, kwargs
+
+
+def split_evenly(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
+    """The sizes of the pieces in place of their number, where they are integers."""
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    sizes = [piece.shape[dim] for piece in value]
+    if all(isinstance(size, int) for size in sizes):
+        return _aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    return target, args, kwargs
+
+
+def squeezed(node: fx.Node, args: tuple[Any, ...]) -> Any:
+    """The dimensions that go by number: `squeeze()` would take one along that a cut leaves with a single unit."""
+    shape = args[0].meta["value"].shape
+    named = args[1] if len(args) > 1 else list(range(len(shape)))
+    dims = sorted(d % len(shape) for d in ([named] if isinstance(named, int) else named) if shape[d] == 1)
+    if not dims:
+        return args[0]
+    return (_aten.squeeze.dim, (args[0], dims[0]), {}) if len(dims) == 1 else (_aten.squeeze.dims, (args[0], dims), {})
 
 
 def copied(operand: fx.Node, value: TensorType) -> Any:

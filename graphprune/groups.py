@@ -41,6 +41,8 @@ class Group:
     `id` is stable across runs and rewrites: the first slot in graph order, and the place of the axis in it.
     `block` is the residual branch that the group lives in, None for one that spans several. `locked` says why no unit
     may be removed. `averaged` says that a norm or a mean runs over the units, so that cutting is not masking.
+    `chosen` says that the model chooses among the units as it runs: a removed one is absent, not zero. At least
+    `least` units stay; `multiple` is what the number of units kept should be a multiple of, for kernels to run on it.
     """
 
     id: str
@@ -52,6 +54,9 @@ class Group:
     block: str | None
     averaged: bool
     locked: str | None
+    chosen: bool = False
+    least: int = 1
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,5 +89,5 @@ class Groups:
         return {g.id: g.units for g in self.groups} | {b.id: 1 for b in self.branches}
 
     def prunable(self, kinds: frozenset[str] = frozenset(KINDS)) -> tuple[Group, ...]:
-        """The groups of these kinds that are not locked and have more than one unit."""
-        return tuple(g for g in self.groups if g.kind in kinds and g.locked is None and g.units > 1)
+        """The groups of these kinds that are not locked and have more units than they must keep."""
+        return tuple(g for g in self.groups if g.kind in kinds and g.locked is None and g.units > g.least)

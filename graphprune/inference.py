@@ -1,6 +1,6 @@
 """Axis inference: every dimension of every tensor of a graph gets an axis, by one rule for each ATen operator."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,14 +33,48 @@ class Rule:
     resize: Callable[["Call", Resizer], dict[str, Any]] = field(default=lambda call, sizes: {})
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """A call runs over a whole axis: what one entry holds counts for the others. `neutral` is what counts for nothing.
+
+    `operand` is the tensor that is read, `dim` its dimension, counted from the front; `reason` says it in words.
+    Without a `neutral` value absent entries do no harm as they are.
+    """
+
+    node: fx.Node
+    operand: fx.Node
+    dim: int
+    axis: Axis
+    neutral: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A call chooses entries of `axis`; its results have one entry for each of them along `slots`, None for one alone.
+
+    `picks` says that the result points at what was chosen, and does not only hold its value.
+    """
+
+    node: fx.Node
+    axis: Axis
+    slots: Axis | None
+    picks: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Inference:
-    """The result: the algebra, the axes of every node that holds a tensor, and what integer tensors index."""
+    """The result: the algebra, the axes of every node that holds a tensor, and what integer tensors index.
+
+    Also every call that runs over a whole axis, and every call that chooses among the entries of one.
+    """
 
     algebra: Algebra
     axes: dict[fx.Node, NodeAxes]
     indexed: dict[fx.Node, Axis]
     notes: dict[fx.Node, tuple[Axis, ...]]
+    reductions: list[Reduction]
+    choices: list[Choice]
 
 
 class Call:
@@ -86,6 +120,21 @@ class Call:
 
     def average(self, axis: Axis) -> None:
         self.algebra.average(axis)
+
+    def reduce(self, operand: fx.Node, dims: Iterable[int], neutral: float | None, reason: str) -> None:
+        """Note that this call runs over dimensions of an operand, of which those of static size are locked.
+
+        Axes that are chosen from are not: there a removed entry counts for nothing where it is `neutral`.
+        """
+        axes = self.axes(operand)
+        for dim in dims:
+            if all(isinstance(self.algebra.size(a), int) for a in self.algebra.factors(axes[dim])):
+                self.state.reductions.append(Reduction(self.node, operand, dim % len(axes), axes[dim], neutral, reason))
+
+    def choose(self, axis: Axis, slots: Axis | None, picks: bool) -> None:
+        """Note that this call chooses among the entries of an axis, and which axis counts what it chose."""
+        if isinstance(self.algebra.size(axis), int):
+            self.state.choices.append(Choice(self.node, axis, slots, picks))
 
     def fresh(self, shape: Sequence[Size]) -> Axes:
         return tuple(self.algebra.fresh(size) for size in shape)
@@ -134,6 +183,8 @@ class _State:
         self.axes: dict[fx.Node, NodeAxes] = {}
         self.indexed: dict[fx.Node, Axis] = {}
         self.notes: dict[fx.Node, tuple[Axis, ...]] = {}
+        self.reductions: list[Reduction] = []
+        self.choices: list[Choice] = []
 
 
 # Operators that leave the values of an integer tensor as they are.
@@ -148,6 +199,13 @@ SAME_VALUES = {
     "unsqueeze",
     "squeeze",
     "flatten",
+    "transpose",
+    "permute",
+    "t",
+    "slice",
+    "contiguous",
+    "detach",
+    "lift_fresh_copy",
 }
 
 
@@ -191,7 +249,7 @@ def infer(graph: Graph, rules: Mapping[str, Rule]) -> Inference:
             call = Call(node, state)
             rule = rules.get(operator_key(node))
             state.axes[node] = rule.infer(call) if rule else unknown(call)
-    return Inference(state.algebra, state.axes, state.indexed, state.notes)
+    return Inference(state.algebra, state.axes, state.indexed, state.notes, state.reductions, state.choices)
 
 
 def is_size(value: Any) -> bool:

@@ -1,15 +1,21 @@
 """Locks: why an axis may not shrink."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import fx
 
 from graphprune.axes import Algebra, Axis
-from graphprune.inference import SAME_VALUES, Inference
+from graphprune.choices import Chosen
+from graphprune.inference import SAME_VALUES, Inference, bind
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
 from graphprune.states import is_present, is_state
 
-_PICKING = {"embedding", "index", "gather", "index_select"}
+_PICKING = {"embedding", "index", "gather", "index_select", "scatter", "one_hot"}
+_POINTED = {"one_hot"}  # the first operand points
+_TYPE_ONLY = {"sym_size", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like"}
+_JOINING = {"cat", "concat"}  # which carry the axis on, see graphprune/rules/shape.py
 
 
 def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis, str]:
@@ -35,6 +41,23 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
     return locks
 
 
+def lock_reductions(locks: Mapping[Axis, str], inference: Inference, chosen: Chosen) -> dict[Axis, str]:
+    """The locks, and those of axes that a call runs over: where a removed unit would count, it may not go."""
+    algebra, result = inference.algebra, dict(locks)
+    free = chosen.atoms | chosen.slots.keys()
+    for reduction in inference.reductions:
+        for atom in algebra.atoms(reduction.axis):
+            if atom not in free:
+                result.setdefault(atom, f"{reduction.reason} (at {reduction.node.name})")
+    for choice in inference.choices:
+        for atom in algebra.atoms(choice.slots) if choice.slots is not None else ():
+            result.setdefault(atom, f"counts what is chosen (at {choice.node.name})")
+    for axis in algebra.averaged:
+        for atom in free.intersection(algebra.atoms(axis)):
+            result.setdefault(atom, "is averaged over, where a unit that is never chosen would count")
+    return result
+
+
 def lock_averaged_queries(locks: dict[Axis, str], algebra: Algebra, kinds: Kinds) -> None:
     """A query of zeros attends to everything alike, so a norm over what attention gives counts it."""
     averaged = {atom for axis in algebra.averaged for atom in algebra.atoms(axis)}
@@ -50,12 +73,19 @@ def computed_with(index: fx.Node) -> str | None:
         for user in node.users:
             target = user.target
             name = target._opname if isinstance(target, torch._ops.OpOverload) else ""
-            if user.op == "output" or name in _PICKING or name == "sym_size":
+            if name in _TYPE_ONLY or picks(user, node) or (user.op == "output" and index.op == "placeholder"):
                 continue
-            if name not in SAME_VALUES:
+            if name not in SAME_VALUES | _JOINING:
                 return str(user.name)
             pending.append(user)
     return None
+
+
+def picks(user: fx.Node, index: fx.Node) -> bool:
+    """Say whether a call uses an integer tensor to point at entries, and for nothing else."""
+    if not isinstance(user.target, torch._ops.OpOverload) or user.target._opname not in _PICKING:
+        return False
+    return index not in (user.args[0], bind(user).get("src")) or user.target._opname in _POINTED
 
 
 def lock_all(

@@ -49,7 +49,7 @@ class Probe:
         if any(self.analysis.groups[id].averaged for id in plan.keep):
             return self.measure_cut(plan)
         state = self.masked_state(plan)
-        return self.mean(lambda batch: self.run_masked(state, batch))
+        return self.mean(lambda batch: self.run_masked(plan, state, batch))
 
     def measure_cut(self, plan: Plan) -> float:
         """The mean loss of the rewritten graph."""
@@ -83,8 +83,8 @@ class Probe:
                     found[slot.name] = found[slot.name] & line if slot.name in found else line
         return found
 
-    def run_masked(self, state: dict[str, Tensor], batch: Batch) -> Tensor:
-        values = torch.func.functional_call(self.graph.module, state, graph_inputs(self.graph, batch))
+    def run_masked(self, plan: Plan, state: dict[str, Tensor], batch: Batch) -> Tensor:
+        values = self.masked.run(plan, state, graph_inputs(self.graph, batch))
         return output_loss(self.graph, values, batch, self.loss)
 
     def mean(self, loss: Callable[[Batch], Tensor]) -> float:

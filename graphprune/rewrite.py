@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.biases import add_biases
+from graphprune.choices import slot_masks
 from graphprune.composition import chain
 from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
@@ -62,16 +63,19 @@ def check_plan(analysis: Analysis, plan: Plan) -> None:
             raise PlanError(f"the plan keeps units of {id} that are not a sorted choice among its {group.units}")
         if group.locked and len(units) < group.units:
             raise PlanError(f"the plan cuts {id}, which is locked: {group.locked}")
+        if len(units) < group.least:
+            raise PlanError(f"the plan keeps {len(units)} units of {id}, from which {group.least} are always chosen")
 
 
 def kept_masks(analysis: Analysis, plan: Plan) -> Mapping[int, Any]:
+    """Which units of every atomic axis stay, where not all do."""
     masks = {}
     for id, units in plan.keep.items():
         mask = numpy.zeros(analysis.groups[id].units, dtype=bool)
         mask[list(units)] = True
         if not mask.all():
             masks[analysis.inference.algebra.find(analysis.atoms[id])] = mask
-    return masks
+    return masks | slot_masks(analysis.inference, analysis.chosen, masks)
 
 
 def cut(graph: Graph, widths: Widths) -> Graph:

@@ -68,7 +68,7 @@ SETTINGS = (
 
 
 def random_keep(group: Group, rng: random.Random) -> tuple[int, ...]:
-    return tuple(sorted(rng.sample(range(group.units), rng.randint(1, group.units - 1))))
+    return tuple(sorted(rng.sample(range(group.units), rng.randint(group.least, group.units - 1))))
 
 
 def check_cut(graph: Graph, analysis: Analysis, masked: Masked, plan: Plan, tolerance: float) -> float:

@@ -108,7 +108,8 @@ def operands(graph: Graph) -> Iterator[tuple[fx.Node, int]]:
 def free_atoms(analysis: Analysis) -> set[Axis]:
     """The atomic axes that neither a lock nor an average speaks of."""
     algebra = analysis.inference.algebra
-    marked = [axis for axis, _ in algebra.locks] + algebra.averaged
+    run_over = [reduction.axis for reduction in analysis.inference.reductions]
+    marked = [axis for axis, _ in algebra.locks] + algebra.averaged + run_over
     marked_atoms = {a for axis in marked for a in algebra.atoms(axis)}
     return {a for axes in analysis.inference.axes.values() for x in flat(axes) for a in algebra.atoms(x)} - marked_atoms
 

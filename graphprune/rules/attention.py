@@ -1,5 +1,7 @@
 """Attention: query heads are key heads times repetitions, and positions are normalised over."""
 
+import math
+
 from graphprune.inference import Axes, Call, Rule
 
 
@@ -40,10 +42,9 @@ def lock_static(call: Call, axes: Axes, reason: str) -> None:
 
 
 def softmax(call: Call) -> Axes:
-    """What a softmax runs over may not shrink: the remaining entries would be renormalised."""
-    axes = call.axes(call["self"])
-    lock_static(call, (axes[call["dim"]],), "normalised over by a softmax")
-    return axes
+    """What a softmax runs over may not shrink, unless it is chosen from: the entries left are normalised anew."""
+    call.reduce(call["self"], [call["dim"]], -math.inf, "normalised over by a softmax")
+    return call.axes(call["self"])
 
 
 RULES = {

@@ -1,12 +1,18 @@
 """Indexing: an integer tensor carries the axis that its values point into."""
 
+import math
+from typing import Any
+
 import torch
 from torch import fx
 
-from graphprune.inference import Axes, Call, NodeAxes, Rule
+from graphprune.axes import subtract
+from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
 from graphprune.ir import Size, tensor_type
 from graphprune.rules.attention import lock_static
 from graphprune.rules.shape import resize_sizes
+
+_CHOSEN = "the best ones are chosen from it"
 
 
 def embedding(call: Call) -> Axes:
@@ -76,13 +82,59 @@ def topk(call: Call) -> NodeAxes:
     """The best k of an axis: values, and indices that point into it."""
     axes = call.axes(call["self"])
     dim = (call["dim"] if call["dim"] is not None else -1) % len(axes)
-    lock_static(call, (axes[dim],), "the best ones are chosen from it")
-    chosen = call.algebra.fresh(call.node.meta["value"][0].shape[dim])
-    result = (*axes[:dim], chosen, *axes[dim + 1 :])
-    for user in call.node.users:
-        if user.args[1] == 1:
-            call.set_index(user, axes[dim])
+    call.reduce(call["self"], [dim], math.inf if call["largest"] is False else -math.inf, _CHOSEN)
+    slots = call.algebra.fresh(call.node.meta["value"][0].shape[dim])
+    call.note(slots)
+    result = (*axes[:dim], slots, *axes[dim + 1 :])
+    pointers = [user for user in call.node.users if user.args[1] == 1]
+    call.choose(axes[dim], slots, bool(pointers))
+    for user in pointers:
+        call.set_index(user, axes[dim])
     return (result, result)
+
+
+def resize_topk(call: Call, resizer: Resizer) -> dict[str, Any]:
+    """No more are chosen than there are."""
+    return {"k": resizer.argument(call.noted()[0], call["k"])}
+
+
+def scatter(call: Call) -> Axes:
+    """Along one dimension the index says where to write; along the others it runs with what is written to."""
+    axes, picked = call.axes(call["self"]), call.axes(call["index"])
+    dim = call["dim"] % len(axes)
+    for d, (a, b) in enumerate(zip(axes, picked, strict=True)):
+        if d != dim and call.shape(call["self"])[d] == call.shape(call["index"])[d]:
+            call.unify(a, b)
+        elif d != dim:
+            call.lock((a, b), "scattered to a part of it")
+    if isinstance(call.algebra.size(axes[dim]), int):
+        call.point(call["index"], axes[dim])
+    # What is chosen are different entries: where fewer are left, the others point at entries that are gone.
+    call.reduce(call["index"], [dim], None, "written to where it points")
+    if call["src"] is not None:
+        call.unify_all(picked, call.axes(call["src"]))
+    return axes
+
+
+def one_hot(call: Call) -> Axes:
+    """A new last dimension, as long as the axis that the values point into, or longer by a class for nothing."""
+    axes, known = call.axes(call["self"]), call.index_of(call["self"])
+    size = call.out.shape[-1]
+    if known is None:
+        return (*axes, *call.locked((size,), "made by one_hot of computed indices"))
+    algebra = call.algebra
+    more = subtract(size, algebra.size(known))
+    fits = isinstance(more, int) and more >= 0
+    classes = algebra.concat((known, algebra.fresh(more))) if fits and more else known
+    if not fits:
+        call.lock((known,), "one_hot has fewer classes")
+        classes = call.locked((size,), "made by one_hot")[0]
+    call.note(classes)
+    return (*axes, classes)
+
+
+def resize_one_hot(call: Call, resizer: Resizer) -> dict[str, Any]:
+    return {"num_classes": resizer.size(call.noted()[0])} if call.node in call.state.notes else {}
 
 
 def create(call: Call) -> Axes:
@@ -102,7 +154,9 @@ RULES = {
     "aten.index": Rule(index),
     "aten.gather": Rule(gather),
     "aten.index_select": Rule(index_select),
-    "aten.topk": Rule(topk),
+    "aten.topk": Rule(topk, resize_topk),
+    "aten.scatter": Rule(scatter),
+    "aten.one_hot": Rule(one_hot, resize_one_hot),
     "aten.arange": Rule(count),
     "aten.scalar_tensor": Rule(create),
     **{

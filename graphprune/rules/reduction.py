@@ -1,11 +1,12 @@
 """Reductions and norms: means mark their axis as averaged over; other reductions lock theirs."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
 from graphprune.rules.attention import lock_static
-from graphprune.rules.elementwise import elementwise
+from graphprune.rules.elementwise import broadcast
 from graphprune.rules.shape import resize_sizes
 
 
@@ -30,22 +31,49 @@ def mean(call: Call) -> Axes:
     return remaining(call, axes, gone)
 
 
-def locking(reason: str) -> Callable[[Call], NodeAxes]:
-    """A reduction whose result would change for the units that stay."""
+def locking(reason: str, neutral: float | None = None) -> Callable[[Call], NodeAxes]:
+    """A reduction whose result would change for the units that stay, unless a removed one is neutral to it."""
 
     def infer(call: Call) -> NodeAxes:
         axes, gone = reduced(call)
-        lock_static(call, tuple(axes[d] for d in sorted(gone)), reason)
+        if neutral is None:
+            lock_static(call, tuple(axes[d] for d in sorted(gone)), reason)
+        else:
+            call.reduce(call["self"], sorted(gone), neutral, reason)
         rest = remaining(call, axes, gone)
         return (rest,) * len(call.node.meta["value"]) if isinstance(call.node.meta["value"], tuple) else rest
 
     return infer
 
 
-def extreme(reason: str) -> Callable[[Call], NodeAxes]:
-    """`min` and `max`: element by element with another tensor, else a reduction."""
-    reduce = locking(reason)
-    return lambda call: elementwise(call) if call["other"] is not None else reduce(call)
+def best(neutral: float) -> Callable[[Call], NodeAxes]:
+    """The largest or smallest entry along one dimension, and the index that points at it; or the index alone."""
+
+    def infer(call: Call) -> NodeAxes:
+        axes, gone = reduced(call)
+        call.reduce(call["self"], sorted(gone), neutral, "the largest or smallest is taken")
+        rest = remaining(call, axes, gone)
+        pair = isinstance(call.node.meta["value"], tuple)
+        pointers = [u for u in call.node.users if u.args[1] == 1] if pair else [call.node]
+        if len(gone) == 1:
+            for dim in gone:
+                call.choose(axes[dim], None, bool(pointers))
+                for node in pointers:
+                    call.set_index(node, axes[dim])
+        return (rest, rest) if pair else rest
+
+    return infer
+
+
+def extreme(neutral: float) -> Callable[[Call], NodeAxes]:
+    """`max(x)`, `max(x, dim)` or `max(x, other)`: one overload each of the same name."""
+
+    def infer(call: Call) -> NodeAxes:
+        if call["other"] is not None:
+            return broadcast(call, call.tensors())
+        return best(neutral)(call) if call["dim"] is not None else locking(_EXTREME, neutral)(call)
+
+    return infer
 
 
 def along(reason: str) -> Callable[[Call], Axes]:
@@ -122,17 +150,20 @@ def pool(call: Call) -> Axes:
     return (*axes[:-rank], *call.locked(call.out.shape[-rank:], "image positions of a pooling"))
 
 
-_SUMMED = "summed up: the removed units' values would be missing"
+_INF = math.inf
 _EXTREME = "the largest or smallest is taken"
+_SUMMED = "summed up: the removed units' values would be missing"
 _POOLS = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d")
 RULES = {
     "aten.mean": Rule(mean),
-    "aten.sum": Rule(locking(_SUMMED)),
-    "aten.prod": Rule(locking("multiplied up")),
-    **{f"aten.{n}": Rule(extreme(_EXTREME)) for n in ("min", "max")},
-    **{f"aten.{n}": Rule(locking(_EXTREME)) for n in ("amax", "amin", "argmax", "argmin", "any", "all")},
+    "aten.sum": Rule(locking(_SUMMED, 0.0)),
+    "aten.prod": Rule(locking("multiplied up", 1.0)),
+    **{f"aten.{n}": Rule(locking(_EXTREME, v)) for n, v in (("amax", -_INF), ("amin", _INF), ("any", 0), ("all", 1))},
+    **{f"aten.{n}": Rule(best(v)) for n, v in (("argmax", -_INF), ("argmin", _INF))},
+    **{f"aten.{n}": Rule(extreme(v)) for n, v in (("max", -_INF), ("min", _INF))},
     **{f"aten.{n}": Rule(locking("its spread is measured")) for n in ("var", "std", "var_mean")},
-    **{f"aten.{n}": Rule(locking("its norm is measured")) for n in ("linalg_vector_norm", "norm", "logsumexp")},
+    **{f"aten.{n}": Rule(locking("its norm is measured", 0.0)) for n in ("linalg_vector_norm", "norm")},
+    "aten.logsumexp": Rule(locking("its norm is measured", -_INF)),
     **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip")},
     "aten.layer_norm": Rule(normalise, resize_norm),
     "aten.rms_norm": Rule(normalise, resize_norm),

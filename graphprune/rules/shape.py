@@ -99,6 +99,11 @@ def concatenate(call: Call) -> Axes:
             if d != dim:
                 call.unify(a, b)
     joined = join(call, [call.axes(node)[dim] for node in nodes], call.out.shape[dim])
+    indexed = [call.index_of(node) for node in nodes]
+    if not call.out.dtype.is_floating_point and all(axis is not None for axis in indexed):
+        for axis in indexed[1:]:
+            call.unify(indexed[0], axis)  # type: ignore[arg-type]
+        call.set_index(call.node, indexed[0])  # type: ignore[arg-type]
     return (*first[:dim], joined, *first[dim + 1 :])
 
 
@@ -257,13 +262,20 @@ def repeat(call: Call) -> Axes:
     axes, repeats = call.axes(call["self"]), call["repeats"]
     lead = len(repeats) - len(axes)
     result = list(call.fresh(call.out.shape[:lead]))
+    times = list(result)
     for axis, count, size in zip(axes, repeats[lead:], call.out.shape[lead:], strict=True):
         outer = call.algebra.fresh(count if isinstance(count, int) else 1)
         whole = isinstance(count, int) and call.algebra.size(axis) != 1
-        result.append(
-            axis if count == 1 else call.algebra.product((outer, axis)) if whole else call.algebra.fresh(size)
-        )
+        made = axis if count == 1 else call.algebra.product((outer, axis)) if whole else call.algebra.fresh(size)
+        result.append(made)
+        times.append(outer if whole else made)
+    call.note(*times)
     return tuple(result)
+
+
+def resize_repeat(call: Call, resizer: Resizer) -> dict[str, Any]:
+    pairs = zip(call.noted(), call["repeats"], strict=True)
+    return {"repeats": [1 if count == 1 else resizer.argument(axis, count) for axis, count in pairs]}
 
 
 def repeat_interleave(call: Call) -> Axes:
@@ -302,13 +314,13 @@ RULES = {
     "aten.transpose": Rule(transpose),
     "aten.permute": Rule(permute),
     "aten.t": Rule(swap_two),
-    "aten.cat": Rule(concatenate),
+    **{f"aten.{name}": Rule(concatenate) for name in ("cat", "concat")},
     "aten.stack": Rule(stack),
     "aten.slice": Rule(slice_, resize_slice),
     "aten.slice_scatter": Rule(write_slice, resize_slice),
     "aten.split_with_sizes": Rule(split_with_sizes, resize_split),
     "aten.select": Rule(select),
     "aten.unbind": Rule(unbind),
-    "aten.repeat": Rule(repeat),
+    "aten.repeat": Rule(repeat, resize_repeat),
     "operator.getitem": Rule(getitem),
 }
