@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import source_checks as checks
+from graphprune.capturing import capture_graph
 from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
-from graphprune.tracing import Contract, capture_module
+from graphprune.tracing import Contract
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
@@ -48,7 +49,7 @@ def capture(
     if inputs is None:
         raise UsageError("a plain module needs example inputs: capture(module, inputs={'x': tensor})")
     dynamic = {name: {0: "batch"} for name in inputs}
-    return capture_module(Positional(model), Contract(inputs, dynamic), "module.")
+    return capture_graph(Positional(model), Contract(inputs, dynamic), "module.")
 
 
 def is_generic(folder: Path) -> bool:
@@ -88,7 +89,7 @@ def capture_pretrained(model: Any) -> Graph:
     kind = "decoder" if is_decoder(model) else "encoder"
     with traceable_experts(model):
         wrapper, contract = decoder_contract(model) if kind == "decoder" else encoder_contract(model)
-        graph = capture_module(wrapper, contract, "model.", transformers_patches)
+        graph = capture_graph(wrapper, contract, "model.", transformers_patches)
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
     return replace(graph, source=source)
