@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from graphprune.canonical import CONSTANTS
 from graphprune.ir import Graph
-from graphprune.repetition import NotRepeatedError, Repetition, layer_of, rename_state
+from graphprune.relation import NotRepeatedError, layer_of, rename_state
+from graphprune.repetition import Repetition
 
 Block = tuple[str, int]  # the path of a list of blocks, and an index
 
@@ -25,7 +26,7 @@ class Segments:
 
 
 def find_segments(graph: Graph, repetitions: Sequence[Repetition]) -> Segments:
-    """Divide the graph by the modules that its calls were traced in. Raises NotRepeatedError where blocks interleave."""
+    """Divide the graph by the modules that its calls were traced in. Raises NotRepeatedError."""
     lengths = {r.path: r.kept for r in repetitions}
     owners = {n: block for n in graph.nodes if is_traced(n) and (block := block_of(n.meta["scope"], lengths))}
     traced = [owners.get(n) for n in graph.nodes if is_traced(n)]

@@ -14,7 +14,9 @@ def canonical(graph: fx.Graph, tensors: Mapping[str, Tensor], order: Iterable[st
     are read. Calls are named anew.
     """
     places = {name: place for place, name in enumerate(order)}
-    reads = dict.fromkeys(operand for node in graph.nodes for operand in node.all_input_nodes if operand.op == "get_attr")
+    reads = dict.fromkeys(
+        operand for node in graph.nodes for operand in node.all_input_nodes if operand.op == "get_attr"
+    )
     targets = dict.fromkeys(str(node.target) for node in reads)
     constants = [name for name in targets if name not in places]
     renamed = {name: f"{CONSTANTS}{index}" for index, name in enumerate(constants)}

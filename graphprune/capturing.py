@@ -4,28 +4,19 @@ Why the result equals the whole trace: decision 0020. Where anything does not fi
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from graphprune.decoder import Decoder
 from graphprune.errors import CaptureError
 from graphprune.failure import quiet_torch
 from graphprune.ir import Graph
 from graphprune.recording import Stack, record
-from graphprune.repetition import (
-    NotRepeatedError,
-    Relative,
-    Repetition,
-    find_repetitions,
-    find_stacks,
-    label,
-    layer_of,
-    relate,
-    require_same,
-    shared_stacks,
-)
+from graphprune.relation import NotRepeatedError, Relative, layer_of, relate
+from graphprune.repetition import Repetition, find_repetitions, find_stacks, label, require_same, shared_stacks
 from graphprune.replication import replicate
 from graphprune.tracing import Contract, capture_module, evaluating, named_tensors, tensor_names
 
@@ -57,12 +48,12 @@ def capture_repeated(module: nn.Module, contract: Contract, prefix: str, patches
         repeated = find_repeated(module, contract, patches)
         narrow = narrow_contract(contract, repeated)
         with shortened(repeated):
-            taking = module if narrow.inputs.keys() == contract.inputs.keys() else module.taking(tuple(narrow.inputs))
+            short = Decoder(module.model, tuple(narrow.inputs)) if isinstance(module, Decoder) else module
             with refusing():
-                recording = record(taking, narrow, repeated.stacks, patches)
+                recording = record(short, narrow, repeated.stacks, patches)
             require_same(repeated.calls, relate(recording, repeated.stacks, repeated.stateful), repeated.repetitions)
             try:
-                small = capture_module(taking, narrow, prefix, patches)
+                small = capture_module(short, narrow, prefix, patches)
             except CaptureError as error:  # said of the whole model, which is tried next
                 raise NotRepeatedError(str(error)) from error
     repetitions = [replace(r, path=r.path.removeprefix(prefix)) for r in repeated.repetitions]
@@ -114,7 +105,7 @@ def narrow_contract(contract: Contract, repeated: Repeated) -> Contract:
 @contextlib.contextmanager
 def shortened(repeated: Repeated) -> Iterator[None]:
     """Take all but the first blocks out of the model, and put them back."""
-    whole: list[tuple[nn.Module, Mapping[str, Any]]] = []
+    whole: list[tuple[nn.Module, dict[str, nn.Module | None]]] = []
     try:
         for stack, repetition in zip(repeated.stacks, repeated.repetitions, strict=True):
             members = stack.container._modules
@@ -123,4 +114,4 @@ def shortened(repeated: Repeated) -> Iterator[None]:
         yield
     finally:
         for container, members in whole:
-            container._modules = dict(members)
+            container._modules = members

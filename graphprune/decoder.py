@@ -28,16 +28,12 @@ class Decoder(nn.Module):
         plain = {n: t for n, t in zip(self.names, inputs, strict=True) if not n.startswith("past_key_values.")}
         past = inputs[len(plain) :]
         cache = new_cache(self.model)
-        for layer, key, value in zip(cache.layers, past[::2], past[1::2]):  # noqa: B905 - see `taking`
+        for layer, key, value in zip(cache.layers, past[::2], past[1::2]):  # noqa: B905 - the last blocks may be left out
             layer.lazy_initialization(key, value)
             layer.keys, layer.values = key, value
         output = self.model(**plain, past_key_values=cache, use_cache=True)
         layers = output.past_key_values.layers
         return (output.logits, *(t for layer in layers if layer.keys is not None for t in (layer.keys, layer.values)))
-
-    def taking(self, names: tuple[str, ...]) -> "Decoder":
-        """The same for a model whose last blocks were taken out, and with them the states of their layers."""
-        return Decoder(self.model, names)
 
 
 class Encoder(nn.Module):

@@ -1,4 +1,4 @@
-"""Recording: the calls that a model makes in one run on fake tensors, and in which block of which list it makes them."""
+"""Recording: the calls that a model makes in one run on fake tensors, and in which block it makes each."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.tracing import Contract
@@ -58,7 +58,7 @@ class Recording:
 
 
 @dataclass
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every call that reaches it; tensors are known by the call that made them."""
 
     tokens: dict[int, Token]
@@ -68,7 +68,7 @@ class Recorder(TorchDispatchMode):
     owner: Owner = None
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operands = self.read((args, kwargs or {}))
@@ -112,7 +112,8 @@ def literal(tensor: Tensor) -> Token:
     """A tensor that no call made: its value where it is a small constant, else the very object."""
     if tensor.is_meta or type(tensor) is not Tensor or tensor.numel() > _LARGEST:
         return Token("object", id(tensor))
-    return Token("literal", (tensor.dtype, tuple(tensor.shape)), str(tensor.tolist()))
+    with unset_fake_temporarily():
+        return Token("literal", (tensor.dtype, tuple(tensor.shape)), str(tensor.tolist()))
 
 
 def record(

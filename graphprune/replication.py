@@ -8,7 +8,8 @@ from torch import Tensor, fx
 from graphprune.blocks import Block, Segments, find_segments, rename, require_alike
 from graphprune.canonical import CONSTANTS, canonical
 from graphprune.ir import Graph, TensorType
-from graphprune.repetition import NotRepeatedError, Repetition, layer_of, rename_state
+from graphprune.relation import NotRepeatedError, layer_of, rename_state
+from graphprune.repetition import Repetition
 from graphprune.tracing import Contract
 
 
@@ -93,26 +94,25 @@ class Replica:
             return self.shared[node]
         if block is None or source is None or made[0] != block[0]:
             return self.from_end(node, made)
+        if made == source:
+            return self.copies[block][node]
         if made[1] == 0 and source[1] > 1:
             return self.copies[made][node]
-        there = (block[0], block[1] - source[1] + made[1])
-        return self.copies[there][self.counterpart(node, made, there)]
+        return self.carried(node, made, (block[0], block[1] - source[1] + made[1]))
 
     def from_end(self, node: fx.Node, made: Block) -> fx.Node:
         """What is read after a list of blocks, counted from its last block."""
         r = self.repetitions[made[0]]
-        there = (made[0], len(r.sources) - r.kept + made[1])
-        return self.copies[there][self.counterpart(node, made, there)]
+        return self.carried(node, made, (made[0], len(r.sources) - r.kept + made[1]))
 
-    def counterpart(self, node: fx.Node, made: Block, there: Block) -> fx.Node:
-        """The node that another block carries on where this block carries this one, as it is in its source."""
-        source = (there[0], self.repetitions[there[0]].sources[there[1]])
-        if source == made:
-            return node
+    def carried(self, node: fx.Node, made: Block, there: Block) -> fx.Node:
+        """What one block hands on where another hands on this node."""
+        r = self.repetitions[there[0]]
+        source = there if there[1] < r.kept else (there[0], r.sources[there[1]])
         here, wanted = self.segments.carried[made], self.segments.carried[source]
         if len(here) != len(wanted):
             raise NotRepeatedError(f"block {made[1]} of {made[0]} hands on more or less than block {source[1]}")
-        return wanted[list(here).index(node)]
+        return self.copies[there][wanted[list(here).index(node)]]
 
     def placeholder(self, node: fx.Node, source: Block | None, block: Block | None) -> fx.Node:
         name = self.names[node]
@@ -153,7 +153,11 @@ class Replica:
 
 
 def replicate(
-    small: Graph, repetitions: Sequence[Repetition], contract: Contract, whole: Mapping[str, Tensor], order: Sequence[str]
+    small: Graph,
+    repetitions: Sequence[Repetition],
+    contract: Contract,
+    whole: Mapping[str, Tensor],
+    order: Sequence[str],
 ) -> Graph:
     """The graph of the whole model from that of its first blocks. Raises NotRepeatedError where it cannot be had."""
     segments = find_segments(small, repetitions)

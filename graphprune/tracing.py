@@ -294,7 +294,10 @@ class Normalizer:
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and then buffers, a tied one under each of its names."""
-    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def tensor_names(module: nn.Module, prefix: str) -> list[str]:
