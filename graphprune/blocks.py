@@ -67,8 +67,7 @@ def require_alike(graph: Graph, segments: Segments, repetitions: Sequence[Repeti
     """
     view = View(graph, segments)
     for r in repetitions:
-        first = r.alike.index(r.alike[0], 1) if r.alike[0] in r.alike[1:] else 0
-        pairs = [(0, first, False), *((r.sources[i], i, True) for i in range(1, r.kept))]
+        pairs = [(0, r.like_first or 0, False), *((r.sources[i], i, True) for i in range(1, r.kept))]
         for i, j, borders in pairs:
             if i != j and view.lines((r.path, i), borders) != view.lines((r.path, j), borders):
                 raise NotRepeatedError(f"blocks {i} and {j} of {r.path} are captured differently")

@@ -12,6 +12,7 @@ from typing import Any
 from graphprune.recording import Owner, Recording, Stack, Token
 
 _STATE = re.compile(r"(past_key_values|present)\.(\d+)\.(\w+)")
+_BORDERS = {"first", "carried", "end", "outside"}
 
 
 class NotRepeatedError(Exception):
@@ -84,7 +85,7 @@ class Relation:
             return self.relative(value, owner)
         return tuple(self.rewrite(part, owner) for part in value) if type(value) is tuple else value
 
-    def relative(self, token: Token, owner: Owner) -> Any:
+    def relative(self, token: Token, owner: Owner) -> Token:
         """What a tensor is, seen from a block. Raises NotRepeatedError where that cannot be said."""
         if token.kind == "result":
             return self.relative_result(token, owner)
@@ -93,27 +94,28 @@ class Relation:
         if token.kind == "object":
             raise NotRepeatedError("a tensor that is neither a parameter nor a constant is read")
         if token.kind == "input" and owner is not None and self.home(token.what) is not None:
-            return "state", self.home(token.what)[1] - owner[1], rename_state(token.what, 0)  # type: ignore[index]
+            return Token("state", self.home(token.what)[1] - owner[1], rename_state(token.what, 0))  # type: ignore[index]
         return token
 
-    def relative_tensor(self, token: Token, owner: Owner) -> Any:
+    def relative_tensor(self, token: Token, owner: Owner) -> Token:
         home = owner_of(token.what, self.stacks)
         if home is None:
             return token
         if home != owner:
             raise NotRepeatedError(f"{token.what} is read outside its block")
-        return "own", token.what.removeprefix(f"{home[0]}.{home[1]}.")
+        return Token("own", token.what.removeprefix(f"{home[0]}.{home[1]}."))
 
-    def relative_result(self, token: Token, owner: Owner) -> Any:
-        """A result of the same block by its place, of an earlier block by its distance, of another stack by its end."""
+    def relative_result(self, token: Token, owner: Owner) -> Token:
+        """A result of the same block by its place, of an earlier one by its distance, of another stack from its end."""
         made = self.owners[token.what]
         if made is None or made == owner:
-            return "local" if made else "outside", self.places[token.what], token.place
+            return Token("local" if made else "outside", self.places[token.what], token.place)
         rank = self.carried[made].index(token) if token in self.carried.get(made, ()) else None
-        if owner is None or owner[0] != made[0]:
-            return "end", made[0], self.lengths[made[0]] - made[1], rank
-        distance = owner[1] - made[1]
-        return ("first", rank) if made[1] == 0 and distance > 1 else ("carried", distance, rank)
+        near = owner is not None and owner[0] == made[0]
+        distance = owner[1] - made[1] if near and owner is not None else self.lengths[made[0]] - made[1]
+        if made[1] == 0 and distance > 1:
+            return Token("first", made[0], rank)
+        return Token("carried" if near else "end", (made[0], distance), rank)
 
 
 def results_in(operands: Any) -> Iterator[Token]:
@@ -143,3 +145,10 @@ def layer_of(name: str) -> int | None:
 def rename_state(name: str, layer: int) -> str:
     """The state of another layer."""
     return _STATE.sub(rf"\g<1>.{layer}.\g<3>", name)
+
+
+def without_borders(value: Any) -> Any:
+    """Lines of a block in which all that comes from other blocks and from outside looks the same."""
+    if type(value) is Token:
+        return Token("border", None) if value.kind in _BORDERS else value
+    return type(value)(map(without_borders, value)) if type(value) in (tuple, list) else value

@@ -9,20 +9,20 @@ from torch import nn
 
 from graphprune.equality import same_block
 from graphprune.recording import Owner, Recording, Stack
-from graphprune.relation import NotRepeatedError, Relative, layer_of, owner_of, relate
+from graphprune.relation import NotRepeatedError, Relative, layer_of, owner_of, relate, without_borders
 
 
 @dataclass(frozen=True)
 class Repetition:
     """A list of blocks of which the first `kept` stand for all: block i does what block `sources[i]` does.
 
-    `alike` says of the kept blocks which have equal classes and attributes.
+    `like_first` is a kept block that equals block 0 in all but what comes into it, if there is one.
     """
 
     path: str
     sources: tuple[int, ...]
     kept: int
-    alike: tuple[int, ...]
+    like_first: int | None
 
 
 def find_stacks(module: nn.Module, path: str = "") -> Iterator[Stack]:
@@ -101,9 +101,11 @@ def find_repetitions(
 
 
 def repetition(stack: Stack, labels: tuple[int, ...], blocks: Sequence[Any]) -> Repetition:
-    sources = sources_of(list(zip(labels, blocks, strict=True)))
+    keys = list(zip(labels, blocks, strict=True))
+    sources = sources_of(keys)
     kept = count_kept(sources)
-    return Repetition(stack.path, sources, kept, labels[:kept])
+    inside = list(map(without_borders, keys[:kept]))
+    return Repetition(stack.path, sources, kept, next((i for i in range(1, kept) if inside[i] == inside[0]), None))
 
 
 def require_same(full: Relative, small: Relative, repetitions: Sequence[Repetition]) -> None:

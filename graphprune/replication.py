@@ -92,12 +92,13 @@ class Replica:
         made = self.segments.owners.get(node)
         if made is None:
             return self.shared[node]
-        if block is None or source is None or made[0] != block[0]:
-            return self.from_end(node, made)
-        if made == source:
+        if made == source and block is not None:
             return self.copies[block][node]
-        if made[1] == 0 and source[1] > 1:
+        near = block is not None and source is not None and made[0] == block[0]
+        if made[1] == 0 and not (near and source is not None and source[1] == 1):
             return self.copies[made][node]
+        if not near or block is None or source is None:
+            return self.from_end(node, made)
         return self.carried(node, made, (block[0], block[1] - source[1] + made[1]))
 
     def from_end(self, node: fx.Node, made: Block) -> fx.Node:
