@@ -123,7 +123,7 @@ def record(
     patches: Callable[[], contextlib.AbstractContextManager[Any]],
 ) -> Recording:
     """Run a module on its contract's inputs as fake tensors. Raises whatever the model raises."""
-    with torch.no_grad(), patches(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+    with unchanged(module), torch.no_grad(), patches(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
         inputs = {name: fake.from_tensor(tensor) for name, tensor in contract.inputs.items()}
         tokens: dict[int, Token] = {id(tensor): Token("input", name) for name, tensor in inputs.items()}
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -134,6 +134,20 @@ def record(
     names = contract.outputs or tuple(f"output.{index}" for index in range(len(outputs)))
     returned = {name: recorder.read(tensor) for name, tensor in zip(names, outputs, strict=True)}
     return Recording(tuple(recorder.calls), returned, tuple(recorder.entered))
+
+
+@contextlib.contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Put back what the parts of a module keep from a run: fake tensors have no values for the next one."""
+    before = [(vars(part), dict(vars(part)), part._buffers, dict(part._buffers)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for attributes, old, buffers, old_buffers in before:
+            attributes.clear()
+            attributes.update(old)
+            buffers.clear()
+            buffers.update(old_buffers)
 
 
 @contextlib.contextmanager

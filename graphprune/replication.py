@@ -127,8 +127,7 @@ class Replica:
         name = str(node.target)
         tensor = self.known[name]
         if source is not None and block is not None and source != block:
-            own = all(self.segments.owners.get(user) == source for user in node.users)
-            if own and name.startswith(CONSTANTS):
+            if name.startswith(CONSTANTS) and all(self.segments.owners.get(user) == source for user in node.users):
                 name, tensor = f"{name}.{block[1]}", tensor.clone()
             elif rename(name, source) != name:
                 name = rename(name, source, block)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graphprune.capturing import capture_graph, capture_repeated
 from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.ir import Graph
+from graphprune.recording import record
 from graphprune.relation import NotRepeatedError
 from graphprune.source import Positional, capture
 from graphprune.tracing import Contract, capture_module
@@ -21,16 +22,17 @@ BLOCKS = 5
 
 
 def deep(name: str) -> Any:
-    """A family's model with five blocks: where layers are of two types, they alternate after the first."""
+    """A family's model with one block more than what is traced of it; layers of two types come in turn."""
     config = copy.deepcopy(families.model(name).config)
+    count = 4 if name.startswith("gemma") else 3
     for part in (config, getattr(config, "text_config", None), getattr(config, "vision_config", None)):
         if getattr(part, "num_hidden_layers", None):
-            part.num_hidden_layers = BLOCKS
+            part.num_hidden_layers = count
             types = getattr(part, "layer_types", None)
             if types and name.startswith("gemma"):
-                part.layer_types = ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+                part.layer_types = ["sliding_attention", "full_attention"] * 2
             elif types:
-                part.layer_types = [types[0]] * BLOCKS
+                part.layer_types = [types[0]] * count
     torch.manual_seed(0)
     return type(families.model(name))(config).eval()
 
@@ -64,7 +66,7 @@ def test_the_graph_computes_what_the_model_does() -> None:
     model = deep("llama")
     graph = capture(model)
     ids, places = torch.randint(61, (2, 7)), torch.arange(7).repeat(2, 1)
-    past = [torch.zeros(2, 2, 0, 8)] * (2 * BLOCKS)
+    past = [torch.zeros(2, 2, 0, 8)] * (len(graph.inputs) - 3)
     with torch.no_grad():
         first = graph(ids, torch.ones_like(ids), places, *past)
         torch.testing.assert_close(first[0], model(ids).logits)
@@ -203,6 +205,17 @@ class Middle(Blocks):
         return self.head(found[1] + found[-1])  # type: ignore[no-any-return]
 
 
+class Remembering(Blocks):
+    """Keeps what it computed for the next call."""
+
+    table: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.arange(4.0) * 2
+        return super().forward(x) + self.table  # type: ignore[no-any-return]
+
+
 def both(module: nn.Module) -> tuple[nn.Module, Contract]:
     torch.manual_seed(0)
     return Positional(module.eval()), Contract({"x": torch.randn(3, 4)}, {"x": {0: "batch"}})
@@ -235,3 +248,11 @@ def test_what_does_not_repeat_is_traced_whole(kind: type[Blocks], reason: str) -
     with pytest.raises(NotRepeatedError, match=reason):
         capture_repeated(wrapper, contract, "module.", nullpatch)
     require_equal(capture_graph(wrapper, contract, "module."), capture_module(wrapper, contract, "module."))
+
+
+def test_a_module_keeps_nothing_of_the_recorded_run() -> None:
+    wrapper, contract = both(module := Remembering())
+    attributes = dict(vars(module))
+    record(wrapper, contract, [], nullpatch)
+    assert vars(module) == attributes
+    assert module.table is None
