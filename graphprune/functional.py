@@ -13,7 +13,7 @@ from graphprune.ir import TensorType
 
 _aten = torch.ops.aten
 # Calls that return their operand where nothing about its type changes.
-_COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "clone"}
+_COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "detach_", "clone"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
 # What makes a tensor without values; zeros are as good, and the same each time.
 _UNWRITTEN = {
@@ -50,7 +50,10 @@ def is_simple(program: torch.export.ExportedProgram) -> bool:
 
 
 def is_mutable(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    """Say whether a call changes the values of a tensor; `detach_`, which `torch.tensor` makes, changes none."""
+    if not isinstance(node.target, torch._ops.OpOverload) or opname(node) == "detach_":
+        return False
+    return bool(node.target._schema.is_mutable)
 
 
 def is_safe_change(node: fx.Node) -> bool:

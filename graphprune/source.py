@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import source_checks as checks
+from graphprune.capturing import capture_graph
 from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.encoder import encoder_contract
@@ -20,7 +21,7 @@ from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
-from graphprune.tracing import Contract, capture_module
+from graphprune.tracing import Contract
 
 CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {
     "decoder": decoder_contract,
@@ -56,7 +57,7 @@ def capture(
     if inputs is None:
         raise UsageError("a plain module needs example inputs: capture(module, inputs={'x': tensor})")
     dynamic = {name: {0: "batch"} for name in inputs}
-    return capture_module(Positional(model), Contract(inputs, dynamic), "module.")
+    return capture_graph(Positional(model), Contract(inputs, dynamic), "module.")
 
 
 def is_generic(folder: Path) -> bool:
@@ -96,7 +97,7 @@ def capture_pretrained(model: Any) -> Graph:
     kind = kind_of(model)
     with traceable_experts(model):
         wrapper, contract = CONTRACTS[kind](model)
-        graph = capture_module(wrapper, contract, "model.", lambda: tracing_patches(model))
+        graph = capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
     return replace(graph, source=source)

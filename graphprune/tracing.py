@@ -3,7 +3,7 @@
 import contextlib
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from graphprune.canonical import CONSTANTS, canonical
 from graphprune.complex_pairs import complex_to_pairs
 from graphprune.errors import CaptureError
 from graphprune.failure import explain_failure, quiet_torch
 from graphprune.folding import fold_constants, picks_to_slices
 from graphprune.functional import functional, is_mutable, is_simple, opname
-from graphprune.ir import Graph, Size, Source, TensorType, get_tensor
+from graphprune.ir import Graph, Size, TensorType, get_tensor
 from graphprune.norms import fuse_layer_norms
 
 # Nodes that only assert what the captured types already say.
@@ -54,20 +55,27 @@ def capture_module(
 
     Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
     """
-    training = [part for part in module.modules() if part.training]
-    module.eval()
     try:
-        with torch.no_grad(), patches(), quiet_torch():
+        with evaluating(module), torch.no_grad(), patches(), quiet_torch():
             program, bounds = export_within_bounds(module, contract)
             if not is_simple(program):
                 program = program.run_decompositions({})
     except Exception as error:
         raise CaptureError(explain_failure(module, error)) from error
+    graph = Normalizer(module, program, contract, prefix).run()
+    return graph.remember("notes", [note_bounds(bounds)]) if bounds else graph
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and its parts back into the mode that each had."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
     finally:
         for part in training:
             part.training = True
-    graph = Normalizer(module, program, contract, prefix).run()
-    return graph.remember("notes", [note_bounds(bounds)]) if bounds else graph
 
 
 def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:
@@ -137,8 +145,7 @@ class Normalizer:
         self.origins: dict[str, tuple[fx.Node, int]] = {}
         self.attributes: dict[str, fx.Node] = {}
         # Export may name a tied parameter by any of its names; the model's first one is the stable handle.
-        pairs = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        self.names = {id(tensor): name for name, tensor in reversed(pairs)}
+        self.names = {id(tensor): name for name, tensor in reversed(named_tensors(module).items())}
 
     def run(self) -> Graph:
         self.add_inputs()
@@ -155,10 +162,8 @@ class Normalizer:
         picks_to_slices(self.graph, self.tensors)
         fuse_layer_norms(self.graph)
         remove_dead(self.graph)
-        used = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
-        module = fx.GraphModule({n: t for n, t in self.tensors.items() if n in used}, self.graph)
-        module.eval()
-        return Graph(module, tuple(self.contract.inputs), names, Source())
+        module = canonical(self.graph, self.tensors, tensor_names(self.module, self.prefix))
+        return Graph(module, tuple(self.contract.inputs), names)
 
     def add_inputs(self) -> None:
         """User inputs first, then one attribute node for each lifted parameter, buffer and constant."""
@@ -194,7 +199,7 @@ class Normalizer:
         target = str(spec.target)
         constant = spec.kind == InputKind.CONSTANT_TENSOR
         tensor = self.program.constants[target] if constant else get_tensor(self.module, target)
-        name = f"constants.{target}" if constant else self.names.get(id(tensor), target).removeprefix(self.prefix)
+        name = f"{CONSTANTS}{target}" if constant else self.names.get(id(tensor), target).removeprefix(self.prefix)
         if name not in self.attributes:
             self.tensors[name] = tensor
             self.attributes[name] = self.graph.get_attr(name)
@@ -287,6 +292,19 @@ class Normalizer:
             raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(map(str, changed[:3]))}")
         returned: Any = self.program.graph.output_node().args[0]
         return tuple(returned)
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and then buffers, a tied one under each of its names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def tensor_names(module: nn.Module, prefix: str) -> list[str]:
+    """The names that a graph gives to a module's tensors, in order."""
+    return [name.removeprefix(prefix) for name in named_tensors(module)]
 
 
 def fold_left(graph: fx.Graph, function: Callable[..., Any], parts: list[Any], combine: Any) -> fx.Node:
