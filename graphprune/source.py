@@ -95,7 +95,7 @@ class Positional(nn.Module):
 def capture_pretrained(model: Any) -> Graph:
     """Capture a live transformers model under the contract that fits it."""
     kind = kind_of(model)
-    with traceable_experts(model):
+    with traceable_experts(model), quiet_transformers():
         wrapper, contract = CONTRACTS[kind](model)
         graph = capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))
     generation = getattr(model, "generation_config", None)
