@@ -272,9 +272,11 @@ def plain_fields(graph: Graph) -> dict[str, Any]:
     if graph.source.config is None:
         return {}
     config = graph.source.config.get_text_config()
-    fields = {key: value for key, value in config.to_dict().items() if is_plain(value) and key not in _LEFT_OUT}
+    data = config.to_dict()
+    fields = {key: value for key, value in data.items() if is_plain(value) and key not in _LEFT_OUT}
     for name in ("vocab_size", "hidden_size", "num_attention_heads", "max_position_embeddings"):
-        value = getattr(config, name, None)
+        own = config.attribute_map.get(name, name)  # what differs between layers cannot be read as an attribute
+        value = data[own] if own in data else getattr(config, name, None)
         if isinstance(value, int):
             fields[name] = value
     # AutoTokenizer looks here where the tokenizer files name no class, as it did at the source's model type.

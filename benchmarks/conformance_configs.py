@@ -106,7 +106,16 @@ HELP: dict[str, dict[str, Any]] = {
         "backbone_hidden_size": 64,
         "text_config": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
     },
-    "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_input_size": 64}},
+    "dots3_note": {
+        "shared_experts_intermediate_size": 48,
+        "per_layer_config": {
+            layer: {
+                **{"head_dim": 32, "kv_lora_rank": 16, "num_attention_heads": 2, "num_key_value_heads": 2},
+                **{"q_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16},
+            }
+            for layer in (2, 3)
+        },
+    },
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
     "mamba2": {"head_dim": 32},
