@@ -110,8 +110,14 @@ HELP: dict[str, dict[str, Any]] = {
         "shared_experts_intermediate_size": 48,
         "per_layer_config": {
             layer: {
-                **{"head_dim": 32, "kv_lora_rank": 16, "num_attention_heads": 2, "num_key_value_heads": 2},
-                **{"q_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16},
+                "head_dim": 32,
+                "kv_lora_rank": 16,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "q_lora_rank": 16,
+                "qk_nope_head_dim": 16,
+                "qk_rope_head_dim": 16,
+                "v_head_dim": 16,
             }
             for layer in (2, 3)
         },
@@ -128,6 +134,7 @@ HELP: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 4,
     },
     "reformer": {"axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16)},
+    "xmod": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }
 

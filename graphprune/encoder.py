@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from graphprune.decoder import BATCH, accepts
 from graphprune.errors import CaptureError
@@ -120,7 +120,7 @@ def longest_text(model: Any, *symbols: str) -> dict[str, int]:
 def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
     """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
     try:
-        output = run_fake(model, inputs)
+        output = run_once(model, inputs)
     except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
         reason = f"{type(error).__name__}: {error}"
         raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
@@ -130,12 +130,19 @@ def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
 def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
     """Say whether the model runs with these inputs alone."""
     try:
-        run_fake(model, inputs)
+        run_once(model, inputs)
     except Exception:  # a model says in its own way what it lacks
         return False
     return True
 
 
-def run_fake(model: Any, inputs: dict[str, Tensor]) -> Any:
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        return model(**inputs, **options(model))
+def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            return model(**inputs, **options(model))
+    except DataDependentOutputException:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise
+        with torch.no_grad():
+            return model(**inputs, **options(model))

@@ -4,6 +4,7 @@ import contextlib
 import io
 import linecache
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,21 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     places = list(model_places(model, error))
     where = f" {places[-1]}" if places else ""
+    fixed = fixed_sizes(str(error))
+    if fixed:
+        return f"cannot capture the model{where}: its code computes with sizes as numbers, and holds for {fixed} alone"
     return f"cannot capture the model{where}: {type(error).__name__}: {text[:300]}"
+
+
+def fixed_sizes(message: str) -> str:
+    """What torch.export says that sizes would have to be: `sequence = 3 and past up to 33`."""
+    _, _, fixes = message.partition("Suggested fixes:")
+    found = re.findall(r"^\s*_(\w+) = (?:Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)|(\d+))$", fixes, re.MULTILINE)
+    bounds = {"from": 1, "up to": 2, "=": 3}
+    return " and ".join(
+        " ".join([entry[0], *(f"{word} {entry[place]}" for word, place in bounds.items() if entry[place])])
+        for entry in found
+    )
 
 
 def model_places(model: nn.Module, error: BaseException) -> Iterator[Place]:

@@ -17,7 +17,8 @@ from graphprune.capturing import capture_graph
 from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.encoder import encoder_contract
-from graphprune.errors import SourceError, UsageError
+from graphprune.errors import CaptureError, SourceError, UsageError
+from graphprune.even_chunks import EvenChunks
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
@@ -51,7 +52,8 @@ def capture(
         return capture_generic(Path(model).expanduser(), weights)
     if isinstance(model, (str, Path)):
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
-        return replace(capture_pretrained(loaded), source=source)
+        graph = capture_pretrained(loaded)
+        return replace(graph, source=replace(source, kind=graph.source.kind))
     if hasattr(model, "config") and hasattr(model, "can_generate"):
         return capture_pretrained(model)
     if inputs is None:
@@ -93,20 +95,40 @@ class Positional(nn.Module):
 
 
 def capture_pretrained(model: Any) -> Graph:
-    """Capture a live transformers model under the contract that fits it."""
-    kind = kind_of(model)
+    """Capture a live transformers model under the contract that fits it.
+
+    A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
+    """
     with traceable_experts(model), quiet_transformers():
-        wrapper, contract = CONTRACTS[kind](model)
-        graph = capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))
+        kind = kind_of(model)
+        kind, graph = capture_decoder(model) if kind == "decoder" else (kind, capture_as(model, kind))
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
     return replace(graph, source=source)
 
 
+def capture_decoder(model: Any) -> tuple[str, Graph]:
+    """The kind of graph that the model can be captured as, and the graph. Raises CaptureError where there is none."""
+    try:
+        return "decoder", capture_as(model, "decoder")
+    except CaptureError as error:
+        try:
+            graph = capture_as(model, "encoder")
+        except CaptureError:
+            raise error from None
+        note = f"captured without a cache, so that each new token is computed from the whole text: {error}"
+        return "encoder", graph.remember("notes", [*graph.memo.get("notes", ()), note])
+
+
+def capture_as(model: Any, kind: str) -> Graph:
+    wrapper, contract = CONTRACTS[kind](model)
+    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))
+
+
 @contextlib.contextmanager
 def tracing_patches(model: Any) -> Iterator[None]:
     """Everything that is changed in transformers, and put back, while a model is traced."""
-    with transformers_patches(), traceable_recurrences(model):
+    with transformers_patches(), traceable_recurrences(model), EvenChunks():
         yield
 
 
