@@ -139,6 +139,8 @@ def slices() -> Iterator[Sample]:
     yield s("slice_scatter", f(6, 3), f(4, 3), 0, 2, _FULL)
     yield s("slice_scatter", f(6, 3), f(6, 3), 0)
     yield s("slice_scatter", f(3, 6), f(3, 3), 1, 0, 6, 2)
+    yield s("select_scatter", f(3, 4), f(4), 0, 1)
+    yield s("select_scatter", f(3, 4), f(3), -1, -2)
     yield s("slice.Tensor", f(6), 0, 0, 99)
     yield s("slice.Tensor", f(6), 0, 3, 3)
     yield s("slice.Tensor", f(6), 0, -99, 2)

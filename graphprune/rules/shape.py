@@ -245,6 +245,15 @@ def select(call: Call) -> Axes:
     return axes[:dim] + axes[dim + 1 :]
 
 
+def write_select(call: Call) -> Axes:
+    """One index of an axis is written over; the others run with what is written."""
+    axes = call.axes(call["self"])
+    dim = dimension(call)
+    call.lock((axes[dim],), f"index {call['index']} of it is written over")
+    call.unify_all(axes[:dim] + axes[dim + 1 :], call.axes(call["src"]))
+    return axes
+
+
 def unbind(call: Call) -> NodeAxes:
     axes = call.axes(call["self"])
     dim = dimension(call, rank=len(axes))
@@ -320,6 +329,7 @@ RULES = {
     "aten.slice_scatter": Rule(write_slice, resize_slice),
     "aten.split_with_sizes": Rule(split_with_sizes, resize_split),
     "aten.select": Rule(select),
+    "aten.select_scatter": Rule(write_select),
     "aten.unbind": Rule(unbind),
     "aten.repeat": Rule(repeat, resize_repeat),
     "operator.getitem": Rule(getitem),
