@@ -66,6 +66,7 @@ HELP: dict[str, dict[str, Any]] = {
     "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
     "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_input_size": 64}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "longcat_flash": {"zero_expert_num": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
     "mamba2": {"head_dim": 32},
     "nemotron": {"num_key_value_heads": 2},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphprune.dense_rows import dense_rows
 from graphprune.errors import CaptureError
 from graphprune.tracing import Contract
 
@@ -61,7 +62,7 @@ def transformers_patches() -> Iterator[None]:
     import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
     from transformers.exporters.utils import apply_patches
 
-    with apply_patches("dynamo"):
+    with apply_patches("dynamo"), dense_rows():
         yield
 
 
