@@ -226,6 +226,13 @@ def batch_norm(
     return result[0] if isinstance(result, (list, tuple)) else result
 
 
+def index_add(op: Any, node: fx.Node, value: Any, dim: int, index: Any, source: Any, **kwargs: Any) -> Any:
+    """Rows are added one by one, also where several go to the same place."""
+    if dim != 0 or kwargs:
+        return NotImplemented
+    return op.ScatterND(value, op.Unsqueeze(index, constant(op, [1])), source, reduction="add")
+
+
 def adaptive_average(op: Any, node: fx.Node, value: Any, size: Any) -> Any:
     if any(s != 1 for s in size):
         return NotImplemented
@@ -245,6 +252,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "__and__": both,
         "__or__": either,
         "rsub": rsub,
+        "index_add": index_add,
         "scaled_dot_product_attention": attention,
         "batch_norm": batch_norm,
         "adaptive_avg_pool2d": adaptive_average,

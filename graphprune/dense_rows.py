@@ -1,8 +1,8 @@
 """Dense rows: loops over rows that are picked by value are traced over all rows, with a mask where they are written.
 
 A loop of the kind "for every expert that was hit: take its tokens, compute, add the result to these tokens" has shapes
-that depend on values, which no export follows. While a model is traced under `DenseRows`, every entry counts as hit, all
-rows are taken for each, and rows that were not picked are zeroed where results are added. It computes the same,
+that depend on values, which no export follows. While a model is traced under `DenseRows`, every entry counts as hit,
+all rows are taken for each, and rows that were not picked are zeroed where results are added. It computes the same,
 provided that what happens to the rows in between happens to each by itself, at the price of computing them all.
 """
 
@@ -22,16 +22,21 @@ from graphprune.errors import CaptureError
 
 _READS = {"__getitem__", "numel", "size", "dim", "__get__", "index_select"}
 # What keeps the entries of an encoding in place, so that those beyond the last choice stay empty.
-_KEEPS = {"permute", "transpose", "sum", "any", "greater", "gt", "ne", "to", "bool", "long", "int"}
+_KEEPS = {"one_hot", "permute", "transpose", "sum", "any", "greater", "gt", "ne", "to", "bool", "long", "int"}
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a tensor of all rows stands for: the rows for which the mask holds; part `part` of `parts` of a split."""
+    """What a tensor of all rows stands for: the rows for which the mask holds; part `part` of `parts` of a split.
+
+    Indices of picked rows count along dimension `dim` of a condition of this shape.
+    """
 
     mask: Tensor
     part: int = 0
     parts: int = 1
+    shape: tuple[Any, ...] = ()
+    dim: int = 0
 
 
 class Entry(int):
@@ -68,27 +73,32 @@ class DenseRows(TorchFunctionMode):
         result = func(*args, **kwargs)
         if picked and picked[0].parts > 1 and isinstance(result, Tensor):
             tag(result, picked[0])
-        bound = getattr(args[0], "_graphprune_bound", None) if args else None
-        if name == "topk":
-            result.indices._graphprune_bound = args[0].shape[kwargs.get("dim", args[2] if len(args) > 2 else -1)]
-        elif bound is not None and isinstance(result, Tensor) and name in {*_KEEPS, "one_hot"}:
-            result._graphprune_bound = bound  # type: ignore[attr-defined]
+        keep_bound(name, args, kwargs, result)
         return result
+
+
+def keep_bound(name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
+    """Remember among how many entries was chosen: an encoding with room for one more never has it."""
+    if name == "topk":
+        dim = kwargs.get("dim", args[2] if len(args) > 2 else -1)
+        result[1]._graphprune_bound = args[0].shape[dim]
+    elif name in _KEEPS and args and hasattr(args[0], "_graphprune_bound") and isinstance(result, Tensor):
+        vars(result)["_graphprune_bound"] = vars(args[0])["_graphprune_bound"]
 
 
 @contextlib.contextmanager
 def dense_rows() -> Iterator[None]:
-    """Trace under `DenseRows`; traced tensors give their values as lists by methods of their own, which are replaced."""
-    classes = (FakeTensor, FunctionalTensor)
+    """Trace under `DenseRows`; traced tensors make lists of their values by methods of their own, replaced here."""
+    classes: tuple[Any, ...] = (FakeTensor, FunctionalTensor)
     methods = [cls.tolist for cls in classes]
     for cls, method in zip(classes, methods, strict=True):
-        cls.tolist = functools.partialmethod(counts_or_values, method)  # type: ignore[method-assign,assignment]
+        cls.tolist = functools.partialmethod(counts_or_values, method)
     try:
         with DenseRows():
             yield
     finally:
         for cls, method in zip(classes, methods, strict=True):
-            cls.tolist = method  # type: ignore[method-assign]
+            cls.tolist = method
 
 
 def counts_or_values(tensor: Tensor, method: Callable[[Tensor], Any]) -> Any:
@@ -122,31 +132,36 @@ def nonzero(condition: Tensor, *, as_tuple: bool = False) -> Any:
 def where(condition: Tensor, *branches: Any, **named: Any) -> Any:
     if branches or named:
         return NotImplemented
-    rows = Rows(condition.reshape(-1) != 0)
+    mask = condition.reshape(-1) != 0
     shape, result = condition.shape, []
     for dim, size in enumerate(shape):
         line = torch.arange(size, device=condition.device)
         line = line.view([-1 if d == dim else 1 for d in range(len(shape))])
-        result.append(tag(line.expand(shape).reshape(-1), rows))
+        result.append(tag(line.expand(shape).reshape(-1), Rows(mask, shape=tuple(shape), dim=dim)))
     return tuple(result)
 
 
 def index_add(target: Tensor, dim: int, index: Tensor, source: Tensor, **options: Any) -> Any:
-    """Rows that were not picked add nothing."""
-    if not is_picked(index):
-        return NotImplemented
-    return target.index_add(dim, plain(index), zeroed(source, rows_of(index).mask), **options)
+    return target + added(index, dim, source, options) if is_picked(index) else NotImplemented
 
 
 def index_add_(target: Tensor, dim: int, index: Tensor, source: Tensor, **options: Any) -> Any:
-    if not is_picked(index):
-        return NotImplemented
-    return target.index_add_(dim, plain(index), zeroed(source, rows_of(index).mask), **options)
+    return target.add_(added(index, dim, source, options)) if is_picked(index) else NotImplemented
+
+
+def added(index: Tensor, dim: int, source: Tensor, options: Any) -> Tensor:
+    """What is added at each index: all rows, summed over what else the condition ran over; unpicked rows are zero."""
+    rows = rows_of(index)
+    if dim != 0 or options or not rows.shape:
+        raise CaptureError("cannot trace what is added to columns that are picked by value")
+    dense = zeroed(source, rows.mask).view(*rows.shape, *source.shape[1:])
+    others = [d for d in range(len(rows.shape)) if d != rows.dim]
+    return dense.sum(others) if others else dense
 
 
 def plain(tensor: Tensor) -> Tensor:
     """The same tensor without what it stands for."""
-    return tensor.view_as(tensor)
+    return tensor.detach()
 
 
 def zeroed(source: Tensor, mask: Tensor) -> Tensor:
@@ -172,7 +187,7 @@ def split(tensor: Tensor, sizes: Any, dim: int = 0) -> Any:
     ends = sizes[0].counts.cumsum(0)
     row = torch.arange(tensor.shape[0], device=tensor.device)
     part = (row[:, None] >= ends[None, :]).sum(1)  # how many parts end before this row
-    return [tag(tensor.view_as(tensor), Rows(part == index, index, len(sizes))) for index in range(len(sizes))]
+    return [tag(plain(tensor), Rows(part == index, index, len(sizes))) for index in range(len(sizes))]
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, **options: Any) -> Any:
