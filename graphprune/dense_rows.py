@@ -49,14 +49,20 @@ class Entry(int):
         return int(self)
 
 
-class Count(int):
-    """The number of rows of one part, known by its place in a tensor of counts alone."""
+@dataclass(frozen=True, eq=False)
+class Count:
+    """The number of rows of one part, known by its place in a tensor of counts alone: only a split can read it."""
 
     counts: Tensor
+    index: int
 
 
 class DenseRows(TorchFunctionMode):
-    """Traces data-dependent picks of rows as all rows with a mask."""
+    """Traces data-dependent picks of rows as all rows with a mask; notes in `used` what it had to replace."""
+
+    def __init__(self, used: list[str]) -> None:
+        super().__init__()
+        self.used = used
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -66,12 +72,14 @@ class DenseRows(TorchFunctionMode):
         replaced = _REPLACED.get(name)
         result = replaced(*args, **kwargs) if replaced is not None else NotImplemented
         if result is not NotImplemented:
+            self.used.append(name)
             return result
-        picked = [rows_of(a) for a in [*args, *kwargs.values()] if is_picked(a)]
-        if picked and picked[0].parts == 1 and name not in _READS:
+        operands = [*args, *kwargs.values()]
+        picked = [rows_of(a) for o in operands for a in (o if isinstance(o, (tuple, list)) else [o]) if is_picked(a)]
+        if any(rows.shape for rows in picked) and name not in _READS:
             raise CaptureError(f"cannot trace {name} with rows that are picked by value")
         result = func(*args, **kwargs)
-        if picked and picked[0].parts > 1 and isinstance(result, Tensor):
+        if picked and not picked[0].shape and isinstance(result, Tensor):
             tag(result, picked[0])
         keep_bound(name, args, kwargs, result)
         return result
@@ -87,23 +95,26 @@ def keep_bound(name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> No
 
 
 @contextlib.contextmanager
-def dense_rows() -> Iterator[None]:
+def dense_rows(used: list[str]) -> Iterator[None]:
     """Trace under `DenseRows`; traced tensors make lists of their values by methods of their own, replaced here."""
     classes: tuple[Any, ...] = (FakeTensor, FunctionalTensor)
     methods = [cls.tolist for cls in classes]
     for cls, method in zip(classes, methods, strict=True):
-        cls.tolist = functools.partialmethod(counts_or_values, method)
+        cls.tolist = functools.partialmethod(counts_or_values, method, used)
     try:
-        with DenseRows():
+        with DenseRows(used):
             yield
     finally:
         for cls, method in zip(classes, methods, strict=True):
             cls.tolist = method
 
 
-def counts_or_values(tensor: Tensor, method: Callable[[Tensor], Any]) -> Any:
-    result = tolist(tensor)
-    return method(tensor) if result is NotImplemented else result
+def counts_or_values(tensor: Tensor, method: Callable[[Tensor], Any], used: list[str]) -> Any:
+    result = NotImplemented if getattr(tensor, "constant", None) is not None else tolist(tensor)
+    if result is NotImplemented:
+        return method(tensor)
+    used.append("tolist")
+    return result
 
 
 def rows_of(value: Any) -> Any:
@@ -169,15 +180,10 @@ def zeroed(source: Tensor, mask: Tensor) -> Tensor:
 
 
 def tolist(counts: Tensor) -> Any:
-    """Counts of a vector of static length, as numbers that know where they come from."""
+    """The entries of a vector of static length, each known by its place."""
     if counts.ndim != 1 or not isinstance(counts.shape[0], int) or counts.dtype.is_floating_point:
         return NotImplemented
-    result = []
-    for index in range(counts.shape[0]):
-        count = Count(index)
-        count.counts = counts
-        result.append(count)
-    return result
+    return [Count(counts, index) for index in range(counts.shape[0])]
 
 
 def split(tensor: Tensor, sizes: Any, dim: int = 0) -> Any:

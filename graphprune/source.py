@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from graphprune import source_checks as checks
 from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
-from graphprune.errors import SourceError, UsageError
+from graphprune.errors import CaptureError, SourceError, UsageError
 from graphprune.ir import Graph, Source
+from graphprune.parity import agree
 from graphprune.tracing import Contract, capture_module
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -88,10 +89,25 @@ def capture_pretrained(model: Any) -> Graph:
     kind = "decoder" if is_decoder(model) else "encoder"
     with traceable_experts(model):
         wrapper, contract = decoder_contract(model) if kind == "decoder" else encoder_contract(model)
-        graph = capture_module(wrapper, contract, "model.", transformers_patches)
+        used: list[str] = []
+        graph = capture_module(wrapper, contract, "model.", lambda: transformers_patches(used))
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
-    return replace(graph, source=source)
+    graph = replace(graph, source=source)
+    if used:
+        require_same(model, graph, used)
+    return graph
+
+
+def require_same(model: Any, graph: Graph, used: list[str]) -> None:
+    """Raise CaptureError where a graph does not compute what its model does, if that has weights to compare with."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return
+    training, same = model.training, agree(model.eval(), graph)
+    model.train(training)
+    if not same:
+        names = ", ".join(dict.fromkeys(used))
+        raise CaptureError(f"cannot capture the model: it picks rows by value ({names}), and not row by row after that")
 
 
 def load_source(
