@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from graphprune.errors import CaptureError
 
 _READS = {"__getitem__", "numel", "size", "dim", "__get__", "index_select"}
+_KEYWORDS = {"as_tuple", "dim", "index", "source"}  # of calls that are replaced
 # What keeps the entries of an encoding in place, so that those beyond the last choice stay empty.
 _KEEPS = {"one_hot", "permute", "transpose", "sum", "any", "greater", "gt", "ne", "to", "bool", "long", "int"}
 
@@ -69,7 +70,7 @@ class DenseRows(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        replaced = _REPLACED.get(name)
+        replaced = _REPLACED.get(name) if args and kwargs.keys() <= _KEYWORDS else None
         result = replaced(*args, **kwargs) if replaced is not None else NotImplemented
         if result is not NotImplemented:
             self.used.append(name)
