@@ -219,6 +219,13 @@ def causal_mask(op: Any, query: Any, key: Any) -> Any:
     return mask
 
 
+def index_add(op: Any, node: fx.Node, value: Any, dim: int, index: Any, source: Any, **kwargs: Any) -> Any:
+    """Rows are added one by one, also where several go to the same place."""
+    if dim != 0 or kwargs:
+        return NotImplemented
+    return op.ScatterND(value, op.Unsqueeze(index, constant(op, [1])), source, reduction="add")
+
+
 LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
     {
         **dict.fromkeys(("clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy", "dropout"), identity),
@@ -232,6 +239,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "__and__": both,
         "__or__": either,
         "rsub": rsub,
+        "index_add": index_add,
         "scaled_dot_product_attention": attention,
         "linear_recurrence": scan_recurrence,
         **ELEMENTWISE,

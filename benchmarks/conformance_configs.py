@@ -123,6 +123,7 @@ HELP: dict[str, dict[str, Any]] = {
         },
     },
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "longcat_flash": {"zero_expert_num": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
     "mamba2": {"head_dim": 32},
     "nemotron": {"num_key_value_heads": 2},

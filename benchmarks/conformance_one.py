@@ -169,7 +169,7 @@ def check_oracle(graph: Any) -> float:
     torch.set_default_dtype(torch.float64)  # what floats are made of integers are
     wide, analysis, masked = oracle.analyses(graph)
     keep, kinds = halves(analysis.groups), analysis.groups.by_id()
-    plans = [Plan(keep, statistics="exact"), Plan(fewest(analysis.groups), statistics="exact")]
+    plans = [Plan(each, statistics="exact") for each in (keep, fewest(analysis.groups)) if each]
     for kind in dict.fromkeys(kinds[id].kind for id in keep):
         plans.append(Plan({id: k for id, k in keep.items() if kinds[id].kind == kind}, statistics="exact"))
     worst = max(oracle.check_cut(wide, analysis, masked, plan, TOLERANCE) for plan in plans)

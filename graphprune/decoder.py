@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphprune.dense_rows import dense_rows
 from graphprune.errors import CaptureError
 from graphprune.states import PREFIX, State, fill, is_state, keeps_keys, layer_tensors, read_states
 from graphprune.tracing import Contract
@@ -46,12 +47,15 @@ def new_cache(model: Any) -> Any:
 
 
 @contextlib.contextmanager
-def transformers_patches() -> Iterator[None]:
-    """The reversible patches with which transformers' own exporters make its models traceable."""
+def transformers_patches(used: list[str] | None = None) -> Iterator[None]:
+    """The reversible patches with which transformers' own exporters make its models traceable, and `DenseRows`.
+
+    What the latter had to replace is added to `used`: the graph is then to be compared with the model.
+    """
     import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
     from transformers.exporters.utils import apply_patches
 
-    with apply_patches("dynamo"):
+    with apply_patches("dynamo"), dense_rows([] if used is None else used):
         yield
 
 

@@ -12,7 +12,7 @@ from graphprune.ir import Graph
 from graphprune.kinds import Kinds
 from graphprune.states import is_present, is_state
 
-_PICKING = {"embedding", "index", "gather", "index_select", "scatter", "one_hot"}
+_PICKING = {"embedding", "index", "gather", "index_select", "scatter", "index_add", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points
 _TYPE_ONLY = {"sym_size", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like"}
 _JOINING = {"cat", "concat"}  # which carry the axis on, see graphprune/rules/shape.py
@@ -85,7 +85,9 @@ def picks(user: fx.Node, index: fx.Node) -> bool:
     """Say whether a call uses an integer tensor to point at entries, and for nothing else."""
     if not isinstance(user.target, torch._ops.OpOverload) or user.target._opname not in _PICKING:
         return False
-    return index not in (user.args[0], bind(user).get("src")) or user.target._opname in _POINTED
+    return (
+        index not in (user.args[0], bind(user).get("src"), bind(user).get("source")) or user.target._opname in _POINTED
+    )
 
 
 def lock_all(

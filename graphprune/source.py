@@ -21,6 +21,7 @@ from graphprune.errors import CaptureError, SourceError, UsageError
 from graphprune.even_chunks import EvenChunks
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
+from graphprune.parity import agree
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
 from graphprune.tracing import Contract
 
@@ -99,36 +100,51 @@ def capture_pretrained(model: Any) -> Graph:
 
     A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
     """
+    used: list[str] = []
     with traceable_experts(model), quiet_transformers():
         kind = kind_of(model)
-        kind, graph = capture_decoder(model) if kind == "decoder" else (kind, capture_as(model, kind))
+        kind, graph = capture_decoder(model, used) if kind == "decoder" else (kind, capture_as(model, kind, used))
     generation = getattr(model, "generation_config", None)
     source = Source(kind, "", type(model).__name__, model.config, generation)
-    return replace(graph, source=source)
+    graph = replace(graph, source=source)
+    if used:
+        require_same(model, graph, used)
+    return graph
 
 
-def capture_decoder(model: Any) -> tuple[str, Graph]:
+def require_same(model: Any, graph: Graph, used: list[str]) -> None:
+    """Raise CaptureError where a graph does not compute what its model does, if that has weights to compare with."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return
+    training, same = model.training, agree(model.eval(), graph)
+    model.train(training)
+    if not same:
+        names = ", ".join(dict.fromkeys(used))
+        raise CaptureError(f"cannot capture the model: it picks rows by value ({names}), and not row by row after that")
+
+
+def capture_decoder(model: Any, used: list[str]) -> tuple[str, Graph]:
     """The kind of graph that the model can be captured as, and the graph. Raises CaptureError where there is none."""
     try:
-        return "decoder", capture_as(model, "decoder")
+        return "decoder", capture_as(model, "decoder", used)
     except CaptureError as error:
         try:
-            graph = capture_as(model, "encoder")
+            graph = capture_as(model, "encoder", used)
         except CaptureError:
             raise error from None
         note = f"captured without a cache, so that each new token is computed from the whole text: {error}"
         return "encoder", graph.remember("notes", [*graph.memo.get("notes", ()), note])
 
 
-def capture_as(model: Any, kind: str) -> Graph:
+def capture_as(model: Any, kind: str, used: list[str]) -> Graph:
     wrapper, contract = CONTRACTS[kind](model)
-    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))
+    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model, used))
 
 
 @contextlib.contextmanager
-def tracing_patches(model: Any) -> Iterator[None]:
-    """Everything that is changed in transformers, and put back, while a model is traced."""
-    with transformers_patches(), traceable_recurrences(model), EvenChunks():
+def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
+    """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
+    with transformers_patches(used), traceable_recurrences(model), EvenChunks():
         yield
 
 

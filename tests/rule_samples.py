@@ -273,6 +273,8 @@ def indexing() -> Iterator[Sample]:
     yield s("scatter.src", f(3, 5), 1, i([0, 4], [1, 2], [3, 3]), f(3, 2))
     yield s("scatter.value", f(3, 5), 1, i([0, 4], [1, 2], [3, 3]), 2.0)
     yield s("scatter.value", f(3, 5), 1, i([0, 4], [1, 2]), 2.0)
+    yield s("index_add", f(4, 3), 0, i(3, 1), f(2, 3))
+    yield s("index_add", f(4, 3), 1, i(2, 0), f(4, 2))
     yield s("one_hot", i([0, 2], [1, 1]), 3)
     yield s("arange", 5)
     yield s("arange.start", 1, 4)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capturing import capture_graph, capture_repeated
-from graphprune.decoder import decoder_contract, encoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.encoder import encoder_contract
 from graphprune.ir import Graph
 from graphprune.recording import record
 from graphprune.relation import NotRepeatedError

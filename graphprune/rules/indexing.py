@@ -116,6 +116,20 @@ def scatter(call: Call) -> Axes:
     return axes
 
 
+def index_add(call: Call) -> Axes:
+    """Rows are added where the index points; along the other dimensions what is added runs with the rest."""
+    axes, added = call.axes(call["self"]), call.axes(call["source"])
+    dim = call["dim"] % len(axes)
+    for d, (a, b) in enumerate(zip(axes, added, strict=True)):
+        if d != dim:
+            call.unify(a, b)
+    call.unify(call.axes(call["index"])[0], added[dim])
+    call.reduce(call["source"], [dim], 0.0, "added to where the index points")
+    if isinstance(call.algebra.size(axes[dim]), int):
+        call.point(call["index"], axes[dim])
+    return axes
+
+
 def one_hot(call: Call) -> Axes:
     """A new last dimension, as long as the axis that the values point into, or longer by a class for nothing."""
     axes, known = call.axes(call["self"]), call.index_of(call["self"])
@@ -156,6 +170,7 @@ RULES = {
     "aten.index_select": Rule(index_select),
     "aten.topk": Rule(topk, resize_topk),
     "aten.scatter": Rule(scatter),
+    "aten.index_add": Rule(index_add),
     "aten.one_hot": Rule(one_hot, resize_one_hot),
     "aten.arange": Rule(count),
     "aten.scalar_tensor": Rule(create),
