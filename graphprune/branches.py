@@ -1,6 +1,6 @@
 """Residual branches: additions in which one operand is computed from the other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx
@@ -29,7 +29,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
             continue
         for term in terms:
             if term is not skip and same_shape(term, node):
-                found += describe(graph, node, term, skip, {b.id for b in found})
+                found += describe(graph, node, term, skip, found)
     return tuple(found)
 
 
@@ -69,9 +69,14 @@ def same_shape(left: fx.Node, right: fx.Node) -> bool:
     return isinstance(one, TensorType) and isinstance(other, TensorType) and one.shape == other.shape
 
 
-def describe(graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: set[str]) -> list[Branch]:
-    """The branch that ends in `term`; none where it has no weight matrix of its own."""
-    inside = exclusive_nodes(graph, term)
+def describe(graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, found: Sequence[Branch]) -> list[Branch]:
+    """The branch that ends in `term`; none where it has no weight matrix of its own, or holds whole branches.
+
+    The only cross-attention of a decoder holds its encoder: without it there is no more to drop one by one.
+    """
+    inside, taken = exclusive_nodes(graph, term), {branch.id for branch in found}
+    if {branch.add for branch in found} & {node.name for node in inside}:
+        return []
     weights = [str(n.target) for n in inside if n.op == "get_attr" and len(n.meta["value"].shape) > 1]
     if not weights:
         return []
@@ -81,7 +86,6 @@ def describe(graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: se
     number = 2
     while id in taken:
         id, number = f"{id.removesuffix(f'#{number - 1}')}#{number}", number + 1
-    taken.add(id)
     return [Branch(id, add.name, term.name, skip.name, caches)]
 
 
