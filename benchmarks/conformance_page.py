@@ -25,7 +25,14 @@ ABOUT = {
     "image of 64 pixels a side (timm: of the model's own size), at their real widths.",
 }
 
-PEER = """TODO {version}"""
+PEER = """The same small models with the same weights, given to Torch-Pruning {version} by benchmarks/conformance_peer.py
+as its own example for language models does: `BasePruner` with `GroupMagnitudeImportance`, half of the width and
+half of the heads, the output layer ignored, `num_heads` said of every projection of queries, keys and values
+that is found by its name, the attributes of attention modules set anew afterwards, a text of five tokens to
+trace with, and a limit on processor time that the errors name. *Prunes*: parameters went. *Still runs*: the
+model computes finite values afterwards. *Equals the masked model*: a fresh model, pruned but for what a norm
+averages over, gives the output of the model with zeros in place of what was cut. It knows nothing of caches,
+checkpoints and ONNX, which our last column has."""
 
 
 def page(found: Mapping[str, Sequence[dict[str, Any]]], peer: Mapping[str, dict[str, Any]]) -> str:

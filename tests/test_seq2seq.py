@@ -87,7 +87,7 @@ def test_cut_equals_masked(name: str) -> None:
 
 @EVERY
 def test_every_branch_can_be_dropped(name: str) -> None:
-    """Two branches in a layer of the encoder, three in one of the decoder; the only one that reads the encoder stays."""
+    """Two branches in a layer of the encoder, three in one of the decoder; one that alone reads the encoder stays."""
     wide, found, masked = oracle.analyses(graph(name))
     layers = {"t5": 2 * 2 + 2 * 3, "bart": 2 * 2 + 1 * 2}
     assert len(found.groups.branches) == layers[name]
