@@ -25,7 +25,8 @@ ABOUT = {
     "image of 64 pixels a side (timm: of the model's own size), at their real widths.",
 }
 
-PEER = """The same small models with the same weights, given to Torch-Pruning {version} by benchmarks/conformance_peer.py
+PEER = """The same small models with the same weights, given to Torch-Pruning {version} by
+benchmarks/conformance_peer.py
 as its own example for language models does: `BasePruner` with `GroupMagnitudeImportance`, half of the width and
 half of the heads, the output layer ignored, `num_heads` said of every projection of queries, keys and values
 that is found by its name, the attributes of attention modules set anew afterwards, a text of five tokens to
