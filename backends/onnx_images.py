@@ -79,9 +79,9 @@ def convolution(op: Any, node: fx.Node, value: Any, weight: Any, bias: Any = Non
     """A convolution whose padding is a word: `valid` is none, `same` keeps the size at a stride of one."""
     names = ("stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, options, strict=False)), **named}
-    padding, rank = given.get("padding", 0), len(shape_of(node)) - 2
-    if not isinstance(padding, str):
+    if getattr(node.target, "_overloadname", "") != "padding":
         return NotImplemented
+    padding, rank = given.get("padding", "valid"), len(shape_of(node)) - 2
     kernel = shape_of(node, 1)[2:]
     stride, dilation = (spread(given.get(name, 1), rank) for name in ("stride", "dilation"))
     whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]

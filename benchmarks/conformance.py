@@ -4,10 +4,12 @@
     python benchmarks/conformance.py --suite all
 
 Suites: causal (the one that is run where none is named), masked, seq2seq, image, dual and plain. The last needs
-`pip install --no-deps torchvision timm`. Each architecture runs in a process of its own with limits on time and memory,
-as many at once as there are cores. What was found is appended to OUT/conformance.jsonl (causal) or
-OUT/conformance-SUITE.jsonl; a second run goes on with what is missing. --retry-failed runs again what failed. The page
-docs/architectures.md is written at the end, and by --page-only from what is there.
+`pip install --no-deps --target FOLDER torchvision==0.28.0 timm` and FOLDER in PYTHONPATH: where torch is the build for
+processors, torchvision in the environment itself would break transformers. Each architecture runs in a process of its
+own with limits on time and memory, as many at once as there are cores. What was found is appended to
+OUT/conformance.jsonl (causal) or OUT/conformance-SUITE.jsonl; a second run goes on with what is missing. --retry-
+failed runs again what failed. The page docs/architectures.md is written at the end, and by --page-only from what is
+there.
 """
 
 import argparse
@@ -48,9 +50,9 @@ def examine(name: str, class_name: str, limit: int) -> dict[str, Any]:
         return base | {"error": f"ended with {done.returncode}: {(lines or [''])[-1][:300]}"}
 
 
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
+def read_results(path: Path, key: str = "name") -> dict[str, dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {entry["name"]: entry for entry in map(json.loads, lines)}
+    return {entry[key]: entry for entry in map(json.loads, lines)}
 
 
 def run_suite(suite: str, arguments: argparse.Namespace) -> None:
@@ -90,7 +92,9 @@ def main() -> None:
     for suite in [] if arguments.page_only else TITLES if arguments.suite == "all" else [arguments.suite]:
         run_suite(suite, arguments)
     found = {suite: suite_results(suite, arguments.out) for suite in TITLES}
-    arguments.page.write_text(page(found, read_results(arguments.out / "conformance-peer.jsonl")), encoding="utf-8")
+    arguments.page.write_text(
+        page(found, read_results(arguments.out / "conformance-peer.jsonl", "key")), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

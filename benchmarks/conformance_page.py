@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import version
 from typing import Any
 
-from conformance_suites import TITLES
+from conformance_suites import TITLES, entries
 
 STAGES = ("model", "capture", "eager", "groups", "oracle", "rewrite", "reference", "checkpoint", "onnx")
 KINDS = ("mlp", "attention", "query", "head_dim", "residual", "experts", "vocabulary", "other")
@@ -25,13 +25,21 @@ ABOUT = {
     "image of 64 pixels a side (timm: of the model's own size), at their real widths.",
 }
 
-PEER = """TODO {version}"""
+PEER = """The same small models with the same weights, given to Torch-Pruning {version} by
+benchmarks/conformance_peer.py
+as its own example for language models does: `BasePruner` with `GroupMagnitudeImportance`, half of the width and
+half of the heads, the output layer ignored, `num_heads` said of every projection of queries, keys and values
+that is found by its name, the attributes of attention modules set anew afterwards, a text of five tokens to
+trace with, and a limit on processor time that the errors name. *Prunes*: parameters went. *Still runs*: the
+model computes finite values afterwards. *Equals the masked model*: a fresh model, pruned but for what a norm
+averages over, gives the output of the model with zeros in place of what was cut. It knows nothing of caches,
+checkpoints and ONNX, which our last column has."""
 
 
 def page(found: Mapping[str, Sequence[dict[str, Any]]], peer: Mapping[str, dict[str, Any]]) -> str:
     """The page: a summary of the suites, the same task by Torch-Pruning, and a section for each suite."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("graphprune", "torch", "transformers", "onnxruntime"))
-    sections = "\n".join(section(suite, entries) for suite, entries in found.items() if entries)
+    sections = "\n".join(section(suite, results) for suite, results in found.items() if results)
     return f"""# Architectures
 
 Every class of transformers' mappings, made small and random, through the whole compiler: captured, compared with the
@@ -50,13 +58,13 @@ checkpoint reloaded and the ONNX model run, both compared with the graph. No arc
 
 def summary_rows(found: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     rows = []
-    for suite, entries in found.items():
-        if not entries:
+    for suite, results in found.items():
+        if not results:
             rows.append(f"| [{TITLES[suite]}](#{anchor(suite)}) | not run | | | | |")
             continue
-        passed = sum(not entry["failed"] for entry in entries)
-        counts = [len(entries), sum(reached(e, "capture") for e in entries), sum(reached(e, "oracle") for e in entries)]
-        cells = [*map(str, counts), str(passed), share(passed, len(entries))]
+        passed = sum(not entry["failed"] for entry in results)
+        counts = [len(results), sum(reached(e, "capture") for e in results), sum(reached(e, "oracle") for e in results)]
+        cells = [*map(str, counts), str(passed), share(passed, len(results))]
         rows.append(f"| [{TITLES[suite]}](#{anchor(suite)}) | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -66,11 +74,11 @@ def anchor(suite: str) -> str:
 
 
 def section(suite: str, found: Sequence[dict[str, Any]]) -> str:
-    passed = [entry for entry in found if not entry["failed"]]
+    passed, whole = [entry for entry in found if not entry["failed"]], len(entries(suite)) or len(found)
     return f"""
 ## {TITLES[suite]}
 
-{ABOUT[suite]} {len(found)} classes were run.
+{ABOUT[suite]} {len(found)} of {whole} classes were run.
 
 | stage | passed | of |
 |---|---|---|
@@ -155,9 +163,9 @@ def peer_section(found: Mapping[str, Sequence[dict[str, Any]]], peer: Mapping[st
     if not peer:
         return ""
     rows = []
-    for suite, entries in found.items():
-        theirs = [peer[f"{suite}/{e['name']}"] for e in entries if f"{suite}/{e['name']}" in peer]
-        ours = {f"{suite}/{e['name']}": e for e in entries}
+    for suite, results in found.items():
+        theirs = [peer[f"{suite}/{e['name']}"] for e in results if f"{suite}/{e['name']}" in peer]
+        ours = {f"{suite}/{e['name']}": e for e in results}
         if theirs:
             cells = [sum(t[key] is True for t in theirs) for key in ("pruned", "runs", "half", "masked")]
             oracle = sum(reached(ours[t["key"]], "oracle") for t in theirs)

@@ -14,6 +14,7 @@ import copy
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -211,16 +212,18 @@ def zero(module: Any, dim: int, indices: list[int]) -> None:
 
 
 def in_process(suite: str, name: str, class_name: str, limit: int) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, "--one", suite, name, class_name]
+    command = [sys.executable, "-W", "ignore", __file__, "--limit", str(limit), "--one", suite, name, class_name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     base = {"key": f"{suite}/{name}", "version": version("torch-pruning"), "pruned": False, "runs": False}
     base |= {"half": None, "masked": None}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10 * limit, env=environment, check=False)
         return dict(json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
-        return base | {"error": f"not done after {limit} s"}
+        return base | {"error": f"not done after {10 * limit} s"}
     except (IndexError, ValueError):
+        if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return base | {"error": f"not done after {limit} s of processor time"}
         return base | {"error": f"ended with {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1][:200]}"}
 
 
@@ -231,11 +234,12 @@ def main() -> None:
     parser.add_argument("--suite", choices=list(TITLES), default="causal")
     parser.add_argument("--only", nargs="+", help="these alone, whatever is known of them")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--limit", type=int, default=120, help="seconds for one model")
+    parser.add_argument("--limit", type=int, default=60, help="seconds of processor time for one model")
     parser.add_argument("--one", nargs=3, metavar=("SUITE", "NAME", "CLASS"), help="print the result of one model")
     arguments = parser.parse_args()
     if arguments.one:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (arguments.limit, arguments.limit))
         torch.set_num_threads(1)
         print(json.dumps(examine(*arguments.one)), flush=True)
         return

@@ -42,6 +42,8 @@ MORE: dict[str, dict[str, Any]] = {
     "donut-swin": SWIN,
     "efficientnet": EFFICIENT,
     "align": {"vision_config": EFFICIENT, "projection_dim": 24},
+    "esm": {"vocab_size": 128, "mask_token_id": 3},
+    "xmod": {"default_language": "en_XX"},
     "focalnet": {
         "image_size": 64,
         "embed_dim": 16,

@@ -1,6 +1,6 @@
 """Residual branches: additions in which one operand is computed from the other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx
@@ -31,7 +31,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
             continue
         for term in terms:
             if term is not skip and same_shape(term, node):
-                found += describe(graph, node, term, skip, {b.id for b in found}, aside)
+                found += describe(graph, node, term, skip, found, aside)
     return tuple(found)
 
 
@@ -72,10 +72,15 @@ def same_shape(left: fx.Node, right: fx.Node) -> bool:
 
 
 def describe(
-    graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, taken: set[str], aside: frozenset[fx.Node]
+    graph: Graph, add: fx.Node, term: fx.Node, skip: fx.Node, found: Sequence[Branch], aside: frozenset[fx.Node]
 ) -> list[Branch]:
-    """The branch that ends in `term`; none where it has no weight matrix of its own."""
-    inside = exclusive_nodes(graph, term, aside=aside)
+    """The branch that ends in `term`; none where it has no weight matrix of its own, or holds whole branches.
+
+    The only cross-attention of a decoder holds its encoder: without it there is no more to drop one by one.
+    """
+    inside, taken = exclusive_nodes(graph, term, aside=aside), {branch.id for branch in found}
+    if {branch.add for branch in found} & {node.name for node in inside}:
+        return []
     weights = [str(n.target) for n in inside if n.op == "get_attr" and len(n.meta["value"].shape) > 1]
     if not weights:
         return []
@@ -85,7 +90,6 @@ def describe(
     number = 2
     while id in taken:
         id, number = f"{id.removesuffix(f'#{number - 1}')}#{number}", number + 1
-    taken.add(id)
     return [Branch(id, add.name, term.name, skip.name, caches)]
 
 

@@ -17,7 +17,7 @@ COMMANDS = {
     for name, command in typer.main.get_command(app).commands.items()
 }  # type: ignore[attr-defined]
 LAUNCHERS_OPTIONS = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python", "--use_fsdp"}
-OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", *LAUNCHERS_OPTIONS}
+OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", *LAUNCHERS_OPTIONS}
 
 
 def name_of(page: Path) -> str:

@@ -1,0 +1,97 @@
+"""The inputs of encoders: from the signature and the configuration, and images only where they are needed."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from graphprune import Plan, capture
+from graphprune.encoder import encoder_contract, image_shape
+from tests import oracle
+
+SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 44}
+
+
+class Nested(SimpleNamespace):
+    """A configuration within another."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (SimpleNamespace(image_size=32, num_channels=1), [1, 32, 32]),
+        (SimpleNamespace(image_size=(32, 48)), [3, 32, 48]),
+        (SimpleNamespace(image_size={"height": 16, "width": 8}, in_channels=(8, 16)), [3, 16, 8]),
+        (SimpleNamespace(backbone_config=Nested(image_size=64, num_channels=4)), [4, 64, 64]),
+        (SimpleNamespace(), [3, 224, 224]),
+    ],
+)
+def test_the_shape_of_images_comes_from_the_configuration(config: Any, shape: list[int]) -> None:
+    assert image_shape(config) == shape
+
+
+def test_boxes_and_segments_go_along_with_the_text() -> None:
+    model = transformers.LayoutLMForMaskedLM(transformers.LayoutLMConfig(**SMALL, max_2d_position_embeddings=32))
+    _, contract = encoder_contract(model.eval())
+    assert list(contract.inputs) == ["input_ids", "attention_mask", "token_type_ids", "bbox"]
+    assert contract.inputs["bbox"].shape[-1] == 4
+    assert contract.outputs == ("logits",)
+
+
+def test_a_model_that_remembers_what_it_ran_on_is_not_changed() -> None:
+    class Remembers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = transformers.ViTConfig(image_size=8)
+            self.scale, self.seen = torch.nn.Linear(8, 2), SimpleNamespace(calls=0)
+
+        def can_generate(self) -> bool:
+            return False
+
+        def forward(self, pixel_values: torch.Tensor, return_dict: bool = True) -> dict[str, torch.Tensor]:
+            self.seen.calls += 1
+            logits = self.scale(pixel_values.mean((1, 2)))
+            return {"logits": logits}
+
+    model = Remembers()
+    graph = capture(model.eval())
+    assert model.seen.calls == 0
+    assert graph.outputs == ("logits",)
+    assert graph.parameters()["scale.weight"] is model.scale.weight
+
+
+def swin() -> Any:
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4), window_size=4, num_labels=3
+    )
+    return transformers.SwinForImageClassification(config)
+
+
+def convnext() -> Any:
+    config = transformers.ConvNextConfig(
+        image_size=32, hidden_sizes=(8, 12), depths=(1, 1), num_stages=2, layer_scale_init_value=1.0, num_labels=3
+    )
+    return transformers.ConvNextForImageClassification(config)
+
+
+@pytest.mark.parametrize("make", [swin, convnext])
+def test_vision_models_cut_in_half_equal_the_masked_ones(make: Any) -> None:
+    """Windows that are taken apart, shifted and put together again; convolutions with layer norms between."""
+    torch.manual_seed(0)
+    model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    graph = capture(model)
+    image = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(image)[0], model(image).logits, rtol=1e-4, atol=1e-5)
+    wide, found, masked = oracle.analyses(graph)
+    keep = {g.id: tuple(range(g.units // 2)) for g in found.groups.prunable() if g.units > 1}
+    assert {found.groups.by_id()[id].kind for id in keep} >= {"mlp"}
+    oracle.check_cut(wide, found, masked, Plan(keep, statistics="exact"), 1e-9)
