@@ -60,7 +60,7 @@ def measure(layers: int) -> dict[str, Any]:
     keep = {g.id: tuple(sorted(rng.sample(range(g.units), g.units // 2))) for g in analysis.groups.prunable()}
     plan = Plan({id: units for id, units in keep.items() if units})
     _, cutting = timed(lambda: apply(graph, plan))
-    found = {"layers": layers, "nodes": len(graph.nodes), "groups_found": len(analysis.groups.groups)}
+    found: dict[str, Any] = {"layers": layers, "nodes": len(graph.nodes), "groups_found": len(analysis.groups.groups)}
     seconds = {"capture": capturing.cpu, "axes": inferring.cpu, "groups": analysing.cpu - inferring.cpu}
     found |= {**seconds, "cut": cutting.cpu, "wall": capturing.wall}
     return found | ({"whole": measure_whole(model)} if layers <= WHOLE else {})
