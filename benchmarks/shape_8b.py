@@ -206,7 +206,7 @@ def run_job(job: Job, out: Path) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{job.name}: {done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return result | {"date": str(date.today()), "load": round(os.getloadavg()[0], 1)}
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -250,12 +250,12 @@ def page(found: dict[str, Any]) -> str:
     shape, dry = found["shape"], found["dry run"]
     names = ("graphprune", "torch", "transformers") + (("torch-pruning",) if len(found) > 2 else ())
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    load, capturing, analysing = f"{os.getloadavg()[1]:.1f}", seconds(shape["capture"]), seconds(shape["analyze"])
+    capturing, analysing = seconds(shape["capture"]), seconds(shape["analyze"])
     cores = os.cpu_count()
     return f"""# Performance on the shape of a large model
 
-Measured on {date.today()} with {versions},
-Python {platform.python_version()}, {cores} cores that a training run and other work shared (load {load}),
+Measured on {shape["date"]} with {versions},
+Python {platform.python_version()}, {cores} cores that other work shared (load {shape["load"]}),
 with one torch thread, by
 
     python benchmarks/shape_8b.py
@@ -295,6 +295,8 @@ cache and three symbolic sizes, which Torch-Pruning's trace does not; after a cu
 
 The models have as many key heads as query heads, but for the last row. Torch-Pruning's trace takes less time than
 graphprune's capture, which does more.
+
+Measured on {", ".join(sorted({r["date"] for r in found.values() if "ours" in r and "date" in r}))}.
 
 {comparison(found)}
 {depth_section()}"""
