@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "analysis_speed.jsonl"
 PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "analysis-speed.svg"
 LAYERS = (2, 4, 8, 16, 32, 64, 128)
-WHOLE = 16  # layers up to which the whole trace is timed too
+WHOLE = 8  # layers up to which the whole trace is timed too
 STEPS = ("capture", "axes", "groups", "cut")
 COLOURS = {"capture": "#8a5a00", "axes": "#1f6feb", "groups": "#1a7f37", "cut": "#b3261e", "whole": "#777777"}
 START, END = "<!-- analysis speed: begin -->", "<!-- analysis speed: end -->"
@@ -60,7 +60,7 @@ def measure(layers: int) -> dict[str, Any]:
     keep = {g.id: tuple(sorted(rng.sample(range(g.units), g.units // 2))) for g in analysis.groups.prunable()}
     plan = Plan({id: units for id, units in keep.items() if units})
     _, cutting = timed(lambda: apply(graph, plan))
-    found = {"layers": layers, "nodes": len(graph.nodes), "groups_found": len(analysis.groups.groups)}
+    found: dict[str, Any] = {"layers": layers, "nodes": len(graph.nodes), "groups_found": len(analysis.groups.groups)}
     seconds = {"capture": capturing.cpu, "axes": inferring.cpu, "groups": analysing.cpu - inferring.cpu}
     found |= {**seconds, "cut": cutting.cpu, "wall": capturing.wall}
     return found | ({"whole": measure_whole(model)} if layers <= WHOLE else {})
@@ -166,17 +166,28 @@ def read_rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
 
 
+def measure_all(fresh: bool) -> None:
+    """Measure the depths that have no result yet, each written as soon as it is there."""
+    if fresh:
+        RESULTS.unlink(missing_ok=True)
+    known = {row["layers"] for row in read_rows()}
+    for layers in LAYERS:
+        if layers not in known:
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run(layers)) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, help="measure one depth in this process, print JSON")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--page-only", action="store_true", help="write page and plot from the results there are")
     options = parser.parse_args()
     if options.only:
         print(json.dumps(measure(options.only)), flush=True)
         return
     if not options.page_only:
-        rows = [run(layers) for layers in LAYERS]
-        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        measure_all(options.fresh)
     rows = read_rows()
     PLOT.write_text(plot(rows), encoding="utf-8")
     PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), section(rows)), encoding="utf-8")

@@ -49,6 +49,26 @@ NARROW = {
     "intermediate_size": 3584,
 }
 GROUPED = {**NARROW, "num_key_value_heads": 2, "num_hidden_layers": 1}
+CAPTURE = """## What capture costs
+
+The seconds above include what a process does once: importing transformers' model and torch.export.
+
+Tracing costs about half a second of processor time for each block of a Llama: torch.export runs the model's Python
+code on tensors without values, with sympy expressions for batch, sequence and past. So blocks that repeat are traced
+once:
+
+- the model is run on tensors without values and with plain sizes, and every call is recorded with its block;
+- blocks whose calls, classes, attributes and buffers are equal, but for names and the layer's number, form a class;
+- the model is traced with its first blocks alone, up to the last that is the first of its class (two of a Llama, six
+  of a Gemma 3 with one full layer in six), and the graph is continued by the others;
+- the result is the graph of the whole trace, node for node; the tests compare them for every family.
+
+Nothing has to be switched on. Where blocks share parameters, are called out of turn, or where something is computed
+between them, the whole model is traced, which takes longer and gives the same kind of graph
+([decision 0020](decisions/0020-equal-blocks-are-traced-once.md)). Every trace is also faster than it was: garbage
+collection pauses, torch's cache of results on fake tensors, which symbolic sizes nearly never hit, is off, and programs
+that make constants are no longer traced twice.
+"""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -186,7 +206,7 @@ def run_job(job: Job, out: Path) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{job.name}: {done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return result | {"date": str(date.today()), "load": round(os.getloadavg()[0], 1)}
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -230,12 +250,12 @@ def page(found: dict[str, Any]) -> str:
     shape, dry = found["shape"], found["dry run"]
     names = ("graphprune", "torch", "transformers") + (("torch-pruning",) if len(found) > 2 else ())
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    load, capturing, analysing = f"{os.getloadavg()[1]:.1f}", seconds(shape["capture"]), seconds(shape["analyze"])
+    capturing, analysing = seconds(shape["capture"]), seconds(shape["analyze"])
     cores = os.cpu_count()
     return f"""# Performance on the shape of a large model
 
-Measured on {date.today()} with {versions},
-Python {platform.python_version()}, {cores} cores that a training run and other work shared (load {load}),
+Measured on {shape["date"]} with {versions},
+Python {platform.python_version()}, {cores} cores that other work shared (load {shape["load"]}),
 with one torch thread, by
 
     python benchmarks/shape_8b.py
@@ -250,12 +270,13 @@ Hidden width 4096, 32 layers, 32 query and 8 key heads, intermediate width 14336
 
 | step | measured | goal |
 |---|---|---|
-| capture | {capturing} s | 150 s |
+| capture | {capturing} s | 10 s |
 | peak memory of the process | {shape["peak_gb"]:.2f} GB, of it {shape["imports_gb"]:.2f} for imports | 2 GB |
 | axis inference and groups, best of 3 | {analysing} s | 1 s |
 
 The graph has {shape["nodes"]:,} nodes and {shape["groups"]} groups.
 
+{CAPTURE}
 ## The dry run
 
 `graphprune compile FOLDER --dry-run --target-params 1B` on a folder that holds nothing but config.json:
@@ -275,8 +296,18 @@ cache and three symbolic sizes, which Torch-Pruning's trace does not; after a cu
 The models have as many key heads as query heads, but for the last row. Torch-Pruning's trace takes less time than
 graphprune's capture, which does more.
 
+Measured on {", ".join(sorted({r["date"] for r in found.values() if "ours" in r and "date" in r}))}.
+
 {comparison(found)}
-"""
+{depth_section()}"""
+
+
+def depth_section() -> str:
+    """What benchmarks/analysis_speed.py measured, where it did."""
+    import analysis_speed
+
+    rows = analysis_speed.read_rows()
+    return f"\n{analysis_speed.section(rows)}\n" if rows else ""
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from graphprune.recording import Stack, record
 from graphprune.relation import NotRepeatedError, Relative, layer_of, relate
 from graphprune.repetition import Repetition, find_repetitions, find_stacks, label, require_same, shared_stacks
 from graphprune.replication import replicate
-from graphprune.tracing import Contract, capture_module, evaluating, named_tensors, tensor_names
+from graphprune.tracing import Contract, capture_module, evaluating, named_tensors, tensor_names, uncollected
 
 Patches = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -37,7 +37,7 @@ def capture_graph(
     module: nn.Module, contract: Contract, prefix: str = "", patches: Patches = contextlib.nullcontext
 ) -> Graph:
     """The graph that `capture_module` gives, with equal blocks traced once. Raises CaptureError."""
-    with contextlib.suppress(NotRepeatedError):
+    with contextlib.suppress(NotRepeatedError), uncollected():
         return capture_repeated(module, contract, prefix, patches)
     return capture_module(module, contract, prefix, patches)
 

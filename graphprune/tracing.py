@@ -1,6 +1,7 @@
 """Capture: any `nn.Module` with example inputs becomes one functional, flat `Graph` with named symbolic sizes."""
 
 import contextlib
+import gc
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import sympy
 import torch
+import torch._dynamo.config
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
@@ -56,7 +58,7 @@ def capture_module(
     Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
     """
     try:
-        with evaluating(module), torch.no_grad(), patches(), quiet_torch():
+        with evaluating(module), torch.no_grad(), patches(), quiet_torch(), uncollected(), uncached():
             program, bounds = export_within_bounds(module, contract)
             if not is_simple(program):
                 program = program.run_decompositions({})
@@ -76,6 +78,23 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Trace without garbage collection, which would walk all that was traced so far again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def uncached() -> contextlib.AbstractContextManager[Any]:
+    """Export without torch's cache of fake results: with symbolic sizes nearly all are new, and are computed twice."""
+    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)  # type: ignore[no-any-return]
 
 
 def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:

@@ -92,4 +92,4 @@ def concrete(shape: tuple[Any, ...], setting: Mapping[str, int]) -> tuple[int, .
 
 
 def evaluate(size: sympy.Expr, setting: Mapping[str, int]) -> int:
-    return int(size.subs({symbol: setting[str(symbol)] for symbol in size.free_symbols}))
+    return int(size.xreplace({symbol: sympy.Integer(setting[str(symbol)]) for symbol in size.free_symbols}))

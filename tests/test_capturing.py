@@ -26,7 +26,8 @@ def deep(name: str) -> Any:
     """A family's model with one block more than what is traced of it; layers of two types come in turn."""
     config = copy.deepcopy(families.model(name).config)
     count = 4 if name.startswith("gemma") else 3
-    for part in (config, getattr(config, "text_config", None), getattr(config, "vision_config", None)):
+    parts: list[Any] = [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]
+    for part in parts:
         if getattr(part, "num_hidden_layers", None):
             part.num_hidden_layers = count
             types = getattr(part, "layer_types", None)
@@ -78,6 +79,8 @@ def test_the_graph_computes_what_the_model_does() -> None:
 class Block(nn.Module):
     """A residual block that knows its index, makes a constant, and may be told what to add."""
 
+    shift: Tensor
+
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index, self.linear, self.norm = index, nn.Linear(4, 4), nn.LayerNorm(4)
@@ -90,6 +93,9 @@ class Block(nn.Module):
 
 class Blocks(nn.Module):
     """Five blocks in a row; subclasses do something else on the way."""
+
+    head: Any
+    layers: Any
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +112,7 @@ class FromTheFirst(Blocks):
 
     def forward(self, x: Tensor) -> Tensor:
         first = x = self.layers[0](x)
-        for layer in self.layers[1:]:  # type: ignore[index]
+        for layer in self.layers[1:]:
             x = layer(x, first)
         return self.head(x + first)  # type: ignore[no-any-return]
 
@@ -159,7 +165,7 @@ class Backwards(Blocks):
     """The last block comes first."""
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in reversed(self.layers):  # type: ignore[call-overload]
+        for layer in reversed(self.layers):
             x = layer(x)
         return self.head(x)  # type: ignore[no-any-return]
 
@@ -176,7 +182,7 @@ class Tied(Blocks):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers[3].linear.weight = self.layers[1].linear.weight  # type: ignore[union-attr]
+        self.layers[3].linear.weight = self.layers[1].linear.weight
 
 
 class Unequal(Blocks):
@@ -185,14 +191,14 @@ class Unequal(Blocks):
     def __init__(self) -> None:
         super().__init__()
         for index, layer in enumerate(self.layers):
-            layer.shift.fill_(float(index))  # type: ignore[operator,union-attr]
+            layer.shift.fill_(float(index))
 
 
 class ReadByOthers(Blocks):
     """The weight of one block is also read outside of it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.layers[3].linear.bias  # type: ignore[operator,union-attr]
+        return super().forward(x) + self.layers[3].linear.bias  # type: ignore[no-any-return]
 
 
 class Middle(Blocks):
