@@ -1,9 +1,11 @@
 """Indexing: an integer tensor carries the axis that its values point into."""
 
+from typing import Any
+
 import torch
 from torch import fx
 
-from graphprune.inference import Axes, Call, NodeAxes, Rule
+from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
 from graphprune.ir import Size, tensor_type
 from graphprune.rules.attention import lock_static
 from graphprune.rules.shape import resize_sizes
@@ -14,6 +16,14 @@ def embedding(call: Call) -> Axes:
     rows, columns = call.axes(call["weight"])
     call.point(call["indices"], rows)
     return (*call.axes(call["indices"]), columns)
+
+
+def resize_embedding(call: Call, resizer: Resizer) -> dict[str, Any]:
+    """The row of the padding token has another number, or is no more."""
+    padding = call["padding_idx"]
+    if padding < 0:
+        return {}
+    return {"padding_idx": resizer.place(call.axes(call["weight"])[0], padding)}
 
 
 def index(call: Call) -> Axes:
@@ -98,7 +108,7 @@ def count(call: Call) -> Axes:
 
 
 RULES = {
-    "aten.embedding": Rule(embedding),
+    "aten.embedding": Rule(embedding, resize_embedding),
     "aten.index": Rule(index),
     "aten.gather": Rule(gather),
     "aten.index_select": Rule(index_select),
