@@ -49,6 +49,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def graph(source: Path) -> Graph:
+    return capture(str(source), dtype=torch.float32)
+
+
 def options(source: Path, out: Path, **changes: Any) -> CompileOptions:
     """A request for 270 tokens of 300."""
     data = str(source / "text.txt")
@@ -148,13 +153,13 @@ def test_a_saved_plan_makes_the_same_model_and_tokenizer(
         assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes(), name
 
 
-def test_beside_others_the_unused_tokens_go_and_the_target_is_met(source: Path, tmp_path: Path) -> None:
+def test_beside_others_the_unused_tokens_go_and_the_target_is_met(source: Path, graph: Graph, tmp_path: Path) -> None:
     kinds, data = ("vocabulary", "mlp"), tmp_path / "text.txt"
     data.write_text("the cat sat on a mat and the cat ran " * 60)
     changes = {"target_params": "80%", "prune": kinds, "statistics": "exact", "backends": ("huggingface",)}
     result = compile_model(options(source, tmp_path / "out", vocabulary=None, data=str(data), **changes))
     sizes = {measure.name: measure for measure in result.measures}
-    used = rank_tokens(capture(str(source)), f"{data}#train").used
+    used = rank_tokens(graph, f"{data}#train").used
     assert 258 < used < 290
     assert sizes["vocabulary"].after == used
     assert {width.kind for width in result.widths if width.after < width.before} == set(kinds)
@@ -217,30 +222,28 @@ def test_a_number_of_tokens_is_no_size_for_anything_else(source: Path, tmp_path:
 
 
 def write_copy(source: Path, folder: Path, changed: Mapping[str, Any]) -> Path:
-    """The source with another tokenizer.json, or none."""
+    """The source with another tokenizer.json."""
     for path in source.iterdir():
         if path.name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"):
             (folder / path.name).symlink_to(path)
-    if changed:
-        (folder / "tokenizer.json").write_text(json.dumps(changed))
+    (folder / "tokenizer.json").write_text(json.dumps(changed))
     return folder
 
 
-def test_a_token_without_a_row_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_token_without_a_row_is_refused(source: Path, graph: Graph, tmp_path: Path) -> None:
     data = read(source / "tokenizer.json")
     data["added_tokens"].append({**data["added_tokens"][0], "id": 300, "content": "<far>"})
-    graph = capture(str(write_copy(source, tmp_path, data)))
+    other = replace(graph, source=replace(graph.source, folder=write_copy(source, tmp_path, data)))
     with pytest.raises(UsageError, match="has '<far>' with the id 300, and the model has 300 rows"):
-        rank_tokens(graph, str(source / "text.txt"))
+        rank_tokens(other, str(source / "text.txt"))
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow:
         is_fast = False
 
-    graph = capture(str(source))
     monkeypatch.setattr("graphprune.remapping.load_tokenizer", lambda folder: Slow())
     with pytest.raises(
         UsageError, match=r"\(Slow\) has no tokenizer.json, so its ids cannot change; save it with a fast"
@@ -248,8 +251,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(
         rank_tokens(graph, str(source / "text.txt"))
 
 
-def test_a_plan_that_leaves_texts_unreadable_is_refused(source: Path, tmp_path: Path) -> None:
-    graph = capture(str(source))
+def test_a_plan_that_leaves_texts_unreadable_is_refused(source: Path, graph: Graph, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="without which some text cannot be read"):
         cut_vocabulary(graph, range(100, 300), tmp_path)
     merged = next(id for text, id in read(source / "tokenizer.json")["model"]["vocab"].items() if text == "Ġthe")
@@ -259,8 +261,7 @@ def test_a_plan_that_leaves_texts_unreadable_is_refused(source: Path, tmp_path: 
         cut_vocabulary(graph, [id for id in range(300) if id != part], tmp_path)
 
 
-def test_a_graph_alone_has_no_tokenizer_to_change(source: Path) -> None:
-    graph = capture(str(source))
+def test_a_graph_alone_has_no_tokenizer_to_change(source: Path, graph: Graph) -> None:
     with pytest.raises(UsageError, match="use compile"):
         run_recipe(graph, wanted(), "90%")
     bare = replace(graph, source=replace(graph.source, folder=None))
@@ -278,8 +279,7 @@ def half(graph: Graph) -> Plan:
     return Plan({vocabulary_group(analyze(graph)).id: tuple(range(0, 300, 2))})
 
 
-def test_rows_and_columns_of_untied_heads_are_one_group_and_padding_moves(source: Path) -> None:
-    graph = capture(str(source), dtype=torch.float32)
+def test_rows_and_columns_of_untied_heads_are_one_group_and_padding_moves(graph: Graph) -> None:
     group = vocabulary_group(analyze(graph))
     assert {slot.name for slot in group.slots} == {"model.embed_tokens.weight", "lm_head.weight"}
     paddings = [
@@ -291,8 +291,7 @@ def test_rows_and_columns_of_untied_heads_are_one_group_and_padding_moves(source
     assert [node.args[2] for node in gone.nodes if "embedding" in str(node.target)] == [-1]
 
 
-def test_the_comparison_with_the_masked_source_sees_tokens_that_are_mixed_up(source: Path) -> None:
-    graph = capture(str(source), dtype=torch.float32)
+def test_the_comparison_with_the_masked_source_sees_tokens_that_are_mixed_up(graph: Graph) -> None:
     plan = half(graph)
     made = apply(graph, replace(plan, statistics="exact"))
     exact = replace(plan, statistics="exact")
