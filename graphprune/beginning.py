@@ -24,6 +24,7 @@ from graphprune.vocabulary import (
     choose_count,
     cut_vocabulary,
     fitting_count,
+    parse_size,
     rank_tokens,
     require_same_texts,
     vocabulary_group,
@@ -80,6 +81,8 @@ def begin(options: CompileOptions, aim: Aim, source: Graph, progress: Progress) 
 
 def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, progress: Progress) -> Beginning:
     group = vocabulary_group(analyze(source))
+    if options.vocabulary is not None:
+        parse_size(options.vocabulary, group.units)  # a mistake is told before the text is read
     ranking = rank_tokens(source, training_part(options.data, options.held_out), progress)
     count = choose_count(ranking, group, options.vocabulary, *room(options, aim, source))
     if count == group.units:

@@ -77,8 +77,9 @@ class CompileOptions:
             raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
         if len(self.targets) > 1 or not (self.targets or self.only_vocabulary):
             several = f", not {' and '.join(option for option, _ in self.targets)}" if self.targets else ""
-            alone = "; --vocabulary alone cuts nothing but tokens" if self.vocabulary and not several else ""
-            raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several}{alone}")
+            tokens = "; or --vocabulary N for so many tokens" if "vocabulary" in (self.prune or ()) else ""
+            alone = "; --vocabulary alone cuts nothing but tokens" if self.vocabulary else tokens
+            raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several or alone}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, int) and value < least:
