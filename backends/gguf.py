@@ -71,8 +71,8 @@ def write_file(path: Path, graph: Graph, shape: Shape, options: Gguf) -> None:
     add_sizes(writer, shape, gguf)
     writer.add_name(graph.source.name or "model")
     writer.add_file_type(file_type(gguf, options.precision))
-    if graph.source.folder is not None:
-        add_tokenizer(writer, graph.source.folder, shape.vocabulary, gguf, options.pre)
+    if graph.source.files is not None:
+        add_tokenizer(writer, graph.source.files, shape.vocabulary, gguf, options.pre)
     for name, tensor in shape.tensors.items():
         values, type_ = pack(gguf, to_numpy(tensor), options.precision if tensor.ndim > 1 else "f32")
         writer.add_tensor(name, values, raw_dtype=type_)

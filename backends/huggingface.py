@@ -63,7 +63,7 @@ class HuggingFace:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             written = self.write(graph, folder)
-            return sorted({*written, *copy_companions(graph.source.folder, folder)})
+            return sorted({*written, *copy_companions(graph.source.files, folder)})
         except OSError as error:  # a copy that fails names its source first
             raise ExportError(f"cannot write {error.filename2 or folder}: {error.strerror or error}") from error
         except SafetensorError as error:
@@ -190,7 +190,7 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
     for source in (code, code.with_name("program_graphprune.py")):
         paths.append(Path(shutil.copyfile(source, folder / source.name)))
     generation = graph.source.generation_config
-    has_own = graph.source.folder is not None and (graph.source.folder / "generation_config.json").is_file()
+    has_own = graph.source.files is not None and (graph.source.files / "generation_config.json").is_file()
     if generation is not None and graph.source.kind == "decoder" and not has_own:
         write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
         paths.append(folder / "generation_config.json")

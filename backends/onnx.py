@@ -106,7 +106,7 @@ def write_model(model: "onnx_ir.Model", folder: Path) -> list[Path]:
 
 def write_companions(graph: Graph, target: Path, shared: bool = False) -> list[Path]:
     """What runtimes read beside the model; `shared` says that the cache may be one buffer of full length."""
-    return [*write_genai_config(graph, target, shared), *copy_companions(graph.source.folder, target)]
+    return [*write_genai_config(graph, target, shared), *copy_companions(graph.source.files, target)]
 
 
 def copy_companions(source: Path | None, target: Path) -> list[Path]:

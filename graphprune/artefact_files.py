@@ -33,7 +33,7 @@ class Artefacts:
 
     def sample(self, text: Text | None, graph: Graph) -> str:
         """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
-        if not self.onnx or text is None or graph.source.folder is None or len(text.held_out) < 16:
+        if not self.onnx or text is None or graph.source.files is None or len(text.held_out) < 16:
             return ""
         made = runtime().load(self.folder, "cpu").generate([prompt_of(text)], max_new_tokens=_SAMPLE_TOKENS)[0]
         return read_tokens(text, graph, made)
@@ -53,8 +53,8 @@ def prompt_of(text: Text) -> list[int]:
 
 def read_tokens(text: Text, graph: Graph, made: Sequence[int]) -> str:
     """The prompt and what came after it, as text."""
-    assert graph.source.folder is not None
-    return str(load_tokenizer(graph.source.folder).decode(prompt_of(text) + list(made), skip_special_tokens=True))
+    assert graph.source.files is not None
+    return str(load_tokenizer(graph.source.files).decode(prompt_of(text) + list(made), skip_special_tokens=True))
 
 
 def load_backends(specs: Sequence[str]) -> list[Any]:

@@ -12,9 +12,17 @@ from typing import Any
 import torch
 
 from graphprune import parity
-from graphprune.aim import Aim, find_aim
+from graphprune.aim import find_aim
 from graphprune.analysis import analyze
 from graphprune.artefact_files import export_all, load_backends
+from graphprune.beginning import (
+    Beginning,
+    begin,
+    cuts_vocabulary,
+    planned_vocabulary,
+    vocabulary_measures,
+    vocabulary_notes,
+)
 from graphprune.card import model_card
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
@@ -70,11 +78,15 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
         with run_folder(options, recipe, source, progress) as kept:
             aim = find_aim(options, recipe, source, backends, kept, progress)
             meet_followers(recipe)
-            graph, text = run_method(options, aim, source, kept, progress)
-            leave()
-            metrics = metrics_files(kept) if kept else ()
-            work = Work(options, aim.recipe, source, analyze(source), graph, text, metrics, aim.target, aim.measured)
-            result = finish(work, backends, folder, progress)
+            with begin(options, aim, source, progress) as start:
+                graph, text = run_method(options, recipe, start, kept, progress)
+                leave()
+                metrics = metrics_files(kept) if kept else ()
+                work = Work(
+                    options, aim.recipe, source, analyze(source), graph, text, metrics, aim.target, aim.measured
+                )
+                work = replace(work, vocabulary=start.vocabulary)
+                result = finish(work, backends, folder, progress)
     if recipe.recover is not None:
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
@@ -93,17 +105,18 @@ def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Any]) -> 
         source = capture_for_work(options.model, options.trust_remote_code)
         meet_followers(recipe)
         folder = work_folder(options.out)
-        run_method(options, find_aim(options, recipe, source, backends, folder), source, folder, no_progress)
-        leave()
+        with begin(options, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:
+            run_method(options, recipe, start, folder, no_progress)
+            leave()
     return Result(None)
 
 
 def run_method(
-    options: CompileOptions, aim: Aim, source: Graph, folder: Path | None, progress: Progress
+    options: CompileOptions, recipe: Recipe, start: Beginning, folder: Path | None, progress: Progress
 ) -> tuple[Graph, Text | None]:
     """Run the passes that the recipe stands for; also return the text that they saw."""
-    recipe = aim.recipe
-    passes = expand(recipe, aim.target.source, aim.target.most, aim.target.spec)
+    aim, source = start.aim, start.graph
+    passes = expand(aim.recipe, aim.target.source, aim.target.most, aim.target.spec)
     check_target(source, passes)
     text = read_text(options, recipe, source, progress)
     context = Context(
@@ -116,7 +129,7 @@ def run_method(
         folder=folder,
         progress=progress,
     )
-    graph = run_passes(source, passes, context)
+    graph = start.rooted(run_passes(source, passes, context))
     return (as_stored(graph) if recipe.changes_weights else graph), text
 
 
@@ -151,6 +164,7 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
         "model": {"name": options.model, "files": dict(source.source.file_hashes)},
         "target": " ".join(options.target),
         "round_to": options.round_to,
+        "vocabulary": options.vocabulary,
         "seed": options.seed,
         "data": fingerprint(options.data),
         "held_out": fingerprint(options.held_out) if options.held_out else None,
@@ -166,12 +180,14 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
         verify(source)
-        graph = apply(source, plan)
-        target = str(graph.parameter_count())
-        same = CompileOptions(options.model, target, options.out, backends=options.backends)
-        step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
-        graph = replace(graph.record(step), lineage=Lineage(plan))
-        result = finish(Work(same, None, source, analyze(source), graph, None), backends, folder, progress)
+        with planned_vocabulary(source, plan) as (start, cut):
+            graph = replace(apply(source, plan), source=start.source)
+            target = str(graph.parameter_count())
+            same = CompileOptions(options.model, target, options.out, backends=options.backends)
+            step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
+            graph = replace(graph.record(step), lineage=Lineage(plan))
+            work = Work(same, None, source, analyze(source), graph, None, vocabulary=cut)
+            result = finish(work, backends, folder, progress)
     return replace(result, out=options.out)
 
 
@@ -191,14 +207,15 @@ def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: 
             )
         return None
     progress("reading text", 0, 0)
+    apart = recipe.recover is not None or cuts_vocabulary(options, recipe)
     try:
         return prepare_text(
             source,
-            training_part(options.data, options.held_out) if recipe.recover is not None else options.data,
+            training_part(options.data, options.held_out) if apart else options.data,
             recipe.calibration.samples,
             recipe.calibration.length,
             options.seed,
-            held_out_part(options.data, options.held_out) if recipe.recover is not None else options.held_out,
+            held_out_part(options.data, options.held_out) if apart else options.held_out,
         )
     except DataError:
         if needed or options.data != CompileOptions.data:
@@ -214,7 +231,12 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     progress("comparing with the masked model", 0, 0)
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.options.seed) if small else ()
     progress("measuring", 0, 0)
-    scores = (held_out_perplexity(work.source, text), held_out_perplexity(graph, text)) if text else (None, None)
+    before = source_text(work)
+    scores = (
+        (held_out_perplexity(work.source, before), held_out_perplexity(graph, text))
+        if before and text
+        else (None, None)
+    )
     files = export_all(backends, work.source, graph, folder, progress)
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = folder / "graphprune"
@@ -227,11 +249,14 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]
     parity.require(checks)
-    measures = (*cost_measures(work.groups, analyze(graph)), *files.measures, *perplexity_measures(*scores), *variants)
+    costs = (*vocabulary_measures(work.vocabulary, before, text), *cost_measures(work.groups, analyze(graph)))
+    same = work.vocabulary is None
+    measures = (*costs, *files.measures, *perplexity_measures(*scores, same), *variants)
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
-    samples = files.samples(text, work.source, sample)
-    notes = (*notes_of(work), *(check_file(work.target, folder) if work.target else ()))
+    samples = files.samples(before, work.source, sample)
+    notes = (*vocabulary_notes(work.vocabulary, work.options), *notes_of(work))
+    notes = (*notes, *(check_file(work.target, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
     card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
@@ -240,6 +265,13 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     (own / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (own / "report.html").write_text(report_page(report, read_metrics(work.metrics)), encoding="utf-8")
     return replace(result, report=report)
+
+
+def source_text(work: Work) -> Text | None:
+    """The text in the source's tokens: they are others where tokens were cut."""
+    if work.vocabulary is None or work.recipe is None or work.text is None:
+        return work.text
+    return read_text(work.options, work.recipe, work.source, no_progress)
 
 
 def shape_made(work: Work) -> Graph:

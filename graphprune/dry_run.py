@@ -7,7 +7,9 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from graphprune.aim import Aim
 from graphprune.analysis import analyze
+from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.groups import Group, Groups
 from graphprune.ir import Graph
@@ -15,7 +17,7 @@ from graphprune.loss import Batch, Loss
 from graphprune.measure import cost_measures
 from graphprune.options import AUTO, CompileOptions, Measure, Progress, Result
 from graphprune.plugins import Importance
-from graphprune.pruning import Request, prune
+from graphprune.pruning import Pruned, Request, prune
 from graphprune.recipes import Recipe
 from graphprune.report import list_widths
 from graphprune.source import capture
@@ -40,8 +42,13 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], pr
     groups = analyze(graph)
     allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
     target = resolve_target(options, graph, backends)
-    request = evenly(last_request(expand(recipe, target.source, target.most, target.spec), graph), allowed)
-    pruned = prune(graph, request, (), progress)
+    aim, start = Aim(target, recipe), graph
+    if cuts_vocabulary(options, recipe):
+        start, aim = shorten_evenly(options, aim, graph)
+    pruned = Pruned(start, start.lineage.plan)
+    if aim.recipe.prune.kinds:
+        passes = expand(aim.recipe, aim.target.source, aim.target.most, aim.target.spec)
+        pruned = prune(start, evenly(last_request(passes, start), allowed), (), progress)
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")
     measures = (*cost_measures(groups, after), *weight_measure(groups, after, graph.source.dtype))

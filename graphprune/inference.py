@@ -15,9 +15,13 @@ NodeAxes = Axes | tuple[Axes, ...]
 
 
 class Resizer(Protocol):
-    """What a rule may ask when the axes have new sizes: the new size, as an integer or as a node that computes it."""
+    """What a rule may ask when the axes have new sizes: the new size, as an integer or as a node that computes it.
+
+    `place` is the new number of an index along an axis, -1 where it is no more.
+    """
 
     def size(self, axis: Axis) -> int: ...
+    def place(self, axis: Axis, index: int) -> int: ...
     def argument(self, axis: Axis, old: Any) -> Any: ...
     def was(self, axis: Axis) -> Size: ...
 
@@ -249,7 +253,20 @@ def infer(graph: Graph, rules: Mapping[str, Rule]) -> Inference:
             call = Call(node, state)
             rule = rules.get(operator_key(node))
             state.axes[node] = rule.infer(call) if rule else unknown(call)
+    join_vocabulary(graph, state)
     return Inference(state.algebra, state.axes, state.indexed, state.notes, state.reductions, state.choices)
+
+
+def join_vocabulary(graph: Graph, state: _State) -> None:
+    """A language model reads the tokens that it writes: rows of its table and columns of its logits are one axis."""
+    rows = state.indexed.get(graph.placeholders["input_ids"]) if "input_ids" in graph.inputs else None
+    if graph.source.kind != "decoder" or "logits" not in graph.outputs or rows is None:
+        return
+    columns = state.axes[graph.results["logits"]][-1]
+    assert isinstance(columns, int)
+    if state.algebra.size(rows) == state.algebra.size(columns):
+        state.algebra.at = "logits"
+        state.algebra.unify(rows, columns)
 
 
 def is_size(value: Any) -> bool:

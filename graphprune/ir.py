@@ -31,9 +31,9 @@ class Source:
     """Where a graph came from: what the backends need to write a complete checkpoint.
 
     `config` is the transformers configuration object, or None for a plain module. `folder` holds tokenizer, chat
-    template and licence files. `kind` is `decoder` (cache contract), `seq2seq`,
-    `encoder` or `module`. `dtype` is the type that
-    the source stores its weights in, which may be narrower than the graph's.
+    template and licence files. `companions` is another folder with these files, where they had to change since tokens
+    were cut. `kind` is `decoder` (cache contract), `seq2seq`, `encoder` or `module`. `dtype` is the type that the
+    source stores its weights in, which may be narrower than the graph's.
     """
 
     kind: str = "module"
@@ -45,6 +45,12 @@ class Source:
     revision: str | None = None
     file_hashes: Mapping[str, str] = field(default_factory=dict)
     dtype: torch.dtype | None = None
+    companions: Path | None = None
+
+    @property
+    def files(self) -> Path | None:
+        """The folder with the tokenizer and the other files that go with the model."""
+        return self.companions or self.folder
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ def of_graph(graph: Graph, tokenizer: Any = None) -> LanguageModel:
     """The model that a captured decoder is. Without a tokenizer, the one in the source's folder is loaded."""
     if graph.source.kind != "decoder":
         raise UsageError(f"{graph.source.name or 'the graph'} is no language model with a cache; it cannot be scored")
-    if tokenizer is None and graph.source.folder is None:
+    if tokenizer is None and graph.source.files is None:
         raise UsageError("the graph has no folder with a tokenizer; pass the tokenizer")
-    tokenizer = tokenizer or load_tokenizer(graph.source.folder)  # type: ignore[arg-type]
+    tokenizer = tokenizer or load_tokenizer(graph.source.files)  # type: ignore[arg-type]
     dtype = next(t.dtype for t in graph.parameters().values() if t.is_floating_point())
     context = context_length(graph) or _UNSTATED_CONTEXT
     return LanguageModel("graph", graph_runner(graph), tokenizer, context, vocabulary_size(graph), name_of(dtype))

@@ -39,10 +39,14 @@ def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:
     return tuple(Measure(name, float(a), float(b), "bytes" if "bytes" in name else "") for name, a, b in rows if a)
 
 
-def perplexity_measures(before: Perplexity | None, after: Perplexity | None) -> tuple[Measure, ...]:
+def perplexity_measures(
+    before: Perplexity | None, after: Perplexity | None, same_tokens: bool = True
+) -> tuple[Measure, ...]:
+    """Perplexity, which is of a token and left out where tokens differ, and bits per byte, which compare always."""
     if before is None or after is None:
         return ()
-    rows = [Measure("held-out perplexity", finite(before.perplexity), finite(after.perplexity))]
+    perplexities = Measure("held-out perplexity", finite(before.perplexity), finite(after.perplexity))
+    rows = [perplexities] if same_tokens else []
     if before.bits_per_byte is not None and after.bits_per_byte is not None:
         rows.append(Measure("held-out bits per byte", before.bits_per_byte, after.bits_per_byte))
     return tuple(rows)

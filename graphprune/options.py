@@ -32,10 +32,11 @@ class CompileOptions:
     token takes, in float32; `target_speed` is a speed-up of decoding, `2x`, by what was measured on this machine.
     `method` names a recipe or its file; None in any of the fields of a
     recipe (`prune` to `lr`) means the recipe's own value, and `settings` sets others as `key=value`. `prune` names what
-    may shrink, or is `("auto",)`. `importance`, `allocation`, `compensation` and `backends` are specs such as
-    `taylor{aggregate=vector}`. `floor` is the share that every group keeps at least. `data` is a text, jsonl or parquet
-    file, a datasets id, or `stdlib`; `held_out` is text of the same kinds that is only measured on, None for a part of
-    `data`. `restart` discards what an unfinished run of the same OUT has kept. Raises UsageError.
+    may shrink, or is `("auto",)`. `vocabulary` says how many tokens stay, `16000`, `16k` or `50%`: beside a target,
+    which the rest then meets, or in its place. `importance`, `allocation`, `compensation` and `backends` are specs such
+    as `taylor{aggregate=vector}`. `floor` is the share that every group keeps at least. `data` is a text, jsonl or
+    parquet file, a datasets id, or `stdlib`; `held_out` is text of the same kinds that is only measured on, None for a
+    part of `data`. `restart` discards what an unfinished run of the same OUT has kept. Raises UsageError.
     """
 
     model: str
@@ -63,6 +64,7 @@ class CompileOptions:
     target_size: str | None = None
     target_kv_bytes: str | None = None
     target_speed: str | None = None
+    vocabulary: str | None = None
     seed: int = 0
     backends: tuple[str, ...] = ("huggingface", "onnx")
     overwrite: bool = False
@@ -73,9 +75,11 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
             raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
-        if len(self.targets) != 1:
+        if len(self.targets) > 1 or not (self.targets or self.only_vocabulary):
             several = f", not {' and '.join(option for option, _ in self.targets)}" if self.targets else ""
-            raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several}")
+            tokens = "; or --vocabulary N for so many tokens" if "vocabulary" in (self.prune or ()) else ""
+            alone = "; --vocabulary alone cuts nothing but tokens" if self.vocabulary else tokens
+            raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several or alone}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, int) and value < least:
@@ -96,9 +100,14 @@ class CompileOptions:
         return tuple((option, value) for option, value in given if value is not None)
 
     @property
+    def only_vocabulary(self) -> bool:
+        """Whether a number of tokens is all that is asked for."""
+        return self.vocabulary is not None and not self.targets and self.prune in (None, ("vocabulary",))
+
+    @property
     def target(self) -> tuple[str, str]:
         """The option of the target, and its value."""
-        return self.targets[0]
+        return ("--vocabulary", str(self.vocabulary)) if self.only_vocabulary else self.targets[0]
 
 
 _TARGETS = ("--target-params", "--target-size", "--target-kv-bytes", "--target-speed")

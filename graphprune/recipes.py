@@ -229,17 +229,15 @@ def check_plugins(recipe: Recipe, label: Label) -> None:
     ]
     for key, kind, spec in specs:
         try:
-            if spec is not None:
-                parse_spec(kind, spec)
+            part = parse_spec(kind, spec) if spec is not None else None
+            if "vocabulary" in getattr(part, "kinds", ()):
+                raise UsageError("tokens are cut before anything else; name vocabulary in prune.kinds")
         except UsageError as error:
             raise type(error)(f"{label(key)}: {error}") from error
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what, (AUTO, *PRUNABLE))
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    if "vocabulary" in prune.kinds:
-        reason = "would need the tokenizer's ids changed, which compile does not do; use a plan"
-        raise UsageError(f"{label('prune.kinds')}: vocabulary {reason}")
     if recipe.recover is not None:
         check_recover(recipe.recover, label)
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from graphprune.plan import Plan
 from graphprune.recipes import Recipe
 from graphprune.targets import Target
 from graphprune.text import Text, describe_text
+from graphprune.vocabulary import VocabularyCut
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class Work:
     metrics: Sequence[Path] = ()
     target: Target | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: VocabularyCut | None = None
 
 
 def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dict[str, Any]:
@@ -50,7 +52,10 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
         "achieved": {"parameters": graph.parameter_count()},
         "method": describe_method(work.recipe),
         "training": summarise_training(work.metrics),
-        "text": describe_text(options.data, options.held_out, is_trained(work.recipe)) if work.text else None,
+        "text": describe_text(options.data, options.held_out, is_trained(work.recipe) or work.vocabulary is not None)
+        if work.text
+        else None,
+        "vocabulary": asdict(work.vocabulary) if work.vocabulary else None,
         "statistics": graph.lineage.plan.statistics,
         "measures": [{"name": m.name, "before": m.before, "after": m.after, "unit": m.unit} for m in result.measures],
         "widths": [vars(w) for w in result.widths],
@@ -70,7 +75,7 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dic
 def describe_target(work: Work) -> dict[str, Any]:
     """What was asked for, and what was measured on this machine to find the widths that meet it."""
     kind, value = work.options.target
-    return {"kind": kind.removeprefix("--target-"), "value": value, "measured": dict(work.measured)}
+    return {"kind": kind.removeprefix("--").removeprefix("target-"), "value": value, "measured": dict(work.measured)}
 
 
 def describe_method(recipe: Recipe | None) -> dict[str, Any]:
@@ -114,6 +119,8 @@ def notes_of(work: Work) -> tuple[str, ...]:
 def resolved_recipe(options: CompileOptions, recipe: Recipe | None) -> str:
     """The recipe with every option of the run in it, headed by the command that runs it again."""
     command = ["graphprune", "compile", options.model, "-o", "OUT", *options.target]
+    if options.vocabulary is not None and not options.only_vocabulary:
+        command += ["--vocabulary", options.vocabulary]
     command += ["--data", options.data, *(["--held-out", options.held_out] if options.held_out else [])]
     command += ["--seed", str(options.seed), "--method", "recipe.yaml"]
     if recipe is None:

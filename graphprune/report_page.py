@@ -36,7 +36,7 @@ def report_page(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]] 
 
 def name_target(target: Mapping[str, Any]) -> str:
     """60%, or what else was asked for with its name."""
-    words = {"size": "file size", "kv-bytes": "cache a token", "speed": "the speed"}
+    words = {"size": "file size", "kv-bytes": "cache a token", "speed": "the speed", "vocabulary": "tokens"}
     return " ".join([target["value"], words[target["kind"]]] if target["kind"] in words else [target["value"]])
 
 

@@ -25,7 +25,7 @@ class Source(Part):
 class Target(Part):
     """What was asked for, such as params 60%, and the tables that were measured on this machine to find it."""
 
-    kind: Literal["params", "size", "kv-bytes", "speed"]
+    kind: Literal["params", "size", "kv-bytes", "speed", "vocabulary"]
     value: str
     measured: dict[str, Any]
 
@@ -52,6 +52,17 @@ class Text(Part):
 
     source: str
     held_out: str
+
+
+class Vocabulary(Part):
+    """Tokens before and after, the tokens of the text that were counted, the share of these that was kept, and the
+    tokenizer files left out."""
+
+    before: Count
+    after: Count
+    counted: Count
+    covered: float | None
+    left_out: list[str]
 
 
 class Measure(Part):
@@ -119,6 +130,7 @@ class Report(Part):
     method: dict[str, Any]
     training: list[Stage]
     text: Text | None
+    vocabulary: Vocabulary | None
     statistics: Literal["survivors", "exact"]
     measures: list[Measure]
     widths: list[Width]

@@ -72,6 +72,10 @@ class NodeResizer:
         assert isinstance(size, int)
         return size
 
+    def place(self, axis: Axis, index: int) -> int:
+        kept = self.widths.mask(axis)
+        return int(kept[:index].sum()) if kept[index] else -1
+
     def was(self, axis: Axis) -> Size:
         return self.widths.algebra.size(axis)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from graphprune import registry
 from graphprune.budget import parse_target
+from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.pass_manager import Context, Pass, run_passes
 from graphprune.pruning import Request, final_choice, source_widths
@@ -19,11 +20,11 @@ from graphprune.spec import parse_spec
 def expand(recipe: Recipe, cost: int, target: int, quantity: str = "parameters") -> tuple[Pass, ...]:
     """The passes that take a model of this cost to the target: prune, recover, prune, recover.
 
-    The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N.
+    The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N. Without kinds nothing is pruned.
     Source: Adapt-Accel of Adapt-Pruner, arXiv 2502.03460.
     """
     stages = range(1, recipe.stages + 1)
-    targets = [cost - (cost - target) * stage // recipe.stages for stage in stages]
+    targets = [cost - (cost - target) * stage // recipe.stages for stage in stages if recipe.prune.kinds]
     cls = registry.load("passes", "prune")
     final = str(target) if recipe.stages > 1 else None
     cuts = [cls(target=str(each), final=final, quantity=quantity, **dict(recipe.prune)) for each in targets]
@@ -54,6 +55,8 @@ def last_request(passes: Sequence[Any], source: Graph) -> Request:
 
 def check_target(source: Graph, passes: Sequence[Any]) -> None:
     """Raise BudgetError, with the least that is possible, before anything is done on the way to the target."""
+    if not any(item.name == "prune" for item in passes):
+        return
     request = last_request(passes, source)
     if "blocks" not in request.kinds:
         final_choice(source, request, None, source_widths(source, None))
@@ -75,6 +78,8 @@ def run_recipe(graph: Graph, recipe: Recipe | str | Path, target: str, context: 
     `context.folder` a killed run goes on when it is called again. Raises as `run_passes` does.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe))
+    if "vocabulary" in recipe.prune.kinds:
+        raise UsageError("a recipe on a graph cannot cut tokens, since the tokenizer changes too; use compile")
     context = context or Context()
     context = replace(context, source=context.source or graph)
     count = graph.parameter_count()

@@ -40,9 +40,9 @@ def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int, 
     Without `held_out`, a text of its own, `stdlib` has a split and of any other source the last tenth of what is read
     is held out. Raises DataError where there is not enough.
     """
-    if graph.source.folder is None:
+    if graph.source.files is None:
         raise DataError("the model has no folder with a tokenizer, so text cannot be read; pass batches instead")
-    tokenizer = load_tokenizer(graph.source.folder)
+    tokenizer = load_tokenizer(graph.source.files)
     length = min(length, context_length(graph) or length)
     train, held = split_text(spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
     tokens, bos = encode(tokenizer, train), tokenizer.bos_token_id

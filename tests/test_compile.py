@@ -134,7 +134,7 @@ def test_dry_run_needs_only_a_configuration(source: Path, tmp_path: Path) -> Non
         ({"target_params": "1%"}, BudgetError, "the least"),
         ({"data": "nowhere.txt"}, DataError, "nowhere.txt"),
         ({"prune": ("experts",)}, UsageError, "experts"),
-        ({"prune": ("vocabulary",)}, UsageError, "tokenizer"),
+        ({"vocabulary": "10"}, BudgetError, "the least with which every text can be read"),
     ],
 )
 def test_bad_requests_leave_nothing(

@@ -27,6 +27,8 @@ graphprune compile ./llama -o small --target-speed 2x --round-to auto --backends
 
 graphprune compile ./llama -o small --target-params 70% --importance "taylor{gradients=batch}" --steps 5
 
+graphprune compile ./llama -o small --vocabulary 16000 --data corpus.txt
+
 graphprune compile ./llama -o small --target-params 60% --method adapt-accel --data corpus.txt --train-tokens 2M
 
 [bold]Methods[/bold]
@@ -50,6 +52,7 @@ TARGET_HELP = "Parameters of the result at most: 1B, 600M, 6e8 or a share such a
 FILE_HELP = "Instead: bytes of every model file at most, 500MB or 60%; or of one, onnx-int4:500MB."
 CACHE_HELP = "Instead: bytes of cache that a token of context takes at most, in float32: 32KiB or 50%."
 SPEED_HELP = "Instead: decode so many times as fast in onnxruntime on this machine, which is measured first: 2x."
+VOCABULARY_HELP = "Keep so many tokens, which --data uses most: 16000, 16k or 50%. Alone, or the rest meets the target."
 ROUND_HELP = "Make widths multiples of this; auto measures which widths onnxruntime is fast with."
 
 Target = Annotated[str | None, option(SIZE, TARGET_HELP, metavar="SIZE", show_default=False)]
@@ -57,6 +60,7 @@ TargetSize = Annotated[str | None, option(SIZE, FILE_HELP, metavar="BYTES")]
 TargetCache = Annotated[str | None, option(SIZE, CACHE_HELP, metavar="BYTES")]
 TargetSpeed = Annotated[str | None, option(SIZE, SPEED_HELP, metavar="TIMES")]
 Prune = Annotated[str | None, option(SIZE, PRUNE_HELP, metavar="KINDS")]
+Vocabulary = Annotated[str | None, option(SIZE, VOCABULARY_HELP, metavar="TOKENS")]
 RoundTo = Annotated[str | None, option(SIZE, ROUND_HELP, metavar="N|auto")]
 MinUnits = Annotated[int | None, option(SIZE, "Keep at least so many units a group.")]
 Floor = Annotated[float | None, option(SIZE, "Keep at least this share of every group: 0.2 is a fifth.")]
@@ -105,6 +109,7 @@ def compile_command(
     target_size: TargetSize = None,
     target_kv_bytes: TargetCache = None,
     target_speed: TargetSpeed = None,
+    vocabulary: Vocabulary = None,
     out: Out = None,
     prune: Prune = None,
     round_to: RoundTo = None,

@@ -22,6 +22,14 @@ def embedding(call: Call) -> Axes:
     return (*call.axes(call["indices"]), columns)
 
 
+def resize_embedding(call: Call, resizer: Resizer) -> dict[str, Any]:
+    """The row of the padding token has another number, or is no more."""
+    padding = call["padding_idx"]
+    if padding < 0:
+        return {}
+    return {"padding_idx": resizer.place(call.axes(call["weight"])[0], padding)}
+
+
 def index(call: Call) -> Axes:
     """`x[i, :, j]`: dimensions with an index tensor are replaced by the indices' own, broadcast together."""
     axes, picks = call.axes(call["self"]), list(call["indices"])
@@ -164,7 +172,7 @@ def count(call: Call) -> Axes:
 
 
 RULES = {
-    "aten.embedding": Rule(embedding),
+    "aten.embedding": Rule(embedding, resize_embedding),
     "aten.index": Rule(index),
     "aten.gather": Rule(gather),
     "aten.index_select": Rule(index_select),

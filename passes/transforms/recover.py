@@ -168,9 +168,9 @@ class Recover(Pass):
             raise UsageError("recover has no text to train on; name some with --data, or data=FILE in its options")
         tokenizer = context.tokenizer
         if tokenizer is None:
-            if graph.source.folder is None:
+            if graph.source.files is None:
                 raise UsageError("recover needs a tokenizer, and the model has none; copy its files into the folder")
-            tokenizer = load_tokenizer(graph.source.folder)
+            tokenizer = load_tokenizer(graph.source.files)
         own = context.cache / "tokens" if context.cache is not None else None
         needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
         return open_stream(

@@ -1,0 +1,159 @@
+"""The beginning of a run: the model that its passes start from, which has fewer tokens where that was asked for."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from graphprune.aim import Aim
+from graphprune.analysis import analyze
+from graphprune.budget import Budget
+from graphprune.composition import chain
+from graphprune.errors import UsageError
+from graphprune.ir import Graph, Lineage, Step
+from graphprune.options import CompileOptions, Measure, Progress
+from graphprune.plan import Plan
+from graphprune.recipes import Recipe
+from graphprune.rewrite import apply
+from graphprune.targets import Target, cost_of_graph
+from graphprune.text import Text, held_out_part, training_part
+from graphprune.vocabulary import (
+    Ranking,
+    VocabularyCut,
+    choose_count,
+    cut_vocabulary,
+    fitting_count,
+    parse_size,
+    rank_tokens,
+    require_same_texts,
+    vocabulary_group,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """The model that the passes see as their source, what they are to do, and what was done to the vocabulary.
+
+    Its lineage is empty; `lineage` is how it was made of the source.
+    """
+
+    graph: Graph
+    aim: Aim
+    vocabulary: VocabularyCut | None = None
+    lineage: Lineage = field(default_factory=Lineage)
+
+    def rooted(self, graph: Graph) -> Graph:
+        """What the passes made, with the one plan that makes it from the source."""
+        return replace(graph, lineage=chain(self.lineage, graph.lineage)) if self.vocabulary else graph
+
+
+def cuts_vocabulary(options: CompileOptions, recipe: Recipe) -> bool:
+    return options.vocabulary is not None or "vocabulary" in recipe.prune.kinds
+
+
+def later_kinds(options: CompileOptions, recipe: Recipe) -> tuple[str, ...]:
+    """What the passes prune: all kinds named but the vocabulary; none where its size is all that was asked for."""
+    only = options.target[0] == "--vocabulary"
+    return () if only else tuple(kind for kind in recipe.prune.kinds if kind != "vocabulary")
+
+
+def later_aim(options: CompileOptions, aim: Aim, graph: Graph) -> Aim:
+    """The aim for the passes that start from this graph: what it may cost is as before."""
+    now = cost_of_graph(aim.target.quantity, graph)
+    prune = aim.recipe.prune.model_copy(update={"kinds": later_kinds(options, aim.recipe)})
+    recipe = aim.recipe.model_copy(update={"prune": prune})
+    return replace(aim, target=Target(aim.target.quantity, min(aim.target.most, now), now), recipe=recipe)
+
+
+@contextlib.contextmanager
+def begin(options: CompileOptions, aim: Aim, source: Graph, progress: Progress) -> Iterator[Beginning]:
+    """Cut the vocabulary where that is asked for; the tokenizer made for it lasts as long as the context.
+
+    Raises UsageError where the tokenizer cannot be changed, BudgetError where too little would be left.
+    """
+    if not cuts_vocabulary(options, aim.recipe):
+        yield Beginning(source, aim)
+        return
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
+        yield shortened(options, aim, source, Path(name), progress)
+
+
+def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, progress: Progress) -> Beginning:
+    group = vocabulary_group(analyze(source))
+    if options.vocabulary is not None:
+        parse_size(options.vocabulary, group.units)  # a mistake is told before the text is read
+    ranking = rank_tokens(source, training_part(options.data, options.held_out), progress)
+    count = choose_count(ranking, group, options.vocabulary, *room(options, aim, source))
+    if count == group.units:
+        return Beginning(source, later_aim(options, aim, source))
+    kept = ranking.keep(count)
+    graph, left_out = cut_vocabulary(source, kept, folder, aim.recipe.prune.statistics)
+    assert source.source.files is not None
+    require_same_texts(source.source.files, folder, held_out_part(options.data, options.held_out))
+    counted = sum(ranking.counts)
+    covered = sum(ranking.counts[id] for id in kept) / counted if counted else None
+    step = Step(f"vocabulary{{tokens={count}}}", None, source.parameter_count(), graph.parameter_count())
+    cut = VocabularyCut(group.units, count, counted, covered, left_out)
+    base = replace(graph.record(step), lineage=Lineage())
+    return Beginning(base, later_aim(options, aim, base), cut, graph.lineage)
+
+
+@contextlib.contextmanager
+def planned_vocabulary(source: Graph, plan: Plan) -> Iterator[tuple[Graph, VocabularyCut | None]]:
+    """The source with the tokens that a saved plan keeps, and what was cut; the source where it keeps all."""
+    group = next((g for g in analyze(source).groups if g.kind == "vocabulary" and g.id in plan.keep), None)
+    if group is None:
+        yield source, None
+        return
+    kept = plan.keep[group.id]
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
+        graph, left_out = cut_vocabulary(source, kept, Path(name), plan.statistics)
+        yield graph, VocabularyCut(group.units, len(kept), 0, None, left_out)
+
+
+def room(options: CompileOptions, aim: Aim, source: Graph) -> tuple[int, bool, Budget]:
+    """The tokens that the target has room for, whether nothing else is cut, and the limits on widths."""
+    groups, prune = analyze(source), aim.recipe.prune
+    fit = fitting_count(groups, vocabulary_group(groups), aim.target.quantity, aim.target.most)
+    step = prune.round_to if isinstance(options.round_to, int) or options.round_to is None else 1
+    budget = Budget(aim.target.most, prune.min_units, prune.floor or 0.0, step)
+    return fit, not later_kinds(options, aim.recipe), budget
+
+
+def shorten_evenly(options: CompileOptions, aim: Aim, source: Graph) -> tuple[Graph, Aim]:
+    """The same for a dry run, which reads no text: so many tokens, whichever they are. Raises UsageError."""
+    group = vocabulary_group(analyze(source))
+    fit, alone, budget = room(options, aim, source)
+    if options.vocabulary is None and not alone:
+        raise UsageError("--dry-run reads no text, which decides how many tokens stay; give --vocabulary N")
+    even = Ranking((1,) * group.units, tuple((id, 1) for id in range(group.units - 1, 0, -1)))
+    count = choose_count(even, group, options.vocabulary, fit, alone, budget)
+    graph = apply(source, Plan({group.id: tuple(range(count))})) if count < group.units else source
+    return graph, later_aim(options, aim, graph)
+
+
+def vocabulary_measures(cut: VocabularyCut | None, before: Text | None, after: Text | None) -> tuple[Measure, ...]:
+    """Tokens in all, and tokens a byte of the held-out text."""
+    if cut is None:
+        return ()
+    rates = [len(text.held_out) / text.held_out_bytes if text else None for text in (before, after)]
+    return (Measure("vocabulary", cut.before, cut.after), Measure("held-out tokens per byte", rates[0], rates[1]))
+
+
+def vocabulary_notes(cut: VocabularyCut | None, options: CompileOptions) -> tuple[str, ...]:
+    """What the user should know of the tokens that went."""
+    if cut is None or cut.after == cut.before:
+        return ()
+    notes = []
+    if cut.covered is not None:
+        notes.append(
+            f"{cut.after:,} of {cut.before:,} tokens are left; they are {cut.covered:.2%} of the {cut.counted:,} "
+            "tokens counted, and spell the others"
+        )
+        if options.data == CompileOptions.data:
+            notes.append("tokens were counted in Python's own library; give --data with the text the model is for")
+    if cut.left_out:
+        names = ", ".join(cut.left_out)
+        notes.append(f"tokenizer.json holds the tokens that are left; left out, since they hold all: {names}")
+    return tuple(notes)

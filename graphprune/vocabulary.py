@@ -1,0 +1,196 @@
+"""The vocabulary: which tokens a text uses, how many stay, and the model and the tokenizer for those alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from graphprune.analysis import analyze
+from graphprune.budget import Budget, levels_of, parse_target
+from graphprune.data import read_texts, vocabulary_size
+from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
+from graphprune.groups import Group, Groups
+from graphprune.ir import Graph
+from graphprune.options import Progress, no_progress
+from graphprune.pieces import Pieces, model_kind, read_pieces, removal_order
+from graphprune.plan import Plan, Statistics
+from graphprune.quantities import Quantity
+from graphprune.remapping import read_tokenizer, rule_ids, write_folder
+from graphprune.rewrite import apply
+from graphprune.token_ids import Renumbering, named_ids, renumber_object
+from graphprune.tokenising import encode_source
+
+COUNTED_BYTES = 100_000_000  # of a text so much is counted: more changes nothing but the time
+_COMPARED = 20_000  # bytes of text that both tokenizers read
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The tokens of a model by what a text makes of them: `counts` by id, and `order`, in which ids may go, each with
+    its count at that time."""
+
+    counts: tuple[int, ...]
+    order: tuple[tuple[int, int], ...]
+
+    @property
+    def least(self) -> int:
+        """The tokens that no text can do without."""
+        return len(self.counts) - len(self.order)
+
+    @property
+    def used(self) -> int:
+        """The tokens that are left when those go that the text has no use for."""
+        return len(self.counts) - sum(count <= 0 for _, count in self.order)
+
+    def keep(self, count: int) -> tuple[int, ...]:
+        """The ids of so many tokens, ascending."""
+        gone = {id for id, _ in self.order[: len(self.counts) - count]}
+        return tuple(id for id in range(len(self.counts)) if id not in gone)
+
+
+@dataclass(frozen=True)
+class VocabularyCut:
+    """What became of a vocabulary: tokens before and after, tokens counted, the share of these that is still there,
+    and the files that were left out because they hold the old one."""
+
+    before: int
+    after: int
+    counted: int
+    covered: float | None
+    left_out: tuple[str, ...] = ()
+
+
+def vocabulary_group(groups: Groups) -> Group:
+    """The group of the tokens. Raises UsageError, with the reason, where they cannot be cut."""
+    found = [group for group in groups.groups if group.kind == "vocabulary"]
+    if len(found) != 1:
+        raise UsageError("--prune vocabulary: this model has no vocabulary that can be cut; see `graphprune inspect`")
+    if found[0].locked:
+        raise UsageError(f"--prune vocabulary: {found[0].id} is locked: it {found[0].locked}")
+    return found[0]
+
+
+def rank_tokens(graph: Graph, spec: str, progress: Progress = no_progress) -> Ranking:
+    """Count the tokens of a text, its first 100 MB, and order them. Raises UsageError, DataError."""
+    group, folder = vocabulary_group(analyze(graph)), folder_of(graph)
+    tokenizer, data = read_tokenizer(folder)
+    pieces = required_pieces(graph, tokenizer, data, group.units)
+    counts = numpy.zeros(group.units, dtype=numpy.int64)
+    for ids, _ in encode_source(tokenizer, spec, "text", "all", COUNTED_BYTES):
+        counts += numpy.bincount(ids, minlength=group.units)
+        progress("counting tokens", int(counts.sum()), 0)
+    return Ranking(tuple(counts.tolist()), tuple(removal_order(counts.tolist(), pieces)))
+
+
+def folder_of(graph: Graph) -> Path:
+    if graph.source.kind != "decoder" or graph.source.files is None:
+        raise UsageError("--prune vocabulary: cutting tokens needs a language model in a folder with its tokenizer")
+    return graph.source.files
+
+
+def required_pieces(graph: Graph, tokenizer: Any, data: dict[str, Any], rows: int) -> Pieces:
+    """The pieces, with every id required that the configurations or the tokenizer's rules name. Raises UsageError."""
+    pieces = read_pieces(data)
+    known = {**tokenizer.get_vocab(), **pieces.ids}
+    beyond = next((text for text, id in known.items() if id >= rows), None)
+    if beyond is not None:
+        raise UsageError(
+            f"the tokenizer has {beyond!r} with the id {known[beyond]}, and the model has {rows} rows; take the token "
+            "out of the tokenizer's files, or give the model a row for it"
+        )
+    named = {*named_ids(graph.source.config, graph.source.generation_config), *rule_ids(data.get("post_processor"))}
+    named |= {(data.get("padding") or {}).get("pad_id", -1), *tokenizer.all_special_ids}
+    named |= set(tokenizer.get_added_vocab().values())
+    return replace(pieces, required=pieces.required | {id for id in named if 0 <= id < rows})
+
+
+def choose_count(ranking: Ranking, group: Group, asked: str | None, fit: int, alone: bool, budget: Budget) -> int:
+    """How many tokens stay: what was asked for; else, alone, as many as `fit` the target; else those that the text
+    uses, or more where the target allows it. Raises BudgetError below the least."""
+    least = ranking.least
+    levels = levels_of(group, replace(budget, least={group.id: least}))
+    wanted = parse_size(asked, group.units) if asked is not None else fit if alone else max(fit, ranking.used)
+    least = int(levels[0])
+    if wanted < least:
+        reason = f"{wanted:,} tokens are asked for" if asked is not None else f"the target leaves room for {wanted:,}"
+        remedy = "raise --vocabulary" if asked is not None else "prune more kinds, or raise the target"
+        raise BudgetError(
+            f"{reason}, and {least:,} of {group.units:,} is the least with which every text can be read; {remedy}"
+        )
+    return int(levels[levels <= wanted][-1])
+
+
+def parse_size(text: str, units: int) -> int:
+    """Read --vocabulary: 16000, 16k or a share such as 50%. Raises UsageError, BudgetError."""
+    try:
+        return parse_target(text, units)
+    except BudgetError as error:
+        raise BudgetError(f"--vocabulary {text} is more than the {units:,} tokens of this model; lower it") from error
+    except UsageError as error:
+        raise UsageError(f"--vocabulary {text}: write the number of tokens as 16000, 16k or 50%") from error
+
+
+def fitting_count(groups: Groups, group: Group, quantity: Quantity, most: int) -> int:
+    """The largest number of tokens with which the model costs no more than `most`, 0 where there is none."""
+    cost, sizes = quantity.cost(groups), groups.sizes()
+    low, high = 0, group.units
+    while low < high:
+        middle = math.ceil((low + high) / 2)
+        low, high = (middle, high) if cost({**sizes, group.id: middle}) <= most else (low, middle - 1)
+    return low
+
+
+def cut_vocabulary(
+    graph: Graph, kept: Sequence[int], folder: Path, statistics: Statistics = "survivors"
+) -> tuple[Graph, tuple[str, ...]]:
+    """The model for these tokens alone, renumbered in their order, and the names of files that were left out.
+
+    `folder` is filled with the tokenizer and the configurations for them, and must last as long as the graph is used.
+    Raises PlanError where a text could not be read any more.
+    """
+    group, source = vocabulary_group(analyze(graph)), graph.source
+    files = folder_of(graph)
+    tokenizer, data = read_tokenizer(files)
+    check_closed(required_pieces(graph, tokenizer, data, group.units), frozenset(kept))
+    numbers = Renumbering(tuple(kept), group.units)
+    left_out = write_folder(files, folder, data, numbers)
+    made = apply(graph, Plan({group.id: tuple(kept)}, (), statistics)) if len(kept) < group.units else graph
+    if vocabulary_size(made) != len(kept):
+        raise UsageError("--prune vocabulary: the logits of this model are not those of its tokens; leave it out")
+    renumbered = replace(
+        source,
+        config=renumber_object(source.config, numbers),
+        generation_config=renumber_object(source.generation_config, numbers),
+        companions=folder,
+    )
+    return replace(made, source=renumbered), left_out
+
+
+def check_closed(pieces: Pieces, kept: frozenset[int]) -> None:
+    """Raise PlanError unless every token needed is kept, and with each token the two that it is merged from."""
+    texts = {id: text for text, id in pieces.ids.items()}
+    missing = next(iter(sorted(pieces.required - kept)), None)
+    if missing is not None:
+        raise PlanError(
+            f"the plan drops the token {texts.get(missing, missing)!r}, without which some text cannot be read"
+        )
+    for id in sorted(kept & pieces.parts.keys()):
+        part = next((part for part in pieces.parts[id] if part not in kept), None)
+        if part is not None:
+            raise PlanError(
+                f"the plan keeps the token {texts[id]!r} and drops {texts[part]!r}, which it is merged from"
+            )
+
+
+def require_same_texts(before: Path, after: Path, spec: str) -> None:
+    """Raise InvariantError where the two tokenizers of a text do not give it back alike; whole words may be unknown."""
+    (old, data), (new, _) = read_tokenizer(before), read_tokenizer(after)
+    if model_kind(data) == "WordLevel":
+        return
+    for text in read_texts(spec, limit=_COMPARED):
+        wanted, found = (each.decode(each(text, verbose=False)["input_ids"]) for each in (old, new))
+        if wanted != found:
+            raise InvariantError("the renumbered tokenizer reads a text otherwise; please report this tokenizer")
