@@ -7,9 +7,9 @@ Suites: causal (the one that is run where none is named), masked, seq2seq, image
 `pip install --no-deps --target FOLDER torchvision==0.28.0 timm` and FOLDER in PYTHONPATH: where torch is the build for
 processors, torchvision in the environment itself would break transformers. Each architecture runs in a process of its
 own with limits on time and memory, as many at once as there are cores. What was found is appended to
-OUT/conformance.jsonl (causal) or OUT/conformance-SUITE.jsonl; a second run goes on with what is missing. --retry-
-failed runs again what failed. The page docs/architectures.md is written at the end, and by --page-only from what is
-there.
+OUT/conformance.jsonl (causal) or OUT/conformance-SUITE.jsonl; a second run goes on with what is missing.
+--retry-failed runs again what failed. The page docs/architectures.md is written at the end, and by --page-only
+from what is there.
 """
 
 import argparse
