@@ -84,7 +84,7 @@ def section(suite: str, found: Sequence[dict[str, Any]]) -> str:
 |---|---|---|
 {stage_rows(found)}
 
-{len(passed)} pass everything, {share(len(passed), len(found))}. {medians(passed)}
+{len(passed)} pass everything, {share(len(passed), len(found))}. {without_cache(suite, passed)}{medians(passed)}
 
 ### Why the others stop
 
@@ -119,6 +119,15 @@ def stage_rows(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def without_cache(suite: str, passed: Sequence[dict[str, Any]]) -> str:
+    """Causal models that are captured as encoders are, in words."""
+    names = [entry["name"] for entry in passed if suite == "causal" and entry.get("kind") != "decoder"]
+    if not names:
+        return ""
+    said = "without a cache, since they have none or its form cannot be captured"
+    return f"{len(names)} of them {said}: {', '.join(names)}. "
+
+
 def medians(passed: Sequence[dict[str, Any]]) -> str:
     if not passed:
         return ""
@@ -138,7 +147,17 @@ def reasons(found: Sequence[dict[str, Any]]) -> str:
     for (stage, error), _ in errors.most_common():
         names = [e["name"] for e in found if e["failed"] == stage and brief(e["error"]) == error]
         rows.append(f"| {stage} | {error} | {', '.join(names)} |")
-    return "\n".join(rows) if errors else "None does."
+    return "\n".join([*rows, *upstream(found)]) if errors else "None does."
+
+
+def upstream(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What transformers' own exporter says of those that are not captured."""
+    told = [entry for entry in found if entry.get("upstream")]
+    if not told:
+        return []
+    head = "\nThe same models, without a cache, by transformers' own exporter (benchmarks/conformance_upstream.py):\n"
+    rows = [f"| {entry['name']} | {brief(entry['upstream'])} |" for entry in told]
+    return [head, "| model type | its exporter |", "|---|---|", *rows]
 
 
 def brief(error: str) -> str:
