@@ -265,7 +265,7 @@ def join_vocabulary(graph: Graph, state: _State) -> None:
     columns = state.axes[graph.results["logits"]][-1]
     assert isinstance(columns, int)
     if state.algebra.size(rows) == state.algebra.size(columns):
-        state.algebra.at = "logits"
+        state.algebra.at = graph.results["logits"].name
         state.algebra.unify(rows, columns)
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext as nullpatch
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capturing import capture_graph, capture_repeated
-from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.decoder import decoder_contract, is_decoder, traceable_experts
 from graphprune.encoder import encoder_contract
 from graphprune.ir import Graph
 from graphprune.recording import record
 from graphprune.relation import NotRepeatedError
-from graphprune.source import Positional, capture
+from graphprune.source import Positional, capture, tracing_patches
 from graphprune.tracing import Contract, capture_module
 from tests import families, zoo
 
@@ -25,14 +26,15 @@ BLOCKS = 5
 def deep(name: str) -> Any:
     """A family's model with one block more than what is traced of it; layers of two types come in turn."""
     config = copy.deepcopy(families.model(name).config)
-    count = 4 if name.startswith("gemma") else 3
+    turns = name.startswith("gemma") or name == "qwen3_next"
+    count = 4 if turns else 3
     parts: list[Any] = [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]
     for part in parts:
         if getattr(part, "num_hidden_layers", None):
             part.num_hidden_layers = count
-            types = getattr(part, "layer_types", None)
-            if types and name.startswith("gemma"):
-                part.layer_types = ["sliding_attention", "full_attention"] * 2
+            types = vars(part).get("layer_types")
+            if types and turns:
+                part.layer_types = [*types[:2], *types[:2]]
             elif types:
                 part.layer_types = [types[0]] * count
     torch.manual_seed(0)
@@ -59,9 +61,10 @@ def test_the_graph_is_that_of_the_whole_trace(name: str) -> None:
     with traceable_experts(model):
         make: Callable[..., Any] = decoder_contract if is_decoder(model) else encoder_contract
         wrapper, contract = make(model)
-        found = capture_repeated(wrapper, contract, "model.", transformers_patches)
+        patches = partial(tracing_patches, model, [])
+        found = capture_repeated(wrapper, contract, "model.", patches)
         assert [(key, id(part)) for key, part in model.named_modules()] == before
-        require_equal(found, capture_module(wrapper, contract, "model.", transformers_patches))
+        require_equal(found, capture_module(wrapper, contract, "model.", patches))
 
 
 def test_the_graph_computes_what_the_model_does() -> None:

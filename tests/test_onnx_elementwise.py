@@ -25,7 +25,7 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "broadcast_tensors": lambda x: sum(torch.broadcast_tensors(x, x[0], x[:, :1])),  # type: ignore[arg-type,return-value]
     "eye": lambda x: x.transpose(-1, -2) @ torch.eye(x.shape[0]) @ x,
     "one_hot": lambda x: nn.functional.one_hot((x[:, 0] > 0).long(), 3) * x[:, :3],
-    "index_add": lambda x: x.index_add(0, torch.tensor([1, 1, 0]), x * 2),
+    "index_add": lambda x: x.transpose(0, -1).index_add(0, torch.tensor([1] * 4 + [0] * 4), x.transpose(0, -1) * 2),
     "cumsum of truth": lambda x: x * (x > 0).cumsum(-1),
     "plain_rms_norm": lambda x: nn.functional.rms_norm(x, (8,), eps=1e-3),
 }

@@ -67,13 +67,13 @@ def test_a_target_out_of_reach_names_the_minimum() -> None:
         prune(graph("llama"), request(0.2, kinds=("mlp",)), BATCHES)
 
 
-REFUSED = [("experts", "has no such groups"), ("other", "every such group is locked")]
+REFUSED = [("llama", "experts", "has no such groups"), ("opt", "other", "every such group is locked")]
 
 
-@pytest.mark.parametrize(("kind", "message"), REFUSED)
-def test_kinds_that_can_not_be_cut_are_refused(kind: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "kind", "message"), REFUSED)
+def test_kinds_that_can_not_be_cut_are_refused(name: str, kind: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        prune(graph("llama"), request(0.9, kinds=(kind,)), BATCHES)
+        prune(graph(name), request(0.9, kinds=(kind,)), BATCHES)
 
 
 def test_auto_cuts_the_residual_width_where_it_must_and_says_so() -> None:

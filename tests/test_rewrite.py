@@ -78,7 +78,6 @@ def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
     [
         (Plan({"nothing:0": (0,)}), "names the group nothing:0, which this model does not have"),
         (Plan({}, ("nothing",)), "drops nothing, which is no residual branch"),
-        (Plan({"lm_head.weight:0": (0, 1)}), "lm_head.weight:0, which is locked: is a dimension of the output logits"),
         (Plan({MLP: ()}), f"keeps units of {MLP} that are not a sorted choice among its 44"),
         (Plan({MLP: (1, 0)}), "not a sorted choice"),
         (Plan({MLP: (1, 1)}), "not a sorted choice"),
@@ -91,10 +90,13 @@ def test_plans_that_do_not_fit_are_refused(plan: Plan, message: str) -> None:
         apply(graph("llama"), plan)
 
 
-@LLAMA
-def test_a_locked_group_may_be_named_whole() -> None:
-    whole = apply(graph("llama"), Plan({"lm_head.weight:0": tuple(range(61))}))
-    assert str(whole) == str(apply(graph("llama"), Plan()))
+@pytest.mark.parametrize("name", families(["opt"]))
+def test_a_locked_group_may_be_named_whole_alone(name: str) -> None:
+    positions = "model.decoder.embed_positions.weight:0"
+    whole = apply(graph(name), Plan({positions: tuple(range(66))}))
+    assert str(whole) == str(apply(graph(name), Plan()))
+    with pytest.raises(PlanError, match=f"{positions}, which is locked: picked from by computed indices"):
+        apply(graph(name), Plan({positions: (0, 1)}))
 
 
 @pytest.mark.parametrize("name", families(("llama", "gpt_neox", "mixtral", "cnn")))
