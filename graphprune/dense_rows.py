@@ -153,6 +153,28 @@ def where(condition: Tensor, *branches: Any, **named: Any) -> Any:
     return tuple(result)
 
 
+def pick(tensor: Tensor, index: Any) -> Any:
+    """`x[condition]` for a condition on rows: all rows, with their mask."""
+    if not is_condition(index) or not isinstance(tensor, Tensor):
+        return NotImplemented
+    return tag(plain(tensor), Rows(index))
+
+
+def put(tensor: Tensor, index: Any, value: Any) -> Any:
+    """`x[condition] = rows` for rows that the same condition picked: they are put where it holds."""
+    if not is_condition(index) or not is_picked(value):
+        return NotImplemented
+    if rows_of(value).mask is not index:
+        raise CaptureError("cannot trace rows put elsewhere than where they were picked")
+    return tensor.copy_(torch.where(index.view([-1] + [1] * (tensor.ndim - 1)), plain(value), tensor))
+
+
+def is_condition(index: Any) -> bool:
+    """Say whether this is a traced truth value for each row."""
+    traced = isinstance(index, (FakeTensor, FunctionalTensor)) and getattr(index, "constant", None) is None
+    return traced and index.dtype == torch.bool and index.ndim == 1
+
+
 def index_add(target: Tensor, dim: int, index: Tensor, source: Tensor, **options: Any) -> Any:
     return target + added(index, dim, source, options) if is_picked(index) else NotImplemented
 
@@ -213,6 +235,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **options: Any) -> Any:
 _REPLACED: dict[str, Callable[..., Any]] = {
     "nonzero": nonzero,
     "where": where,
+    "__getitem__": pick,
+    "__setitem__": put,
     "index_add": index_add,
     "index_add_": index_add_,
     "split": split,
