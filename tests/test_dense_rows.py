@@ -108,3 +108,39 @@ def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(CaptureError, match="not row by row"):
         require_same(loop, graph, used)
+
+
+class Adapters(nn.Module):
+    """Rows go through the adapter of their own kind."""
+
+    def __init__(self, elsewhere: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.adapters, self.elsewhere = nn.Linear(6, 3), nn.Parameter(torch.randn(3, 6, 6)), elsewhere
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        kinds, result = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for kind in range(3):
+            own = kinds == kind
+            rows = x[own]
+            result[kinds == kind if self.elsewhere else own] = torch.tanh(rows @ self.adapters[kind])
+        return result
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rows_picked_by_a_condition_are_put_back_where_it_holds(rows: int) -> None:
+    used: list[str] = []
+    contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
+    module = Adapters()
+    graph = capture_module(module, contract, "", lambda: transformers_patches(used))
+    x = torch.randn(rows, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x)[0], module(x))
+    assert {"__getitem__", "__setitem__"} <= set(used)
+
+
+def test_rows_put_elsewhere_are_refused() -> None:
+    contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
+    with pytest.raises(CaptureError, match="elsewhere than where they were picked"):
+        capture_module(Adapters(elsewhere=True), contract, "", transformers_patches)
