@@ -26,7 +26,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
         if node.target is not _ADD or is_inner_sum(node):
             continue
         terms = sum_terms(node)
-        skip = next((s for s in terms if all(above[t] >> position[s] & 1 for t in terms if t is not s)), None)
+        skip = next((s for s in terms if all(above[t] >> position[uncast(s)] & 1 for t in terms if t is not s)), None)
         if skip is None or not same_shape(skip, node):
             continue
         for term in terms:
@@ -45,6 +45,13 @@ def ancestors(graph: Graph) -> Mapping[fx.Node, int]:
             mask |= sets[source] | bit[source]
         sets[node] = mask
     return sets
+
+
+def uncast(node: fx.Node) -> fx.Node:
+    """What a stream in another element type was made from; models keep it in float32 and compute branches in half."""
+    while node.target is torch.ops.aten._to_copy.default:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def is_sum(node: fx.Node) -> bool:

@@ -1,5 +1,7 @@
 """Residual branches: where they are, what they own, and what goes with them."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ from graphprune.analysis import analyze
 from graphprune.branches import exclusive_nodes
 from graphprune.plan import Plan
 from graphprune.rewrite import apply
-from tests.families import analysis, families, graph
+from graphprune.source import capture
+from tests.families import analysis, families, graph, model
 
 BRANCHES = {
     "llama": ["model.layers.0.self_attn", "model.layers.0.mlp", "model.layers.1.self_attn", "model.layers.1.mlp"],
@@ -68,3 +71,11 @@ def test_parallel_branches_are_dropped_one_by_one() -> None:
         assert [b.id for b in analyze(left).branches] == [
             b.id for b in analysis("gpt_neox").groups.branches if b is not branch
         ]
+
+
+@pytest.mark.xdist_group("mamba")
+def test_a_stream_in_another_type_than_its_branches_is_still_one() -> None:
+    half = capture(copy.deepcopy(model("mamba")).bfloat16())
+    assert any(n.target is torch.ops.aten._to_copy.default for n in half.nodes)
+    assert [b.id for b in analyze(half).branches] == ["backbone.layers.0.mixer", "backbone.layers.1.mixer"]
+    assert [b.caches for b in analyze(half).branches] == [("0.conv", "0.recurrent"), ("1.conv", "1.recurrent")]

@@ -1,5 +1,6 @@
 """The recurrence operator, the forms of transformers' loops that use it, and the states of a decoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next
 
+from graphprune.backends import runtime
 from graphprune.backends.huggingface import HuggingFace
+from graphprune.compiler import compile_model
 from graphprune.kernels import Recurrent, delta_rule, selective_scan, state_space_duality
+from graphprune.options import CompileOptions
 from graphprune.parity import graph_runner, greedy
 from graphprune.plan import Plan
 from graphprune.recurrence import linear_recurrence
 from graphprune.register import register
 from graphprune.rewrite import apply
+from tests import zoo
 from tests.families import analysis, families, graph
+from tests.tiny_source import write_source
 
 register()
 
@@ -170,3 +176,20 @@ def test_a_generic_checkpoint_generates_with_its_states(name: str, tmp_path: Pat
         both = model.generate(torch.cat([padded, padded.roll(1)]), attention_mask=torch.cat([mask, mask]), **options)
     assert alone[0, 4:].tolist() == wanted.tolist()
     assert both[0, 7:].tolist() == wanted.tolist()
+
+
+def test_a_hybrid_is_compiled_from_end_to_end(tmp_path: Path) -> None:
+    """Gradients through the recurrence, both faces with their checks, and the runner with the states."""
+    source = write_source(tmp_path / "source")
+    config: Any = zoo.qwen3_next().config
+    config.vocab_size, config.bos_token_id, config.eos_token_id = 300, 0, 0
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(source)
+    options = CompileOptions(str(source), "75%", tmp_path / "out", data=str(source / "text.txt"), samples=4, length=16)
+    result = compile_model(replace(options, importance="taylor", prune=("mlp", "attention", "residual")))
+    assert {check.artefact for check in result.checks} == {"graph", "huggingface", "onnx"}
+    assert all(check.passed for check in result.checks)
+    assert not (tmp_path / "out" / "onnx" / "genai_config.json").exists()
+    runner = runtime.load(tmp_path / "out")
+    assert {cache.part for cache in runner.caches} == {"conv", "recurrent", "key", "value"}
+    assert len(runner.generate([[5, 9], [4, 8, 7]], 5)) == 2
