@@ -10,6 +10,7 @@ from graphprune.choices import Chosen
 from graphprune.inference import SAME_VALUES, Inference, bind
 from graphprune.ir import Graph
 from graphprune.kinds import Kinds
+from graphprune.leftovers import leftover_locks
 from graphprune.states import is_present, is_state
 
 _PICKING = {"embedding", "index", "gather", "index_select", "scatter", "index_add", "one_hot"}
@@ -32,6 +33,7 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
         if not is_present(name):
             lock_all(locks, algebra, inference.axes[node], f"is a dimension of the output {name}", kinds.vocabulary)  # type: ignore[arg-type]
     lock_averaged_queries(locks, algebra, kinds)
+    locks = {**leftover_locks(graph, inference), **locks}
     for index, axis in inference.indexed.items():
         if index.op == "placeholder" and index.name != "input_ids":
             lock_all(locks, algebra, (axis,), f"the input {index.name} picks from it")

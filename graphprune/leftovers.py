@@ -1,0 +1,70 @@
+"""Leftovers: what a removed unit holds in a masked model where it is not zero, and the norms that would count it.
+
+A layer norm takes the mean away from every entry, those of removed units too. Where its weight is no parameter alone,
+such as 1 + w, nothing makes them zero again; a later norm over them counts what a cut model does not have.
+"""
+
+import torch
+from torch import fx
+
+from graphprune.axes import Axis
+from graphprune.inference import Inference, bind
+from graphprune.ir import Graph
+
+_REASON = "is averaged over where a removed unit is not zero: the norm before it has no weight that could be"
+_KEEPS = {"_to_copy", "mul", "reshape", "view", "expand", "unsqueeze", "squeeze", "transpose", "permute"}
+_NORMS = {"layer_norm", "rms_norm", "mean"}
+
+
+def leftover_locks(graph: Graph, inference: Inference) -> dict[Axis, str]:
+    """The atomic axes over which a norm or a mean would count leftovers of removed units, with the reason."""
+    locks: dict[Axis, str] = {}
+    held: dict[fx.Node, frozenset[Axis]] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+        own = atoms_of(inference, node)
+        found = frozenset(atom for source in node.all_input_nodes for atom in held.get(source, ()))
+        if name in _NORMS:
+            over = averaged_atoms(inference, node, name)
+            for atom in found & over:
+                locks.setdefault(atom, f"{_REASON} (at {node.name})")
+            found = (found - over) | (over & left_over(node, name, over, found))
+        elif name == "mul" and any(is_zeroed(operand) for operand in node.all_input_nodes):
+            found -= frozenset(
+                a for operand in node.all_input_nodes if is_zeroed(operand) for a in atoms_of(inference, operand)
+            )
+        held[node] = found & own
+    return locks
+
+
+def left_over(node: fx.Node, name: str, over: frozenset[Axis], found: frozenset[Axis]) -> frozenset[Axis]:
+    """The axes in which the result of a norm is not zero for removed units."""
+    weight = bind(node).get("weight")
+    if isinstance(weight, fx.Node) and is_zeroed(weight):
+        return frozenset()
+    return over if name == "layer_norm" else found
+
+
+def averaged_atoms(inference: Inference, node: fx.Node, name: str) -> frozenset[Axis]:
+    """The atomic axes that a norm or a mean runs over."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    axes, arguments = inference.axes[source], bind(node)
+    dims = range(-len(arguments["normalized_shape"]), 0) if name != "mean" else arguments.get("dim") or range(len(axes))
+    return frozenset(a for d in ([dims] if isinstance(dims, int) else dims) for a in inference.algebra.atoms(axes[d]))  # type: ignore[arg-type]
+
+
+def atoms_of(inference: Inference, node: fx.Node) -> frozenset[Axis]:
+    axes = inference.axes.get(node, ())
+    flat = [a for part in axes for a in (part if isinstance(part, tuple) else (part,))]
+    return frozenset(atom for axis in flat for atom in inference.algebra.atoms(axis))
+
+
+def is_zeroed(node: fx.Node) -> bool:
+    """Say whether a tensor is zero for removed units: a parameter, or a product with one."""
+    if node.op == "get_attr":
+        return True
+    name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+    return name in _KEEPS and any(map(is_zeroed, node.all_input_nodes))

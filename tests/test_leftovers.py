@@ -1,0 +1,35 @@
+"""Norms that leave removed units at other values than zero, and norms after them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graphprune.plan import Plan
+from graphprune.source import capture
+from tests import oracle
+
+
+class Stream(nn.Module):
+    """A norm into a stream that is normed again; its weight is a parameter, or one more than it."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.branch, self.leave = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.weight, self.offset, self.norm = nn.Parameter(torch.randn(8)), offset, nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if not self.offset else self.weight + self.offset
+        x = nn.functional.layer_norm(self.enter(x), (8,), weight)
+        return self.leave(self.norm(x + self.branch(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_a_width_that_a_later_norm_would_count_is_locked(offset: float) -> None:
+    wide, analysis, masked = oracle.analyses(capture(Stream(offset).eval(), inputs={"x": torch.randn(4, 5)}))
+    stream = next(g for g in analysis.groups.groups if any(s.name == "branch.weight" for s in g.slots))
+    if offset:
+        assert stream.locked is not None
+        assert "averaged over where a removed unit is not zero" in stream.locked
+        return
+    oracle.check_cut(wide, analysis, masked, Plan({stream.id: (0, 2, 5)}, statistics="exact"), 1e-9)
