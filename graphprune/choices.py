@@ -80,7 +80,9 @@ def shares(algebra: Algebra, axis: Axis, need: int) -> Iterator[tuple[Axis, int]
     """What each factor of an axis must keep so that `need` entries are left, from the innermost on."""
     for factor in reversed(algebra.factors(axis)):
         size = int(str(algebra.size(factor)))
-        least = min(size, need)
+        least = max(
+            1, min(size, need)
+        )  # the largest value alone needs no entry of its own, but one to be the largest of
         need = -(-need // least)
         yield from ((atom, least) for atom in algebra.atoms(factor))
 
