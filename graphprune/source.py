@@ -17,11 +17,11 @@ from graphprune.capturing import capture_graph
 from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.encoder import encoder_contract
-from graphprune.errors import CaptureError, SourceError, UsageError
+from graphprune.errors import CaptureError, ParityError, SourceError, UsageError
 from graphprune.even_chunks import EvenChunks
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
-from graphprune.parity import agree
+from graphprune.parity import compare_models, require
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
 from graphprune.tracing import Contract
 
@@ -96,44 +96,63 @@ class Positional(nn.Module):
 
 
 def capture_pretrained(model: Any) -> Graph:
-    """Capture a live transformers model under the contract that fits it.
+    """Capture a live transformers model under the contract that fits it, and compare the graph with the model.
 
     A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
     """
-    used: list[str] = []
+    kind = kind_of(model)
     with traceable_experts(model), quiet_transformers():
-        kind = kind_of(model)
-        kind, graph = capture_decoder(model, used) if kind == "decoder" else (kind, capture_as(model, kind, used))
+        try:
+            return capture_checked(model, kind)
+        except CaptureError as error:
+            if kind != "decoder":
+                raise
+            return capture_without_cache(model, error)
+
+
+def capture_without_cache(model: Any, reason: CaptureError) -> Graph:
+    """The graph of a decoder as an encoder. Where it fails, raises the reason for which there is none with a cache."""
+    try:
+        graph = capture_checked(model, "encoder")
+    except CaptureError:
+        raise reason from None
+    note = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
+    return graph.remember("notes", [*graph.memo.get("notes", ()), note])
+
+
+def capture_checked(model: Any, kind: str) -> Graph:
+    """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
+    used: list[str] = []
     generation = getattr(model, "generation_config", None)
-    source = Source(kind, "", type(model).__name__, model.config, generation)
-    graph = replace(graph, source=source)
-    if used:
+    graph = capture_as(model, kind, used)
+    graph = replace(graph, source=Source(kind, "", type(model).__name__, model.config, generation))
+    if is_comparable(model) or (used and has_weights(model)):
         require_same(model, graph, used)
     return graph
 
 
+def has_weights(model: Any) -> bool:
+    return not any(parameter.is_meta for parameter in model.parameters())
+
+
+def is_comparable(model: Any) -> bool:
+    """Say whether a model's outputs are exact enough to be compared: in short types, routers choose by rounding."""
+    exact = {torch.float32, torch.float64}
+    return has_weights(model) and all(p.dtype in exact for p in model.parameters() if p.is_floating_point())
+
+
 def require_same(model: Any, graph: Graph, used: list[str]) -> None:
-    """Raise CaptureError where a graph does not compute what its model does, if that has weights to compare with."""
-    if any(parameter.is_meta for parameter in model.parameters()):
-        return
-    training, same = model.training, agree(model.eval(), graph)
-    model.train(training)
-    if not same:
-        names = ", ".join(dict.fromkeys(used))
-        raise CaptureError(f"cannot capture the model: it picks rows by value ({names}), and not row by row after that")
-
-
-def capture_decoder(model: Any, used: list[str]) -> tuple[str, Graph]:
-    """The kind of graph that the model can be captured as, and the graph. Raises CaptureError where there is none."""
+    """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
+    training = model.training
     try:
-        return "decoder", capture_as(model, "decoder", used)
-    except CaptureError as error:
-        try:
-            graph = capture_as(model, "encoder", used)
-        except CaptureError:
-            raise error from None
-        note = f"captured without a cache, so that each new token is computed from the whole text: {error}"
-        return "encoder", graph.remember("notes", [*graph.memo.get("notes", ()), note])
+        require(compare_models(model.eval(), graph))
+    except ParityError as error:
+        rows = f"; it picks rows by value ({', '.join(dict.fromkeys(used))})" if used else ""
+        raise CaptureError(
+            f"cannot capture the model: its graph does not compute what it does: {error}{rows}"
+        ) from error
+    finally:
+        model.train(training)
 
 
 def capture_as(model: Any, kind: str, used: list[str]) -> Graph:

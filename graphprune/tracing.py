@@ -99,13 +99,17 @@ def uncached() -> contextlib.AbstractContextManager[Any]:
 
 def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:
     """The exported program, and the largest sizes for which it holds where the model computes otherwise beyond them."""
-    try:
+    with contextlib.suppress(torch._dynamo.exc.UserError):
         return export_program(module, contract), {}
-    except torch._dynamo.exc.UserError as error:
-        bounds = suggested_bounds(str(error))
-        if not bounds or min(bounds.values()) < _SHORTEST:
-            raise
-    return export_program(module, replace(contract, maximum={**contract.maximum, **bounds})), bounds
+    # torch asks how sizes compare where it chooses a memory layout, and holds the model to the answer; not so here.
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        try:
+            return export_program(module, contract), {}
+        except torch._dynamo.exc.UserError as error:
+            bounds = suggested_bounds(str(error))
+            if not bounds or min(bounds.values()) < _SHORTEST:
+                raise
+        return export_program(module, replace(contract, maximum={**contract.maximum, **bounds})), bounds
 
 
 def export_program(module: nn.Module, contract: Contract) -> Any:

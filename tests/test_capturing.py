@@ -266,3 +266,19 @@ def test_a_module_keeps_nothing_of_the_recorded_run() -> None:
     record(wrapper, contract, [], nullpatch)
     assert vars(module) == attributes
     assert module.table is None
+
+
+class Windows(nn.Module):
+    """Windows overlap: the memory layout of what is computed of them depends on how long the text is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.unfold(1, 4, 1) * 2).sum(-1)
+
+
+def test_sizes_that_only_a_memory_layout_depends_on_stay_free() -> None:
+    contract = Contract({"x": torch.randn(2, 7)}, {"x": {0: "batch", 1: "sequence"}}, ("y",))
+    module = Windows()
+    graph = capture_module(module, contract)
+    assert "notes" not in graph.memo
+    for x in (torch.randn(1, 4), torch.randn(3, 5), torch.randn(2, 40)):
+        torch.testing.assert_close(graph(x)[0], module(x))

@@ -56,6 +56,30 @@ def test_a_model_that_looks_at_values_runs_once_for_real() -> None:
         torch.testing.assert_close(graph(*(inputs[n] for n in graph.inputs))[0], model(**inputs).logits)
 
 
+class Greeting(transformers.LlamaForCausalLM):
+    """Says something else as long as its cache is empty."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
+    ) -> Any:
+        first = past_key_values is None or past_key_values.get_seq_length() == 0
+        output = super().forward(input_ids, attention_mask, past_key_values=past_key_values, **kwargs)
+        output.logits = output.logits + 1 if first else output.logits
+        return output
+
+
+def test_a_graph_with_a_cache_that_is_not_the_model_is_not_taken() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = Greeting(config).eval()
+    graph, ids = capture(model), torch.randint(3, 32, (2, 6))
+    assert graph.source.kind == "encoder"
+    assert any("its graph does not compute what it does" in note for note in graph.memo["notes"])
+    with torch.no_grad():
+        torch.testing.assert_close(graph(ids, torch.ones_like(ids))[0], model(ids, use_cache=False).logits)
+
+
 def test_without_weights_it_is_refused_in_one_line() -> None:
     with torch.device("meta"), pytest.raises(CaptureError, match="cannot run XLMWithLMHeadModel on tensors without"):
         capture(xlm())
