@@ -17,7 +17,7 @@ from torch import fx
 
 from graphprune.backends.onnx_elementwise import ELEMENTWISE
 from graphprune.backends.onnx_images import IMAGES
-from graphprune.backends.onnx_recurrence import scan_recurrence
+from graphprune.backends.onnx_recurrence import scan_maximum, scan_recurrence
 from graphprune.ir import Size, TensorType
 
 Lowering = Callable[..., Any]
@@ -242,6 +242,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "index_add": index_add,
         "scaled_dot_product_attention": attention,
         "linear_recurrence": scan_recurrence,
+        "cummax": scan_maximum,
         **ELEMENTWISE,
         **IMAGES,
     }

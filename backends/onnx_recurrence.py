@@ -1,4 +1,4 @@
-"""The lowering of a linear recurrence: one Scan over the tokens."""
+"""Lowerings of what runs along the tokens in order: one Scan each."""
 
 from typing import Any
 
@@ -22,6 +22,34 @@ def scan_recurrence(
     evaluator.default().nodes.append(scan)  # type: ignore[attr-defined]
     last, outputs = scan.outputs
     return outputs, last
+
+
+def scan_maximum(op: Any, node: fx.Node, value: Any, dim: int) -> Any:
+    """The largest value so far along a dimension, without where it stood; it starts from the least of all."""
+    if any(user.args[1] == 1 and user.users for user in node.users):
+        return NotImplemented
+    kind = node.args[0].meta["value"]  # type: ignore[union-attr]
+    element, dim = ir.tensor_adapters.from_torch_dtype(kind.dtype), dim % len(kind.shape)
+    sizes = [size if isinstance(size, int) else None for d, size in enumerate(kind.shape) if d != dim]
+    past, entry = (
+        ir.Value(name=name, type=ir.TensorType(element), shape=ir.Shape(sizes)) for name in ("step_past", "step_entry")
+    )
+    largest = ir.node("Max", [past, entry])
+    output = ir.node("Identity", [largest.outputs[0]])
+    for number, step in enumerate((largest, output)):
+        step.outputs[0].name, step.outputs[0].type = f"step_{number}", ir.TensorType(element)
+    results = [largest.outputs[0], output.outputs[0]]
+    body = ir.Graph([past, entry], results, nodes=[largest, output], opset_imports={"": op.version}, name="step")
+    attributes: dict[str, Any] = {
+        "body": body,
+        "num_scan_inputs": 1,
+        "scan_input_axes": [dim],
+        "scan_output_axes": [dim],
+    }
+    start = op.ReduceMin(value, op.Constant(value_ints=[dim]), keepdims=0)
+    scan = ir.node("Scan", [start, value], attributes, num_outputs=2)
+    evaluator.default().nodes.append(scan)  # type: ignore[attr-defined]
+    return (scan.outputs[1],)
 
 
 def step_graph(state: TensorType, operands: list[TensorType], opset: int) -> ir.Graph:

@@ -136,6 +136,10 @@ HELP: dict[str, dict[str, Any]] = {
     },
     "reformer": {"axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16)},
     "xmod": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
+    "xlstm": {
+        "hidden_size": 128,
+        "embedding_dim": 128,
+    },  # keys are rounded up to 64 in its cache, and not in its layers
     "zaya": {"num_experts_per_tok": 1},
 }
 

@@ -1,6 +1,7 @@
 """The contract of causal language models: flat tensors, with the cache as keys and values of each layer."""
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -87,8 +88,15 @@ def is_decoder(model: Any) -> bool:
     return bool(model.can_generate()) and cache_argument(model) is not None
 
 
+def same_tensors(model: Any) -> Any:
+    """A copy of the model on its own parameters and buffers: some models keep what they compute when they first run."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def decoder_contract(model: Any) -> tuple[Decoder, Contract]:
     """The wrapper and the contract of a causal language model, read off a run on fake tensors."""
+    model = same_tensors(model)
     device = next(model.parameters()).device
     ids = torch.zeros(BATCH, SEQUENCE, dtype=torch.long, device=device)
     inputs: dict[str, Tensor] = {"input_ids": ids}

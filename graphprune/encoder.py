@@ -1,6 +1,5 @@
 """The contract of models without a cache: encoders of text and of images, with their own inputs and outputs."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from graphprune.decoder import BATCH, accepts
+from graphprune.decoder import BATCH, accepts, same_tensors
 from graphprune.errors import CaptureError
 from graphprune.tracing import Contract
 
 LENGTH, IMAGES, FRAMES = 7, 3, 4
 IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on
+_EXAMPLES = 17
 _IMAGE_SIZES = ("image_size", "input_size", "img_size")
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "num_input_channels")
 
@@ -46,12 +46,6 @@ def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
     return Stateless(model, tuple(inputs), outputs), contract
 
 
-def same_tensors(model: Any) -> Any:
-    """A copy of the model on its own parameters and buffers: some models keep what they compute when they first run."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
 def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     """Examples of the tensors that the model takes, read off `forward` and the configuration, and what varies.
 
@@ -64,6 +58,10 @@ def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str
         inputs["input_ids"] = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=device)
         dynamic["input_ids"] = {0: "batch", 1: "sequence"}
     texts = dict(text_companions(model, inputs))
+    rows = rows_of_one(model, {**inputs, **texts}) if inputs else 1
+    if rows > 1:
+        inputs["input_ids"] = inputs["input_ids"].repeat(rows, 1)
+        dynamic["input_ids"] = {0: f"{rows}*batch", 1: "sequence"}
     images = next((name for name in ("pixel_values", "pixel_values_videos") if accepts(model, name)), None)
     if images is not None and not (inputs and runs(model, {**inputs, **texts})):
         count = IMAGES if inputs else BATCH
@@ -76,6 +74,17 @@ def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str
     inputs |= texts
     dynamic |= {name: {0: "batch", 1: "sequence"} for name in texts}
     return inputs, dynamic
+
+
+def rows_of_one(model: Any, inputs: dict[str, Tensor]) -> int:
+    """How many rows of ids one example has: sound is told in several streams of codes. 1 where none would do."""
+    if "attention_mask" not in inputs or runs(model, inputs):
+        return 1
+    # A prime number of examples: fewer rows than there are streams cannot make whole ones of another number.
+    many = {name: tensor[:1].expand(_EXAMPLES, *tensor.shape[1:]) for name, tensor in inputs.items()}
+    ids = many["input_ids"]
+    several = (n for n in range(2, _EXAMPLES) if runs(model, {**many, "input_ids": ids.repeat(n, 1)}))
+    return next(several, 1)
 
 
 def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphprune import scans
 from graphprune.recurrence import linear_recurrence
 
 Kernel = Callable[..., Any]
@@ -143,7 +144,12 @@ _KERNELS: Mapping[str, Callable[[Kernel, Recurrent], Kernel]] = MappingProxyType
         "chunk_kimi_delta_attention": delta_rule,
         "mamba2_chunk_scan": state_space_duality,
         "mamba_selective_scan": selective_scan,
+        "rwkv_linear_attention": lambda original, recurrent: scans.weighted_keys,
     }
+)
+# Of classes: by the name of a method, or of a method and an attribute that its objects have.
+_METHODS: Mapping[tuple[str, str], Kernel] = MappingProxyType(
+    {("_rnn_scan", ""): scans.gated_scan, ("forward", "sequence_kernel_fn"): scans.matrix_memory}
 )
 
 
@@ -163,6 +169,10 @@ def traceable_recurrences(model: nn.Module) -> Iterator[None]:
         for name, make in _KERNELS.items():
             if callable(vars(space).get(name)):
                 changes.append((space, name, make(getattr(space, name), recurrent)))
+    for part in model.modules():
+        for (method, attribute), form in _METHODS.items():
+            if hasattr(type(part), method) and (not attribute or hasattr(part, attribute)):
+                changes.append((type(part), method, form))
     with contextlib.ExitStack() as stack:
         for owner, name, new in changes:
             stack.callback(setattr, owner, name, getattr(owner, name))

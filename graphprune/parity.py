@@ -174,7 +174,8 @@ def encoder_reference(graph: Graph, generator: torch.Generator) -> Observations:
 def encoder_input(name: str, type_: TensorType, graph: Graph, generator: torch.Generator) -> Tensor:
     """Random values for floats, valid ids for tokens, ones for masks, zeros for other integers."""
     sizes = {"batch": 2, "images": 2, "target": 5}
-    shape = [size if isinstance(size, int) else sizes.get(str(size), 7) for size in type_.shape]
+    symbols = {str(s) for size in type_.shape if not isinstance(size, int) for s in size.free_symbols}
+    shape = concrete(type_.shape, {**dict.fromkeys(symbols, 7), **sizes})
     if type_.dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(type_.dtype)
     if "mask" in name:
@@ -205,7 +206,8 @@ def compare_models(model: Any, graph: Graph) -> list[Check]:
 
 def observe_encoder(model: Any, expected: Mapping[str, Tensor]) -> Observations:
     """The outputs of a transformers encoder on the inputs of a reference."""
-    inputs = {n.removeprefix("input."): t.to(model.device) for n, t in expected.items() if n.startswith("input.")}
+    device = next(model.parameters()).device
+    inputs = {n.removeprefix("input."): t.to(device) for n, t in expected.items() if n.startswith("input.")}
     output = model(**inputs)
     return {name: output[name].detach().cpu() for name in expected if not name.startswith("input.")}
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from graphprune.decoder import BATCH, accepts
-from graphprune.encoder import Stateless, longest_text, model_inputs, same_tensors
+from graphprune.decoder import BATCH, accepts, same_tensors
+from graphprune.encoder import Stateless, longest_text, model_inputs
 from graphprune.tracing import Contract
 
 TARGET = 5

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphprune import source_checks as checks
 from graphprune.capturing import capture_graph
-from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.decoder import decoder_contract, is_decoder, same_tensors, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.encoder import encoder_contract
 from graphprune.errors import CaptureError, ParityError, SourceError, UsageError
@@ -143,16 +143,13 @@ def is_comparable(model: Any) -> bool:
 
 def require_same(model: Any, graph: Graph, used: list[str]) -> None:
     """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
-    training = model.training
     try:
-        require(compare_models(model.eval(), graph))
+        require(compare_models(same_tensors(model).eval(), graph))
     except ParityError as error:
         rows = f"; it picks rows by value ({', '.join(dict.fromkeys(used))})" if used else ""
         raise CaptureError(
             f"cannot capture the model: its graph does not compute what it does: {error}{rows}"
         ) from error
-    finally:
-        model.train(training)
 
 
 def capture_as(model: Any, kind: str, used: list[str]) -> Graph:

@@ -33,7 +33,7 @@ _SHORTEST = 64  # tokens: what is captured for fewer is of no use
 class Contract:
     """What the captured function takes and returns: names in order, examples, and the name of each symbolic size.
 
-    `dynamic[name]` maps a dimension to a symbol's name or to an expression over symbols (`past + sequence`).
+    `dynamic[name]` maps a dimension to a symbol's name or to an expression over symbols (`past + sequence`, `4*batch`).
     """
 
     inputs: Mapping[str, Tensor]
@@ -149,6 +149,10 @@ def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
         name: torch.export.Dim(f"_{name}", min=0 if name == "past" else None, max=contract.maximum.get(name))
         for name in plain
     }
+    for name in {n for sizes in contract.dynamic.values() for n in sizes.values()}:
+        multiple = re.fullmatch(r"(\d+)\*(\w+)", name)
+        if multiple:
+            dims[name] = int(multiple[1]) * dims[multiple[2]]
     return tuple(
         {d: dims.get(n, torch.export.Dim.DYNAMIC) for d, n in contract.dynamic.get(name, {}).items()} or None
         for name in contract.inputs

@@ -126,6 +126,10 @@ def shapes() -> Iterator[Sample]:
 
 
 def slices() -> Iterator[Sample]:
+    yield s("unfold", f(3, 6, 2), 1, 4, 1)
+    yield s("pad", f(6, 3), [0, 0, 1, 0])
+    yield s("pad", f(2, 6, 3), [1, 2], "replicate")
+    yield s("constant_pad_nd", f(6, 3), [1, 0], 2.0)
     yield s("slice.Tensor", f(6, 3), 0, 2)
     yield s("slice.Tensor", f(6, 3), 0, 1, 4)
     yield s("slice.Tensor", f(6, 3), 0, 0, -2)
@@ -235,6 +239,8 @@ def reductions() -> Iterator[Sample]:
     yield s("any", b(2, 3))
     yield s("all", b(2, 3))
     yield s("cumsum", f(2, 3), 1)
+    yield s("cummax", f(2, 3), 1)
+    yield s("cummin", f(2, 3), -1)
     yield s("cumprod", f(2, 3), 0)
     yield s("flip", f(2, 3), [1])
     yield s("flip", f(2, 3), [0, 1])

@@ -86,6 +86,27 @@ def index_select(call: Call) -> Axes:
     return (*axes[:dim], *call.axes(call["index"]), *axes[dim + 1 :])
 
 
+def pad(call: Call) -> Axes:
+    """Entries are added at the ends of dimensions, which `pad` gives in pairs from the last one on."""
+    axes, reason = call.axes(call["self"]), "padded"
+    grown = {len(axes) - 1 - place // 2 for place, count in enumerate(call["pad"]) if count != 0}
+    lock_static(call, tuple(axes[dim] for dim in grown), reason)
+    return tuple(call.locked((call.out.shape[d],), reason)[0] if d in grown else a for d, a in enumerate(axes))
+
+
+def unfold(call: Call) -> Axes:
+    """Windows along one dimension; what each of them holds becomes the last one."""
+    axes = call.axes(call["self"])
+    dim, reason = call["dimension"] % len(axes), "cut into windows"
+    lock_static(call, (axes[dim],), reason)
+    return (
+        *axes[:dim],
+        *call.locked((call.out.shape[dim],), reason),
+        *axes[dim + 1 :],
+        *call.locked((call["size"],), reason),
+    )
+
+
 def topk(call: Call) -> NodeAxes:
     """The best k of an axis: values, and indices that point into it."""
     axes = call.axes(call["self"])
@@ -177,6 +198,8 @@ RULES = {
     "aten.gather": Rule(gather),
     "aten.index_select": Rule(index_select),
     "aten.topk": Rule(topk, resize_topk),
+    "aten.unfold": Rule(unfold),
+    **{f"aten.{name}": Rule(pad) for name in ("pad", "constant_pad_nd")},
     "aten.scatter": Rule(scatter),
     "aten.index_add": Rule(index_add),
     "aten.one_hot": Rule(one_hot, resize_one_hot),

@@ -88,6 +88,12 @@ def along(reason: str) -> Callable[[Call], Axes]:
     return infer
 
 
+def running(call: Call) -> NodeAxes:
+    """The extreme of all entries so far along a dimension, and where it stood."""
+    axes = along("accumulated in order")(call)
+    return axes, axes
+
+
 def normalise(call: Call) -> Axes:
     """Layer norm and RMS norm: the last dimensions are averaged over; weight and bias lie along them."""
     axes = call.axes(call["input"])
@@ -165,6 +171,7 @@ RULES = {
     **{f"aten.{n}": Rule(locking("its norm is measured", 0.0)) for n in ("linalg_vector_norm", "norm")},
     "aten.logsumexp": Rule(locking("its norm is measured", -_INF)),
     **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip")},
+    **{f"aten.{n}": Rule(running) for n in ("cummax", "cummin")},
     "aten.layer_norm": Rule(normalise, resize_norm),
     "aten.rms_norm": Rule(normalise, resize_norm),
     "aten.group_norm": Rule(group_norm, resize_group_norm),

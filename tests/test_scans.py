@@ -1,0 +1,94 @@
+"""Loops over tokens that models write out themselves: our forms compute the same, also where exponentials overflow."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRglru
+from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
+from transformers.models.xlstm import modeling_xlstm
+
+from graphprune import analyze, artefacts, capture, parity, scans
+from graphprune.backends.onnx import Onnx
+from graphprune.ir import Graph
+from graphprune.plan import Plan
+from graphprune.register import register
+from graphprune.rewrite import apply
+from tests import oracle
+
+register()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+def test_a_gated_scan(tokens: int) -> None:
+    torch.manual_seed(0)
+    x, gate = torch.randn(2, tokens, 5), torch.rand(2, tokens, 5)
+    reset = torch.zeros(2, tokens, 1, dtype=torch.bool)
+    reset[:, 0] = reset[1, tokens // 2] = True
+    expected, _ = RecurrentGemmaRglru._rnn_scan(SimpleNamespace(), x, gate, reset, None)
+    torch.testing.assert_close(scans.gated_scan(None, x, gate, reset, None)[0], expected)
+
+
+@pytest.mark.parametrize("spread", [1.0, 200.0])
+def test_weighted_keys(spread: float) -> None:
+    torch.manual_seed(0)
+    key, value = torch.randn(2, 9, 5) * spread, torch.randn(2, 9, 5)
+    decay, first = torch.randn(5), torch.randn(5)
+    expected, _ = rwkv_linear_attention_cpu(decay, first, key, value)
+    torch.testing.assert_close(scans.weighted_keys(decay, first, key, value)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [1.0, 100.0])
+def test_a_matrix_memory(spread: float) -> None:
+    torch.manual_seed(0)
+    backend = modeling_xlstm.xLSTMBackend(transformers.xLSTMConfig(chunk_size=4))
+    query, key, value = (torch.randn(2, 3, 9, size) for size in (4, 4, 6))
+    gates = [torch.randn(2, 3, 9) * spread for _ in range(2)]
+    expected, _ = backend(query, key, value, *gates)
+    torch.testing.assert_close(
+        scans.matrix_memory(backend, query, key, value, *gates)[0], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def rwkv() -> Any:
+    config = transformers.RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
+    return transformers.RwkvForCausalLM(config)
+
+
+def griffin() -> Any:
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        lru_width=16,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        intermediate_size=24,
+        head_dim=8,
+    )
+    return transformers.RecurrentGemmaForCausalLM(config)
+
+
+def cut_of(model: Any) -> tuple[Graph, Graph]:
+    """A model's graph, and that graph cut in half, which is the masked one."""
+    torch.manual_seed(0)
+    graph = capture(model.eval())
+    wide, analysis, masked = oracle.analyses(graph)
+    keep = {g.id: tuple(range(g.units // 2, g.units)) for g in analysis.groups.prunable() if g.kind != "vocabulary"}
+    plan = Plan(keep, statistics="exact")
+    assert oracle.check_cut(wide, analysis, masked, plan, 1e-9) < 1e-9
+    return graph, apply(graph, Plan(keep))
+
+
+@pytest.mark.parametrize("make", [rwkv, griffin])
+def test_the_models_are_cut_and_reach_onnx(make: Any, tmp_path: Path) -> None:
+    graph, cut = cut_of(make())
+    assert graph.source.kind == "encoder"
+    kinds = {group.kind for group in analyze(graph).prunable()}
+    assert {"attention", "residual", "mlp"} <= kinds
+    parity.save_reference(cut, tmp_path)
+    Onnx().export(cut, tmp_path)
+    expected, kind = artefacts.read_reference(tmp_path)
+    parity.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
