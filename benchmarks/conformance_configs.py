@@ -67,6 +67,11 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 # Sizes that some defaults leave out, though the model needs them.
 OPTIONAL = ("num_experts_per_tok", "n_routed_experts", "n_shared_experts", "first_k_dense_replace", "head_dim")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_GEMMA3N = {
+    "num_kv_shared_layers": 0,
+    "intermediate_size": 96,
+    "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
+}
 # Where the names are not enough.
 HELP: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3], "num_hidden_layers": 4},
@@ -85,26 +90,20 @@ HELP: dict[str, dict[str, Any]] = {
             for kind in ("sliding_attention", "full_attention")
         },
     },
-    "gemma4_assistant": {
-        "backbone_hidden_size": 64,
-        "text_config": {
-            "hidden_size_per_layer_input": 0,
-            "vocab_size_per_layer_input": 0,
-            "use_double_wide_mlp": False,
-            "enable_moe_block": False,
-            "num_hidden_layers": 4,
-            "num_kv_shared_layers": 4,
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
-        },
-    },
-    "gemma3n_text": {
-        "num_kv_shared_layers": 0,
-        "intermediate_size": 96,
-        "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
-    },
-    "gemma4_unified_assistant": {
-        "backbone_hidden_size": 64,
-        "text_config": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3n_text": _GEMMA3N,
+    "gemma3n": {"text_config": _GEMMA3N},
+    **{
+        name: {
+            "backbone_hidden_size": 64,
+            "text_config": {
+                **dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0),
+                **dict.fromkeys(("use_double_wide_mlp", "enable_moe_block"), False),
+                "num_hidden_layers": 4,
+                "num_kv_shared_layers": shared,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+        }
+        for name, shared in (("gemma4_assistant", 0), ("gemma4_unified_assistant", 2))
     },
     "dots3_note": {
         "shared_experts_intermediate_size": 48,

@@ -207,8 +207,11 @@ def check_faces(stages: Stages, cut: Any, out: Path) -> None:
 
 
 def main() -> None:
+    from conformance_suites import has_torchvision
+
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
+    has_torchvision()  # some models of transformers need it, or timm, which does
     print(json.dumps(examine(*sys.argv[1:3])), flush=True)
 
 
