@@ -20,6 +20,7 @@ from graphprune.ir import Graph, Source
 from graphprune.parity import agree
 from graphprune.quantities import FileBytes
 from graphprune.states import is_state
+from graphprune.storage import unshared
 
 MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function
@@ -306,15 +307,9 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int)
     plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_bytes)
     paths = []
     for filename, names in plan.filename_to_tensors.items():
-        save_file({name: unshared(tensors[name]) for name in names}, folder / filename, metadata={"format": "pt"})
+        save_file(unshared({name: tensors[name].cpu() for name in names}), folder / filename, metadata={"format": "pt"})
         paths.append(folder / filename)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         paths.append(write_json(folder / "model.safetensors.index.json", index))
     return paths
-
-
-def unshared(tensor: Tensor) -> Tensor:
-    """The tensor on storage of its own: a view into a larger storage cannot be saved."""
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor.cpu() if whole else tensor.detach().clone(memory_format=torch.contiguous_format).cpu()

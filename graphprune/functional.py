@@ -15,11 +15,12 @@ _aten = torch.ops.aten
 # Calls that return their operand where nothing about its type changes.
 _COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "detach_", "clone"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
-# What makes a tensor without values; zeros are as good, and the same each time.
+# What makes a tensor without values; zeros are as good, and the same each time. What empties one gives zeros too.
 _UNWRITTEN = {
     "empty": _aten.zeros.default,
     "new_empty": _aten.new_zeros.default,
     "empty_like": _aten.zeros_like.default,
+    "zero": _aten.zeros_like.default,
 }
 _VIEWS = {
     "view",

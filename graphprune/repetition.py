@@ -29,10 +29,20 @@ def find_stacks(module: nn.Module, path: str = "") -> Iterator[Stack]:
     """The outermost containers in which some block after the first has an equal."""
     for name, child in module.named_children():
         stack = Stack(f"{path}{name}", child)
-        if isinstance(child, (nn.ModuleList, nn.Sequential)) and len(child) > 2 and is_repeating(label(stack)):
+        if is_numbered(child) and is_repeating(label(stack)):
             yield stack
         else:
             yield from find_stacks(child, f"{stack.path}.")
+
+
+def is_numbered(module: nn.Module) -> bool:
+    """Say whether a module is a list of three or more under their numbers; a sequence may name its parts otherwise."""
+    names = [*module._modules]
+    return (
+        isinstance(module, (nn.ModuleList, nn.Sequential))
+        and len(names) > 2
+        and names == [*map(str, range(len(names)))]
+    )
 
 
 def label(stack: Stack) -> tuple[int, ...]:

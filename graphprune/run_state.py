@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from graphprune.errors import InvariantError, UsageError
 from graphprune.ir import Graph, Lineage, Step
 from graphprune.plan import Plan
 from graphprune.rewrite import apply
+from graphprune.storage import unshared
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
 METRICS = "metrics.jsonl"
@@ -132,9 +132,9 @@ def save_state(folder: Path, index: int, graph: Graph) -> None:
     for old in (new, path):
         shutil.rmtree(old, ignore_errors=True)
     new.mkdir()
-    save_file(unshared(graph.tensors()), new / "tensors.safetensors")
+    save_file(each_once(graph.tensors()), new / "tensors.safetensors")
     flat = {f"{kind}/{name}": t for kind, tensors in graph.companions.items() for name, t in tensors.items()}
-    save_file(unshared(flat), new / "companions.safetensors")
+    save_file(each_once(flat), new / "companions.safetensors")
     (new / "graph.json").write_text(json.dumps(describe(graph)), encoding="utf-8")
     lines = [
         path.read_bytes() for path in (*metrics_files(folder), folder / f"{_PASS}{index}" / METRICS) if path.is_file()
@@ -166,16 +166,11 @@ def describe(graph: Graph) -> dict[str, Any]:
     }
 
 
-def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def each_once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor once, under the first of its names, in memory of its own."""
     first = {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
     names = set(first.values())
-    plain = {name: tensor.detach() for name, tensor in tensors.items() if name in names}
-    return {name: t if owns_memory(t) else t.clone(memory_format=torch.contiguous_format) for name, t in plain.items()}
-
-
-def owns_memory(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
+    return unshared({name: tensor for name, tensor in tensors.items() if name in names})
 
 
 def load_state(folder: Path, source: Graph) -> tuple[int, Graph] | None:

@@ -239,6 +239,8 @@ def reductions() -> Iterator[Sample]:
     yield s("any", b(2, 3))
     yield s("all", b(2, 3))
     yield s("cumsum", f(2, 3), 1)
+    yield s("roll", f(2, 3, 4), [1, -1], [0, 1])
+    yield s("roll", f(2, 3), [1])
     yield s("cummax", f(2, 3), 1)
     yield s("cummin", f(2, 3), -1)
     yield s("cumprod", f(2, 3), 0)

@@ -1,6 +1,7 @@
 """Capture by blocks gives the graph of the whole trace, node for node; what does not repeat is traced whole."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext as nullpatch
 from functools import partial
@@ -282,3 +283,11 @@ def test_sizes_that_only_a_memory_layout_depends_on_stay_free() -> None:
     assert "notes" not in graph.memo
     for x in (torch.randn(1, 2), torch.randn(3, 5), torch.randn(2, 40)):
         torch.testing.assert_close(graph(x)[0], module(x))
+
+
+def test_blocks_with_names_of_their_own_are_traced_one_by_one() -> None:
+    torch.manual_seed(0)
+    parts = [(f"block-{i}", nn.Sequential(nn.Linear(6, 6), nn.ReLU())) for i in range(BLOCKS)]
+    module = nn.Sequential(OrderedDict(parts)).eval()
+    graph, x = capture(module, inputs={"x": torch.randn(2, 6)}), torch.randn(3, 6)
+    torch.testing.assert_close(graph(x)[0], module(x))

@@ -81,7 +81,7 @@ def along(reason: str) -> Callable[[Call], Axes]:
 
     def infer(call: Call) -> Axes:
         axes = call.axes(call["self"])
-        dims = [call["dim"]] if call["dims"] is None else call["dims"]
+        dims = [call["dim"]] if call["dims"] is None else call["dims"] or range(len(axes))
         lock_static(call, tuple(axes[d] for d in dims), reason)
         return axes
 
@@ -170,7 +170,7 @@ RULES = {
     **{f"aten.{n}": Rule(locking("its spread is measured")) for n in ("var", "std", "var_mean")},
     **{f"aten.{n}": Rule(locking("its norm is measured", 0.0)) for n in ("linalg_vector_norm", "norm")},
     "aten.logsumexp": Rule(locking("its norm is measured", -_INF)),
-    **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip")},
+    **{f"aten.{n}": Rule(along("accumulated in order")) for n in ("cumsum", "cumprod", "flip", "roll")},
     **{f"aten.{n}": Rule(running) for n in ("cummax", "cummin")},
     "aten.layer_norm": Rule(normalise, resize_norm),
     "aten.rms_norm": Rule(normalise, resize_norm),
