@@ -1,7 +1,8 @@
 """Leftovers: what a removed unit holds in a masked model where it is not zero, and the norms that would count it.
 
 A layer norm takes the mean away from every entry, those of removed units too. Where its weight is no parameter alone,
-such as 1 + w, nothing makes them zero again; a later norm over them counts what a cut model does not have.
+such as 1 + w, nothing makes them zero again; a later norm over them counts what a cut model does not have. The cosine of
+a removed unit is 1, and so it is with other functions that are not zero at zero.
 """
 
 import torch
@@ -11,8 +12,11 @@ from graphprune.axes import Axis
 from graphprune.inference import Inference, bind
 from graphprune.ir import Graph
 
-_REASON = "is averaged over where a removed unit is not zero: the norm before it has no weight that could be"
+_REASON = "is averaged over where a removed unit is not zero, and nothing before makes it so"
 _KEEPS = {"_to_copy", "mul", "reshape", "view", "expand", "unsqueeze", "squeeze", "transpose", "permute"}
+_NOT_ZERO = {"cos", "cosh", "exp", "sigmoid", "hardsigmoid", "softplus", "log_sigmoid"}  # of zero
+# What is zero wherever one of the operands is.
+_PRODUCTS = {"mul", "linear", "matmul", "bmm", "linear_recurrence"}
 _NORMS = {"layer_norm", "rms_norm", "mean"}
 
 
@@ -31,9 +35,11 @@ def leftover_locks(graph: Graph, inference: Inference) -> dict[Axis, str]:
             for atom in found & over:
                 locks.setdefault(atom, f"{_REASON} (at {node.name})")
             found = (found - over) | (over & left_over(node, name, over, found))
-        elif name == "mul" and any(is_zeroed(operand) for operand in node.all_input_nodes):
+        elif name in _NOT_ZERO:
+            found = own
+        elif name in _PRODUCTS:
             found -= frozenset(
-                a for operand in node.all_input_nodes if is_zeroed(operand) for a in atoms_of(inference, operand)
+                a for o in node.all_input_nodes for a in atoms_of(inference, o) - held.get(o, frozenset())
             )
         held[node] = found & own
     return locks
