@@ -1,8 +1,8 @@
 """Leftovers: what a removed unit holds in a masked model where it is not zero, and the norms that would count it.
 
 A layer norm takes the mean away from every entry, those of removed units too. Where its weight is no parameter alone,
-such as 1 + w, nothing makes them zero again; a later norm over them counts what a cut model does not have. The cosine of
-a removed unit is 1, and so it is with other functions that are not zero at zero.
+such as 1 + w, nothing makes them zero again; a later norm over them counts what a cut model does not have. The cosine
+of a removed unit is 1, and so it is with other functions that are not zero at zero.
 """
 
 import torch
