@@ -1,5 +1,6 @@
 """Exact norm statistics: after a cut, means over an axis still divide by its original width, like the masked model."""
 
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -51,34 +52,60 @@ def averaged_share(call: Call, widths: Widths) -> float | None:
     return None if share == 1.0 else share
 
 
-def after(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], like: fx.Node, reduced: bool) -> fx.Node:
-    """Insert a call after `node` whose type is that of `like`, with the last dimension reduced to one if asked."""
+def after(
+    graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], like: fx.Node, reduced: Sequence[int] = ()
+) -> fx.Node:
+    """Insert a call after `node` whose type is that of `like`, with these dimensions, if any, reduced to one."""
     with graph.inserting_after(node):
         new = graph.call_function(target, args)
     value: TensorType = like.meta["value"]
-    new.meta["value"] = TensorType(value.dtype, (*value.shape[:-1], 1)) if reduced else value
+    shape = tuple(1 if d in reduced else size for d, size in enumerate(value.shape))
+    new.meta["value"] = TensorType(value.dtype, shape)
     new.meta["scope"] = like.meta.get("scope", "")
     return new
 
 
 def scale_mean(graph: fx.Graph, node: fx.Node, share: float) -> None:
-    scaled = after(graph, node, _aten.mul.Tensor, (node, share), node, False)
+    scaled = after(graph, node, _aten.mul.Tensor, (node, share), node)
     node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
 
 def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
+    x, weight, bias, eps = norm_operands(node, "input", "weight", "bias", "eps")
+    standardise(Chain(graph, node, x), share, weight, bias, eps)
+
+
+def exact_group_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
+    """A group norm of one group: a layer norm over the channels and all positions, with a weight for each channel."""
+    x, groups, weight, bias, eps = itemgetter("input", "num_groups", "weight", "bias", "eps")(bind(node))
+    if groups != 1:
+        raise PlanError(f"no exact statistics for a norm of {groups} groups, at {node.name}; use statistics survivors")
+    rank = len(x.meta["value"].shape)
+    weight, bias = (w if w is None else along_channels(graph, node, w, rank) for w in (weight, bias))
+    standardise(Chain(graph, node, x, tuple(range(1, rank))), share, weight, bias, eps)
+
+
+def along_channels(graph: fx.Graph, node: fx.Node, weight: fx.Node, rank: int) -> fx.Node:
+    """A weight for each channel as [channels, 1, ...], one dimension less than `rank`."""
+    for dim in range(1, rank - 1):
+        value: TensorType = weight.meta["value"]
+        with graph.inserting_before(node):
+            weight = graph.call_function(_aten.unsqueeze.default, (weight, dim))
+        weight.meta |= {"value": TensorType(value.dtype, (*value.shape, 1)), "scope": node.meta.get("scope", "")}
+    return weight
+
+
+def standardise(chain: "Chain", share: float, weight: Any, bias: Any, eps: float) -> None:
     """Mean and variance of the masked input: removed entries are zeros, each `mean` away from the mean.
 
     With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2. The share is the
     scaled mean of ones, so that it stands in means alone: a second cut scales these again, and is exact too.
     """
-    x, weight, bias, eps = norm_operands(node, "input", "weight", "bias", "eps")
-    chain = Chain(graph, node, x)
-    mean = chain(_aten.mul.Tensor, chain(_aten.mean.dim, x, [-1], True, reduced=True), share, reduced=True)
+    x = chain.like
+    mean = chain(_aten.mul.Tensor, chain.mean(x), share, reduced=True)
     centred = chain(_aten.sub.Tensor, x, mean)
-    spread = chain(_aten.mean.dim, chain(_aten.mul.Tensor, centred, centred), [-1], True, reduced=True)
-    ones = chain(_aten.mean.dim, chain(_aten.ones_like.default, x), [-1], True, reduced=True)
-    kept = chain(_aten.mul.Tensor, ones, share, reduced=True)
+    spread = chain.mean(chain(_aten.mul.Tensor, centred, centred))
+    kept = chain(_aten.mul.Tensor, chain.mean(chain(_aten.ones_like.default, x)), share, reduced=True)
     square = chain(_aten.mul.Tensor, mean, mean, reduced=True)
     missing = chain(_aten.sub.Tensor, square, chain(_aten.mul.Tensor, square, kept, reduced=True), reduced=True)
     variance = chain(_aten.add.Tensor, chain(_aten.mul.Tensor, spread, share, reduced=True), missing, reduced=True)
@@ -88,7 +115,7 @@ def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
 def exact_rms_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
     x, weight, eps = norm_operands(node, "input", "weight", "eps")
     chain = Chain(graph, node, x)
-    square = chain(_aten.mean.dim, chain(_aten.mul.Tensor, x, x), [-1], True, reduced=True)
+    square = chain.mean(chain(_aten.mul.Tensor, x, x))
     machine = torch.finfo(x.meta["value"].dtype).eps
     chain.finish(x, chain(_aten.mul.Tensor, square, share, reduced=True), machine if eps is None else eps, weight, None)
 
@@ -106,12 +133,18 @@ def norm_operands(node: fx.Node, *names: str) -> Any:
 class Chain:
     """Emits calls one after the other in place of a norm."""
 
-    def __init__(self, graph: fx.Graph, node: fx.Node, like: fx.Node) -> None:
+    def __init__(self, graph: fx.Graph, node: fx.Node, like: fx.Node, dims: tuple[int, ...] | None = None) -> None:
         self.graph, self.node, self.like, self.last = graph, node, like, node
+        self.dims = (len(like.meta["value"].shape) - 1,) if dims is None else dims
 
     def __call__(self, target: Any, *args: Any, reduced: bool = False) -> fx.Node:
-        self.last = after(self.graph, self.last, target, args, self.like, reduced)
+        self.last = after(self.graph, self.last, target, args, self.like, self.dims if reduced else ())
         return self.last
+
+    def mean(self, x: fx.Node) -> fx.Node:
+        """The mean over the dimensions of the norm, which stay as ones."""
+        dims = [-1] if self.dims == (len(x.meta["value"].shape) - 1,) else list(self.dims)
+        return self(_aten.mean.dim, x, dims, True, reduced=True)
 
     def finish(self, centred: fx.Node, variance: fx.Node, eps: Any, weight: Any, bias: Any) -> None:
         """Divide by the root of the variance, scale, shift, and take the norm's place."""
@@ -129,4 +162,5 @@ _EXACT = {
     "aten.mean": scale_mean,
     "aten.layer_norm": exact_layer_norm,
     "aten.rms_norm": exact_rms_norm,
+    "aten.group_norm": exact_group_norm,
 }

@@ -253,6 +253,8 @@ def reductions() -> Iterator[Sample]:
     yield s("rms_norm", f(2, 4), [4])
     yield s("group_norm", f(2, 6, 3), 3, f(6), f(6))
     yield s("group_norm", f(2, 6, 3), 2)
+    yield s("group_norm", f(2, 6, 3, 2), 1, f(6), f(6))
+    yield s("group_norm", f(2, 6, 3), 1)
     yield s("_native_batch_norm_legit_no_training", f(2, 3, 4), f(3), f(3), f(3), f(3), 0.1, 1e-5)
     yield s("batch_norm", f(2, 3, 4), f(3), f(3), f(3), f(3), False, 0.1, 1e-5, False)
     yield s("adaptive_avg_pool1d", f(2, 3, 6), [2])
