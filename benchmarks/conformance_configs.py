@@ -122,6 +122,7 @@ HELP: dict[str, dict[str, Any]] = {
         },
     },
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "esm": {"vocab_size": 128, "pad_token_id": 1, "mask_token_id": 3},
     "longcat_flash": {"zero_expert_num": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
     "mamba2": {"head_dim": 32},
@@ -160,7 +161,9 @@ def rebuild(cls: Any, changes: dict[str, Any], decoder: bool = True) -> Any:
     nested = {
         name: rebuild(type(value), changes.pop(name, {}), decoder).to_dict()
         for name, value in vars(default).items()
-        if name.endswith("_config") and hasattr(value, "to_dict") and hasattr(value, "model_type")
+        if (name.endswith("_config") or name in ("encoder", "decoder"))
+        and hasattr(value, "to_dict")
+        and hasattr(value, "model_type")
     }
     return cls(**{**fields, **nested, **changes})
 
@@ -180,7 +183,7 @@ def shrunk(default: Any, decoder: bool) -> dict[str, Any]:
     fields = {name: SIZES[name] for name in SIZES if isinstance(present.get(name), int) and name in names}
     fields = {name: value for name, value in fields.items() if not isinstance(present[name], bool)}
     fields |= {name: SIZES[name] for name in OPTIONAL if name in present and present[name] is None}
-    if isinstance(present.get("eos_token_id"), list):
+    if isinstance(present.get("eos_token_id"), (list, tuple)):
         fields["eos_token_id"] = SIZES["eos_token_id"]
     heads = next((present[name] for name in HEADS if isinstance(present.get(name), int)), 0)
     for name in KEY_HEADS:

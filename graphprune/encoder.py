@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from graphprune.decoder import BATCH, accepts, same_tensors
+from graphprune.decoder import BATCH, accepts, same_tensors, transformers_patches
 from graphprune.errors import CaptureError
 from graphprune.tracing import Contract
 
@@ -148,7 +148,7 @@ def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
 def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
     """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), transformers_patches():
             return model(**inputs, **options(model))
     except DataDependentOutputException:
         if any(parameter.is_meta for parameter in model.parameters()):

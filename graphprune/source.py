@@ -1,6 +1,7 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
 import contextlib
+import functools
 import importlib
 import json
 import re
@@ -265,7 +266,8 @@ def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) 
     """The model with its weights, each of them present, of the right shape and finite."""
     loader = model_class(config)
     try:
-        model, info = loader.from_pretrained(
+        load = functools.partial(
+            loader.from_pretrained,
             folder,
             config=config,
             use_safetensors=True,
@@ -273,8 +275,8 @@ def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) 
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, with the others
             trust_remote_code=trust_remote_code,
-            **attention_option(loader),
         )
+        model, info = with_whole_attention(loader, load)
     except Exception as error:  # remote code and configurations raise what they like
         raise SourceError(explain_load_failure(name, error)) from error
     checks.check_keys(name, type(model).__name__, info)
@@ -289,14 +291,22 @@ def load_skeleton(folder: Path, name: str, config: Any, trust_remote_code: bool)
     options = {"trust_remote_code": trust_remote_code} if make.__name__ == "from_config" else {}
     try:
         with torch.device("meta"):
-            return make(config, dtype=config.dtype, **options, **attention_option(loader)).eval()
+            load = functools.partial(make, config, dtype=config.dtype, **options)
+            return with_whole_attention(loader, load).eval()
     except Exception as error:
         raise SourceError(explain_load_failure(name, error)) from error
 
 
-def attention_option(loader: Any) -> dict[str, str]:
-    """Ask for whole scaled-dot-product attention where the class has it; the automatic choice is right elsewhere."""
-    return {"attn_implementation": "sdpa"} if getattr(loader, "_supports_sdpa", False) else {}
+def with_whole_attention(loader: Any, load: Callable[..., Any]) -> Any:
+    """Load with whole scaled-dot-product attention where the class has it; the automatic choice is right elsewhere."""
+    if not getattr(loader, "_supports_sdpa", False):
+        return load()
+    try:
+        return load(attn_implementation="sdpa")
+    except ValueError as error:  # a model within the model has it not
+        if "attention implementation" not in str(error):
+            raise
+        return load()
 
 
 def model_class(config: Any) -> Any:

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from graphprune.errors import SourceError, UsageError
-from graphprune.source import capture, load_source, locate
+from graphprune.source import capture, load_source, locate, with_whole_attention
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 29,
@@ -237,3 +237,17 @@ def test_a_folder_and_the_live_model_give_the_same_graph(saved: Path) -> None:
     assert str(graph) == str(live)
     assert graph.source.folder == saved
     assert graph.inputs[:3] == ("input_ids", "attention_mask", "position_ids")
+
+
+def test_a_model_within_that_lacks_whole_attention_gets_the_automatic_choice() -> None:
+    class Loader:
+        _supports_sdpa = True
+
+    def load(**options: str) -> dict[str, str]:
+        if options:
+            raise ValueError("Inner does not support an attention implementation through scaled_dot_product_attention")
+        return options
+
+    assert with_whole_attention(Loader, load) == {}
+    assert with_whole_attention(Loader, dict) == {"attn_implementation": "sdpa"}
+    assert with_whole_attention(object, dict) == {}
