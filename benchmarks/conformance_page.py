@@ -30,7 +30,7 @@ benchmarks/conformance_peer.py
 as its own example for language models does: `BasePruner` with `GroupMagnitudeImportance`, half of the width and
 half of the heads, the output layer ignored, `num_heads` said of every projection of queries, keys and values
 that is found by its name, the attributes of attention modules set anew afterwards, a text of five tokens to
-trace with, and a limit on processor time that the errors name. *Prunes*: parameters went. *Still runs*: the
+trace with, no cache, and a limit on processor time that the errors name. *Prunes*: parameters went. *Still runs*: the
 model computes finite values afterwards. *Equals the masked model*: a fresh model, pruned but for what a norm
 averages over, gives the output of the model with zeros in place of what was cut. It knows nothing of caches,
 checkpoints and ONNX, which our last column has."""
@@ -125,7 +125,8 @@ def without_cache(suite: str, passed: Sequence[dict[str, Any]]) -> str:
     if not names:
         return ""
     said = "without a cache, since they have none or its form cannot be captured"
-    return f"{len(names)} of them {said}: {', '.join(names)}. "
+    methods = "Methods that look at text do not take those yet: `--importance magnitude` and the like do."
+    return f"{len(names)} of them {said}: {', '.join(names)}. {methods} "
 
 
 def medians(passed: Sequence[dict[str, Any]]) -> str:
@@ -135,7 +136,7 @@ def medians(passed: Sequence[dict[str, Any]]) -> str:
     parts = ("capture", "groups", "oracle", "rewrite")
     seconds = statistics.median(sum(entry["seconds"][part] for part in parts) for entry in passed)
     return (
-        f"Of these the median has {covered:.0%} of its parameters in prunable groups and takes {seconds:.1f} s for "
+        f"Of all that pass, the median has {covered:.0%} of its parameters in prunable groups and takes {seconds:.1f} s for "
         "capture, groups, oracle and rewrite."
     )
 

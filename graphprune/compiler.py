@@ -202,8 +202,8 @@ def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: 
     if source.source.kind != "decoder":
         if needed:
             raise UsageError(
-                f"the method {recipe.name} looks at text, so it needs a language model; use --importance magnitude "
-                "or the Python API"
+                f"the method {recipe.name} looks at text, so it needs a language model with a cache, which "
+                f"{source.source.name} was not captured as; use --importance magnitude or the Python API"
             )
         return None
     progress("reading text", 0, 0)
