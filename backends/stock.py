@@ -5,6 +5,7 @@ import heapq
 import itertools
 import logging
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Path = tuple[str, ...]
 Assignment = frozenset[tuple[Path, Any]]
 BUDGET = 300  # configurations that are instantiated before the search gives up
+LONGEST, SLOW = 120.0, 2.0  # seconds: for the whole search; for one class, after which what was changed is left alone
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
@@ -276,7 +278,9 @@ def search(config: Any, architecture: str, target: Shapes) -> Iterator[Assignmen
     base = shapes_of(config, architecture) or {}
     queue = [(mismatch(base, target), 0, 0, start, config, base)]
     seen, tried = {start}, 0
-    while queue:
+    slow: set[Path] = set()  # fields that a constructor counts up to: another value can take it minutes
+    began = time.monotonic()
+    while queue and time.monotonic() < began + LONGEST:
         wrong, size, _, assignment, reached, shapes = heapq.heappop(queue)
         if wrong == 0:
             yield assignment
@@ -284,12 +288,15 @@ def search(config: Any, architecture: str, target: Shapes) -> Iterator[Assignmen
         taken = {path for path, _ in assignment}
         for option in candidates(reached, shapes, target):
             following = assignment | {option}
-            if option[0] in taken or following in seen or tried >= BUDGET:
+            if option[0] in taken | slow or following in seen or tried >= BUDGET:
                 continue
             seen.add(following)
             tried += 1
+            tried_at = time.monotonic()
             candidate = rebuild(config, following)
             found = shapes_of(candidate, architecture)
+            if time.monotonic() > tried_at + SLOW:
+                slow.add(option[0])
             if found is None:
                 # What a class refuses it may take with one more change: kept behind everything valid.
                 heapq.heappush(queue, (wrong + 1000, size + 1, tried, following, reached, shapes))

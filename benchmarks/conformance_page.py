@@ -136,8 +136,8 @@ def medians(passed: Sequence[dict[str, Any]]) -> str:
     parts = ("capture", "groups", "oracle", "rewrite")
     seconds = statistics.median(sum(entry["seconds"][part] for part in parts) for entry in passed)
     return (
-        f"Of all that pass, the median has {covered:.0%} of its parameters in prunable groups and takes {seconds:.1f} s for "
-        "capture, groups, oracle and rewrite."
+        f"Of all that pass, the median has {covered:.0%} of its parameters in prunable groups "
+        f"and takes {seconds:.1f} s for capture, groups, oracle and rewrite."
     )
 
 

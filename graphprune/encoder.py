@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from graphprune.decoder import BATCH, accepts, same_tensors, transformers_patches
 from graphprune.errors import CaptureError
+from graphprune.recording import unchanged
 from graphprune.tracing import Contract
 
 LENGTH, IMAGES, FRAMES = 7, 3, 4
@@ -148,7 +149,7 @@ def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
 def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
     """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), transformers_patches():
+        with unchanged(model), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), transformers_patches():
             return model(**inputs, **options(model))
     except DataDependentOutputException:
         if any(parameter.is_meta for parameter in model.parameters()):

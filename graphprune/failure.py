@@ -5,6 +5,7 @@ import io
 import linecache
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def quiet_torch() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            # What is traced is a copy; what it keeps of the run is thrown away with it.
+            warnings.filterwarnings("ignore", message="The tensor attribute .* was assigned during export")
             yield
     finally:
         logging.disable(before)

@@ -1,6 +1,7 @@
 """Recording: the calls that a model makes in one run on fake tensors, and in which block it makes each."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -138,16 +139,17 @@ def record(
 
 @contextlib.contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Put back what the parts of a module keep from a run: fake tensors have no values for the next one."""
-    before = [(vars(part), dict(vars(part)), part._buffers, dict(part._buffers)) for part in module.modules()]
+    """Put back what the parts of a module keep from a run, in attributes and in lists and mappings that are attributes:
+    fake tensors have no values for the next one."""
+    kept: list[Any] = [vars(part) for part in module.modules()]
+    kept += [value for attributes in kept for value in attributes.values() if isinstance(value, (dict, list))]
+    before = [(place, copy.copy(place)) for place in kept]
     try:
         yield
     finally:
-        for attributes, old, buffers, old_buffers in before:
-            attributes.clear()
-            attributes.update(old)
-            buffers.clear()
-            buffers.update(old_buffers)
+        for place, old in before:
+            place.clear()
+            (place.update if isinstance(place, dict) else place.extend)(old)
 
 
 @contextlib.contextmanager

@@ -49,18 +49,25 @@ def test_a_model_that_remembers_what_it_ran_on_is_not_changed() -> None:
             super().__init__()
             self.config = transformers.ViTConfig(image_size=8)
             self.scale, self.seen = torch.nn.Linear(8, 2), SimpleNamespace(calls=0)
+            self.kept: dict[str, torch.Tensor] = {}
 
         def can_generate(self) -> bool:
             return False
 
         def forward(self, pixel_values: torch.Tensor, return_dict: bool = True) -> dict[str, torch.Tensor]:
             self.seen.calls += 1
-            logits = self.scale(pixel_values.mean((1, 2)))
+            if "twice" not in self.kept:
+                self.kept["twice"] = 2 * self.scale.weight
+            logits = (
+                self.scale(pixel_values.mean((1, 2)))
+                + (self.kept["twice"] @ pixel_values.mean((1, 2))[..., None])[..., 0]
+            )
             return {"logits": logits}
 
     model = Remembers()
     graph = capture(model.eval())
     assert model.seen.calls == 0
+    assert not model.kept
     assert graph.outputs == ("logits",)
     assert graph.parameters()["scale.weight"] is model.scale.weight
 
@@ -95,3 +102,23 @@ def test_vision_models_cut_in_half_equal_the_masked_ones(make: Any) -> None:
     keep = {g.id: tuple(range(g.units // 2)) for g in found.groups.prunable() if g.units > 1}
     assert {found.groups.by_id()[id].kind for id in keep} >= {"mlp"}
     oracle.check_cut(wide, found, masked, Plan(keep, statistics="exact"), 1e-9)
+
+
+def test_several_rows_of_ids_for_one_example() -> None:
+    torch.manual_seed(0)
+    config = transformers.MusicgenDecoderConfig(
+        vocab_size=64,
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_codebooks=3,
+        max_position_embeddings=32,
+    )
+    model = transformers.MusicgenForCausalLM(config).eval()
+    graph = capture(model)
+    assert graph.source.kind == "encoder"
+    for rows, length in ((1, 4), (3, 9)):
+        ids, mask = torch.randint(64, (3 * rows, length)), torch.ones(rows, length, dtype=torch.long)
+        with torch.no_grad():
+            torch.testing.assert_close(graph(ids, mask)[0], model(ids, mask, use_cache=False).logits)
