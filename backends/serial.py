@@ -14,8 +14,8 @@ from torch import Tensor, fx
 
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source, TensorType
+from graphprune.programs import symbol
 from graphprune.recurrence import RECURRENCE
-from graphprune.tracing import symbol
 
 FORMAT = 1
 _PYTHON = {"_operator": "operator", "math": "math", "torch": "torch"}

@@ -14,11 +14,12 @@ from graphprune.decoder import Decoder
 from graphprune.errors import CaptureError
 from graphprune.failure import quiet_torch
 from graphprune.ir import Graph
+from graphprune.programs import Contract
 from graphprune.recording import Stack, record
 from graphprune.relation import NotRepeatedError, Relative, layer_of, relate
 from graphprune.repetition import Repetition, find_repetitions, find_stacks, label, require_same, shared_stacks
 from graphprune.replication import replicate
-from graphprune.tracing import Contract, capture_module, evaluating, named_tensors, tensor_names, uncollected
+from graphprune.tracing import capture_module, evaluating, named_tensors, tensor_names, uncollected
 
 Patches = Callable[[], contextlib.AbstractContextManager[Any]]
 

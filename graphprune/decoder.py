@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphprune.dense_rows import dense_rows
 from graphprune.errors import CaptureError
-from graphprune.recording import unchanged
+from graphprune.programs import Contract
 from graphprune.states import PREFIX, State, fill, is_state, keeps_keys, layer_tensors, read_states
-from graphprune.tracing import Contract
+from graphprune.traceless import fake_run
 
 # Example sizes differ from each other and from 0 and 1, which torch.export treats as constants.
 BATCH, SEQUENCE, PAST = 2, 3, 5
@@ -122,7 +121,7 @@ def probe_states(model: Any) -> tuple[State, ...]:
     """What each layer keeps between calls, from one run on fake tensors."""
     device = next(model.parameters()).device
     argument = str(cache_argument(model))
-    with unchanged(model), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), transformers_patches():
+    with transformers_patches(), fake_run(model):
         ids = torch.zeros(1, 2, dtype=torch.long, device=device)
         try:
             cache = model(input_ids=ids, **{argument: new_cache(model)}, use_cache=True)[argument]

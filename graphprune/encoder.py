@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from graphprune.decoder import BATCH, accepts, same_tensors, transformers_patches
 from graphprune.errors import CaptureError
-from graphprune.recording import unchanged
-from graphprune.tracing import Contract
+from graphprune.programs import Contract
+from graphprune.traceless import fake_run, real_run
 
 LENGTH, IMAGES, FRAMES = 7, 3, 4
 IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on
@@ -149,10 +149,10 @@ def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
 def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
     """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
     try:
-        with unchanged(model), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), transformers_patches():
+        with transformers_patches(), fake_run(model):
             return model(**inputs, **options(model))
     except DataDependentOutputException:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise
-        with torch.no_grad():
+        with real_run(model):
             return model(**inputs, **options(model))

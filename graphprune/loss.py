@@ -8,8 +8,8 @@ from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, tensor_type
+from graphprune.programs import symbol
 from graphprune.states import is_state
-from graphprune.tracing import symbol
 
 # Token ids [batch, sequence] for language models; otherwise named tensors, of which the graph takes its inputs.
 Batch = Tensor | Mapping[str, Tensor]

@@ -1,5 +1,6 @@
 """Parity: every artefact is loaded in a fresh process and compared with what the graph computed."""
 
+import copy
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.decoder import cache_argument
+from graphprune.decoder import cache_argument, same_tensors
 from graphprune.errors import ParityError
 from graphprune.ir import Graph, TensorType
 from graphprune.states import is_state, keeps_keys, present_of
@@ -192,7 +193,8 @@ def agree(model: Any, graph: Graph) -> bool:
 
 
 def compare_models(model: Any, graph: Graph) -> list[Check]:
-    """A transformers model against a graph, in this process."""
+    """A transformers model against a graph, in this process; a copy runs, since some models keep things of a run."""
+    model = (copy.deepcopy(model) if graph.memo.get("changed") else same_tensors(model)).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         if graph.source.kind == "decoder":

@@ -14,8 +14,8 @@ from graphprune.inference import Axes, Inference
 from graphprune.ir import Graph, tensor_type
 from graphprune.kinds import Kinds
 from graphprune.linear_calls import find_linear_calls
+from graphprune.programs import symbol
 from graphprune.states import PREFIX, is_state
-from graphprune.tracing import symbol
 
 Terms = Counter[Term]  # summed with `update`: `+` would drop negative terms
 _PAST = symbol("past")

@@ -1,17 +1,17 @@
 """Recording: the calls that a model makes in one run on fake tensors, and in which block it makes each."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphprune.tracing import Contract
+from graphprune.programs import Contract
+from graphprune.traceless import fake_run
 
 Owner = tuple[str, int] | None  # the path of a list of blocks, and the index of the block; None outside of all blocks
 _LARGEST = 65536  # elements of a constant that are compared
@@ -124,7 +124,7 @@ def record(
     patches: Callable[[], contextlib.AbstractContextManager[Any]],
 ) -> Recording:
     """Run a module on its contract's inputs as fake tensors. Raises whatever the model raises."""
-    with unchanged(module), torch.no_grad(), patches(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+    with patches(), fake_run(module) as fake:
         inputs = {name: fake.from_tensor(tensor) for name, tensor in contract.inputs.items()}
         tokens: dict[int, Token] = {id(tensor): Token("input", name) for name, tensor in inputs.items()}
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -135,21 +135,6 @@ def record(
     names = contract.outputs or tuple(f"output.{index}" for index in range(len(outputs)))
     returned = {name: recorder.read(tensor) for name, tensor in zip(names, outputs, strict=True)}
     return Recording(tuple(recorder.calls), returned, tuple(recorder.entered))
-
-
-@contextlib.contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Put back what the parts of a module keep from a run, in attributes and in lists and mappings that are attributes:
-    fake tensors have no values for the next one."""
-    kept: list[Any] = [vars(part) for part in module.modules()]
-    kept += [value for attributes in kept for value in attributes.values() if isinstance(value, (dict, list))]
-    before = [(place, copy.copy(place)) for place in kept]
-    try:
-        yield
-    finally:
-        for place, old in before:
-            place.clear()
-            (place.update if isinstance(place, dict) else place.extend)(old)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from torch import Tensor, fx
 from graphprune.blocks import Block, Segments, find_segments, rename, require_alike
 from graphprune.canonical import CONSTANTS, canonical
 from graphprune.ir import Graph, TensorType
+from graphprune.programs import Contract
 from graphprune.relation import NotRepeatedError, layer_of, rename_state
 from graphprune.repetition import Repetition
-from graphprune.tracing import Contract
 
 
 @dataclass(eq=False)

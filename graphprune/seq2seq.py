@@ -6,7 +6,7 @@ import torch
 
 from graphprune.decoder import BATCH, accepts, same_tensors
 from graphprune.encoder import Stateless, longest_text, model_inputs
-from graphprune.tracing import Contract
+from graphprune.programs import Contract
 
 TARGET = 5
 

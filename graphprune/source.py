@@ -1,6 +1,7 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
 import contextlib
+import copy
 import functools
 import importlib
 import json
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from graphprune import source_checks as checks
 from graphprune.capturing import capture_graph
-from graphprune.decoder import decoder_contract, is_decoder, same_tensors, traceable_experts, transformers_patches
+from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.encoder import encoder_contract
 from graphprune.errors import CaptureError, ParityError, SourceError, UsageError
@@ -23,8 +24,8 @@ from graphprune.even_chunks import EvenChunks
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
 from graphprune.parity import compare_models, require
+from graphprune.programs import Contract
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
-from graphprune.tracing import Contract
 
 CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {
     "decoder": decoder_contract,
@@ -125,11 +126,17 @@ def capture_checked(model: Any, kind: str) -> Graph:
     """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
     used: list[str] = []
     generation = getattr(model, "generation_config", None)
-    graph = capture_as(model, kind, used)
+    graph = with_own_tensors(capture_as(model, kind, used))
     graph = replace(graph, source=Source(kind, "", type(model).__name__, model.config, generation))
     if is_comparable(model) or (used and has_weights(model)):
         require_same(model, graph, used)
     return graph
+
+
+def with_own_tensors(graph: Graph) -> Graph:
+    """The graph with copies of the tensors that its model changes when it first runs (RWKV): in the graph they stay."""
+    changed = {name.removeprefix("model.") for name in graph.memo.get("changed", ())}
+    return graph.with_tensors({n: copy.deepcopy(t) for n, t in graph.tensors().items() if n in changed})
 
 
 def has_weights(model: Any) -> bool:
@@ -145,7 +152,7 @@ def is_comparable(model: Any) -> bool:
 def require_same(model: Any, graph: Graph, used: list[str]) -> None:
     """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
     try:
-        require(compare_models(same_tensors(model).eval(), graph))
+        require(compare_models(model, graph))
     except ParityError as error:
         rows = f"; it picks rows by value ({', '.join(dict.fromkeys(used))})" if used else ""
         raise CaptureError(

@@ -15,8 +15,8 @@ from torch import Tensor, fx
 from graphprune.inference import bind, operator_key
 from graphprune.ir import Graph, TensorType
 from graphprune.linear_calls import read_call
+from graphprune.programs import symbol
 from graphprune.scoring import Key, Layout, widen
-from graphprune.tracing import symbol
 
 _aten = torch.ops.aten
 

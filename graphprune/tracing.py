@@ -4,8 +4,7 @@ import contextlib
 import gc
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sympy
@@ -22,29 +21,11 @@ from graphprune.folding import fold_constants, picks_to_slices
 from graphprune.functional import functional, is_mutable, is_simple, opname
 from graphprune.ir import Graph, Size, TensorType, get_tensor
 from graphprune.norms import fuse_layer_norms
+from graphprune.programs import Contract, export_within_bounds, note_bounds, size_names, symbol
 
 # Nodes that only assert what the captured types already say.
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
 _FULL = 2**63 - 1
-_SHORTEST = 64  # tokens: what is captured for fewer is of no use
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What the captured function takes and returns: names in order, examples, and the name of each symbolic size.
-
-    `dynamic[name]` maps a dimension to a symbol's name or to an expression over symbols (`past + sequence`, `4*batch`).
-    """
-
-    inputs: Mapping[str, Tensor]
-    dynamic: Mapping[str, Mapping[int, str]]
-    outputs: tuple[str, ...] | None = None
-    maximum: Mapping[str, int] = field(default_factory=dict)
-
-
-def symbol(name: str) -> sympy.Symbol:
-    """The symbol of a named size."""
-    return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
 def capture_module(
@@ -97,68 +78,6 @@ def uncached() -> contextlib.AbstractContextManager[Any]:
     return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)  # type: ignore[no-any-return]
 
 
-def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:
-    """The exported program, and the largest sizes for which it holds where the model computes otherwise beyond them."""
-    with contextlib.suppress(torch._dynamo.exc.UserError):
-        return export_program(module, contract), {}
-    # torch asks how sizes compare where it chooses a memory layout, and holds the model to the answer; not so here.
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        try:
-            return export_program(module, contract), {}
-        except torch._dynamo.exc.UserError as error:
-            bounds = suggested_bounds(str(error))
-            if not bounds or min(bounds.values()) < _SHORTEST:
-                raise
-        return export_program(module, replace(contract, maximum={**contract.maximum, **bounds})), bounds
-
-
-def export_program(module: nn.Module, contract: Contract) -> Any:
-    dimensions = export_dimensions(contract)
-    return torch.export.export(
-        module,
-        tuple(contract.inputs.values()),
-        dynamic_shapes=(dimensions,) if takes_star(module) else dimensions,
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
-
-
-def suggested_bounds(message: str) -> dict[str, int]:
-    """The upper bounds that torch.export asks for, where bounds are all that it asks for."""
-    _, _, fixes = message.partition("Suggested fixes:")
-    lines = [line.strip() for line in fixes.split("\n\n")[0].splitlines() if line.strip()]
-    found = [re.fullmatch(r"_(\w+) = Dim\('_\w+', max=(\d+)\)", line) for line in lines]
-    return {match[1]: int(match[2]) for match in found if match} if found and all(found) else {}
-
-
-def note_bounds(bounds: Mapping[str, int]) -> str:
-    sizes = " and ".join(f"{name} up to {count:,}" for name, count in bounds.items())
-    return f"captured for {sizes}: beyond, the model computes otherwise, and what is written does not"
-
-
-def takes_star(module: nn.Module) -> bool:
-    """Say whether `forward` takes its tensors as `*inputs`, which export describes as one tuple."""
-    return module.forward.__code__.co_varnames[1:2] == ("inputs",)
-
-
-def export_dimensions(contract: Contract) -> tuple[dict[int, Any] | None, ...]:
-    """The dynamic shapes for torch.export: plain names are dimensions, expressions are left to its arithmetic."""
-    # The underscore: when torch explains a failure it parses these names with sympy, which has a `sequence` of its own.
-    plain = {n for dims in contract.dynamic.values() for n in dims.values() if n.isidentifier()}
-    dims: dict[str, Any] = {
-        name: torch.export.Dim(f"_{name}", min=0 if name == "past" else None, max=contract.maximum.get(name))
-        for name in plain
-    }
-    for name in {n for sizes in contract.dynamic.values() for n in sizes.values()}:
-        multiple = re.fullmatch(r"(\d+)\*(\w+)", name)
-        if multiple:
-            dims[name] = int(multiple[1]) * dims[multiple[2]]
-    return tuple(
-        {d: dims.get(n, torch.export.Dim.DYNAMIC) for d, n in contract.dynamic.get(name, {}).items()} or None
-        for name in contract.inputs
-    )
-
-
 class Normalizer:
     """Rebuilds an exported program as a `Graph`: lifted tensors become attributes, sizes become canonical."""
 
@@ -168,7 +87,7 @@ class Normalizer:
         self.tensors: dict[str, Tensor] = {}
         self.mapping: dict[fx.Node, Any] = {}
         self.sizes: dict[sympy.Expr, fx.Node] = {}
-        self.symbols: dict[sympy.Symbol, sympy.Expr] = {}
+        self.symbols = size_names(program, contract)
         self.origins: dict[str, tuple[fx.Node, int]] = {}
         self.attributes: dict[str, fx.Node] = {}
         # Export may name a tied parameter by any of its names; the model's first one is the stable handle.
@@ -190,7 +109,9 @@ class Normalizer:
         fuse_layer_norms(self.graph)
         remove_dead(self.graph)
         module = canonical(self.graph, self.tensors, tensor_names(self.module, self.prefix))
-        return Graph(module, tuple(self.contract.inputs), names)
+        graph = Graph(module, tuple(self.contract.inputs), names)
+        changed = list(self.changed())
+        return graph.remember("changed", changed) if changed else graph
 
     def add_inputs(self) -> None:
         """User inputs first, then one attribute node for each lifted parameter, buffer and constant."""
@@ -198,21 +119,10 @@ class Normalizer:
         specs = list(zip(lifted, self.program.graph_signature.input_specs, strict=True))
         users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
         for node, name in zip(users, self.contract.inputs, strict=True):
-            self.bind_symbols(node, name)
-        for node, name in zip(users, self.contract.inputs, strict=True):
             self.add_placeholder(node, name)
         for node, spec in specs:
             if spec.kind != InputKind.USER_INPUT:
                 self.add_attribute(node, spec)
-
-    def bind_symbols(self, node: fx.Node, name: str) -> None:
-        """Give export's symbols the contract's names, wherever one stands alone as a dimension."""
-        for dim, text in self.contract.dynamic.get(name, {}).items():
-            size = node.meta["val"].shape[dim]
-            expression = size.node.expr if isinstance(size, torch.SymInt) else None
-            if isinstance(expression, sympy.Symbol) and expression not in self.symbols:
-                names = {n: symbol(n) for n in re.findall(r"[A-Za-z_]\w*", text)}
-                self.symbols[expression] = sympy.sympify(text, locals=names)
 
     def add_placeholder(self, node: fx.Node, name: str) -> None:
         identifier = re.sub(r"\W", "_", name)
@@ -313,12 +223,33 @@ class Normalizer:
         return fold_left(self.graph, function, parts, size.func)
 
     def returned(self) -> Sequence[fx.Node]:
-        specs = self.program.graph_signature.output_specs
-        if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
-            changed = [spec.target for spec in specs if spec.kind != OutputKind.USER_OUTPUT]
-            raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(map(str, changed[:3]))}")
+        """What the model returns. Tensors of its own that it changes, it may only change whatever its inputs are."""
+        changed = self.changed()
+        of_inputs = [name for name, node in changed.items() if depends_on_inputs(self.mapping[node])]
+        if of_inputs:
+            raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(of_inputs[:3])}")
         returned: Any = self.program.graph.output_node().args[0]
-        return tuple(returned)
+        return tuple(returned)[len(changed) :]
+
+    def changed(self) -> dict[str, fx.Node]:
+        """The model's own tensors that a run leaves changed, and what they become."""
+        outputs: Any = self.program.graph.output_node().args[0]
+        specs = self.program.graph_signature.output_specs
+        return {
+            str(spec.target): node
+            for spec, node in zip(specs, outputs, strict=True)
+            if spec.kind != OutputKind.USER_OUTPUT
+        }
+
+
+def depends_on_inputs(node: fx.Node) -> bool:
+    """Say whether the value of a node is computed from what the graph takes."""
+    seen, left = {node}, [node]
+    while left:
+        new = [source for source in left.pop().all_input_nodes if source not in seen]
+        seen.update(new)
+        left += new
+    return any(found.op == "placeholder" for found in seen)
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

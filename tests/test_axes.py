@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from graphprune.axes import Algebra, Axis, divide
 from graphprune.ir import Size
 from graphprune.owners import owners
-from graphprune.tracing import symbol
+from graphprune.programs import symbol
 
 Label = frozenset[tuple[str, int]]  # what an index really is: its unit of each hidden factor
 Labels = tuple[Label, ...]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from graphprune import parity
 from graphprune.decoder import transformers_patches
 from graphprune.errors import CaptureError
+from graphprune.programs import Contract
 from graphprune.source import capture, require_same
-from graphprune.tracing import Contract, capture_module
+from graphprune.tracing import capture_module
 from tests import oracle
 from tests.test_experts import SMALL
 

@@ -12,6 +12,7 @@ from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 from transformers.models.xlstm import modeling_xlstm
 
 from graphprune import analyze, artefacts, capture, parity, scans
+from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.ir import Graph
 from graphprune.plan import Plan
@@ -54,8 +55,9 @@ def test_a_matrix_memory(spread: float) -> None:
 
 
 def rwkv() -> Any:
-    config = transformers.RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
-    return transformers.RwkvForCausalLM(config)
+    """The weights of the second block are halved in the first run, as those of every sixth are by default."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "attention_hidden_size": 16}
+    return transformers.RwkvForCausalLM(transformers.RwkvConfig(vocab_size=64, rescale_every=1, **sizes))
 
 
 def griffin() -> Any:
@@ -92,3 +94,19 @@ def test_the_models_are_cut_and_reach_onnx(make: Any, tmp_path: Path) -> None:
     Onnx().export(cut, tmp_path)
     expected, kind = artefacts.read_reference(tmp_path)
     parity.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
+
+
+def test_weights_that_a_model_changes_when_it_first_runs_are_kept_as_they_are_stored(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = rwkv().eval()
+    stored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    graph = capture(model)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
+    HuggingFace().export(graph, tmp_path)
+    ids = torch.randint(64, (2, 9))
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(loaded) is type(model)
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits
+        torch.testing.assert_close(loaded(ids, use_cache=False).logits, expected)
+        torch.testing.assert_close(graph(ids, torch.ones_like(ids))[0], expected)

@@ -10,7 +10,7 @@ from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.serial import from_data, parse_size, stored_tensors, to_data
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph
-from graphprune.tracing import symbol
+from graphprune.programs import symbol
 from tests.tiny_llama import tiny_graph
 
 
