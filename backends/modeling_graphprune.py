@@ -6,6 +6,7 @@ through `auto_map`.
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -159,6 +160,8 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
                 layers.setdefault(name.split(".")[1], []).append(name)
         self.caches = [{name.split(".")[2]: name for name in names} for names in layers.values()]
         self.grows = any("key" in names for names in self.caches)
+        # Rows of ids that an example has, such as `4*batch`: streams of codes.
+        self.rows = int(re.match(r"\d*", str(self.input_types["input_ids"][1][0]))[0] or 1)  # type: ignore[index]
 
     def forward(
         self,
@@ -200,7 +203,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         return 0 if cache is None else int(cache.get_seq_length())
 
     def plain_inputs(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, past: int) -> dict[str, Tensor]:
-        batch, length = ids.shape
+        batch, length = ids.shape[0] // self.rows, ids.shape[1]
         total = past + length
         if mask is None:
             mask = torch.ones(batch, total, dtype=torch.long, device=ids.device)
@@ -226,7 +229,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
                     dtype, (_, *rest) = self.input_types[name]
                     sizes = [0 if isinstance(size, str) else size for size in rest]
                     dtype = self.dtype if dtype == self.captured else dtype
-                    tensor = torch.zeros(ids.shape[0], *sizes, dtype=dtype, device=ids.device)
+                    tensor = torch.zeros(ids.shape[0] // self.rows, *sizes, dtype=dtype, device=ids.device)
                 inputs[name] = tensor.narrow(GROWING[part][1], 0, past) if grows else tensor
         return inputs
 

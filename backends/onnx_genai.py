@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.ir import Graph, tensor_type
-from graphprune.states import is_attended, is_state
+from graphprune.states import is_attended, is_state, rows_of_ids
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 
@@ -13,10 +13,11 @@ _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_s
 def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list[Path]:
     """Write genai_config.json for a decoder with a cache; nothing for any other graph.
 
-    genai knows keys and values, of one size in a layer, so there is none either where a layer keeps anything else.
+    genai knows keys and values, of one size in a layer, so there is none either where a layer keeps anything else, nor
+    where a text is told in several rows of codes.
     `shared` lets genai keep past and present of a layer in one buffer, which the model's attention must be able to do.
     """
-    if graph.source.config is None or not cache_types(graph) or not equal_parts(graph):
+    if graph.source.config is None or not cache_types(graph) or not equal_parts(graph) or rows_of_ids(graph) > 1:
         return []
     path = folder / "genai_config.json"
     path.write_text(json.dumps(genai_config(graph, shared), indent=2) + "\n", encoding="utf-8")

@@ -90,7 +90,7 @@ class OnnxModel:
         `ids` and `positions` are int64 [batch, sequence], `mask` int64 [batch, past + sequence], `past` the arrays of
         `caches` in order (None: empty). Returns logits [batch, sequence, vocabulary] and the cache for the next step.
         """
-        past = self.empty_past(len(ids)) if past is None else past
+        past = self.empty_past(len(mask)) if past is None else past
         known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         feeds = {name: array for name, array in known.items() if name in self.inputs}
         result = self.infer(feeds | {cache.name: array for cache, array in zip(self.caches, past, strict=True)})

@@ -16,8 +16,10 @@ from graphprune.ir import Graph
 from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
 from graphprune.options import Measure, Progress
 from graphprune.output import folder_size
-from graphprune.parity import graph_runner, greedy
+from graphprune.parity import greedy
+from graphprune.runners import graph_runner
 from graphprune.spec import parse_spec
+from graphprune.states import rows_of_ids
 from graphprune.text import Text
 
 _SAMPLE_TOKENS = 48
@@ -81,7 +83,7 @@ def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Pat
     if any(backend.name == "huggingface" for backend in backends):
         measures += file_measures(source.source.folder, folder)
     found = next((backend for backend in backends if backend.name in ("onnx", "ort")), None)
-    decoder = found is not None and graph.source.kind == "decoder"
+    decoder = found is not None and graph.source.kind == "decoder" and rows_of_ids(graph) == 1
     if decoder:
         measures += onnx_measures(found, source, folder, progress)
     return Artefacts(folder, measures, decoder)

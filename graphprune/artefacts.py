@@ -16,16 +16,19 @@ from torch import Tensor
 from graphprune import genai_check, gguf_check
 from graphprune.errors import GraphpruneError, ParityError
 from graphprune.parity import (
+    DERIVED,
     REFERENCE,
     Check,
     Observations,
     compare,
     compare_tokens,
-    model_runner,
+    greedy,
     observe,
     observe_encoder,
 )
+from graphprune.runners import model_runner, whole_runner
 
+DECODERS = ("decoder", DERIVED)
 MODELING = "modeling_graphprune"
 CODE = (f"{MODELING}.py", "program_graphprune.py")  # the class, and what it imports
 # How far logits in fewer bits may be off, as a share of the largest: beyond, the model is broken and not only coarse.
@@ -91,7 +94,13 @@ def compare_all(
 def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[Check]:
     """Compare the checkpoint as a user would load it."""
     model = load_checkpoint(out, kind, reference_dtype(expected))
-    if kind != "decoder":
+    if kind == DERIVED:
+        runner = model_runner(model) if is_own_code(out) else whole_runner(model)
+        prompt = expected["input.prompt"]
+        made, _ = greedy(runner, prompt, len(expected["greedy.tokens"]) // len(prompt))
+        yield from compare_all("huggingface", expected, observe(runner, expected), made.tolist())
+        return
+    if kind not in DECODERS:
         yield from compare_all("huggingface", expected, observe_encoder(model, expected), None)
         return
     found = observe(model_runner(model), expected)
@@ -113,7 +122,7 @@ def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
 
     trusted = is_own_code(out)
     loader: Any = transformers.AutoModelForCausalLM
-    if kind != "decoder":
+    if kind != "decoder" and not trusted:
         names = json.loads((out / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
         loader = getattr(transformers, names[0], transformers.AutoModel)
     return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype=dtype).eval()
@@ -143,14 +152,18 @@ def check_onnx(folder: Path, expected: Observations, kind: str) -> Iterator[Chec
     """Compare an ONNX folder through the onnxruntime runner."""
     runtime = importlib.import_module("graphprune.backends.runtime")
     model = runtime.load(folder, provider="cpu")
-    if kind != "decoder":
+    if kind not in DECODERS:
         names = {n: f"input.{n}" for n in model.inputs}
         outputs = model.infer({n: expected[key].numpy() for n, key in names.items()})
         yield from compare_all(folder.name, expected, {n: torch.from_numpy(a) for n, a in outputs.items()}, None)
         return
     found = observe(onnx_runner(model), expected)
-    prompt = expected["input.prompt"][0].tolist()
-    tokens = model.generate([prompt], max_new_tokens=len(expected["greedy.tokens"]))[0]
+    prompt = expected["input.prompt"]
+    count = len(expected["greedy.tokens"]) // len(prompt)
+    if len(prompt) == 1:
+        tokens = model.generate(prompt.tolist(), max_new_tokens=count)[0]
+    else:
+        tokens = greedy(onnx_runner(model), prompt, count)[0].tolist()
     checks = compare_all(folder.name, expected, found, tokens)
     yield from checks if model.precision == "fp32" else (allow(check, model.precision) for check in checks)
     if genai_check.can_check(folder):

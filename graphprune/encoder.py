@@ -94,7 +94,7 @@ def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str
         return
     if accepts(model, "attention_mask"):
         yield "attention_mask", torch.ones_like(inputs["input_ids"])
-    if accepts(model, "token_type_ids"):
+    if accepts(model, "token_type_ids") and not model.can_generate():  # what generates text has one segment
         sizes = getattr(model.config, "type_vocab_sizes", None)
         segments = torch.zeros_like(inputs["input_ids"])
         yield "token_type_ids", segments if sizes is None else segments[..., None].repeat(1, 1, len(sizes))

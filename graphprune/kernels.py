@@ -149,7 +149,11 @@ _KERNELS: Mapping[str, Callable[[Kernel, Recurrent], Kernel]] = MappingProxyType
 )
 # Of classes: by the name of a method, or of a method and an attribute that its objects have.
 _METHODS: Mapping[tuple[str, str], Kernel] = MappingProxyType(
-    {("_rnn_scan", ""): scans.gated_scan, ("forward", "sequence_kernel_fn"): scans.matrix_memory}
+    {
+        ("_rnn_scan", ""): scans.gated_scan,
+        ("forward", "sequence_kernel_fn"): scans.matrix_memory,
+        ("forward", "diagonal_decay"): scans.lightning_attention,
+    }
 )
 
 

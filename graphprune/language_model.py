@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.data import context_length, load_tokenizer, vocabulary_size
 from graphprune.errors import GraphpruneError, SourceError, UsageError
 from graphprune.ir import Graph
-from graphprune.parity import Runner, graph_runner, model_runner
+from graphprune.runners import Runner, graph_runner, runner_of
 
 Face = Literal["graph", "checkpoint", "onnx"]
 FACES: tuple[Face, ...] = get_args(Face)
@@ -54,7 +54,7 @@ def of_graph(graph: Graph, tokenizer: Any = None) -> LanguageModel:
 def of_module(model: Any, tokenizer: Any) -> LanguageModel:
     """A transformers model in memory."""
     config = sizes(model.config.get_text_config().to_dict())
-    return LanguageModel("checkpoint", model_runner(model), tokenizer, *config, name_of(model.dtype))
+    return LanguageModel("checkpoint", runner_of(model), tokenizer, *config, name_of(model.dtype))
 
 
 def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dtype | None = None) -> LanguageModel:
@@ -63,7 +63,7 @@ def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dty
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts import load_checkpoint
-    from graphprune.source import is_generic, load_source, quiet_transformers
+    from graphprune.source import is_generic, load_source, quiet_transformers, writes_text
 
     path = Path(folder).expanduser()
     if is_generic(path):
@@ -71,7 +71,7 @@ def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dty
             generic = load_checkpoint(path, "decoder", dtype or stored_dtype(path))
         return of_module(generic, load_tokenizer(path))
     model, source = load_source(folder, True, trust_remote_code, dtype)
-    if source.kind != "decoder":
+    if source.kind != "decoder" and not writes_text(model):
         raise UsageError(f"{folder} is no language model with a cache; it cannot be scored")
     assert source.folder is not None
     return of_module(model, load_tokenizer(source.folder))

@@ -9,7 +9,7 @@ from torch import Tensor
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, tensor_type
 from graphprune.programs import symbol
-from graphprune.states import is_state
+from graphprune.states import is_state, rows_of_ids
 
 # Token ids [batch, sequence] for language models; otherwise named tensors, of which the graph takes its inputs.
 Batch = Tensor | Mapping[str, Tensor]
@@ -28,7 +28,7 @@ def device_of(graph: Graph) -> torch.device:
 def decoder_inputs(graph: Graph, ids: Tensor) -> tuple[Tensor, ...]:
     """Every input of a language model for token ids [batch, sequence]: nothing masked, empty caches, in order."""
     device = device_of(graph)
-    batch, sequence = ids.shape
+    batch, sequence = len(ids) // rows_of_ids(graph), ids.shape[1]
     present = {symbol("batch"): batch, symbol("sequence"): sequence, symbol("past"): 0}
     ids = ids.to(device)
     given = {"input_ids": ids, "position_ids": torch.arange(sequence, device=device).expand(batch, -1)}

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.decoder import cache_argument, same_tensors
+from graphprune.decoder import same_tensors
 from graphprune.errors import ParityError
 from graphprune.ir import Graph, TensorType
-from graphprune.states import is_state, keeps_keys, present_of
+from graphprune.runners import Runner, graph_runner, model_runner, whole_runner
+from graphprune.states import rows_of_ids
 from graphprune.verify import concrete
 
 REFERENCE = Path("graphprune") / "reference.safetensors"
+DERIVED = "derived"  # a cache that was derived from the graph, since the model's own class has none that could be used
 PROMPT, STEPS, NEW_TOKENS = 12, 4, 64
 TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
-# One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
-Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
 Observations = dict[str, Tensor]
 
 
@@ -61,14 +61,15 @@ def decoder_inputs(graph: Graph, generator: torch.Generator) -> Observations:
     vocabulary = int(graph.results["logits"].meta["value"].shape[-1])
     length = max(2, min(PROMPT, context(graph) // 2))
     steps = max(1, min(STEPS, context(graph) - length))
-    ids = torch.randint(vocabulary, (2, length), generator=generator)
-    mask = torch.ones_like(ids)
+    rows = rows_of_ids(graph)
+    ids = torch.randint(vocabulary, (2 * rows, length), generator=generator)
+    mask = torch.ones(2, length, dtype=torch.long)
     mask[0, : length // 2] = 0
-    following = torch.randint(vocabulary, (2, steps), generator=generator)
+    following = torch.randint(vocabulary, (2 * rows, steps), generator=generator)
     return {
-        "input.prompt": torch.randint(vocabulary, (1, length), generator=generator),
-        "input.steps": following[:1],
-        "input.padded": ids * mask,
+        "input.prompt": torch.randint(vocabulary, (rows, length), generator=generator),
+        "input.steps": following[:rows],
+        "input.padded": ids * mask.repeat_interleave(rows, 0),
         "input.mask": mask,
         "input.padded_step": following[:, :1].clone(),
     }
@@ -89,7 +90,7 @@ def new_tokens(graph: Graph) -> int:
 def observe(runner: Runner, inputs: Mapping[str, Tensor]) -> Observations:
     """Logits of a prefill, of cached steps, of a left-padded batch and of a cached step after that."""
     prompt, steps = inputs["input.prompt"], inputs["input.steps"]
-    logits, past = runner(prompt, torch.ones_like(prompt), arange(prompt), None)
+    logits, past = runner(prompt, torch.ones_like(prompt[:1]), arange(prompt[:1]), None)
     # A few positions are enough where the vocabulary is large.
     kept = max(1, 1_000_000 // logits.shape[-1])
     found = {"prefill": logits[:, -kept:]}
@@ -104,7 +105,7 @@ def observe(runner: Runner, inputs: Mapping[str, Tensor]) -> Observations:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     logits, past = runner(ids, mask, positions, None)
     found["left-padded batch"] = logits[:, -1]
-    mask = torch.cat([mask, torch.ones_like(token)], 1)
+    mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     found["left-padded cached step"] = runner(token, mask, positions[:, -1:] + 1, past)[0][:, -1]
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
@@ -114,54 +115,19 @@ def arange(ids: Tensor) -> Tensor:
 
 
 def greedy(runner: Runner, prompt: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`count` greedy tokens of one prompt with the cache, and how far each was ahead of the second best."""
+    """`count` greedy tokens of each row of one prompt with the cache, and how far each was ahead of the second best."""
     ids, past, length = prompt, None, 0
-    tokens, margins = [], []
+    tokens: list[int] = []
+    margins: list[float] = []
     for _ in range(count):
-        positions = arange(ids) + length
+        positions = arange(ids[:1]) + length
         length += ids.shape[1]
         logits, past = runner(ids, torch.ones(1, length, dtype=torch.long), positions, past)
-        best = logits[0, -1].detach().float().topk(2)
-        ids = logits[0, -1].argmax().cpu().reshape(1, 1)
-        tokens.append(int(ids))
-        margins.append(float(best.values[0] - best.values[1]))
+        best = logits[:, -1].detach().float().topk(2).values
+        ids = logits[:, -1].argmax(-1, keepdim=True).cpu()
+        tokens += ids[:, 0].tolist()
+        margins += (best[:, 0] - best[:, 1]).tolist()
     return torch.tensor(tokens), torch.tensor(margins)
-
-
-def graph_runner(graph: Graph) -> Runner:
-    """Run a decoder graph step by step."""
-    types: dict[str, TensorType] = {name: node.meta["value"] for name, node in graph.placeholders.items()}
-    caches = [name for name in graph.inputs if is_state(name)]
-    device = next(iter(graph.tensors().values())).device
-
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        sizes = {"batch": len(ids), "past": 0}
-        empty = {n: torch.zeros(concrete(types[n].shape, sizes), dtype=types[n].dtype) for n in caches}
-        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **(past or empty)}
-        outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
-        return outputs["logits"], {name: outputs[present_of(name)] for name in caches}
-
-    return run
-
-
-def model_runner(model: Any) -> Runner:
-    """Run a transformers model step by step with a dynamic cache."""
-    import inspect
-
-    from transformers import DynamicCache
-
-    accepted = inspect.signature(model.forward).parameters
-    argument = str(cache_argument(model))
-
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        cache = DynamicCache(config=model.config) if past is None else past
-        mask = mask if keeps_keys(cache) else mask[:, -ids.shape[1] :]
-        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        placed = {name: tensor.to(model.device) for name, tensor in feed.items() if name in accepted}
-        output = model(**placed, **{argument: cache}, use_cache=True)
-        return output.logits, output[argument]
-
-    return run
 
 
 def encoder_reference(graph: Graph, generator: torch.Generator) -> Observations:
@@ -199,7 +165,8 @@ def compare_models(model: Any, graph: Graph) -> list[Check]:
     with torch.no_grad():
         if graph.source.kind == "decoder":
             inputs = decoder_inputs(graph, generator)
-            wanted, found = observe(graph_runner(graph), inputs), observe(model_runner(model), inputs)
+            runner = whole_runner(model) if graph.memo.get(DERIVED) else model_runner(model)
+            wanted, found = observe(graph_runner(graph), inputs), observe(runner, inputs)
         else:
             wanted = encoder_reference(graph, generator)
             found = observe_encoder(model, wanted)
@@ -236,6 +203,11 @@ def compare_tokens(artefact: str, expected: Mapping[str, Tensor], found: Sequenc
     return Check(artefact, "greedy tokens", float(len(wanted) - count), 0.0, scale, count == len(wanted) or tie, detail)
 
 
+def kind_of(graph: Graph) -> str:
+    """The kind that a reference states: `derived` for decoders whose transformers class runs without a cache."""
+    return DERIVED if graph.memo.get(DERIVED) else graph.source.kind
+
+
 def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     """Write `out/graphprune/reference.safetensors`, which `check` compares every artefact with."""
     from safetensors.torch import save_file
@@ -245,7 +217,7 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     found = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in reference(graph, seed).items()
     }
-    save_file(found, path, metadata={"kind": graph.source.kind, "seed": str(seed)})
+    save_file(found, path, metadata={"kind": kind_of(graph), "seed": str(seed)})
     return path
 
 

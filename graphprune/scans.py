@@ -72,6 +72,28 @@ def matrix_memory(
     return sums / (torch.maximum(counts.abs(), least) + block.config.eps), None
 
 
+def lightning_attention(
+    block: Any,
+    hidden_states: Tensor,
+    position_embeddings: Any,
+    attention_mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """MiniMax's linear attention: S = exp(-slope) * S + key value', computed by its model in blocks of a fixed size."""
+    mixed = block.act_fn(block.qkv_proj(hidden_states))
+    mixed = mixed if attention_mask is None else (mixed * attention_mask[:, :, None]).to(mixed.dtype)
+    heads = mixed.reshape(*mixed.shape[:2], block.num_attention_heads, 3 * block.head_dim).transpose(1, 2)
+    query, key, value = torch.split(heads, block.head_dim, dim=3)
+    decay = (-block.slope_rate)[None, ..., None]
+    outputs, _ = linear_recurrence(
+        query, key, value, decay.expand(-1, -1, mixed.shape[1], -1, -1), empty_state(key, value)
+    )
+    joined = outputs.transpose(1, 2).reshape(*mixed.shape[:2], block.num_attention_heads * block.head_dim)
+    gate = torch.sigmoid(block.output_gate(hidden_states))
+    return block.out_proj(gate * block.norm(joined)), None
+
+
 def running_maximum(entries: Tensor, decay: Tensor, dim: int, start: float | None = None) -> Tensor:
     """The largest of all entries so far along `dim`, each lowered by the decays since it came (both logarithms)."""
     fallen = decay.cumsum(dim)

@@ -12,6 +12,7 @@ from graphprune.masks import Masked, masked
 from graphprune.parity import TOLERANCES, Check
 from graphprune.plan import Plan
 from graphprune.rewrite import apply
+from graphprune.states import rows_of_ids
 
 _ROWS, _LENGTH = 2, 16
 
@@ -46,7 +47,7 @@ def require_same_structure(made: Graph, shipped: Graph) -> None:
 
 def random_tokens(graph: Graph, seed: int) -> Tensor:
     size = int(graph.results["logits"].meta["value"].shape[-1])
-    return torch.randint(size, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(size, (_ROWS * rows_of_ids(graph), _LENGTH), generator=torch.Generator().manual_seed(seed))
 
 
 def kept_tokens(model: Masked, plan: Plan) -> Tensor:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from graphprune import source_checks as checks
 from graphprune.capturing import capture_graph
-from graphprune.decoder import decoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.decoder import accepts, decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
 from graphprune.encoder import encoder_contract
 from graphprune.errors import CaptureError, ParityError, SourceError, UsageError
 from graphprune.even_chunks import EvenChunks
 from graphprune.ir import Graph, Source
 from graphprune.kernels import traceable_recurrences
-from graphprune.parity import compare_models, require
+from graphprune.parity import DERIVED, compare_models, require
 from graphprune.programs import Contract
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
 
@@ -105,21 +105,39 @@ def capture_pretrained(model: Any) -> Graph:
     kind = kind_of(model)
     with traceable_experts(model), quiet_transformers():
         try:
-            return capture_checked(model, kind)
+            graph = capture_checked(model, kind)
         except CaptureError as error:
             if kind != "decoder":
                 raise
-            return capture_without_cache(model, error)
+            return capture_without_cache(model, str(error))
+        return with_derived_cache(model, graph, "its class has none") if writes_text(model) else graph
 
 
-def capture_without_cache(model: Any, reason: CaptureError) -> Graph:
+def capture_without_cache(model: Any, reason: str) -> Graph:
     """The graph of a decoder as an encoder. Where it fails, raises the reason for which there is none with a cache."""
     try:
         graph = capture_checked(model, "encoder")
     except CaptureError:
-        raise reason from None
-    note = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
-    return graph.remember("notes", [*graph.memo.get("notes", ()), note])
+        raise CaptureError(reason) from None
+    return with_derived_cache(model, graph, reason)
+
+
+def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
+    """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
+    from graphprune.stepwise import stepwise
+
+    try:
+        found = stepwise(graph).remember(DERIVED, True)
+        if is_comparable(model):
+            require_same(model, found, [])
+        return note(found, f"its cache is derived from its graph: {reason}")
+    except (CaptureError, RuntimeError) as error:  # the latter from a graph that cannot run step by step
+        without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
+        return note(graph, f"{without}; none can be derived: {error}")
+
+
+def note(graph: Graph, text: str) -> Graph:
+    return graph.remember("notes", [*graph.memo.get("notes", ()), text])
 
 
 def capture_checked(model: Any, kind: str) -> Graph:
@@ -170,6 +188,11 @@ def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
     """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
     with transformers_patches(used), traceable_recurrences(model), EvenChunks():
         yield
+
+
+def writes_text(model: Any) -> bool:
+    """Say whether a model without a cache generates text: it gives logits for the ids that it takes."""
+    return kind_of(model) == "encoder" and bool(model.can_generate()) and accepts(model, "input_ids")
 
 
 def kind_of(model: Any) -> str:

@@ -41,6 +41,12 @@ class State:
         return {dim: size for dim, size in enumerate(self.shape) if isinstance(size, str)}
 
 
+def rows_of_ids(graph: Any) -> int:
+    """How many rows of token ids one example has: 1, or the number of streams of codes that sound is told in."""
+    rows = graph.placeholders["input_ids"].meta["value"].shape[0] if "input_ids" in graph.inputs else 1
+    return 1 if isinstance(rows, int) else int(rows.as_coeff_Mul()[0])
+
+
 def is_state(name: str) -> bool:
     """Say whether a contract name is that of a state which goes in."""
     return name.startswith(PREFIX)

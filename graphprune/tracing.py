@@ -223,11 +223,12 @@ class Normalizer:
         return fold_left(self.graph, function, parts, size.func)
 
     def returned(self) -> Sequence[fx.Node]:
-        """What the model returns. Tensors of its own that it changes, it may only change whatever its inputs are."""
+        """What the model returns. It may only change parameters, and whatever its inputs are: not count its runs."""
         changed = self.changed()
-        of_inputs = [name for name, node in changed.items() if depends_on_inputs(self.mapping[node])]
-        if of_inputs:
-            raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(of_inputs[:3])}")
+        own = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
+        wrong = [n for n, node in changed.items() if n not in own or depends_on_inputs(self.mapping[node])]
+        if wrong:
+            raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(wrong[:3])}")
         returned: Any = self.program.graph.output_node().args[0]
         return tuple(returned)[len(changed) :]
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from graphprune import artefacts, parity
+from graphprune import artefacts, parity, runners
 from graphprune.analysis import Analysis, analyze, analyze_axes
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
@@ -147,7 +147,7 @@ def test_a_removed_expert_is_one_with_a_logit_that_never_wins() -> None:
 
 
 def logits(graph: Graph, ids: Tensor) -> Tensor:
-    runner = parity.graph_runner(graph)
+    runner = runners.graph_runner(graph)
     return runner(ids, torch.ones_like(ids), parity.arange(ids), None)[0]
 
 

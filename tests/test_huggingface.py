@@ -18,10 +18,11 @@ from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph
-from graphprune.parity import graph_runner, greedy
+from graphprune.parity import greedy
 from graphprune.plan import Plan
 from graphprune.register import register
 from graphprune.rewrite import apply
+from graphprune.runners import graph_runner
 from graphprune.source import capture
 from tests import zoo
 

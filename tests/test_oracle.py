@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune import parity
+from graphprune import parity, runners
 from graphprune.analysis import Analysis
 from graphprune.groups import Group
 from graphprune.ir import Graph
@@ -167,8 +167,8 @@ def test_the_graph_computes_what_the_eager_decoder_does(name: str) -> None:
     captured = graph(name)
     with torch.no_grad():
         inputs = parity.decoder_inputs(captured, torch.Generator().manual_seed(1))
-        found = parity.observe(parity.graph_runner(captured), inputs)
-        wanted = parity.observe(parity.model_runner(model(name)), inputs)
+        found = parity.observe(runners.graph_runner(captured), inputs)
+        wanted = parity.observe(runners.model_runner(model(name)), inputs)
     assert set(found) == {"prefill", "cached steps", "left-padded batch", "left-padded cached step"}
     for what, value in wanted.items():
         torch.testing.assert_close(found[what], value, rtol=1e-4, atol=1e-5, msg=f"{what} differs")

@@ -18,11 +18,12 @@ from graphprune.backends.huggingface import HuggingFace
 from graphprune.compiler import compile_model
 from graphprune.kernels import Recurrent, delta_rule, selective_scan, state_space_duality
 from graphprune.options import CompileOptions
-from graphprune.parity import graph_runner, greedy
+from graphprune.parity import greedy
 from graphprune.plan import Plan
 from graphprune.recurrence import linear_recurrence
 from graphprune.register import register
 from graphprune.rewrite import apply
+from graphprune.runners import graph_runner
 from tests import zoo
 from tests.families import analysis, families, graph
 from tests.tiny_source import write_source

@@ -1,0 +1,76 @@
+"""Runners: one interface to run a language model step by step, whatever form it has."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.decoder import accepts, cache_argument, probe_states
+from graphprune.encoder import options
+from graphprune.errors import CaptureError
+from graphprune.ir import Graph, TensorType
+from graphprune.states import is_state, keeps_keys, present_of
+from graphprune.verify import concrete
+
+# One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
+Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
+
+
+def graph_runner(graph: Graph) -> Runner:
+    """Run a decoder graph step by step."""
+    types: dict[str, TensorType] = {name: node.meta["value"] for name, node in graph.placeholders.items()}
+    caches = [name for name in graph.inputs if is_state(name)]
+    device = next(iter(graph.tensors().values())).device
+
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        sizes = {"batch": len(mask), "past": 0}
+        empty = {n: torch.zeros(concrete(types[n].shape, sizes), dtype=types[n].dtype) for n in caches}
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **(past or empty)}
+        outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
+        return outputs["logits"], {name: outputs[present_of(name)] for name in caches}
+
+    return run
+
+
+def model_runner(model: Any) -> Runner:
+    """Run a transformers model step by step with a dynamic cache."""
+    from transformers import DynamicCache
+
+    accepted = inspect.signature(model.forward).parameters
+    argument = str(cache_argument(model))
+
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        cache = DynamicCache(config=model.config) if past is None else past
+        mask = mask if keeps_keys(cache) else mask[:, -ids.shape[1] :]
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        placed = {name: tensor.to(model.device) for name, tensor in feed.items() if name in accepted}
+        output = model(**placed, **{argument: cache}, use_cache=True)
+        return output.logits, output[argument]
+
+    return run
+
+
+def whole_runner(model: Any) -> Runner:
+    """Run a transformers model on the whole text at every step; the past are the ids so far."""
+    says, masked = options(model), accepts(model, "attention_mask")
+
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+        ids = ids.to(model.device)
+        whole = ids if past is None else torch.cat([past, ids], 1)
+        given = {"attention_mask": mask.to(model.device)} if masked else {}
+        return model(input_ids=whole, **given, **says).logits[:, -ids.shape[1] :], whole
+
+    return run
+
+
+def runner_of(model: Any) -> Runner:
+    """The runner with a cache where the class has one that holds layers, else the one on the whole text."""
+    try:
+        if cache_argument(model) is not None:
+            probe_states(model)
+            return model_runner(model)
+    except CaptureError:
+        pass
+    return whole_runner(model)
