@@ -84,7 +84,7 @@ def section(suite: str, found: Sequence[dict[str, Any]]) -> str:
 |---|---|---|
 {stage_rows(found)}
 
-{len(passed)} pass everything, {share(len(passed), len(found))}. {without_cache(suite, passed)}{medians(passed)}
+{len(passed)} pass everything, {share(len(passed), len(found))}. {caches(suite, found, passed)}{medians(passed)}
 
 ### Why the others stop
 
@@ -119,14 +119,20 @@ def stage_rows(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def without_cache(suite: str, passed: Sequence[dict[str, Any]]) -> str:
-    """Causal models that are captured as encoders are, in words."""
-    names = [entry["name"] for entry in passed if suite == "causal" and entry.get("kind") != "decoder"]
-    if not names:
+def caches(suite: str, found: Sequence[dict[str, Any]], passed: Sequence[dict[str, Any]]) -> str:
+    """Causal models whose cache is derived from their graph, and those without one, in words."""
+    if suite != "causal":
         return ""
-    said = "without a cache, since they have none or its form cannot be captured"
-    methods = "Methods that look at text do not take those yet: `--importance magnitude` and the like do."
-    return f"{len(names)} of them {said}: {', '.join(names)}. {methods} "
+    names = [entry["name"] for entry in passed if entry.get("kind") != "decoder"]
+    derived = [entry["name"] for entry in passed if entry.get("derived")]
+    count = len(passed) - len(names)
+    text = f"{count} of them, {share(count, len(found))} of all, with a cache in ONNX. "
+    if derived:
+        text += (
+            f"Of these {len(derived)} have one that is derived from their graph, since their class has none or none "
+            f"that can be captured: {', '.join(derived)}. "
+        )
+    return text + (f"Without a cache: {', '.join(names)}. " if names else "")
 
 
 def medians(passed: Sequence[dict[str, Any]]) -> str:

@@ -48,10 +48,17 @@ def ancestors(graph: Graph) -> Mapping[fx.Node, int]:
 
 
 def uncast(node: fx.Node) -> fx.Node:
-    """What a stream in another element type was made from; models keep it in float32 and compute branches in half."""
-    while node.target is torch.ops.aten._to_copy.default:
+    """What a stream in another element type, or times a number, was made from.
+
+    Models keep it in float32 and compute branches in half, and weigh it against branches.
+    """
+    while node.target is torch.ops.aten._to_copy.default or is_scaled(node):
         node = node.all_input_nodes[0]
     return node
+
+
+def is_scaled(node: fx.Node) -> bool:
+    return node.target is torch.ops.aten.mul.Tensor and isinstance(node.args[1], (int, float))
 
 
 def is_sum(node: fx.Node) -> bool:

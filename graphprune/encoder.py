@@ -149,8 +149,9 @@ def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
 def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
     """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
     try:
-        with transformers_patches(), fake_run(model):
-            return model(**inputs, **options(model))
+        with transformers_patches(), fake_run(model) as fake:  # models ask their inputs whether they are traced
+            given = {name: fake.from_tensor(tensor) for name, tensor in inputs.items()}
+            return model(**given, **options(model))
     except DataDependentOutputException:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise

@@ -63,7 +63,8 @@ def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dty
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts import load_checkpoint
-    from graphprune.source import is_generic, load_source, quiet_transformers, writes_text
+    from graphprune.pretrained import quiet_transformers, writes_text
+    from graphprune.source import is_generic, load_source
 
     path = Path(folder).expanduser()
     if is_generic(path):

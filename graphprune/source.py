@@ -1,12 +1,10 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
-import contextlib
-import copy
 import functools
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,12 @@ from torch import Tensor, nn
 
 from graphprune import source_checks as checks
 from graphprune.capturing import capture_graph
-from graphprune.decoder import accepts, decoder_contract, is_decoder, traceable_experts, transformers_patches
 from graphprune.demo import DEMO_FOLDER
-from graphprune.encoder import encoder_contract
-from graphprune.errors import CaptureError, ParityError, SourceError, UsageError
-from graphprune.even_chunks import EvenChunks
+from graphprune.errors import SourceError, UsageError
 from graphprune.ir import Graph, Source
-from graphprune.kernels import traceable_recurrences
-from graphprune.parity import DERIVED, compare_models, require
+from graphprune.pretrained import capture_pretrained, kind_of, quiet_transformers
 from graphprune.programs import Contract
-from graphprune.seq2seq import is_seq2seq, seq2seq_contract
 
-CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {
-    "decoder": decoder_contract,
-    "seq2seq": seq2seq_contract,
-    "encoder": encoder_contract,
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
 
@@ -97,109 +85,6 @@ class Positional(nn.Module):
         return tuple(output) if isinstance(output, (tuple, list)) else (output,)
 
 
-def capture_pretrained(model: Any) -> Graph:
-    """Capture a live transformers model under the contract that fits it, and compare the graph with the model.
-
-    A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
-    """
-    kind = kind_of(model)
-    with traceable_experts(model), quiet_transformers():
-        try:
-            graph = capture_checked(model, kind)
-        except CaptureError as error:
-            if kind != "decoder":
-                raise
-            return capture_without_cache(model, str(error))
-        return with_derived_cache(model, graph, "its class has none") if writes_text(model) else graph
-
-
-def capture_without_cache(model: Any, reason: str) -> Graph:
-    """The graph of a decoder as an encoder. Where it fails, raises the reason for which there is none with a cache."""
-    try:
-        graph = capture_checked(model, "encoder")
-    except CaptureError:
-        raise CaptureError(reason) from None
-    return with_derived_cache(model, graph, reason)
-
-
-def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
-    """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
-    from graphprune.stepwise import stepwise
-
-    try:
-        found = stepwise(graph).remember(DERIVED, True)
-        if is_comparable(model):
-            require_same(model, found, [])
-        return note(found, f"its cache is derived from its graph: {reason}")
-    except (CaptureError, RuntimeError) as error:  # the latter from a graph that cannot run step by step
-        without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
-        return note(graph, f"{without}; none can be derived: {error}")
-
-
-def note(graph: Graph, text: str) -> Graph:
-    return graph.remember("notes", [*graph.memo.get("notes", ()), text])
-
-
-def capture_checked(model: Any, kind: str) -> Graph:
-    """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
-    used: list[str] = []
-    generation = getattr(model, "generation_config", None)
-    graph = with_own_tensors(capture_as(model, kind, used))
-    graph = replace(graph, source=Source(kind, "", type(model).__name__, model.config, generation))
-    if is_comparable(model) or (used and has_weights(model)):
-        require_same(model, graph, used)
-    return graph
-
-
-def with_own_tensors(graph: Graph) -> Graph:
-    """The graph with copies of the tensors that its model changes when it first runs (RWKV): in the graph they stay."""
-    changed = {name.removeprefix("model.") for name in graph.memo.get("changed", ())}
-    return graph.with_tensors({n: copy.deepcopy(t) for n, t in graph.tensors().items() if n in changed})
-
-
-def has_weights(model: Any) -> bool:
-    return not any(parameter.is_meta for parameter in model.parameters())
-
-
-def is_comparable(model: Any) -> bool:
-    """Say whether a model's outputs are exact enough to be compared: in short types, routers choose by rounding."""
-    exact = {torch.float32, torch.float64}
-    return has_weights(model) and all(p.dtype in exact for p in model.parameters() if p.is_floating_point())
-
-
-def require_same(model: Any, graph: Graph, used: list[str]) -> None:
-    """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
-    try:
-        require(compare_models(model, graph))
-    except ParityError as error:
-        rows = f"; it picks rows by value ({', '.join(dict.fromkeys(used))})" if used else ""
-        raise CaptureError(
-            f"cannot capture the model: its graph does not compute what it does: {error}{rows}"
-        ) from error
-
-
-def capture_as(model: Any, kind: str, used: list[str]) -> Graph:
-    wrapper, contract = CONTRACTS[kind](model)
-    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model, used))
-
-
-@contextlib.contextmanager
-def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
-    """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
-    with transformers_patches(used), traceable_recurrences(model), EvenChunks():
-        yield
-
-
-def writes_text(model: Any) -> bool:
-    """Say whether a model without a cache generates text: it gives logits for the ids that it takes."""
-    return kind_of(model) == "encoder" and bool(model.can_generate()) and accepts(model, "input_ids")
-
-
-def kind_of(model: Any) -> str:
-    """The contract that fits a transformers model."""
-    return "seq2seq" if is_seq2seq(model) else "decoder" if is_decoder(model) else "encoder"
-
-
 def load_source(
     model: str | Path, weights: bool, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> tuple[Any, Source]:
@@ -249,22 +134,6 @@ def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
         raise SourceError(
             f"no folder {model}, and the hub gives no model of that id: {reason[:200]}; {remedy}"
         ) from error
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' log and progress bars off the terminal while a model is loaded."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:

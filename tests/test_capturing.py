@@ -15,10 +15,11 @@ from graphprune.capturing import capture_graph, capture_repeated
 from graphprune.decoder import decoder_contract, is_decoder, traceable_experts
 from graphprune.encoder import encoder_contract
 from graphprune.ir import Graph
+from graphprune.pretrained import tracing_patches
 from graphprune.programs import Contract
 from graphprune.recording import record
 from graphprune.relation import NotRepeatedError
-from graphprune.source import Positional, capture, tracing_patches
+from graphprune.source import Positional, capture
 from graphprune.tracing import capture_module
 from tests import families, zoo
 

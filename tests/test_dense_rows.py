@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from graphprune import parity
 from graphprune.decoder import transformers_patches
 from graphprune.errors import CaptureError
+from graphprune.pretrained import require_same
 from graphprune.programs import Contract
-from graphprune.source import capture, require_same
+from graphprune.source import capture
 from graphprune.tracing import capture_module
 from tests import oracle
 from tests.test_experts import SMALL
@@ -105,7 +106,7 @@ def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         assert not torch.allclose(graph(x)[0], loop(x), atol=1e-3)
     monkeypatch.setattr(
-        "graphprune.source.compare_models",
+        "graphprune.pretrained.compare_models",
         lambda model, graph: [parity.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
     )
     with pytest.raises(CaptureError, match=r"does not compute what it does.*picks rows by value"):

@@ -1,0 +1,162 @@
+"""Live transformers models become graphs under the contract that fits, and are compared with the model."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprune.capturing import capture_graph
+from graphprune.decoder import accepts, decoder_contract, is_decoder, traceable_experts, transformers_patches
+from graphprune.encoder import encoder_contract
+from graphprune.errors import CaptureError, ParityError
+from graphprune.even_chunks import EvenChunks
+from graphprune.ir import Graph, Source
+from graphprune.kernels import traceable_recurrences
+from graphprune.loss import decoder_inputs
+from graphprune.parity import DERIVED, compare_models, require
+from graphprune.programs import Contract
+from graphprune.seq2seq import is_seq2seq, seq2seq_contract
+from graphprune.states import rows_of_ids
+from graphprune.stepwise import stepwise
+
+CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {
+    "decoder": decoder_contract,
+    "seq2seq": seq2seq_contract,
+    "encoder": encoder_contract,
+}
+_LOOKED_AT = 12  # tokens with which it is seen whether the later ones change what the earlier ones give
+_ROUNDING = 1e-5  # of the spread of logits
+
+
+def capture_pretrained(model: Any) -> Graph:
+    """Capture a live transformers model under the contract that fits it, and compare the graph with the model.
+
+    A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
+    """
+    kind = kind_of(model)
+    with traceable_experts(model), quiet_transformers():
+        try:
+            graph = capture_checked(model, kind)
+        except CaptureError as error:
+            if kind != "decoder":
+                raise
+            return capture_without_cache(model, str(error))
+        return with_derived_cache(model, graph, "its class has none") if writes_text(model) else graph
+
+
+def capture_without_cache(model: Any, reason: str) -> Graph:
+    """The graph of a decoder as an encoder. Where it fails, raises the reason for which there is none with a cache."""
+    try:
+        graph = capture_checked(model, "encoder")
+    except CaptureError:
+        raise CaptureError(reason) from None
+    return with_derived_cache(model, graph, reason)
+
+
+def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
+    """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
+    try:
+        found = stepwise(graph).remember(DERIVED, True)
+        if is_comparable(model):
+            require_causal(graph)
+            require_same(model, found, [])
+        return note(found, f"its cache is derived from its graph: {reason}")
+    except (CaptureError, RuntimeError) as error:  # the latter from a graph that cannot run step by step
+        without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
+        return note(graph, f"{without}; none can be derived: {error}")
+
+
+def require_causal(graph: Graph) -> None:
+    """Raise CaptureError where what a token gives depends on tokens after it: no state can know them."""
+    place, size = graph.outputs.index("logits"), int(graph.results["logits"].meta["value"].shape[-1])
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(size, (2 * rows_of_ids(graph), _LOOKED_AT), generator=generator)
+    other = torch.cat([ids[:, : -_LOOKED_AT // 3], ids[:, -_LOOKED_AT // 3 :].flip(0).roll(1, 1)], 1)
+    with torch.no_grad():
+        first, second = (graph(*decoder_inputs(graph, x))[place][:, : -_LOOKED_AT // 3] for x in (ids, other))
+    if float((first - second).abs().max()) > _ROUNDING * float(first.std()):
+        raise CaptureError("its tokens look at what comes after them")
+
+
+def note(graph: Graph, text: str) -> Graph:
+    return graph.remember("notes", [*graph.memo.get("notes", ()), text])
+
+
+def capture_checked(model: Any, kind: str) -> Graph:
+    """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
+    used: list[str] = []
+    generation = getattr(model, "generation_config", None)
+    graph = with_own_tensors(capture_as(model, kind, used))
+    graph = replace(graph, source=Source(kind, "", type(model).__name__, model.config, generation))
+    if is_comparable(model) or (used and has_weights(model)):
+        require_same(model, graph, used)
+    return graph
+
+
+def with_own_tensors(graph: Graph) -> Graph:
+    """The graph with copies of the tensors that its model changes when it first runs (RWKV): in the graph they stay."""
+    changed = {name.removeprefix("model.") for name in graph.memo.get("changed", ())}
+    return graph.with_tensors({n: copy.deepcopy(t) for n, t in graph.tensors().items() if n in changed})
+
+
+def has_weights(model: Any) -> bool:
+    return not any(parameter.is_meta for parameter in model.parameters())
+
+
+def is_comparable(model: Any) -> bool:
+    """Say whether a model's outputs are exact enough to be compared: in short types, routers choose by rounding."""
+    exact = {torch.float32, torch.float64}
+    return has_weights(model) and all(p.dtype in exact for p in model.parameters() if p.is_floating_point())
+
+
+def require_same(model: Any, graph: Graph, used: list[str]) -> None:
+    """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
+    try:
+        require(compare_models(model, graph))
+    except ParityError as error:
+        rows = f"; it picks rows by value ({', '.join(dict.fromkeys(used))})" if used else ""
+        raise CaptureError(
+            f"cannot capture the model: its graph does not compute what it does: {error}{rows}"
+        ) from error
+
+
+def capture_as(model: Any, kind: str, used: list[str]) -> Graph:
+    wrapper, contract = CONTRACTS[kind](model)
+    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model, used))
+
+
+@contextlib.contextmanager
+def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
+    """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
+    with transformers_patches(used), traceable_recurrences(model), EvenChunks():
+        yield
+
+
+def writes_text(model: Any) -> bool:
+    """Say whether a model without a cache generates text: it gives logits for the ids that it takes."""
+    return kind_of(model) == "encoder" and bool(model.can_generate()) and accepts(model, "input_ids")
+
+
+def kind_of(model: Any) -> str:
+    """The contract that fits a transformers model."""
+    return "seq2seq" if is_seq2seq(model) else "decoder" if is_decoder(model) else "encoder"
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' log and progress bars off the terminal while a model is loaded."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
