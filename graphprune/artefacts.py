@@ -122,7 +122,7 @@ def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
 
     trusted = is_own_code(out)
     loader: Any = transformers.AutoModelForCausalLM
-    if kind != "decoder" and not trusted:
+    if kind not in DECODERS or (kind == DERIVED and not trusted):  # no mapping has all that generate text
         names = json.loads((out / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
         loader = getattr(transformers, names[0], transformers.AutoModel)
     return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype=dtype).eval()
