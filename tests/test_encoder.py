@@ -1,5 +1,6 @@
 """The inputs of encoders: from the signature and the configuration, and images only where they are needed."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 import transformers
 
-from graphprune import Plan, capture
+from graphprune import Plan, analyze, artefacts, capture, parity
+from graphprune.backends.huggingface import HuggingFace
 from graphprune.encoder import encoder_contract, image_shape
 from graphprune.loss import decoder_inputs
+from graphprune.rewrite import apply
 from tests import oracle
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 44}
@@ -123,3 +126,18 @@ def test_several_rows_of_ids_for_one_example() -> None:
         with torch.no_grad():
             found = graph(*decoder_inputs(graph, ids))[0]
             torch.testing.assert_close(found, model(ids, mask, use_cache=False).logits)
+
+
+def test_an_encoder_in_the_generic_form_loads_and_computes_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    graph = capture(transformers.BertForMaskedLM(config).eval())
+    channels = [group for group in analyze(graph).prunable() if group.kind == "mlp"]
+    cut = apply(graph, Plan({channels[0].id: tuple(range(20))}))
+    parity.save_reference(cut, tmp_path)
+    HuggingFace().export(cut, tmp_path)
+    expected, kind = artefacts.read_reference(tmp_path)
+    assert artefacts.is_own_code(tmp_path)
+    parity.require(list(artefacts.check_checkpoint(tmp_path, expected, kind)))
