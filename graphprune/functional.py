@@ -58,11 +58,11 @@ def is_mutable(node: fx.Node) -> bool:
 
 
 def is_safe_change(node: fx.Node) -> bool:
-    """Changing a tensor in place is safe to undo where it was made by a call and no view of it exists."""
+    """Changing a tensor in place is safe to undo where a call made it, or it is the model's own, and it has no view."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or functional_overload(node) is None:
         return False
-    made = source.op == "call_function" and opname(source) not in _VIEWS | _RESHAPES | _COPIES
+    made = source.op == "placeholder" or opname(source) not in _VIEWS | _RESHAPES | _COPIES
     return made and all(user is node or opname(user) not in _VIEWS | _RESHAPES | _COPIES for user in source.users)
 
 

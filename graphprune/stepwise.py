@@ -51,7 +51,12 @@ def stepwise(graph: Graph) -> Graph:
     if not token_dims(logits):
         raise NotStepwiseError("its logits are not of each token")
     builder = Builder(graph)
-    found = builder.emit(logits, token_dims(logits))
+    try:
+        for node in bottlenecks(graph, builder.depends):  # in order, so that no call stack is as deep as the model
+            builder.emit(node, token_dims(node))
+        found = builder.emit(logits, token_dims(logits))
+    except RecursionError:
+        raise NotStepwiseError("it is too deep") from None
     builder.new.output((found, *builder.presents.values()))
     remove_dead(builder.new)
     names = list(graph.tensors())
@@ -268,6 +273,19 @@ def dependents(source: fx.Node) -> set[fx.Node]:
         new = [user for user in users if user not in found and opname(user) not in _LIKE]
         found.update(new)
         left += new
+    return found
+
+
+def bottlenecks(graph: Graph, depends: set[fx.Node]) -> list[fx.Node]:
+    """Values of each token that all that comes after them is computed from: the residual stream between blocks."""
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    last = {node: max((place[user] for user in node.users), default=0) for node in depends}
+    found, live = list[fx.Node](), set[fx.Node]()
+    for node in graph.nodes:
+        if node in depends:
+            live = {other for other in live if last[other] > place[node]} | {node}
+            if live == {node} and len(token_dims(node)) == 1:
+                found.append(node)
     return found
 
 

@@ -230,17 +230,25 @@ class Normalizer:
         if wrong:
             raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(wrong[:3])}")
         returned: Any = self.program.graph.output_node().args[0]
-        return tuple(returned)[len(changed) :]
+        return tuple(returned)[len(returned) - self.user_outputs() :]
+
+    def user_outputs(self) -> int:
+        return sum(spec.kind == OutputKind.USER_OUTPUT for spec in self.program.graph_signature.output_specs)
 
     def changed(self) -> dict[str, fx.Node]:
         """The model's own tensors that a run leaves changed, and what they become."""
         outputs: Any = self.program.graph.output_node().args[0]
-        specs = self.program.graph_signature.output_specs
-        return {
+        signature = self.program.graph_signature
+        found = {
             str(spec.target): node
-            for spec, node in zip(specs, outputs, strict=True)
+            for spec, node in zip(signature.output_specs, outputs, strict=True)
             if spec.kind != OutputKind.USER_OUTPUT
         }
+        targets = {spec.arg.name: str(spec.target) for spec in signature.input_specs}
+        for node in self.program.graph.nodes:
+            if is_mutable(node) and source_of(node).op == "placeholder":
+                found[targets[source_of(node).name]] = node
+        return found
 
 
 def depends_on_inputs(node: fx.Node) -> bool:
