@@ -284,7 +284,8 @@ def bottlenecks(graph: Graph, depends: set[fx.Node]) -> list[fx.Node]:
     for node in graph.nodes:
         if node in depends:
             live = {other for other in live if last[other] > place[node]} | {node}
-            if live == {node} and len(token_dims(node)) == 1:
+            plain = isinstance(node.meta["value"], TensorType) and shape_of(node).count(SEQUENCE) == 1
+            if live == {node} and plain and len(token_dims(node)) == 1:
                 found.append(node)
     return found
 

@@ -254,3 +254,10 @@ def test_a_class_without_a_cache_runs_on_the_whole_text() -> None:
         second, _ = run(ids[:, 5:], mask, ids, past)
     torch.testing.assert_close(torch.cat([first, second], 1), wanted)
     assert run.__qualname__ == whole_runner(model).__qualname__
+
+
+def test_deep_models_need_no_deep_stack() -> None:
+    sizes = {"n_positions": 32, "n_embd": 8, "n_layer": 40, "n_head": 2}
+    with torch.device("meta"):
+        model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(vocab_size=64, **sizes))
+    assert len(capture(model.eval()).inputs) == 2 + 2 * 40
