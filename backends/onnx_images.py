@@ -90,6 +90,26 @@ def convolution(op: Any, node: fx.Node, value: Any, weight: Any, bias: Any = Non
     return op.Conv(*operands, strides=stride, dilations=dilation, pads=pads, group=given.get("groups", 1))
 
 
+def transposed(
+    op: Any,
+    node: fx.Node,
+    value: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    """A transposed convolution."""
+    rank = len(shape_of(node)) - 2
+    strides, pads, dilations = (spread(x, rank) for x in (stride, padding, dilation))
+    given = {"strides": strides, "pads": pads * 2, "dilations": dilations, "group": groups}
+    operands = (value, weight) if bias is None else (value, weight, bias)
+    return op.ConvTranspose(*operands, output_padding=spread(output_padding, rank), **given)
+
+
 def spread(value: Any, rank: int) -> list[int]:
     return [value] * rank if isinstance(value, int) else list(value) if len(value) == rank else [value[0]] * rank
 
@@ -98,4 +118,5 @@ IMAGES: Mapping[str, Callable[..., Any]] = {
     "batch_norm": batch_norm,
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), adaptive_average),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed),
 }

@@ -15,6 +15,11 @@ _aten = torch.ops.aten
 # Calls that return their operand where nothing about its type changes.
 _COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "detach_", "clone"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
+# Other names of the same call.
+_RENAMED = {
+    **dict.fromkeys(("view", "_unsafe_view", "reshape"), _aten.reshape.default),
+    **dict.fromkeys(("swapaxes", "swapdims"), _aten.transpose.int),
+}
 # What makes a tensor without values; zeros are as good, and the same each time. What empties one gives zeros too.
 _UNWRITTEN = {
     "empty": _aten.zeros.default,
@@ -92,8 +97,8 @@ def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], val
         return args[0]
     if name == "numpy_T":
         return _aten.permute.default, (args[0], list(range(len(value.shape)))[::-1]), {}
-    if name in ("view", "_unsafe_view", "reshape"):
-        return _aten.reshape.default, args, {}
+    if name in _RENAMED:
+        return _RENAMED[name], args, {}
     if name == "squeeze":
         return squeezed(node, args)
     if name in ("split", "chunk"):

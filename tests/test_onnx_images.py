@@ -24,6 +24,9 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "standardised weight": lambda x, w: functional.conv2d(
         x, functional.batch_norm(w.reshape(1, 4, -1), None, None, training=True).reshape(w.shape)
     ),
+    "transposed": lambda x, w: functional.conv_transpose2d(x, w[:3], stride=2, padding=1, output_padding=1),
+    "transposed in groups": lambda x, w: functional.conv_transpose2d(x, w[:3, :1], w[0, :, 0, 0], groups=3),
+    "swapped": lambda x, w: functional.conv2d(x.swapaxes(2, 3), w),
     "norm without weights": lambda x, w: functional.batch_norm(x, w[0, :, 0, 0], w[0, :, 0, 1].abs() + 1),
 }
 

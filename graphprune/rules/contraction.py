@@ -99,9 +99,8 @@ def convolution(call: Call) -> Axes:
     x, weight = call.axes(call["input"]), call.axes(call["weight"])
     call.lock(weight[2:], "a convolution's kernel")
     call.lock(x[2:], "image positions of a convolution")
-    if call["transposed"]:
-        call.lock((*weight[:2], x[1]), "a transposed convolution")
-        channels = call.locked(call.out.shape[1:2], "a transposed convolution")[0]
+    if str(call.node.target).startswith("aten.conv_transpose") or call["transposed"]:
+        channels = transposed(call, x[1], weight[0], weight[1], call["groups"])
     else:
         channels = grouped(call, x[1], weight[0], weight[1], call["groups"])
     if call["bias"] is not None:
@@ -123,6 +122,19 @@ def grouped(call: Call, source: int, rows: int, columns: int, groups: int) -> in
     return rows
 
 
+def transposed(call: Call, source: int, rows: int, columns: int, groups: int) -> int:
+    """The same of a transposed convolution: its rows are the input's channels, its columns the output's of a group."""
+    call.unify(source, rows)
+    if groups == 1:
+        return columns
+    group = call.algebra.fresh(groups)
+    call.note(group)
+    inner = call.algebra.size(rows)
+    assert isinstance(inner, int)
+    call.unify(rows, call.algebra.product((group, call.algebra.fresh(inner // groups))))
+    return call.algebra.product((group, columns))
+
+
 def resize_groups(call: Call, resizer: Resizer) -> dict[str, Any]:
     return {"groups": resizer.size(call.noted()[0])} if call.node in call.state.notes else {}
 
@@ -137,4 +149,5 @@ RULES = {
     "aten.addmm": Rule(addmm),
     "aten.baddbmm": Rule(addmm),
     **{f"aten.{n}": Rule(convolution, resize_groups) for n in ("conv1d", "conv2d", "conv3d", "convolution")},
+    **{f"aten.conv_transpose{n}d": Rule(convolution, resize_groups) for n in (1, 2, 3)},
 }
