@@ -81,6 +81,7 @@ HELP: dict[str, dict[str, Any]] = {
     | {"num_hidden_layers": 4, "n_mamba_heads": 2, "mamba_dt_rank": 8},
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 4, "n_mamba_heads": 4}
     | {"attention_head_dim": 32, "attention_hidden_size": 128},
+    "shieldgemma2": {"yes_token_index": 5, "no_token_index": 6},
     "xlm": {"causal": True},  # by default a masked model: no cache could know what comes after
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "cohere_compass_text": {
