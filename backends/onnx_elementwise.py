@@ -40,6 +40,19 @@ def reshape_as(op: Any, node: fx.Node, value: Any, other: Any) -> Any:
     return op.Reshape(value, op.Shape(other), allowzero=1)
 
 
+def differences(
+    op: Any, node: fx.Node, value: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None
+) -> Any:
+    """What each entry has more than the one before it."""
+    if n != 1:
+        return NotImplemented
+    given = [x for x in (prepend, value, append) if x is not None]
+    whole = op.Concat(*given, axis=dim) if len(given) > 1 else value
+    place, zero, one, last = (op.Constant(value_ints=[x]) for x in (dim, 0, 1, -1))
+    end = op.Constant(value_ints=[2**63 - 1])
+    return op.Sub(op.Slice(whole, one, end, place), op.Slice(whole, zero, last, place))
+
+
 def broadcast_all(op: Any, node: fx.Node, tensors: Any) -> Any:
     whole = tensors[0]
     for tensor in tensors[1:]:
@@ -98,6 +111,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "rms_norm": rms_norm,
     "reshape_as": reshape_as,
     "broadcast_tensors": broadcast_all,
+    "diff": differences,
     "eye": eye,
     "one_hot": one_hot,
 }

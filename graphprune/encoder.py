@@ -1,6 +1,7 @@
 """The contract of models without a cache: encoders of text and of images, with their own inputs and outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,10 +48,12 @@ def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
     return Stateless(model, tuple(inputs), outputs), contract
 
 
-def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+def model_inputs(
+    model: Any, others: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     """Examples of the tensors that the model takes, read off `forward` and the configuration, and what varies.
 
-    Where a model takes text and images, images are an input if it cannot run without.
+    Where a model takes text and images, images are an input if it cannot run without. `others` are inputs besides.
     """
     device = next(model.parameters()).device
     inputs: dict[str, Tensor] = {}
@@ -64,7 +67,7 @@ def model_inputs(model: Any) -> tuple[dict[str, Tensor], dict[str, dict[int, str
         inputs["input_ids"] = inputs["input_ids"].repeat(rows, 1)
         dynamic["input_ids"] = {0: f"{rows}*batch", 1: "sequence"}
     images = next((name for name in ("pixel_values", "pixel_values_videos") if accepts(model, name)), None)
-    if images is not None and not (inputs and runs(model, {**inputs, **texts})):
+    if images is not None and not (inputs and runs(model, {**inputs, **texts, **others})):
         count = IMAGES if inputs else BATCH
         shape = image_shape(model.config)
         if images.endswith("videos"):

@@ -23,9 +23,10 @@ def seq2seq_contract(model: Any) -> tuple[Stateless, Contract]:
     whole target at once, as in training. Both lengths vary, each on its own.
     """
     model = same_tensors(model)
-    inputs, dynamic = model_inputs(model)
     device = next(model.parameters()).device
-    inputs["decoder_input_ids"] = torch.zeros(BATCH, TARGET, dtype=torch.long, device=device)
+    target = {"decoder_input_ids": torch.zeros(BATCH, TARGET, dtype=torch.long, device=device)}
+    inputs, dynamic = model_inputs(model, target)
+    inputs |= target
     dynamic["decoder_input_ids"] = {0: "batch", 1: "target"}
     maximum = longest_text(model, "sequence", "target")
     return Stateless(model, tuple(inputs), ("logits",)), Contract(inputs, dynamic, ("logits",), maximum)

@@ -23,6 +23,7 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "std": lambda x: x * torch.std(x, -1, unbiased=False, keepdim=True) + x.std(1)[:, None],
     "reshape_as": lambda x: (x * 2).reshape_as(x.flatten().unsqueeze(0)),
     "broadcast_tensors": lambda x: sum(torch.broadcast_tensors(x, x[0], x[:, :1])),  # type: ignore[arg-type,return-value]
+    "diff": lambda x: x[:, 1:] * x.diff() + x.diff(dim=-1, prepend=x[:, :1])[:, 1:] * x.diff(append=x[:, :1])[:, :7],
     "eye": lambda x: x.transpose(-1, -2) @ torch.eye(x.shape[0]) @ x,
     "one_hot": lambda x: nn.functional.one_hot((x[:, 0] > 0).long(), 3) * x[:, :3],
     "index_add": lambda x: x.transpose(0, -1).index_add(0, torch.tensor([1] * 4 + [0] * 4), x.transpose(0, -1) * 2),
