@@ -15,7 +15,7 @@ from torch import fx
 from graphprune.functional import opname
 from graphprune.ir import TensorType
 from graphprune.recurrence import RECURRENCE
-from graphprune.token_rules import SEQUENCE, Form, argument, operands, place_of, shape_of, token_dims
+from graphprune.token_flow import SEQUENCE, Form, argument, operands, place_of, shape_of, token_dims
 
 _aten = torch.ops.aten
 _END = 2**63 - 1

@@ -21,20 +21,30 @@ from graphprune.errors import CaptureError
 from graphprune.functional import opname
 from graphprune.held import held
 from graphprune.ir import Graph, Size, TensorType
-from graphprune.programs import symbol
 from graphprune.sizes import emit_size
 from graphprune.states import PREFIX, present_of
-from graphprune.token_rules import SEQUENCE, WHOLE, Form, has_tokens, is_tensor, operands, rule_of, shape_of, token_dims
+from graphprune.token_flow import (
+    LIKE,
+    PAST,
+    SEQUENCE,
+    TOTAL,
+    WHOLE,
+    Form,
+    bottlenecks,
+    dependents,
+    is_tensor,
+    operands,
+    passes,
+    restricted,
+    shape_of,
+    token_dims,
+    unchanged_operand,
+)
+from graphprune.token_rules import rule_of
 from graphprune.tracing import remove_dead
 
 _aten = torch.ops.aten
 _END = 2**63 - 1
-PAST = symbol("past")
-TOTAL = PAST + SEQUENCE
-# Calls that only repeat or rearrange their operand: it is the operand that is kept.
-_REPEATING = {"expand", "unsqueeze", "repeat_interleave"}
-_ARRANGING = {"reshape", "clone", "_to_copy"}
-_LIKE = {"zeros_like": 0, "ones_like": 1, "full_like": None}  # constants: their operand gives shape and type alone
 _SHAPE_ARGUMENTS = {"reshape": 1, "view": 1, "expand": 1, "repeat": 1, "full": 0, "zeros": 0, "ones": 0}
 _SHAPE_ARGUMENTS |= {"new_full": 1, "new_zeros": 1, "new_ones": 1}
 
@@ -52,7 +62,9 @@ def stepwise(graph: Graph) -> Graph:
         raise NotStepwiseError("its logits are not of each token")
     builder = Builder(graph)
     try:
-        for node in bottlenecks(graph, builder.depends):  # in order, so that no call stack is as deep as the model
+        for node in bottlenecks(
+            graph.nodes, builder.depends
+        ):  # in order, so that no call stack is as deep as the model
             builder.emit(node, token_dims(node))
         found = builder.emit(logits, token_dims(logits))
     except RecursionError:
@@ -115,7 +127,7 @@ class Builder:
             return found
         if node in self.depends and not form and token_dims(node) and not passes(node):
             return self.keep(node)
-        if opname(node) in _LIKE and form != token_dims(node):
+        if opname(node) in LIKE and form != token_dims(node):
             return self.filled(node, form)
         rule = rule_of(node)
         forms = rule(node, form) if rule is not None else None
@@ -133,7 +145,7 @@ class Builder:
     def filled(self, node: fx.Node, form: Form) -> fx.Node:
         """A constant like something that is not there in this form."""
         type_ = self.type_of(node, form)
-        value = node.args[1] if opname(node) == "full_like" else _LIKE[opname(node)]
+        value = node.args[1] if opname(node) == "full_like" else LIKE[opname(node)]
         sizes = [self.size(size, whole=False) for size in type_.shape]
         with self.new.inserting_before(self.anchor):
             new = self.new.call_function(_aten.full.default, (sizes, value), {"dtype": type_.dtype})
@@ -263,53 +275,3 @@ class Builder:
         """A state of a fixed size that comes in; the caller sets what goes out."""
         name = self.fixed_name(node, kind)
         return name, self.placeholder(re.sub(r"\W", "_", name), type_)
-
-
-def dependents(source: fx.Node) -> set[fx.Node]:
-    """What is computed of the values of an input, as opposed to its sizes."""
-    found, left = {source}, [source]
-    while left:
-        users = [user for user in left.pop().users if is_tensor(user) and user.op != "output"]
-        new = [user for user in users if user not in found and opname(user) not in _LIKE]
-        found.update(new)
-        left += new
-    return found
-
-
-def bottlenecks(graph: Graph, depends: set[fx.Node]) -> list[fx.Node]:
-    """Values of each token that all that comes after them is computed from: the residual stream between blocks."""
-    place = {node: index for index, node in enumerate(graph.nodes)}
-    last = {node: max((place[user] for user in node.users), default=0) for node in depends}
-    found, live = list[fx.Node](), set[fx.Node]()
-    for node in graph.nodes:
-        if node in depends:
-            live = {other for other in live if last[other] > place[node]} | {node}
-            plain = isinstance(node.meta["value"], TensorType) and shape_of(node).count(SEQUENCE) == 1
-            if live == {node} and plain and len(token_dims(node)) == 1:
-                found.append(node)
-    return found
-
-
-def passes(node: fx.Node) -> bool:
-    """Say whether a call only repeats its operand, as keys are for the queries of their group."""
-    if opname(node) in _REPEATING:
-        return True
-    return opname(node) in _ARRANGING and opname(operands(node)[0]) in _REPEATING
-
-
-def unchanged_operand(node: fx.Node) -> fx.Node | None:
-    """What a call returns as it is: a slice of all that there is, something joined with nothing."""
-    if opname(node) == "slice" and shape_of(node) == shape_of(operands(node)[0]):
-        return operands(node)[0]
-    full = [x for x in operands(node) if 0 not in shape_of(x)] if opname(node) == "cat" else []
-    return full[0] if len(full) == 1 and shape_of(full[0]) == shape_of(node) else None
-
-
-def restricted(value: Any, form: Form) -> Any:
-    """A type of the old graph with the new tokens along some dimensions and the whole text along the others."""
-    if isinstance(value, tuple):
-        return tuple(restricted(part, form) for part in value)
-    if not isinstance(value, TensorType):
-        return value
-    sizes = [s if d in form or not has_tokens(s) else s.xreplace({SEQUENCE: TOTAL}) for d, s in enumerate(value.shape)]  # type: ignore[union-attr]
-    return TensorType(value.dtype, tuple(sizes))

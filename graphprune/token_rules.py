@@ -13,41 +13,11 @@ import sympy
 from torch import fx
 
 from graphprune.functional import opname
-from graphprune.ir import Size, TensorType
-from graphprune.programs import symbol
+from graphprune.ir import Size
 from graphprune.rules import elementwise
+from graphprune.token_flow import WHOLE, Form, argument, has_tokens, operands, place_of, shape_of, token_dims
 
-Form = frozenset[int]
 TokenRule = Callable[[fx.Node, Form], list[Form] | None]
-WHOLE: Form = frozenset()
-SEQUENCE = symbol("sequence")
-
-
-def operands(node: fx.Node) -> list[fx.Node]:
-    """The tensors (or tuples of tensors) that a call reads, in order and with repetitions."""
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), lambda n: found.append(n) if is_tensor(n) else None)
-    return found
-
-
-def is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("value"), (TensorType, tuple))
-
-
-def shape_of(node: fx.Node) -> tuple[Size, ...]:
-    """The shape of a tensor; of a tuple that of its first entry."""
-    value = node.meta["value"]
-    while isinstance(value, tuple):
-        value = value[0]
-    return value.shape  # type: ignore[no-any-return]
-
-
-def has_tokens(size: Size) -> bool:
-    return isinstance(size, sympy.Expr) and SEQUENCE in size.free_symbols
-
-
-def token_dims(node: fx.Node) -> Form:
-    return frozenset(d for d, size in enumerate(shape_of(node)) if has_tokens(size))
 
 
 def broadcast(node: fx.Node, form: Form) -> list[Form]:
@@ -63,15 +33,6 @@ def aligned(operand: fx.Node, rank: int, form: Form) -> Form:
 def same(node: fx.Node, form: Form) -> list[Form]:
     """All operands have the dimensions of the result, or are only asked for their type."""
     return [form & token_dims(operand) for operand in operands(node)]
-
-
-def argument(node: fx.Node, index: int, default: Any = None) -> Any:
-    return node.args[index] if len(node.args) > index else default
-
-
-def place_of(node: fx.Node, index: int) -> int:
-    """The dimension of the result that an argument names, counted from the front; the first where it names none."""
-    return int(argument(node, index, 0)) % len(shape_of(node))
 
 
 def dims_argument(node: fx.Node, index: int) -> Form | None:
