@@ -103,6 +103,9 @@ class OnnxModel:
 
         `room` is how many tokens are expected in all, where the cache is one buffer.
         """
+        rows = next((value.shape[0] for value in self.session.get_inputs() if value.name == "input_ids"), "batch")
+        if "*" in str(rows):
+            raise UsageError(f"{self.path} takes {rows} rows of ids, several for a text: call `run` for each step")
         tokens, mask = pad_left(ids)
         if not mask.all() and "attention_mask" not in self.inputs:
             raise UsageError(f"{self.path} takes no attention mask: generate from prompts of one length")

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from graphprune import artefacts, capture, parity
 from graphprune.backends.onnx import Onnx
+from graphprune.backends.runtime import load
+from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.plan import Plan
 from graphprune.programs import Contract
@@ -230,6 +232,9 @@ def test_models_without_a_usable_cache_get_one(make: Any, tmp_path: Path) -> Non
     expected, kind = artefacts.read_reference(tmp_path)
     assert kind == "derived"
     parity.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
+    if make is musicgen:
+        with pytest.raises(UsageError, match="several for a text"):
+            load(tmp_path / "onnx", "cpu").generate([[1, 2]], 1)
 
 
 def test_a_model_that_looks_ahead_gets_none() -> None:
