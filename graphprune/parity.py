@@ -203,7 +203,7 @@ def compare_tokens(artefact: str, expected: Mapping[str, Tensor], found: Sequenc
     return Check(artefact, "greedy tokens", float(len(wanted) - count), 0.0, scale, count == len(wanted) or tie, detail)
 
 
-def kind_of(graph: Graph) -> str:
+def reference_kind(graph: Graph) -> str:
     """The kind that a reference states: `derived` for decoders whose transformers class runs without a cache."""
     return DERIVED if graph.memo.get(DERIVED) else graph.source.kind
 
@@ -217,7 +217,7 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     found = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in reference(graph, seed).items()
     }
-    save_file(found, path, metadata={"kind": kind_of(graph), "seed": str(seed)})
+    save_file(found, path, metadata={"kind": reference_kind(graph), "seed": str(seed)})
     return path
 
 

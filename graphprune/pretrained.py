@@ -65,7 +65,7 @@ def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
             require_causal(graph)
             require_same(model, found, [])
         return note(found, f"its cache is derived from its graph: {reason}")
-    except (CaptureError, RuntimeError) as error:  # the latter from a graph that cannot run step by step
+    except Exception as error:  # a model that was captured stays captured, whatever the attempt on it runs into
         without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
         return note(graph, f"{without}; none can be derived: {error}")
 

@@ -248,6 +248,16 @@ def test_a_model_that_looks_ahead_gets_none() -> None:
     assert capture(transformers.XLMWithLMHeadModel(config).eval()).source.kind == "decoder"
 
 
+def test_an_attempt_that_breaks_leaves_the_captured_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(graph: Graph) -> Graph:
+        raise AssertionError("Min(256, sequence) is not a sum or a product")
+
+    monkeypatch.setattr("graphprune.pretrained.stepwise", breaks)
+    graph = capture(openai_gpt().eval())
+    assert graph.source.kind == "encoder"
+    assert graph.memo["notes"][0].endswith("none can be derived: Min(256, sequence) is not a sum or a product")
+
+
 def test_a_class_without_a_cache_runs_on_the_whole_text() -> None:
     torch.manual_seed(0)
     model = openai_gpt().eval()
