@@ -1,5 +1,7 @@
 """Our own onnxruntime runner: opens an exported folder, reads all shapes from the session, generates with the cache."""
 
+import contextlib
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from graphprune.errors import GraphpruneError, UsageError
 Array = NDArray[Any]
 # The folders of ONNX models below an artefact's, the one that is opened first in front.
 PLACES = ("onnx", "onnx-ort", "onnx-fp16", "onnx-int8", "onnx-int4")
+_CUDA = "CUDAExecutionProvider"
 _PAST = "past_sequence_length"
 _ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -175,7 +178,10 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
         options.intra_op_num_threads = threads
     try:
         check_external_data(path)
-        session = onnxruntime.InferenceSession(path, options, providers=choose_providers(provider))
+        providers = choose_providers(provider)
+        load_cuda(providers)
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        require_provider(provider, session)
         return OnnxModel(path, session, read_caches(session))
     except GraphpruneError:
         raise
@@ -214,14 +220,32 @@ def choose_providers(provider: str) -> list[str]:
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
-    names = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    names = {"cpu": ["CPUExecutionProvider"], "cuda": [_CUDA, "CPUExecutionProvider"]}
     if provider == "auto":
-        return names["cuda" if "CUDAExecutionProvider" in available else "cpu"]
+        return names["cuda" if _CUDA in available else "cpu"]
     if provider not in names:
         raise UsageError(f"unknown provider {provider}; use auto, cpu or cuda")
     if names[provider][0] not in available:
         raise UsageError(f"this onnxruntime has no {provider} provider; install onnxruntime-gpu or use cpu")
     return names[provider]
+
+
+def load_cuda(providers: Sequence[str]) -> None:
+    """Load CUDA's libraries from where torch or pip put them, which onnxruntime does not search by itself."""
+    import onnxruntime
+
+    if providers[0] == _CUDA and hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session says it better
+            onnxruntime.preload_dlls()
+
+
+def require_provider(provider: str, session: Any) -> None:
+    """Raise GraphpruneError where CUDA was asked for and onnxruntime went on without it."""
+    if provider == "cuda" and session.get_providers()[0] != _CUDA:
+        raise GraphpruneError(
+            "onnxruntime could not start its CUDA provider: the driver, or CUDA and cuDNN of the versions that it was "
+            "built for, are missing; pip install 'onnxruntime-gpu[cuda,cudnn]', or use --provider cpu"
+        )
 
 
 def read_caches(session: Any) -> tuple[Cache, ...]:
@@ -257,7 +281,7 @@ def tokens_per_second(
 
 
 def provider_name(model: OnnxModel) -> str:
-    return "cuda" if model.provider == "CUDAExecutionProvider" else "cpu"
+    return "cuda" if model.provider == _CUDA else "cpu"
 
 
 def run_timed(model: OnnxModel, prompt_length: int, new_tokens: int) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from graphprune.beginning import (
     vocabulary_notes,
 )
 from graphprune.card import model_card
+from graphprune.devices import choose_device, describe_device, make_current
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, Lineage, Step
@@ -44,7 +45,7 @@ from graphprune.report import (
     summarise_training,
 )
 from graphprune.report_page import report_page
-from graphprune.request import resolve_recipe
+from graphprune.request import device_notes, resolve_recipe, with_precision
 from graphprune.rewrite import apply
 from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
 from graphprune.selfcheck import check_against_masked, require_same_structure
@@ -69,8 +70,13 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
     if options.dry_run:
         return dry_run(options, recipe, backends, progress)
     assert options.out is not None
+    device = choose_device(options.device)
+    make_current(device)
+    recipe = with_precision(recipe, options, device)
     if not is_first():
-        return follow(options, recipe, backends)
+        return follow(options, recipe, backends, device)
+    if device.type != "cpu":
+        progress(f"computing on {describe_device(device)}", 0, 0)
     with staging(options.out, options.overwrite) as folder:
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
@@ -79,13 +85,13 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
             aim = find_aim(options, recipe, source, backends, kept, progress)
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
-                graph, text = run_method(options, recipe, start, kept, progress)
+                graph, text = run_method(options, recipe, start, kept, device, progress)
                 leave()
                 metrics = metrics_files(kept) if kept else ()
                 work = Work(
                     options, aim.recipe, source, analyze(source), graph, text, metrics, aim.target, aim.measured
                 )
-                work = replace(work, vocabulary=start.vocabulary)
+                work = replace(work, vocabulary=start.vocabulary, device=device)
                 result = finish(work, backends, folder, progress)
     if recipe.recover is not None:
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
@@ -98,7 +104,7 @@ def meet_followers(recipe: Recipe) -> None:
         meet()
 
 
-def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Any]) -> Result:
+def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], device: torch.device) -> Result:
     """What every process but the first does: prune and train along where there is training, and write nothing."""
     assert options.out is not None
     if recipe.recover is not None:
@@ -106,13 +112,18 @@ def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Any]) -> 
         meet_followers(recipe)
         folder = work_folder(options.out)
         with begin(options, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:
-            run_method(options, recipe, start, folder, no_progress)
+            run_method(options, recipe, start, folder, device, no_progress)
             leave()
     return Result(None)
 
 
 def run_method(
-    options: CompileOptions, recipe: Recipe, start: Beginning, folder: Path | None, progress: Progress
+    options: CompileOptions,
+    recipe: Recipe,
+    start: Beginning,
+    folder: Path | None,
+    device: torch.device,
+    progress: Progress,
 ) -> tuple[Graph, Text | None]:
     """Run the passes that the recipe stands for; also return the text that they saw."""
     aim, source = start.aim, start.graph
@@ -128,6 +139,7 @@ def run_method(
         held_out=text.held_out if text else None,
         folder=folder,
         progress=progress,
+        device=device,
     )
     graph = start.rooted(run_passes(source, passes, context))
     return (as_stored(graph) if recipe.changes_weights else graph), text
@@ -159,7 +171,7 @@ def run_folder(options: CompileOptions, recipe: Recipe, source: Graph, progress:
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:
-    """All that the weights of the result depend on, as plain data."""
+    """All that the weights of the result depend on, as plain data; not where they are computed."""
     return {
         "model": {"name": options.model, "files": dict(source.source.file_hashes)},
         "target": " ".join(options.target),
@@ -232,10 +244,9 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.options.seed) if small else ()
     progress("measuring", 0, 0)
     before = source_text(work)
-    scores = (
-        (held_out_perplexity(work.source, before), held_out_perplexity(graph, text))
-        if before and text
-        else (None, None)
+    dense, left = (
+        held_out_perplexity(each, own, work.device) if before and own else None
+        for each, own in ((work.source, before), (graph, text))
     )
     files = export_all(backends, work.source, graph, folder, progress)
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
@@ -251,11 +262,13 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     parity.require(checks)
     costs = (*vocabulary_measures(work.vocabulary, before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
-    measures = (*costs, *files.measures, *perplexity_measures(*scores, same), *variants)
+    measures = (*costs, *files.measures, *perplexity_measures(dense, left, same), *variants)
     widths = list_widths(work.groups, plan)
     sample = files.sample(text, graph)
     samples = files.samples(before, work.source, sample)
     notes = (*vocabulary_notes(work.vocabulary, work.options), *notes_of(work))
+    if work.recipe is not None:
+        notes = (*notes, *device_notes(work.recipe, work.options, work.device))
     notes = (*notes, *(check_file(work.target, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()

@@ -45,6 +45,10 @@ class RegistryError(UsageError):
     """No plug-in, or more than one, has this name: lists the near ones."""
 
 
+class MemoryShortError(GraphpruneError):
+    """A device has too little memory for what was asked: says what to lower."""
+
+
 class PassError(GraphpruneError):
     """A pass failed: names the pass and what ran before it."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from graphprune.data import context_length, load_tokenizer, vocabulary_size
 from graphprune.errors import GraphpruneError, SourceError, UsageError
 from graphprune.ir import Graph
+from graphprune.placement import place
 from graphprune.runners import Runner, graph_runner, runner_of
 
 Face = Literal["graph", "checkpoint", "onnx"]
@@ -57,8 +58,10 @@ def of_module(model: Any, tokenizer: Any) -> LanguageModel:
     return LanguageModel("checkpoint", runner_of(model), tokenizer, *config, name_of(model.dtype))
 
 
-def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dtype | None = None) -> LanguageModel:
-    """A folder, hub id or `demo` as transformers loads it.
+def of_checkpoint(
+    folder: str, trust_remote_code: bool = False, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> LanguageModel:
+    """A folder, hub id or `demo` as transformers loads it, on a device.
 
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
@@ -70,15 +73,15 @@ def of_checkpoint(folder: str, trust_remote_code: bool = False, dtype: torch.dty
     if is_generic(path):
         with quiet_transformers():
             generic = load_checkpoint(path, "decoder", dtype or stored_dtype(path))
-        return of_module(generic, load_tokenizer(path))
+        return of_module(generic.to(device), load_tokenizer(path))
     model, source = load_source(folder, True, trust_remote_code, dtype)
     if source.kind != "decoder" and not writes_text(model):
         raise UsageError(f"{folder} is no language model with a cache; it cannot be scored")
     assert source.folder is not None
-    return of_module(model, load_tokenizer(source.folder))
+    return of_module(model.to(device), load_tokenizer(source.folder))
 
 
-def of_onnx(out: Path) -> LanguageModel:
+def of_onnx(out: Path, provider: str = "cpu") -> LanguageModel:
     """The ONNX model that compile wrote into a folder. Raises UsageError where there is none."""
     from graphprune.artefact_files import runtime
     from graphprune.artefacts import onnx_runner
@@ -87,7 +90,7 @@ def of_onnx(out: Path) -> LanguageModel:
         raise UsageError(
             f"{out} holds no ONNX model; compile with --backends huggingface,onnx or evaluate another face"
         )
-    model = runtime().load(out, "cpu")
+    model = runtime().load(out, provider)
     if not model.caches or "logits" not in model.outputs:
         raise UsageError(f"{model.path} is no language model with a cache; it cannot be scored")
     config = read_config(model.path.parent)
@@ -138,19 +141,28 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def load_face(
-    model: str, face: Face, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+    model: str,
+    face: Face,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> LanguageModel:
-    """Load a folder, a hub id or `demo` as one of its faces. Raises UsageError, SourceError, CaptureError."""
+    """Load a folder, a hub id or `demo` as one of its faces, on a device. Raises UsageError, SourceError, CaptureError.
+
+    For a GPU, the ONNX face runs there where this onnxruntime can.
+    """
+    device = device or torch.device("cpu")
     if face == "onnx":
         out = Path(model).expanduser()
         if not out.is_dir():
             raise UsageError(f"no folder at {out}; the ONNX face is in a folder that graphprune compile wrote")
-        return of_onnx(out)
+        return of_onnx(out, "cpu" if device.type == "cpu" else "auto")
     if face == "checkpoint":
-        return of_checkpoint(model, trust_remote_code, dtype)
+        return of_checkpoint(model, trust_remote_code, dtype, device)
     from graphprune.source import capture
 
-    return of_graph(capture(model, trust_remote_code=trust_remote_code, dtype=dtype))
+    graph = capture(model, trust_remote_code=trust_remote_code, dtype=dtype)
+    return of_graph(graph if device.type == "cpu" else place(graph, device))
 
 
 def faces_in(model: str) -> tuple[Face, ...]:

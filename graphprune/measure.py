@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from graphprune.devices import memory_errors
 from graphprune.evaluate import Perplexity, perplexity
 from graphprune.groups import Groups
 from graphprune.ir import Graph
 from graphprune.options import Measure
 from graphprune.output import folder_size
+from graphprune.placement import place
 from graphprune.text import Text
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
@@ -17,7 +21,7 @@ LARGEST_MEASURED = 300_000_000
 _WINDOW, _WORK = 256, 4e11
 
 
-def held_out_perplexity(graph: Graph, text: Text) -> Perplexity | None:
+def held_out_perplexity(graph: Graph, text: Text, device: torch.device) -> Perplexity | None:
     """Perplexity on the held-out text, or on as much of it as the model's size allows; None for large models."""
     parameters = graph.parameter_count()
     if parameters > LARGEST_MEASURED or len(text.held_out) < 2:
@@ -25,7 +29,9 @@ def held_out_perplexity(graph: Graph, text: Text) -> Perplexity | None:
     limit = max(2048, int(_WORK / (2 * parameters)))
     whole = len(text.held_out) <= limit
     count = text.held_out_bytes if whole else None
-    return perplexity(graph, text.held_out[:limit], _WINDOW, bos=text.bos, text_bytes=count)
+    here = graph if device.type == "cpu" else place(graph, device)
+    with memory_errors("the model does not fit beside what it computes; give --device cpu"):
+        return perplexity(here, text.held_out[:limit], _WINDOW, bos=text.bos, text_bytes=count)
 
 
 def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:

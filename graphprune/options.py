@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from graphprune.parity import Check
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
+Precision = Literal["auto", "float32", "bf16"]
 
 # Takes the stage in a few words, how much of it is done, and of how much (0: not known).
 Progress = Callable[[str, int, int], None]
@@ -36,7 +37,9 @@ class CompileOptions:
     which the rest then meets, or in its place. `importance`, `allocation`, `compensation` and `backends` are specs such
     as `taylor{aggregate=vector}`. `floor` is the share that every group keeps at least. `data` is a text, jsonl or
     parquet file, a datasets id, or `stdlib`; `held_out` is text of the same kinds that is only measured on, None for a
-    part of `data`. `restart` discards what an unfinished run of the same OUT has kept. Raises UsageError.
+    part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device` is where the model is
+    scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training multiplies in: `auto`
+    is bf16 on a GPU that has it where the recipe says nothing else. Raises UsageError.
     """
 
     model: str
@@ -71,6 +74,8 @@ class CompileOptions:
     dry_run: bool = False
     restart: bool = False
     trust_remote_code: bool = False
+    device: str = AUTO
+    precision: Precision = AUTO
 
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
@@ -86,6 +91,7 @@ class CompileOptions:
                 raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
         if self.floor is not None and not 0 <= self.floor < 1:
             raise UsageError(f"--floor is the share that every group keeps, from 0 to below 1, not {self.floor}")
+        check_choice("--precision", self.precision, get_args(Precision))
         if self.statistics is not None:
             check_choice("--statistics", self.statistics, get_args(Statistics))
         for kind in self.prune or ():

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from graphprune.devices import is_shortage, room
 from graphprune.errors import GraphpruneError, PassError
 from graphprune.ir import Graph, Step
+from graphprune.loss import device_of
 from graphprune.options import Progress, no_progress
+from graphprune.placement import place
 from graphprune.processes import is_first, meet
 from graphprune.run_state import load_state, pass_folder, save_state
 from graphprune.spec import print_spec
@@ -34,7 +38,8 @@ class Context:
     are for passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what
     it needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own, and
     all share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is
-    done and of how much.
+    done and of how much. `device` is where a pass computes, None for where the graph is; graphs go from pass to pass
+    where they were before.
     """
 
     calibration: Any = None
@@ -47,6 +52,11 @@ class Context:
     folder: Path | None = None
     progress: Progress = no_progress
     cache: Path | None = None
+    device: torch.device | None = None
+
+    def placed(self, graph: Graph) -> Graph:
+        """The graph on the device that passes compute on."""
+        return graph if self.device is None or device_of(graph) == self.device else place(graph, self.device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +113,15 @@ def run_pass(graph: Graph, item: Pass, context: Context, done: Sequence[Pass]) -
             raise
         raise PassError(explain_failure(spec, done, str(error))) from error
     except Exception as error:
-        raise PassError(explain_failure(spec, done, f"{type(error).__name__}: {error}")) from error
+        reason = explain_shortage(error) if is_shortage(error) else f"{type(error).__name__}: {error}"
+        raise PassError(explain_failure(spec, done, reason)) from error
     after = result.parameter_count()
     context.log(f"{spec}: {before:,} -> {after:,} parameters")
     return result.record(Step(spec, context.seed, before, after))
+
+
+def explain_shortage(error: BaseException) -> str:
+    return f"out of memory{room(error)}; look at less text with --samples and --length, or compute with --device cpu"
 
 
 def explain_failure(spec: str, done: Sequence[Pass], reason: str) -> str:

@@ -13,6 +13,11 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def local_rank() -> int:
+    """Which of the processes on this machine this one is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def meet() -> None:
     """Return when all processes of the run are here; at once where there is one."""
     if process_count() > 1:

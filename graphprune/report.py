@@ -24,7 +24,8 @@ from graphprune.vocabulary import VocabularyCut
 class Work:
     """What the writing stages need: what was asked for, both graphs, and the text they are measured on.
 
-    `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made.
+    `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made. `device` is
+    where the passes computed, and where the models are measured.
     """
 
     options: CompileOptions
@@ -37,6 +38,7 @@ class Work:
     target: Target | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: VocabularyCut | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Requests: what the options of a compilation mean, resolved and checked before any work is done."""
 
+import torch
+
+from graphprune.devices import multiplies_bf16, unused_gpu
 from graphprune.errors import UsageError
 from graphprune.options import AUTO, CompileOptions
 from graphprune.recipes import Change, Recipe, parse_settings, read_recipe
@@ -38,3 +41,23 @@ def resolve_recipe(options: CompileOptions) -> Recipe:
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
+
+
+def with_precision(recipe: Recipe, options: CompileOptions, device: torch.device) -> Recipe:
+    """The recipe with what its training multiplies in: as asked for, as it says, or what suits the device."""
+    recover = recipe.recover
+    if recover is None or (options.precision == AUTO and "precision" in recover):
+        return recipe
+    narrow = multiplies_bf16(device) if options.precision == AUTO else options.precision == "bf16"
+    if not narrow and options.precision == AUTO:
+        return recipe
+    return recipe.model_copy(update={"recover": {**recover, "precision": "bf16" if narrow else "none"}})
+
+
+def device_notes(recipe: Recipe, options: CompileOptions, device: torch.device) -> tuple[str, ...]:
+    """What the user should know of where and in what type the work was done."""
+    unused = unused_gpu(device)
+    notes = () if unused is None else (unused,)
+    if options.precision == "bf16" and recipe.recover is None:
+        notes = (*notes, f"--precision is of training, and {recipe.name} does not train: scores are made in float32")
+    return notes

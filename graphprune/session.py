@@ -1,5 +1,6 @@
 """A training session: the model, optimizer, teacher and data that stay the same while it runs, and where it is."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor
 
 from graphprune.adapters import Trainee, adapted, whole
+from graphprune.data import vocabulary_size
+from graphprune.devices import choose_device, make_current
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.objective import Logits, Objective
 from graphprune.optimizer import carried_moments, make_adamw, write_moments
-from graphprune.placement import choose_device, place, place_nodes
+from graphprune.placement import place, place_nodes
 from graphprune.processes import process_count
 from graphprune.sharding import is_sharded, shard
 from graphprune.teacher import Teacher, make_teacher
@@ -49,6 +52,11 @@ class Session:
     def tokens_per_step(self) -> int:
         options = self.options
         return options.rows * options.accumulate * int(self.accelerator.num_processes) * self.stream.length
+
+    @property
+    def guess(self) -> float:
+        """The loss of a model for which all tokens are equally likely, in nats."""
+        return math.log(vocabulary_size(self.trainee.graph) or math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +112,7 @@ def make_accelerator(options: TrainOptions) -> Any:
     from accelerate.state import AcceleratorState
 
     device = choose_device(options.device)
+    make_current(device)
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     precision = "no" if options.precision == "none" else options.precision
     try:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from graphprune.data import vocabulary_size
+from graphprune.devices import choose_device
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.objective import Logits
-from graphprune.placement import choose_device, place
+from graphprune.placement import place
 from graphprune.train_options import TrainOptions
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

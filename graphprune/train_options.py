@@ -107,10 +107,12 @@ class TrainOptions:
         )
 
     def plain(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one that was killed, as plain data."""
+        """What a resumed run must have in common with the one that was killed, as plain data: not where it computes."""
         fields = dataclasses.asdict(self)
-        return {name: value for name, value in fields.items() if name not in ("save_every", "tensorboard")}
+        return {name: value for name, value in fields.items() if name not in _FREE}
 
+
+_FREE = ("save_every", "tensorboard", "device", "teacher_device")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(Shape),

@@ -1,7 +1,5 @@
 """Training: a graph and rows of tokens in, a graph with other weights out."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import torch
 from torch import Tensor
 
 from graphprune.agreement import agreed
+from graphprune.devices import memory_errors
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir import Graph
 from graphprune.metrics import Report, no_report
@@ -52,7 +51,8 @@ def train(
     for divergence and for want of memory or disk.
     """
     require_trainable(graph, options, stream, teacher)
-    with memory_errors(options, stream.length):
+    size = f" at {options.rows} rows of {stream.length} tokens"
+    with memory_errors(memory_advice(options), size, TrainingError):
         accelerator = make_accelerator(options)
         graph = agreed(graph, accelerator.device)
         session = prepare(accelerator, graph, options, stream, teacher, held_out, folder)
@@ -109,18 +109,7 @@ def build(session: Session, graph: Graph) -> Graph:
     return result.remember("moments", {"updates": moments.updates})
 
 
-@contextlib.contextmanager
-def memory_errors(options: TrainOptions, length: int) -> Iterator[None]:
-    """Want of memory as one line that says what to lower."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not short and "not enough memory" not in text and "can't allocate memory" not in text:
-            raise
-        narrow = "" if options.precision != "none" else ", or use precision=bf16"
-        raise TrainingError(
-            f"out of memory at {options.rows} rows of {length} tokens: lower rows (and raise accumulate by as much), "
-            f"lower length{narrow}"
-        ) from error
+def memory_advice(options: TrainOptions) -> str:
+    """What to lower where a training does not fit in memory."""
+    narrow = "" if options.precision != "none" else ", or use precision=bf16"
+    return f"lower rows (and raise accumulate by as much), lower length{narrow}"

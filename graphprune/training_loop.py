@@ -23,7 +23,7 @@ from graphprune.optimizer import set_rate
 from graphprune.resumption import save_training, snapshot
 from graphprune.session import Session, State
 from graphprune.training_state import Snapshot, write_snapshot
-from graphprune.watching import require_finite, require_progress
+from graphprune.watching import require_finite, require_progress, require_sense
 
 
 def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, Any], report: Report) -> State:
@@ -113,7 +113,7 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
         for measured, values in rows:
             require_finite(values[0], values[3], measured.step, options)
             lines.append(describe_step(session, measured, values, speed))
-            state = note(session, state, measured.step, values[0])
+            state = note(session, state, measured.step, values)
         if look:
             state = evaluate(session, state)
             metrics.restart()
@@ -144,14 +144,14 @@ def describe_step(session: Session, measured: Measured, values: Sequence[float],
     }
 
 
-def note(session: Session, state: State, step: int, loss: float) -> State:
-    """The state with the loss of a step, which is watched where no text is held out."""
-    options = session.options
-    if session.held_out is not None and options.eval_every:
-        return replace(state, loss=loss)
-    watch = state.watch.trained(step, loss, options.divergence)
-    require_progress(watch, step, options)
-    return replace(state, loss=loss, watch=watch)
+def note(session: Session, state: State, step: int, values: Sequence[float]) -> State:
+    """The state with the measurements of a step; windows of them are evaluations where no text is held out."""
+    options, watch = session.options, state.watch.trained(values[1])
+    require_sense(watch, step, session.guess, options)
+    if watch.window is not None and (session.held_out is None or not options.eval_every):
+        watch = watch.evaluated(step, watch.window, options.divergence)
+        require_progress(watch, step, options)
+    return replace(state, loss=values[0], watch=watch)
 
 
 def evaluate(session: Session, state: State) -> State:

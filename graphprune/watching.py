@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from graphprune.errors import TrainingError
 from graphprune.train_options import TrainOptions
 
-_WINDOW = 20  # steps whose training losses count as one evaluation where no text is held out
+_WINDOW = 20  # steps whose training losses are looked at together, and are one evaluation where no text is held out
+_CHANCE = 0.25  # of `divergence`: so far above the lowest, a window is higher by more than the luck of its batches
 
 
 @dataclass(frozen=True)
 class Watch:
     """What is known of the loss: the best of all evaluations and when, the last, how many in a row were far above it.
 
-    Losses are in nats per token. `total` and `count` gather training losses until they make an evaluation.
+    Losses are in nats per token. `total` and `count` gather the cross entropies of training until they make a window;
+    `window` is the mean of the last whole one, `lowest` the lowest of those before it and of the first step.
     """
 
     start: float | None = None
@@ -23,6 +25,8 @@ class Watch:
     above: int = 0
     total: float = 0.0
     count: int = 0
+    window: float | None = None
+    lowest: float | None = None
 
     def evaluated(self, step: int, loss: float, limit: float) -> "Watch":
         """The watch after an evaluation; `limit` is how far above the best it may lie."""
@@ -32,12 +36,29 @@ class Watch:
             )
         return replace(self, last=loss, above=self.above + 1 if loss > self.best + limit else 0)
 
-    def trained(self, step: int, loss: float, limit: float) -> "Watch":
-        """The watch after a step, where training losses are all there is."""
-        total, count = self.total + loss, self.count + 1
+    def trained(self, entropy: float) -> "Watch":
+        """The watch after a step of this mean cross entropy with the text."""
+        before = [value for value in (self.lowest, self.window) if value is not None]
+        lowest = min(before, default=entropy)
+        total, count = self.total + entropy, self.count + 1
         if count < _WINDOW:
-            return replace(self, total=total, count=count)
-        return replace(self, total=0.0, count=0).evaluated(step, total / count, limit)
+            return replace(self, total=total, count=count, window=None, lowest=lowest)
+        return replace(self, total=0.0, count=0, window=total / count, lowest=lowest)
+
+
+def require_sense(watch: Watch, step: int, guess: float, options: TrainOptions) -> None:
+    """Raise TrainingError where a window of steps is worse than a uniform `guess`, in nats, and worse than before.
+
+    A cut may leave a model that is worse than a guess; it may go on as long as it does not get worse still.
+    """
+    mean, lowest = watch.window, watch.lowest
+    if mean is None or lowest is None or mean <= guess or mean <= lowest + _CHANCE * options.divergence:
+        return
+    raise TrainingError(
+        f"training diverged: the loss is {mean:.3f} nats over {_WINDOW} steps up to step {step}, worse than a uniform "
+        f"guess ({guess:.3f}); it was {lowest:.3f}; lower lr (now {options.lr:g}) or raise warmup "
+        f"(now {options.warmup:g})"
+    )
 
 
 def require_progress(watch: Watch, step: int, options: TrainOptions) -> None:

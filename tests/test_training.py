@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from graphprune.rewrite import apply
 from graphprune.train_options import TrainOptions
 from graphprune.training import train
 from graphprune.verify import verify
+from graphprune.watching import Watch, require_sense
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph
 
@@ -220,12 +222,51 @@ def test_the_best_state_is_one_of_the_middle(kept: bool, tmp_path: Path) -> None
             assert torch.equal(trained.graph.companions[kind][name], tensor)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Rows of drawn tokens: whatever a model makes of them, on average its loss is the uniform guess or above."""
+
+    length: int = 12
+
+    def rows(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        ids = torch.randint(64, (count, self.length), generator=torch.Generator().manual_seed(start))
+        return ids, ids.clone()
+
+
 def test_a_rising_loss_stops_with_what_to_lower() -> None:
+    # Weights of size 5 and more are sure of themselves, and nobody can be sure of drawn tokens.
     options = replace(OPTIONS, steps=200, lr=5.0, warmup=0.0, eval_every=2, clip=0.0)
     with pytest.raises(TrainingError, match=r"diverged: the loss is .* at step .*; lower lr \(now 5\)"):
-        train(tiny_graph(), options, Rows(), held_out=held_out())
-    with pytest.raises(TrainingError, match="diverged"):
-        train(tiny_graph(), replace(options, eval_every=0), Rows())
+        train(tiny_graph(), options, Drawn(), held_out=Drawn().rows(0, 20)[0].flatten())
+    with pytest.raises(TrainingError, match=r"over 20 steps up to step 20, worse than a uniform guess \(4\.159\).*lr"):
+        train(tiny_graph(), replace(options, eval_every=0), Drawn())
+
+
+GUESS = math.log(64)
+
+
+def watched(losses: Sequence[float], best: float | None = None) -> None:
+    """Watch windows of these cross entropies after a first step."""
+    watch = Watch(best=best).trained(losses[0])
+    step = 1
+    for loss in losses:
+        for _ in range(20 - watch.count):
+            step, watch = step + 1, watch.trained(loss)
+            require_sense(watch, step, GUESS, OPTIONS)
+
+
+def test_a_window_above_the_uniform_guess_is_divergence_whatever_was_best() -> None:
+    with pytest.raises(TrainingError, match=r"27\.800 nats over 20 steps up to step 40.*; it was 4\.100; lower lr"):
+        watched([4.1, 27.8])
+    with pytest.raises(TrainingError, match="worse than a uniform guess"):
+        watched([2.0, 4.5], best=30.0)
+    with pytest.raises(TrainingError, match=r"it was 8\.000"):
+        watched([9.0, 8.0, 8.5])
+
+
+def test_a_broken_model_may_recover_and_an_untrained_one_begin() -> None:
+    watched([30.0, 28.0, 20.0, 6.0, 3.0, 4.1])  # cut far too deep, and better with every window
+    watched([4.2, 4.25, 4.18, 4.2, 3.9])  # from scratch: at the guess, up and down by luck
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step() -> None:

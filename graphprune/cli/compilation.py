@@ -6,10 +6,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
+from graphprune.cli.arguments import DEVICE_HELP, Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
-from graphprune.options import PRUNABLE, ApplyOptions, CompileOptions, Result, check_output, no_progress, work_folder
+from graphprune.options import (
+    AUTO,
+    PRUNABLE,
+    ApplyOptions,
+    CompileOptions,
+    Result,
+    check_output,
+    no_progress,
+    work_folder,
+)
 from graphprune.plan import Statistics
 from graphprune.processes import is_first
 
@@ -37,7 +46,7 @@ graphprune compile ./llama -o small --target-params 60% --method adapt-accel --d
 A run that trains keeps its state beside OUT: after a stop, the same command goes on from there."""
 
 SIZE, METHOD, DATA, RESULT = "What to cut", "How to choose", "What text to look at", "What to write"
-TRAIN = "How to train"
+TRAIN, PLACE = "How to train", "Where to compute"
 
 
 def option(panel: str, help: str, **settings: Any) -> Any:
@@ -93,6 +102,12 @@ Samples = Annotated[int | None, option(DATA, "Windows of text to look at.")]
 Length = Annotated[int | None, option(DATA, "Tokens in each window.")]
 DRY_HELP = "Show widths and sizes only; a config.json is enough."
 DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_HELP, rich_help_panel=RESULT)]
+PRECISION_HELP = (
+    "What training multiplies in: auto is bf16 on a GPU that has it, else float32. Weights, scores and least squares "
+    "are float32 or wider in any case."
+)
+Device = Annotated[str, option(PLACE, DEVICE_HELP, metavar="DEVICE")]
+Precision = Annotated[Literal["auto", "float32", "bf16"], option(PLACE, PRECISION_HELP)]
 
 
 def register(app: typer.Typer) -> None:
@@ -132,6 +147,8 @@ def compile_command(
     held_out: HeldOut = None,
     samples: Samples = None,
     length: Length = None,
+    device: Device = AUTO,
+    precision: Precision = AUTO,
     backends: Backends = "huggingface,onnx",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from graphprune.cli.arguments import MODEL_HELP, Json, Trust, split_commas
+from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
 from graphprune.cli.show import print_json, print_table, progress_on_stderr
 from graphprune.errors import UsageError
 
@@ -92,6 +92,7 @@ def eval_command(
     dtype: Annotated[
         Dtype | None, typer.Option(help="Load the weights in this type. [dim]default: as stored[/dim]")
     ] = None,
+    device: Device = "auto",
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +107,7 @@ def eval_command(
     questions = Questions(text, text_bytes, field, window, stride, bos, names, eval_data, limit, shots, batch)
     check_questions(questions)
     models = [model] if against is None else [model, against]
-    cards = list(score_models(models, backend, questions, dtype, trust_remote_code))
+    cards = list(score_models(models, backend, questions, dtype, trust_remote_code, device))
     if as_json:
         print_json({"scorecards": cards})
     else:
@@ -129,22 +130,26 @@ def check_questions(questions: "Questions") -> None:
 
 
 def score_models(
-    models: Sequence[str], backend: str, questions: "Questions", dtype: str | None, trust: bool
+    models: Sequence[str], backend: str, questions: "Questions", dtype: str | None, trust: bool, device: str
 ) -> Iterator["Scorecard"]:
     """One scorecard for each face of each model; one model is in memory at a time."""
     import torch
 
+    from graphprune.devices import choose_device, memory_errors, unused_gpu
     from graphprune.language_model import Face, faces_in, load_face
     from graphprune.scorecard import fill_in
 
-    type_ = getattr(torch, dtype) if dtype else None
-    with progress_on_stderr() as progress:
+    type_, place = getattr(torch, dtype) if dtype else None, choose_device(device)
+    short = memory_errors("lower --batch or --window, take another --dtype, or compute with --device cpu")
+    with progress_on_stderr() as progress, short:
+        if (note := unused_gpu(place)) is not None:
+            progress(f"note: {note}", 0, 0)
         for name in models:
             known = faces_in(name)
             chosen: tuple[Face, ...] = known if backend == "all" else (backend,)  # type: ignore[assignment]
             for face in chosen:
                 progress(f"loading {name} ({face})", 0, 0)
-                yield fill_in(name, load_face(name, face, trust, type_), questions, progress)
+                yield fill_in(name, load_face(name, face, trust, type_, place), questions, progress)
 
 
 def print_cards(cards: Sequence["Scorecard"]) -> None:

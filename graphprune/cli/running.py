@@ -12,6 +12,7 @@ import typer
 
 from graphprune.cli.arguments import Folder, Json, split_commas
 from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
+from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def generate_command(
 
     sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
     model = runtime().load(find_variant(out, variant), provider)
+    if provider == "auto":
+        note_unused_gpu(model.provider)
     tokenizer = load_tokenizer(out)
     ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     check_lengths(out, prompts, ids, tokens)
@@ -83,6 +86,12 @@ def generate_command(
 def check_folder(out: Path) -> None:
     if not out.is_dir():
         raise UsageError(f"no folder at {out}; pass a folder that graphprune compile wrote")
+
+
+def note_unused_gpu(used: str) -> None:
+    """Say on stderr that a GPU is there which onnxruntime does not use."""
+    if used == "CPUExecutionProvider" and has_gpu():
+        print("note: a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'", file=sys.stderr)
 
 
 def find_variant(out: Path, variant: str) -> Path:

@@ -30,6 +30,6 @@ class DropBlocks(Pass):
         if not chosen:
             if not context.calibration:
                 raise UsageError("drop-blocks measures influence on text; give calibration data or name the branches")
-            influence = branch_influence(graph, groups, context.calibration)
+            influence = branch_influence(context.placed(graph), groups, context.calibration)
             chosen = tuple(sorted(influence, key=lambda id: (influence[id], id))[: self.count])
         return apply(graph, Plan({}, chosen))

@@ -8,6 +8,7 @@ from graphprune.analysis import analyze
 from graphprune.budget import Budget, parse_target
 from graphprune.ir import Graph
 from graphprune.pass_manager import Context, Pass
+from graphprune.placement import place_like
 from graphprune.plan import Statistics
 from graphprune.pruning import Pruned, Request, prune
 from graphprune.quantities import parse_quantity
@@ -42,16 +43,17 @@ class Prune(Pass):
     quantity: str = "parameters"
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        source = context.source or graph
+        source, here = context.source or graph, context.placed(graph)
         request, batches = self.request(source), context.calibration or ()
         if self.uniform:
-            result = prune_to_stock(graph, request, batches, context)
+            result = prune_to_stock(here, request, batches, context)
         else:
-            result = prune(graph, request, batches, context.progress, context.source)
+            result = prune(here, request, batches, context.progress, context.source)
         for note in result.notes:
             context.log(note)
-        notes = dict.fromkeys((*result.graph.memo.get("notes", ()), *result.notes))
-        return result.graph.remember("notes", list(notes)) if notes else result.graph
+        pruned = place_like(result.graph, graph)
+        notes = dict.fromkeys((*pruned.memo.get("notes", ()), *result.notes))
+        return pruned.remember("notes", list(notes)) if notes else pruned
 
     def request(self, source: Graph) -> Request:
         """The options resolved for a source model."""

@@ -1,7 +1,7 @@
 """The recover pass: train what pruning left until it works again."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -108,7 +108,7 @@ class Recover(Pass):
         length = min(self.length, context_length(graph) or self.length)
         batch = self.rows * self.accumulate * process_count()
         place = self.place(graph, batch, length)
-        options = self.train_options(place, context.seed)
+        options = replace(self.train_options(place, context.seed), device=self.device or own_name(context))
         if options.steps > 0:
             stream = self.stream(graph, context, length, batch, place)
             teacher = (context.source or graph) if self.distill > 0 else None
@@ -187,6 +187,11 @@ class Recover(Pass):
             folder=Path(self.cache).expanduser() if self.cache else own,
             progress=context.progress,
         )
+
+
+def own_name(context: Context) -> str | None:
+    """The device of the context as an option has it."""
+    return None if context.device is None else str(context.device)
 
 
 _RESOLVED = {"steps", "first_step", "total_steps", "eval_every", "eval_tokens", "save_every", "lora"}
