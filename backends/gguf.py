@@ -14,6 +14,7 @@ from graphprune.backends.gguf_shapes import Shape, read_shape
 from graphprune.backends.gguf_tokens import add_tokenizer
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir import Graph
+from graphprune.placement import on_cpu
 from graphprune.quantities import FileBytes
 
 _PRECISIONS = ("f32", "f16", "bf16", "q8_0")
@@ -53,8 +54,8 @@ class Gguf:
 
         Raises ExportError where llama.cpp has no architecture that computes this graph, with the reason.
         """
+        graph, target = on_cpu(graph), folder / self.place
         shape = read_shape(graph)
-        target = folder / self.place
         try:
             target.mkdir(parents=True, exist_ok=True)
             path = target / f"model-{self.precision}.gguf"

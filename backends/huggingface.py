@@ -18,6 +18,7 @@ from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, s
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir import Graph, Source
 from graphprune.parity import agree
+from graphprune.placement import on_cpu
 from graphprune.quantities import FileBytes
 from graphprune.states import is_state
 from graphprune.storage import unshared
@@ -61,6 +62,7 @@ class HuggingFace:
         meta = next((name for name, tensor in graph.tensors().items() if tensor.is_meta), None)
         if meta is not None:
             raise ExportError(f"{meta} has no weights; capture the model with weights before exporting it")
+        graph = on_cpu(graph)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             written = self.write(graph, folder)

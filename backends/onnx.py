@@ -13,6 +13,7 @@ from graphprune.backends.onnx_genai import write_genai_config
 from graphprune.backends.onnx_types import widen_types
 from graphprune.errors import ExportError
 from graphprune.ir import Graph
+from graphprune.placement import on_cpu
 from graphprune.quantities import FileBytes
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Onnx:
 
         Raises ExportError naming the node that has no translation, the tensor without weights, or the file.
         """
-        target = folder / self.place
+        graph, target = on_cpu(graph), folder / self.place
         model = self.build(graph)
         try:
             target.mkdir(parents=True, exist_ok=True)

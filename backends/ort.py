@@ -12,6 +12,7 @@ from graphprune.backends.onnx_types import widen_types
 from graphprune.backends.reduced import PRECISION, reduce_precision
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir import Graph
+from graphprune.placement import on_cpu
 from graphprune.quantities import FileBytes, Precision
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Ort:
 
     def export(self, graph: Graph, folder: Path) -> list[Path]:
         """Write the files below `folder` and return their paths, model.onnx first. Raises ExportError."""
-        target = folder / self.place
+        graph, target = on_cpu(graph), folder / self.place
         model = build_model(widen_types(graph, torch.float32), opset=20, fused=True)
         shared = shares_cache(model)
         if shared:

@@ -24,6 +24,12 @@ def place_like(graph: Graph, other: Graph) -> Graph:
     return graph if here == there else place(graph, there)
 
 
+def on_cpu(graph: Graph) -> Graph:
+    """The graph on the processor, as it is written; one that has no weights stays without."""
+    kinds = {tensor.device.type for tensor in graph.tensors().values()}
+    return graph if kinds <= {"cpu", "meta"} else place(graph, torch.device("cpu"))
+
+
 def place_nodes(graph: Graph, device: torch.device) -> Graph:
     """Return the graph with the constants that it makes itself on a device, and its tensors where they are."""
     result = graph.fork()

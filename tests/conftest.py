@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -23,6 +24,25 @@ GOLDEN_FOLDER = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what is printed now")
+    parser.addoption(
+        "--stand-in", action="store_true", help="run the tests of a GPU on its stand-in (tests/stand_in.py)"
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The GPU, or its stand-in where that is asked for; without either the test is skipped."""
+    if request.config.getoption("--stand-in"):
+        from tests.stand_in import present
+
+        with present() as there:
+            yield there
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU; `pytest -m gpu --stand-in` runs what a stand-in can show")
+    yield torch.device("cuda", torch.cuda.current_device())
 
 
 @pytest.fixture
