@@ -7,10 +7,10 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check golden wheel conformance clean
+.PHONY: help demo test test-everywhere lint types check golden wheel conformance clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 # torch first and by itself: the version that was tested, from where pip is configured to take it.
 $(READY): pyproject.toml constraints.txt
@@ -25,6 +25,9 @@ demo: $(READY) ## Compile the embedded model to 60 % of its size and show the re
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest
+
+test-everywhere: $(READY) ## Run the tests under other arithmetic, threads and orders (an hour)
+	$(BIN)/python tests/everywhere
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

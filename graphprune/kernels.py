@@ -162,10 +162,11 @@ def traceable_recurrences(model: nn.Module) -> Iterator[None]:
     """Let the recurrent layers of a model run as our operator, and their caches take new states without writing."""
     from transformers.cache_utils import Cache, LinearAttentionLayer
 
-    recurrent = Recurrent()
-    ask = Cache.get_recurrent_state
-    changes: list[tuple[Any, str, Any]] = [
-        (Cache, "get_recurrent_state", lambda *args, **kwargs: recurrent.give(ask(*args, **kwargs))),
+    recurrent, changes = Recurrent(), list[tuple[Any, str, Any]]()
+    ask = getattr(Cache, "get_recurrent_state", None)
+    if ask is not None:
+        changes.append((Cache, "get_recurrent_state", lambda *args, **kwargs: recurrent.give(ask(*args, **kwargs))))
+    changes += [
         (LinearAttentionLayer, "update_conv_state", append_window),
         (LinearAttentionLayer, "update_recurrent_state", assign_state),
     ]

@@ -1,6 +1,7 @@
 """What every test shares: the golden files and a single-threaded torch."""
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +25,26 @@ GOLDEN_FOLDER = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what is printed now")
+    parser.addoption("--order", metavar="N|reversed", help="another order of files and of tests in them, drawn from N")
     parser.addoption(
         "--stand-in", action="store_true", help="run the tests of a GPU on its stand-in (tests/stand_in.py)"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put files, and tests within a file, into another order; files stay whole, since they share what is costly."""
+    order = config.getoption("--order")
+    if order == "reversed":
+        items.reverse()
+    elif order is not None:
+        draw, files = random.Random(int(order)), dict[Path, list[pytest.Item]]()
+        for item in items:
+            files.setdefault(item.path, []).append(item)
+        groups = list(files.values())
+        for group in groups:
+            draw.shuffle(group)
+        draw.shuffle(groups)
+        items[:] = [item for group in groups for item in group]
 
 
 @pytest.fixture(scope="session")
