@@ -89,6 +89,7 @@ class GraphprunePreTrainedModel(PreTrainedModel):
             context = torch.autocast(self.device.type, dtype=self.dtype)
         elif self.dtype != self.captured:
             dtypes = {self.captured: self.dtype}
+            tensors = {n: t.to(self.dtype) if t.dtype == self.captured else t for n, t in tensors.items()}
         with context:
             results = self.program.run(inputs, tensors, self.device, dtypes)
         return dict(zip(self.program.outputs, results, strict=True))

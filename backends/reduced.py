@@ -66,9 +66,26 @@ def to_half(full: Path) -> Any:
     made = convert_float_to_float16(
         model, keep_io_types=["logits"], op_block_list=blocked, disable_shape_infer=True, force_fp16_initializers=True
     )
+    drop_repeated_casts(made.graph)
     sorted_ = onnx_ir.serde.deserialize_model(made)
     sorted_.graph.sort()  # the casts are put at the end
     return onnx_ir.serde.serialize_model(sorted_)
+
+
+def drop_repeated_casts(graph: Any) -> None:
+    """Leave out what stands there twice, and its type: onnxruntime before 1.32 casts a value once for each reader."""
+    made, repeated = set[str](), []
+    for index, node in enumerate(graph.node):
+        if node.op_type == "Cast" and made.issuperset(node.output):
+            repeated.append(index)
+        made.update(node.output)
+    for index in reversed(repeated):
+        del graph.node[index]
+    typed = {info.name: info for info in reversed(graph.value_info)}
+    if len(typed) < len(graph.value_info):
+        kept = list(reversed(typed.values()))
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
 
 
 def to_int8(full: Path) -> Any:

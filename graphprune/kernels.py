@@ -7,6 +7,7 @@ the forms here take it: the same arithmetic, with the loop as `linear_recurrence
 import contextlib
 import inspect
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, final
@@ -166,6 +167,8 @@ def traceable_recurrences(model: nn.Module) -> Iterator[None]:
     ask = getattr(Cache, "get_recurrent_state", None)
     if ask is not None:
         changes.append((Cache, "get_recurrent_state", lambda *args, **kwargs: recurrent.give(ask(*args, **kwargs))))
+    else:  # before transformers 5.20 or so, layers read the states themselves
+        changes.append((LinearAttentionLayer, "recurrent_states", read_through(recurrent)))
     changes += [
         (LinearAttentionLayer, "update_conv_state", append_window),
         (LinearAttentionLayer, "update_recurrent_state", assign_state),
@@ -180,9 +183,42 @@ def traceable_recurrences(model: nn.Module) -> Iterator[None]:
                 changes.append((type(part), method, form))
     with contextlib.ExitStack() as stack:
         for owner, name, new in changes:
-            stack.callback(setattr, owner, name, getattr(owner, name))
+            stack.callback(put_back, owner, name, vars(owner).get(name, _NOTHING))
             setattr(owner, name, new)
         yield
+
+
+_NOTHING = object()
+
+
+def put_back(owner: Any, name: str, old: Any) -> None:
+    """What an owner had under a name of its own, or nothing."""
+    if old is _NOTHING:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, old)
+
+
+class States(UserDict[int, Any]):
+    """The recurrent states of a layer, by index; the state that is read is the one that the next scan goes on from."""
+
+    def __init__(self, states: dict[int, Any], recurrent: Recurrent) -> None:
+        self.data, self.recurrent = states, recurrent
+
+    def __getitem__(self, index: int) -> Any:
+        return self.recurrent.give(self.data[index])
+
+
+def read_through(recurrent: Recurrent) -> property:
+    """A layer's `recurrent_states` with every reading told."""
+
+    def read(layer: Any) -> States:
+        return States(vars(layer)["recurrent_states"], recurrent)
+
+    def write(layer: Any, states: Any) -> None:
+        vars(layer)["recurrent_states"] = states
+
+    return property(read, write)
 
 
 def append_window(layer: Any, conv_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
