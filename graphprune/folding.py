@@ -12,6 +12,8 @@ from graphprune.functional import opname
 from graphprune.ir import Size, TensorType
 
 _LARGEST = 65536  # elements; larger ones stay computed
+# Calls whose results hold some of the values of their first argument, and no others.
+_SAME_VALUES = {"view", "reshape", "slice", "select", "squeeze", "unsqueeze", "expand", "permute", "transpose", "clone"}
 _RANDOM = {"rand", "randn", "randint", "bernoulli"}
 _EQUAL = {"full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor"}
 
@@ -96,3 +98,25 @@ def picks_to_slices(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
             cut = graph.call_function(torch.ops.aten.slice.Tensor, (source, dim, start, start + len(indices)))
         cut.meta = dict(node.meta)
         node.replace_all_uses_with(cut)
+
+
+def drop_idle_clamps(graph: fx.Graph) -> None:
+    """Replace `clamp(topk(x, k)[1], 0, n - 1)` by the indices: picked among n, they lie within these bounds anyway."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default):
+        indices, low, high = (*node.args, None, None)[:3]
+        size = picked_among(indices)
+        if size is not None and (low is None or low <= 0) and (high is None or high >= size - 1):
+            node.replace_all_uses_with(indices)
+
+
+def picked_among(node: fx.Node) -> int | None:
+    """How many entries the indices in a tensor were picked among; None where they are no such indices."""
+    while opname(node) in _SAME_VALUES or (
+        node.target is operator.getitem and opname(node.all_input_nodes[0]) != "topk"
+    ):
+        node = node.all_input_nodes[0]
+    if node.target is not operator.getitem or node.args[1] != 1:
+        return None
+    source, dim = (*node.all_input_nodes[0].args, -1)[0:3:2]
+    size = source.meta["value"].shape[dim]
+    return size if isinstance(size, int) else None

@@ -17,7 +17,7 @@ from graphprune.canonical import CONSTANTS, canonical
 from graphprune.complex_pairs import complex_to_pairs
 from graphprune.errors import CaptureError
 from graphprune.failure import explain_failure, quiet_torch
-from graphprune.folding import fold_constants, picks_to_slices
+from graphprune.folding import drop_idle_clamps, fold_constants, picks_to_slices
 from graphprune.functional import functional, is_mutable, is_simple, opname
 from graphprune.ir import Graph, Size, TensorType, get_tensor
 from graphprune.norms import fuse_layer_norms
@@ -106,6 +106,7 @@ class Normalizer:
         complex_to_pairs(self.graph)
         fold_constants(self.graph, self.tensors)
         picks_to_slices(self.graph, self.tensors)
+        drop_idle_clamps(self.graph)
         fuse_layer_norms(self.graph)
         remove_dead(self.graph)
         module = canonical(self.graph, self.tensors, tensor_names(self.module, self.prefix))

