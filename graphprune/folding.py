@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -102,10 +102,13 @@ def picks_to_slices(graph: fx.Graph, tensors: dict[str, Tensor]) -> None:
 
 def drop_idle_clamps(graph: fx.Graph) -> None:
     """Replace `clamp(topk(x, k)[1], 0, n - 1)` by the indices: picked among n, they lie within these bounds anyway."""
+    node: Any
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default):
         indices, low, high = (*node.args, None, None)[:3]
         size = picked_among(indices)
-        if size is not None and (low is None or low <= 0) and (high is None or high >= size - 1):
+        if size is None or isinstance(low, fx.Node) or isinstance(high, fx.Node):
+            continue
+        if (low is None or low <= 0) and (high is None or high >= size - 1):
             node.replace_all_uses_with(indices)
 
 
@@ -117,6 +120,6 @@ def picked_among(node: fx.Node) -> int | None:
         node = node.all_input_nodes[0]
     if node.target is not operator.getitem or node.args[1] != 1:
         return None
-    source, dim = (*node.all_input_nodes[0].args, -1)[0:3:2]
+    source, dim = cast(tuple[Any, ...], (*node.all_input_nodes[0].args, -1)[0:3:2])
     size = source.meta["value"].shape[dim]
     return size if isinstance(size, int) else None

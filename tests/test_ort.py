@@ -21,8 +21,8 @@ from graphprune.ir import Graph
 from graphprune.rewrite import apply
 from graphprune.selection import select
 from tests.families import analysis, families, graph
-from tests.versions import other_versions
 from tests.tiny_llama import CONFIG, tiny_graph
+from tests.versions import other_versions
 
 DECODERS = (
     "llama",
