@@ -17,7 +17,10 @@ COMMANDS = {
     for name, command in typer.main.get_command(app).commands.items()
 }  # type: ignore[attr-defined]
 LAUNCHERS_OPTIONS = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python", "--use_fsdp"}
-OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", *LAUNCHERS_OPTIONS}
+GPU_OPTIONS = {"--tiny", "--list", "--table", "--page", "--limit", "--data-root", "--wheels", "--work", "--out"}
+GPU_OPTIONS |= {"--model", "--pieces", "--piece", "--split", "--onnxruntime-gpu"}
+OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", "--stand-in"}
+OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS
 
 
 def name_of(page: Path) -> str:
