@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -14,6 +14,9 @@ from graphprune.ir import Size, TensorType
 _LARGEST = 65536  # elements; larger ones stay computed
 # Calls whose results hold some of the values of their first argument, and no others.
 _SAME_VALUES = {"view", "reshape", "slice", "select", "squeeze", "unsqueeze", "expand", "permute", "transpose", "clone"}
+# Calls that give values and their places, with where they name the dimension, and calls that give places alone.
+_PICKS = {"topk": 2, "max": 1, "min": 1, "sort": 1, "kthvalue": 2}
+_PLACES = {"argmax", "argmin", "argsort"}
 _RANDOM = {"rand", "randn", "randint", "bernoulli"}
 _EQUAL = {"full", "zeros", "ones", "new_ones", "new_zeros", "new_full", "scalar_tensor"}
 
@@ -112,14 +115,20 @@ def drop_idle_clamps(graph: fx.Graph) -> None:
             node.replace_all_uses_with(indices)
 
 
-def picked_among(node: fx.Node) -> int | None:
+def picked_among(node: Any) -> int | None:
     """How many entries the indices in a tensor were picked among; None where they are no such indices."""
-    while opname(node) in _SAME_VALUES or (
-        node.target is operator.getitem and opname(node.all_input_nodes[0]) != "topk"
-    ):
-        node = node.all_input_nodes[0]
-    if node.target is not operator.getitem or node.args[1] != 1:
+    name = opname(node)
+    if name in _SAME_VALUES:
+        return picked_among(node.args[0])
+    if name in ("cat", "concat", "stack"):
+        sizes = {picked_among(part) for part in node.args[0]}
+        return sizes.pop() if len(sizes) == 1 else None
+    if node.target is operator.getitem and node.args[1] == 1 and opname(node.args[0]) in _PICKS:
+        node = node.args[0]
+    elif name not in _PLACES:
         return None
-    source, dim = cast(tuple[Any, ...], (*node.all_input_nodes[0].args, -1)[0:3:2])
-    size = source.meta["value"].shape[dim]
+    dim = (*node.args, *[-1] * 3)[_PICKS.get(opname(node), 1)]
+    if not isinstance(dim, int) or (len(node.args) == 1 and name in ("argmax", "argmin")):
+        return None  # places in the whole tensor
+    size = node.args[0].meta["value"].shape[dim]
     return size if isinstance(size, int) else None
