@@ -108,6 +108,13 @@ def measure_all(data: Path, path: Path, minutes: float, models: Sequence[str]) -
         print(f"{result.bits_per_byte:.3f} bits per byte in {result.seconds:.0f} s: {run}", flush=True)
 
 
+def gpu_section(page: Path) -> str:
+    """What benchmarks/gpu/run has written at the end of the page; it is not measured here, and stays."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    _, found, rest = text.partition("\n## On a GPU\n")
+    return found + rest
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = os.environ.get("GRAPHPRUNE_DATA", "../shared/data")
@@ -128,7 +135,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if not options.page_only:
         measure_all(options.data_root, path, options.minutes, options.models)
-    options.page.write_text(page(*read_found(path)), encoding="utf-8")
+    kept = gpu_section(options.page)
+    options.page.write_text(page(*read_found(path)) + kept, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -221,6 +221,18 @@ def test_the_page_is_rewritten_between_its_markers(tmp_path: Path) -> None:
     text = page.read_text()
     assert "| test_scores[obs] | passed | 1.5 |" in text
     assert text.count("| not yet run |") == len(PARTS) - 1
-    page.write_text("nothing")
-    with pytest.raises(ValueError, match="lacks the markers of checks"):
-        module("tables").write_page(page, {})
+    for wrong, message in (
+        ("nothing", "lacks the markers of any part"),
+        ("<!-- accel -->\n", "lacks <!-- end of accel"),
+    ):
+        page.write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            module("tables").write_page(page, {})
+
+
+def test_a_page_may_have_one_table(tmp_path: Path) -> None:
+    page = tmp_path / "adapt-accel.md"
+    page.write_text((FOLDER.parent.parent / "docs" / "methods" / "adapt-accel.md").read_text())
+    row = {"part": "accel", "share": 0.6, "method": "once", "tokens": 2_000_000, "bits_per_byte": 0.7}
+    module("tables").write_page(page, {"accel": [row]})
+    assert "| once | 2,000,000 |" in page.read_text()

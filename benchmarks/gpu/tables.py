@@ -57,13 +57,17 @@ def shown(value: Any) -> str:
 
 
 def write_page(page: Path, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Put every table between its markers on the page. Raises ValueError where a marker is missing."""
+    """Put every table between its markers, of which a page has some. Raises ValueError where it has none, or half."""
     text = page.read_text(encoding="utf-8")
+    if not any(f"<!-- {part} -->\n" in text for part in PARTS):
+        raise ValueError(f"{page} lacks the markers of any part: <!-- accel --> and <!-- end of accel -->, say")
     for part in PARTS.values():
         begin, end = f"<!-- {part.name} -->\n", f"<!-- end of {part.name} -->"
         before, found, rest = text.partition(begin)
+        if not found:
+            continue
         _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"{page} lacks the markers of {part.name}")
+        if not closed:
+            raise ValueError(f"{page} lacks {end}")
         text = f"{before}{begin}{table(part, results.get(part.name, []))}\n{end}{after}"
     page.write_text(text, encoding="utf-8")
