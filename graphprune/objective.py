@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from graphprune.causal import causal_form
 from graphprune.ir import Graph
 from graphprune.loss import decoder_inputs
 
@@ -28,20 +29,22 @@ class Logits(nn.Module):
     """A language model as a module from token ids [rows, length] to logits [rows, length, vocabulary].
 
     Has the graph's parameters under their names behind `module.`. What a graph takes beside ids is made once, for rows
-    and length as given.
+    and length as given; with `causal`, rows of that length run in the causal form.
     """
 
-    def __init__(self, graph: Graph, rows: int, length: int) -> None:
+    def __init__(self, graph: Graph, rows: int, length: int, causal: bool = True) -> None:
         super().__init__()
         self.graph = graph
-        self.module = graph.module
+        self.length = length
+        self.module = (causal_form(graph, length) if causal else graph).module
         self.inputs = decoder_inputs(graph, torch.zeros(rows, length, dtype=torch.long))
         self.place, self.output = graph.inputs.index("input_ids"), graph.outputs.index("logits")
 
     def forward(self, ids: Tensor) -> Tensor:
         known = self.inputs if ids.shape == self.inputs[self.place].shape else decoder_inputs(self.graph, ids)
         inputs = (*known[: self.place], ids, *known[self.place + 1 :])
-        return self.module(*inputs)[self.output]  # type: ignore[no-any-return]
+        module = self.module if ids.shape[1] == self.length else self.graph.module
+        return module(*inputs)[self.output]  # type: ignore[no-any-return]
 
 
 @final

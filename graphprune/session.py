@@ -84,7 +84,8 @@ def prepare(
     else:
         here = place(graph, accelerator.device)
         trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
-    model: Any = Logits(trainee.graph, options.rows, stream.length)
+    alone = not sharded and options.lora is None  # layers that others have wrapped stay as they are
+    model: Any = Logits(trainee.graph, options.rows, stream.length, causal=alone)
     if options.compile:
         model.compile()
     made = make_adamw(trainee.trainable.values(), options)

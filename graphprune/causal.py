@@ -1,0 +1,75 @@
+"""Causal attention: a graph for whole texts of one length, in which attention knows that it looks back only.
+
+A captured graph computes a mask for any past, length and padding, and attention reads it. A text of `length` tokens
+from its beginning has one mask; where that is the triangle, attention without it computes the same, by kernels that
+pass over the half that is not seen.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.ir import Graph
+from graphprune.loss import decoder_inputs
+
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
+
+def causal_form(graph: Graph, length: int) -> Graph:
+    """The graph for rows of `length` tokens from their beginning, without padding; the graph itself where none gains.
+
+    Outputs are those of the graph but for rounding, for rows of that length alone. Parameters are shared.
+    """
+    calls = [node for node in graph.nodes if node.target is _ATTENTION and mask_of(node) is not None]
+    chosen = look_back(graph, [mask_of(node) for node in calls], length) if calls else []
+    if not any(chosen):
+        return graph
+    fork = graph.fork()
+    nodes = {node.name: node for node in fork.nodes}
+    for node in (nodes[call.name] for call, causal in zip(calls, chosen, strict=True) if causal):
+        dropout: Any = argument(node, 4, "dropout_p", 0.0)
+        node.args = (*node.args[:3], None, dropout, True)
+        node.kwargs = {name: value for name, value in node.kwargs.items() if name in ("scale", "enable_gqa")}
+    fork.module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    fork.module.recompile()
+    return fork
+
+
+def argument(node: fx.Node, place: int, name: str, default: object = None) -> object:
+    """An argument of a call by place or name."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
+
+def mask_of(call: fx.Node) -> fx.Node | None:
+    """The mask that a call of attention reads; None where it has none."""
+    found = argument(call, 3, "attn_mask")
+    return found if isinstance(found, fx.Node) else None
+
+
+def look_back(graph: Graph, masks: list[fx.Node | None], length: int) -> list[bool]:
+    """Say of each mask whether it is the triangle for one row of this many tokens, computed from the graph's inputs."""
+    names = list(dict.fromkeys(mask.name for mask in masks if mask is not None))
+    fork = graph.fork()
+    nodes = {node.name: node for node in fork.nodes}
+    fork.module.graph.output_node().args = (tuple(nodes[name] for name in names),)
+    fork.module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    fork.module.recompile()
+    probe = replace(fork, outputs=tuple(names))
+    with torch.no_grad():
+        values = probe(*decoder_inputs(graph, torch.zeros(1, length, dtype=torch.long)))
+    known = dict(zip(names, map(is_triangle, values), strict=True))
+    return [mask is not None and known[mask.name] for mask in masks]
+
+
+def is_triangle(mask: Tensor) -> bool:
+    """Say whether every query sees all up to its own place and nothing behind it: True or 0, else False or very low."""
+    size = mask.shape[-1]
+    if mask.shape[-2] != size:
+        return False
+    wanted = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
+    if mask.dtype == torch.bool:
+        return bool((mask == wanted).all())
+    seen, low = mask == 0, mask <= torch.finfo(mask.dtype).min / 2
+    return bool(torch.where(wanted, seen, low).all())
