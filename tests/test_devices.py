@@ -161,3 +161,16 @@ def test_cuda_that_does_not_start_is_no_success() -> None:
     runtime.require_provider("auto", session)
     with pytest.raises(GraphpruneError, match=r"could not start its CUDA provider.*--provider cpu"):
         runtime.require_provider("cuda", session)
+
+
+def test_a_runtime_without_cuda_beside_a_gpu_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from graphprune.cli import running
+
+    monkeypatch.setattr(running, "has_gpu", lambda: True)
+    for used, asked in (("CUDAExecutionProvider", "auto"), ("CPUExecutionProvider", "cpu")):
+        running.note_unused_gpu(used, asked)
+    assert capsys.readouterr().err == ""
+    running.note_unused_gpu("CPUExecutionProvider", "auto")
+    assert "a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'" in capsys.readouterr().err

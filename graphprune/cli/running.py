@@ -62,8 +62,7 @@ def generate_command(
 
     sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
     model = runtime().load(find_variant(out, variant), provider)
-    if provider == "auto":
-        note_unused_gpu(model.provider)
+    note_unused_gpu(model.provider, provider)
     tokenizer = load_tokenizer(out)
     ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     check_lengths(out, prompts, ids, tokens)
@@ -88,9 +87,9 @@ def check_folder(out: Path) -> None:
         raise UsageError(f"no folder at {out}; pass a folder that graphprune compile wrote")
 
 
-def note_unused_gpu(used: str) -> None:
-    """Say on stderr that a GPU is there which onnxruntime does not use."""
-    if used == "CPUExecutionProvider" and has_gpu():
+def note_unused_gpu(used: str, asked: str) -> None:
+    """Say on stderr that a GPU is there which onnxruntime does not use, though it was not told to leave it alone."""
+    if asked == "auto" and used == "CPUExecutionProvider" and has_gpu():
         print("note: a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'", file=sys.stderr)
 
 
@@ -152,10 +151,12 @@ def bench_command(
 ) -> None:
     """Measure prefill and decoding speed, time to the first token, and memory of every ONNX model in OUT."""
     check_folder(out)
+    from graphprune.artefact_files import runtime
     from graphprune.bench import Setting, bench, models_in
     from graphprune.bench import engines as check_engines
 
     chosen = check_engines(split_commas(engines))
+    note_unused_gpu(runtime().choose_providers(provider)[0], provider)
     setting = Setting(context, tokens, runs, threads or None, provider)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as scratch, progress_on_stderr() as progress:
         subjects = [*label(out, models_in(out), chosen)]
