@@ -1,5 +1,7 @@
 """A graph with layers as modules computes what the graph computes, with its tensors under their names."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -36,7 +38,17 @@ def layers(name: str) -> int:
     return int(families.graph(name).source.config.get_text_config().num_hidden_layers)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several threads add up the gradients of rows picked by index (experts) in the order that they come in."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @decoder
+@pytest.mark.usefixtures("one_thread")
 def test_segments_compute_the_same_logits_and_gradients(name: str) -> None:
     graph = families.graph(name)
     result, modules = segmented(graph)
