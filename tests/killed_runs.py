@@ -89,6 +89,7 @@ def in_child(source: Graph, folder: Path, slow: float, patience: float | None) -
 
 def main() -> None:
     """FOLDER MODEL SEED KILLS"""
+    torch.set_num_threads(1)  # a fork has none of the threads that OpenMP would wait for
     folder, model, chance, kills = Path(sys.argv[1]), sys.argv[2], random.Random(int(sys.argv[3])), int(sys.argv[4])
     source = capture(model, dtype=torch.float32)
     whole = time.monotonic()

@@ -215,7 +215,6 @@ def test_a_text_is_known_by_what_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # seven runs and their checks, one after another: minutes where others share the processor
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path: Path) -> None:
     source = write_source(tmp_path / "model")
     command = [sys.executable, "-m", "tests.killed_runs", str(tmp_path), str(source), "7", "5"]
