@@ -50,10 +50,15 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+# Half of the rows at a time are other sums, and AdamW divides by the size of a gradient: where that is about zero, the
+# rounding is a share of a step, which is 1e-2 here. A row too many or too few makes whole steps of difference.
+HUNDREDTH = 1e-4
+
+
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=HUNDREDTH, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -62,7 +67,7 @@ def test_two_processes_end_where_one_does(two: Path, tmp_path: Path, name: str) 
     alone = run_case(CASES[name], tmp_path, False, lambda moment: None)
     # In bf16 sums depend on the batch; where a gradient is about zero, AdamW makes a step of such a difference.
     narrow = name == "narrow"
-    tolerance = 2e-3 if narrow else 1e-5
+    tolerance = 2e-3 if narrow else HUNDREDTH
     for way in WAYS:
         folder = two / f"{name}-{way}"
         first, second = (load_file(folder / f"result-{rank}.safetensors") for rank in (0, 1))
