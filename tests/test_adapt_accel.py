@@ -111,6 +111,7 @@ def test_the_resolved_recipe_makes_the_same_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.same_bits
 def test_killed_and_started_again_it_writes_the_same_file(
     source: Path, compiled: tuple[Path, Result], tmp_path: Path, capsys: Capture
 ) -> None:

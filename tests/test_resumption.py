@@ -67,6 +67,7 @@ def states(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.same_bits
 def test_killed_in_a_step_and_in_a_save_the_weights_are_the_same_bit_for_bit(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     run_child(killed, 4 * 13, "step")  # in the fourteenth step: the state of the tenth is on the disk
