@@ -42,7 +42,7 @@ golden: $(READY) ## Rewrite the golden files from what the code prints now
 	$(BIN)/python -m pytest --update-golden
 
 wheel: $(READY) ## Build the wheel, install it elsewhere and try it
-	rm -rf build # setuptools would put what is left there into the wheel
+	rm -rf build/lib build/bdist.* $(WHEELS) # setuptools would put what is left there into the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
 	BIN=$(CURDIR)/$(BIN) tests/wheel_smoke $(WHEELS)/graphprune-*.whl
 
