@@ -56,7 +56,24 @@ def transformers_patches(used: list[str] | None = None) -> Iterator[None]:
     import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
     from transformers.exporters.utils import apply_patches
 
-    with apply_patches("dynamo"), dense_rows([] if used is None else used):
+    with apply_patches("dynamo"), whole_windows(), dense_rows([] if used is None else used):
+        yield
+
+
+@contextlib.contextmanager
+def whole_windows() -> Iterator[None]:
+    """Let the layers of a cache that keep a window keep everything: the mask says what is seen.
+
+    They count tokens in Python, which a trace takes for a constant. transformers' own patches do the same since 5.20 or
+    so, and mean to stop again.
+    """
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    names = ("update", "get_mask_sizes", "get_seq_length")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.callback(setattr, DynamicSlidingWindowLayer, name, getattr(DynamicSlidingWindowLayer, name))
+            setattr(DynamicSlidingWindowLayer, name, getattr(DynamicLayer, name))
         yield
 
 

@@ -9,6 +9,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from graphprune.functional import opname
 
@@ -57,7 +58,7 @@ def export_long(module: nn.Module, contract: Contract) -> Any:
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         try:
             program = export_program(module, contract)
-        except torch._dynamo.exc.UserError:
+        except (torch._dynamo.exc.UserError, GuardOnDataDependentSymNode):  # the latter before torch 2.12 or so
             return None
     return program if holds_for_long(program, contract) else None
 

@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import pytest
 import torch
 import transformers
 
 from graphprune import analyze, capture
-from graphprune.errors import CaptureError
 from graphprune.failure import fixed_sizes
 from graphprune.programs import suggested_bounds
-from tests.versions import other_versions
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -40,12 +37,8 @@ def test_a_model_with_a_window_is_captured_up_to_it() -> None:
     torch.manual_seed(0)
     config = transformers.DogeConfig(**SMALL, **HEADS, keep_window_size=80)
     model: Any = transformers.DogeForCausalLM(config).eval()
-    try:
-        graph = capture(model)
-    except CaptureError as error:
-        if others := other_versions():
-            pytest.skip(f"Doge is captured with {others}: {error}")
-        raise
+    model.set_attn_implementation("eager")  # in transformers 5.17 the other one lets Doge look at later tokens
+    graph = capture(model)
     [note] = graph.memo["notes"]
     assert "sequence up to 78" in note
     ids = torch.randint(64, (2, 20))
