@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from graphprune.amounts import parse_target
 from graphprune.analysis import analyze_axes
-from graphprune.budget import Budget, parse_target
+from graphprune.budget import Budget
 from graphprune.data import encode, load_tokenizer
 from graphprune.evaluate import perplexity
 from graphprune.ir import Graph

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphprune.budget import Budget, parse_target
+from graphprune.amounts import parse_target
+from graphprune.budget import Budget
 from graphprune.data import encode, load_tokenizer
 from graphprune.errors import BudgetError
 from graphprune.evaluate import perplexity

@@ -20,8 +20,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from graphprune.amounts import parse_target
 from graphprune.analysis import analyze
-from graphprune.budget import Budget, parse_target
+from graphprune.budget import Budget
 from graphprune.data import encode, load_tokenizer
 from graphprune.evaluate import perplexity
 from graphprune.groups import Group

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphprune.amounts import parse_speed
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
-from graphprune.latency import measure_latency, parse_speed
-from graphprune.options import AUTO, CompileOptions, Progress, no_progress
+from graphprune.latency import measure_latency
+from graphprune.options import AUTO, CompileOptions
+from graphprune.progress import Progress, no_progress
 from graphprune.quantities import Latency
 from graphprune.recipes import Recipe
 from graphprune.rounding import measure_rounding

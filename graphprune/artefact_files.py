@@ -14,9 +14,10 @@ from graphprune.data import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
-from graphprune.options import Measure, Progress
+from graphprune.options import Measure
 from graphprune.output import folder_size
 from graphprune.parity import greedy
+from graphprune.progress import Progress
 from graphprune.runners import graph_runner
 from graphprune.spec import parse_spec
 from graphprune.states import rows_of_ids

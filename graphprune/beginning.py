@@ -12,8 +12,9 @@ from graphprune.budget import Budget
 from graphprune.composition import chain
 from graphprune.errors import UsageError
 from graphprune.ir import Graph, Lineage, Step
-from graphprune.options import CompileOptions, Measure, Progress
+from graphprune.options import CompileOptions, Measure
 from graphprune.plan import Plan
+from graphprune.progress import Progress
 from graphprune.recipes import Recipe
 from graphprune.rewrite import apply
 from graphprune.targets import Target, cost_of_graph

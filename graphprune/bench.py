@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from graphprune.errors import GraphpruneError, UsageError
-from graphprune.options import Progress
 from graphprune.output import folder_size
+from graphprune.progress import Progress
 
 Engine = Literal["onnxruntime", "genai"]
 

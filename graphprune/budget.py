@@ -1,10 +1,8 @@
 """Budgets: the target as a user writes it, the widths that each group may take, and the smallest model within reach."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 import numpy
 from numpy.typing import NDArray
@@ -16,26 +14,6 @@ from graphprune.quantities import Parameters, Quantity
 
 # Widths of plain channels; a count of heads, experts or rotary pairs gains nothing from a multiple.
 ROUNDED_KINDS = frozenset({"mlp", "residual", "vocabulary", "other"})
-_SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_EXAMPLES = "write it as 1B, 600M, 250k, 6e8, 600000000 or 60%"
-
-
-def parse_target(text: str, current: int) -> int:
-    """Read a target (`1B`, `1.5b`, `600M`, `250k`, `6e8`, `60%`, `1_000_000`) for a model that now costs `current`.
-
-    A percentage is the share kept. Raises UsageError with examples, and BudgetError for a target above the model.
-    """
-    plain = re.sub(r"(?<=\d)[_,](?=\d)", "", text.strip().lower())
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\+?\d{1,2})?\s*([%kmbt]?)", plain)
-    if match is None:
-        raise UsageError(f"{text!r} is not a target; {_EXAMPLES}")
-    number, unit = Decimal(match[1] + (match[2] or "")), match[3].upper()
-    value = number * current / 100 if unit == "%" else number * _SCALES[unit]
-    if value < 1 or (not unit and value != int(value)):
-        raise UsageError(f"the target {text!r} is not a whole positive number; {_EXAMPLES}")
-    if value > current:
-        raise BudgetError(f"the target {text!r} ({int(value):,}) is above the model's {current:,}; lower it")
-    return int(value)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
 from graphprune.ir import Graph, Lineage, Step
 from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
-from graphprune.options import ApplyOptions, CompileOptions, Progress, Result, no_progress, work_folder
+from graphprune.options import ApplyOptions, CompileOptions, Result, work_folder
 from graphprune.output import staging
 from graphprune.pass_manager import Context, run_passes
 from graphprune.plan import read_plan
 from graphprune.processes import is_first, leave, meet
+from graphprune.progress import Progress, no_progress
 from graphprune.recipes import Recipe
 from graphprune.report import (
     Work,

@@ -15,8 +15,9 @@ from graphprune.groups import Group, Groups
 from graphprune.ir import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.measure import cost_measures
-from graphprune.options import AUTO, CompileOptions, Measure, Progress, Result
+from graphprune.options import AUTO, CompileOptions, Measure, Result
 from graphprune.plugins import Importance
+from graphprune.progress import Progress
 from graphprune.pruning import Pruned, Request, prune
 from graphprune.recipes import Recipe
 from graphprune.report import list_widths

@@ -14,8 +14,8 @@ from graphprune.analysis import analyze
 from graphprune.bench import Setting, Subject, bench
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
-from graphprune.options import Progress
 from graphprune.plan import Plan
+from graphprune.progress import Progress
 from graphprune.quantities import Latency
 from graphprune.rewrite import apply
 
@@ -122,14 +122,3 @@ def solve_with(
         shares[others] = numpy.linalg.lstsq(shifted, times - rows[:, first], rcond=None)[0]
     shares[first] = 1 - shares.sum()
     return float(((rows @ shares - times) ** 2).sum()), shares
-
-
-def parse_speed(text: str) -> float:
-    """Read `2x` or `1.5`: how many times as fast. Raises UsageError."""
-    try:
-        times = float(text.strip().lower().removesuffix("x"))
-    except ValueError:
-        times = 0.0
-    if not 1 < times < 1000:
-        raise UsageError(f"{text!r} is no speed-up; write it as 2x or 1.5x")
-    return times

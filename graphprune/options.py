@@ -1,13 +1,13 @@
 """What a compilation is asked for and what it answers: plain values shared by the library and the command line."""
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from graphprune.errors import UsageError
 from graphprune.plan import Statistics
+from graphprune.suggestions import check_choice
 
 if TYPE_CHECKING:
     from graphprune.parity import Check
@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
 AUTO: Literal["auto"] = "auto"
 Precision = Literal["auto", "float32", "bf16"]
-
-# Takes the stage in a few words, how much of it is done, and of how much (0: not known).
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """The progress that is shown nowhere."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +123,6 @@ class ApplyOptions:
     backends: tuple[str, ...] = ("huggingface", "onnx")
     overwrite: bool = False
     trust_remote_code: bool = False
-
-
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raise UsageError with the near and all choices where a value is none of them."""
-    if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"{option} does not know {value!r}; {guess}it takes {', '.join(choices)}")
 
 
 def check_output(out: Path, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.chat import Encoded, LossOn
 from graphprune.errors import DataError, UsageError
-from graphprune.options import Progress, no_progress
+from graphprune.progress import Progress, no_progress
 from graphprune.token_store import Tokens, collect, key_of, store
 from graphprune.tokenising import encode_source, first_tokens
 

@@ -14,9 +14,9 @@ from graphprune.devices import is_shortage, room
 from graphprune.errors import GraphpruneError, PassError
 from graphprune.ir import Graph, Step
 from graphprune.loss import device_of
-from graphprune.options import Progress, no_progress
 from graphprune.placement import place
 from graphprune.processes import is_first, meet
+from graphprune.progress import Progress, no_progress
 from graphprune.run_state import load_state, pass_folder, save_state
 from graphprune.spec import print_spec
 from graphprune.verify import verify

@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -12,26 +11,17 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from graphprune import registry
+from graphprune.amounts import parse_count
 from graphprune.errors import UsageError
-from graphprune.options import AUTO, PRUNABLE, check_choice
+from graphprune.options import AUTO, PRUNABLE
 from graphprune.plan import Statistics
 from graphprune.schedule import Shares
 from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
+from graphprune.suggestions import check_choice
 
 FOLDER = Path(__file__).parent / "recipe_files"
 _SUFFIXES = (".yaml", ".yml")
 _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
-_SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-
-
-def parse_count(value: Any) -> int:
-    """Read a number of tokens: 2M, 500k, 1e6, 1_000_000. Raises ValueError with examples."""
-    plain = re.sub(r"(?<=\d)[_,](?=\d)", "", str(value).strip().lower())
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\+?\d{1,2})?\s*([kmb]?)", plain)
-    number = Decimal(match[1] + (match[2] or "")) * _SCALES[match[3]] if match else Decimal(0)
-    if isinstance(value, bool) or number < 1 or number != int(number):
-        raise ValueError(f"{value!r} is no number of tokens; write it as 2M, 500k, 1e6 or 1000000")
-    return int(number)
 
 
 class Part(BaseModel):

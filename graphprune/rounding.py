@@ -14,7 +14,7 @@ import numpy
 from graphprune.analysis import analyze
 from graphprune.budget import ROUNDED_KINDS
 from graphprune.ir import Graph
-from graphprune.options import Progress
+from graphprune.progress import Progress
 from graphprune.quantities import FileBytes
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)

@@ -8,7 +8,7 @@ from graphprune.data import check_tokens, read_tokens
 from graphprune.errors import UsageError
 from graphprune.evaluate import stream_perplexity
 from graphprune.language_model import Face, LanguageModel
-from graphprune.options import Progress, no_progress
+from graphprune.progress import Progress, no_progress
 from graphprune.task_scores import TaskScore, score_tasks
 
 DEFAULT_TEXT = "stdlib:held-out"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune import registry
-from graphprune.budget import parse_target
+from graphprune.amounts import parse_target
 from graphprune.errors import UsageError
 from graphprune.ir import Graph
 from graphprune.pass_manager import Context, Pass, run_passes

@@ -1,23 +1,18 @@
 """Targets: what a user asks for - parameters, file sizes, cache, speed - as a quantity and what it may come to."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from graphprune.amounts import parse_bytes, parse_target
 from graphprune.analysis import analyze
-from graphprune.budget import parse_target
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir import Graph
 from graphprune.options import CompileOptions
 from graphprune.output import folder_size
 from graphprune.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
 from graphprune.spec import print_spec
-
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_EXAMPLES = "write it as 500MB, 1.5GiB, 32KiB or 60%"
 
 
 @dataclass(frozen=True)
@@ -65,17 +60,6 @@ def make_bytes_target(quantity: Quantity, source: Graph, text: str) -> Target:
 def cost_of_graph(quantity: Quantity, graph: Graph) -> int:
     groups = analyze(graph)
     return quantity.cost(groups)(groups.sizes())
-
-
-def parse_bytes(text: str, current: int, unit: int) -> int:
-    """Read `500MB`, `1.5GiB`, `32KiB`, `4096` or a share of what there is, in units of 1/`unit` bytes."""
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(?:(%)|([kmg]i?)?b?)", text.strip().lower().replace("_", ""))
-    if match is None:
-        raise UsageError(f"{text!r} is no number of bytes; {_EXAMPLES}")
-    value = Decimal(match[1]) * (Decimal(current) / 100 if match[2] else _BYTES[match[3] or ""] * unit)
-    if value < 1:
-        raise UsageError(f"the target {text!r} is not above zero; {_EXAMPLES}")
-    return int(value)
 
 
 def file_quantities(source: Graph, backends: Sequence[Any]) -> Mapping[str, FileBytes]:

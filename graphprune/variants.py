@@ -8,8 +8,9 @@ from torch import Tensor
 from graphprune.evaluate import stream_perplexity
 from graphprune.language_model import of_onnx
 from graphprune.measure import LARGEST_MEASURED
-from graphprune.options import Measure, Progress
+from graphprune.options import Measure
 from graphprune.output import folder_size
+from graphprune.progress import Progress
 from graphprune.text import Text
 
 _WINDOW, _TOKENS = 256, 20_000

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.budget import Budget, check_reachable, free_widths, parse_target, reachable_minimum
+from graphprune.amounts import parse_target
+from graphprune.budget import Budget, check_reachable, free_widths, reachable_minimum
 from graphprune.cost import Costs, Polynomial
 from graphprune.errors import BudgetError, GraphpruneError, UsageError
 from graphprune.groups import Group, Groups, Kind

@@ -10,8 +10,9 @@ import transformers
 
 from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
-from graphprune.options import ApplyOptions, CompileOptions, Measure, Progress, Result, Width, check_output
+from graphprune.options import ApplyOptions, CompileOptions, Measure, Result, Width, check_output
 from graphprune.parity import Check
+from graphprune.progress import Progress
 
 Capture = pytest.CaptureFixture[str]
 RESULT = Result(

@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from graphprune import registry
+from graphprune.amounts import parse_count
 from graphprune.cli import main
 from graphprune.errors import RegistryError, UsageError
 from graphprune.options import CompileOptions
 from graphprune.readers import read_plain
-from graphprune.recipes import Change, Recipe, parse_count, parse_settings, read_recipe, read_yaml, shipped
+from graphprune.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
 from graphprune.request import resolve_recipe
 from graphprune.splits import choose_bytes, choose_rows
 from graphprune.stages import expand, needs_text

@@ -15,7 +15,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from adapt_accel_runs import METHODS, Method, request
 
-from graphprune.budget import parse_target
+from graphprune.amounts import parse_target
 from graphprune.ir import Graph
 from graphprune.loss import device_of
 from graphprune.pruning import prune

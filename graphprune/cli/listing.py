@@ -9,7 +9,7 @@ from graphprune import registry
 from graphprune.cli.arguments import Json
 from graphprune.cli.show import print_json, print_table
 from graphprune.errors import RegistryError
-from graphprune.options import check_choice
+from graphprune.suggestions import check_choice
 
 KINDS = ("methods", *registry.PLUGIN_KINDS)
 

@@ -17,7 +17,7 @@ from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
     from graphprune.bench import Speed, Subject
-    from graphprune.options import Progress
+    from graphprune.progress import Progress
 
 EXAMPLES = """[bold]Examples[/bold]
 

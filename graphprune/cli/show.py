@@ -15,7 +15,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.options import Measure, Progress, Result, Width
+from graphprune.options import Measure, Result, Width
+from graphprune.progress import Progress
 
 if TYPE_CHECKING:
     from graphprune.parity import Check

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
+from graphprune.amounts import parse_target
 from graphprune.analysis import analyze
-from graphprune.budget import Budget, parse_target
+from graphprune.budget import Budget
 from graphprune.ir import Graph
 from graphprune.pass_manager import Context, Pass
 from graphprune.placement import place_like
