@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.ir import Graph, TensorType, get_tensor
+from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.types import TensorType
 
 _UNARY = frozenset({"cos", "sin", "_to_copy", "alias", "clone"})
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from graphprune.backends.gguf_shapes import Shape, read_shape
 from graphprune.backends.gguf_tokens import add_tokenizer
 from graphprune.errors import ExportError, UsageError
-from graphprune.ir import Graph
-from graphprune.placement import on_cpu
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import on_cpu
 from graphprune.quantities import FileBytes
 
 _PRECISIONS = ("f32", "f16", "bf16", "q8_0")

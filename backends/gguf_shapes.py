@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.backends.serial import stored_tensors
 from graphprune.errors import ExportError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 
 # Classes of transformers that compute what llama.cpp's architectures `llama` and `deci` do.
 _CLASSES = frozenset({"LlamaForCausalLM", "MistralForCausalLM"})

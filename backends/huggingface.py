@@ -16,12 +16,11 @@ from graphprune.backends.copying import copy_companions
 from graphprune.backends.serial import from_data, main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.errors import ExportError, SourceError
-from graphprune.ir import Graph, Source
+from graphprune.ir.contract import is_state
+from graphprune.ir.graph import Graph, Source
+from graphprune.ir.placement import on_cpu, unshared
 from graphprune.parity import agree
-from graphprune.placement import on_cpu
 from graphprune.quantities import FileBytes
-from graphprune.states import is_state
-from graphprune.storage import unshared
 
 MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function

@@ -12,8 +12,8 @@ import torch
 from graphprune.backends.onnx_genai import write_genai_config
 from graphprune.backends.onnx_types import widen_types
 from graphprune.errors import ExportError
-from graphprune.ir import Graph
-from graphprune.placement import on_cpu
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import on_cpu
 from graphprune.quantities import FileBytes
 
 if TYPE_CHECKING:

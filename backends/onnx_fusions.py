@@ -18,7 +18,7 @@ from graphprune.backends.fusion_patterns import (
     shape,
 )
 from graphprune.backends.onnx_lowerings import constant
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 
 DOMAIN = "com.microsoft"
 _HEAD_SIZES = 8  # GroupQueryAttention takes multiples of this

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from graphprune.ir import Graph, tensor_type
-from graphprune.states import is_attended, is_state, rows_of_ids
+from graphprune.ir.contract import is_attended, is_state, rows_of_ids
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import tensor_type
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 

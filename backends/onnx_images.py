@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import fx
 
-from graphprune.ir import TensorType
+from graphprune.ir.types import TensorType
 
 
 def shape_of(node: fx.Node, index: int = 0) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from torch import fx
 from graphprune.backends.onnx_elementwise import ELEMENTWISE
 from graphprune.backends.onnx_images import IMAGES
 from graphprune.backends.onnx_recurrence import scan_maximum, scan_recurrence
-from graphprune.ir import Size, TensorType
+from graphprune.ir.types import Size, TensorType
 
 Lowering = Callable[..., Any]
 

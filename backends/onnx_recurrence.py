@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnxscript import evaluator
 from torch import fx
 
-from graphprune.ir import TensorType
+from graphprune.ir.types import TensorType
 
 
 def scan_recurrence(

@@ -20,7 +20,8 @@ from graphprune.backends.onnx_lowerings import LOWERINGS, promoted_arguments
 from graphprune.backends.onnx_torchlib import torchlib_functions
 from graphprune.backends.onnx_types import size_name
 from graphprune.errors import ExportError
-from graphprune.ir import Graph, TensorType, get_tensor
+from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.types import TensorType
 
 
 def translate(graph: Graph, opset: int, fused: bool = False) -> ir.Model:

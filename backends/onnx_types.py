@@ -7,7 +7,8 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from graphprune.ir import Graph, Size, TensorType
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import Size, TensorType
 
 # The names that onnxruntime-genai and optimum give to the sizes of a decoder with past.
 SIZE_NAMES = {

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.errors import ExportError, SourceError
-from graphprune.ir import Graph, Source, TensorType
-from graphprune.programs import symbol
-from graphprune.recurrence import RECURRENCE
+from graphprune.ir.graph import Graph, Source
+from graphprune.ir.recurrence import RECURRENCE
+from graphprune.ir.sizes import symbol
+from graphprune.ir.types import TensorType
 
 FORMAT = 1
 _PYTHON = {"_operator": "operator", "math": "math", "torch": "torch"}

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from graphprune.ir import Graph, tensor_type
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import tensor_type
 
 Shapes = Mapping[str, tuple[int, ...]]
 Path = tuple[str, ...]

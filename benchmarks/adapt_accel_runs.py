@@ -21,7 +21,7 @@ from graphprune.analysis import analyze_axes
 from graphprune.budget import Budget
 from graphprune.data import encode, load_tokenizer
 from graphprune.evaluate import perplexity
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import next_token_loss
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.packing import Stream, open_stream

@@ -27,7 +27,7 @@ from graphprune.budget import Budget
 from graphprune.data import encode, load_tokenizer
 from graphprune.errors import BudgetError
 from graphprune.evaluate import perplexity
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.pruning import Request, prune
 from graphprune.recipes import read_recipe

@@ -46,7 +46,7 @@ def measure(layers: int) -> dict[str, Any]:
     """Processor seconds of every step at one depth; imports and a first capture are done before."""
     from graphprune.analysis import analyze_axes
     from graphprune.inference import infer
-    from graphprune.plan import Plan
+    from graphprune.ir.plan import Plan
     from graphprune.rewrite import apply
     from graphprune.rules import all_rules
     from graphprune.source import capture

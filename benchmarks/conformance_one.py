@@ -164,7 +164,7 @@ def check_oracle(graph: Any) -> float:
 
     Also with as few experts as can be.
     """
-    from graphprune.plan import Plan
+    from graphprune.ir.plan import Plan
     from tests import oracle
 
     torch.set_default_dtype(torch.float64)  # what floats are made of integers are
@@ -179,7 +179,7 @@ def check_oracle(graph: Any) -> float:
 
 
 def cut_half(graph: Any, groups: Any) -> Any:
-    from graphprune.plan import Plan
+    from graphprune.ir.plan import Plan
     from graphprune.rewrite import apply
 
     return apply(graph, Plan(halves(groups)))

@@ -26,7 +26,7 @@ from graphprune.budget import Budget
 from graphprune.data import encode, load_tokenizer
 from graphprune.evaluate import perplexity
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.options import CompileOptions
 from graphprune.plugins import Importance

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from graphprune.errors import GraphpruneError
     from graphprune.exporting import export
     from graphprune.groups import Groups
-    from graphprune.ir import Graph
+    from graphprune.ir.graph import Graph
+    from graphprune.ir.plan import Plan, read_plan
     from graphprune.options import CompileOptions
     from graphprune.pass_manager import Context, Pass, run_passes
-    from graphprune.plan import Plan, read_plan
     from graphprune.plugins import Allocation, Importance
     from graphprune.recipes import Recipe, read_recipe
     from graphprune.rewrite import apply
@@ -56,12 +56,12 @@ _HOMES = {
     "Allocation": "plugins:Allocation",
     "CompileOptions": "options:CompileOptions",
     "Context": "pass_manager:Context",
-    "Graph": "ir:Graph",
+    "Graph": "ir.graph:Graph",
     "GraphpruneError": "errors:GraphpruneError",
     "Groups": "groups:Groups",
     "Importance": "plugins:Importance",
     "Pass": "pass_manager:Pass",
-    "Plan": "plan:Plan",
+    "Plan": "ir.plan:Plan",
     "Recipe": "recipes:Recipe",
     "analyze": "analysis:analyze",
     "apply": "rewrite:apply",
@@ -69,7 +69,7 @@ _HOMES = {
     "compile": "compiler:compile_model",
     "export": "exporting:export",
     "parse_spec": "spec:parse_spec",
-    "read_plan": "plan:read_plan",
+    "read_plan": "ir.plan:read_plan",
     "read_recipe": "recipes:read_recipe",
     "run_passes": "pass_manager:run_passes",
     "run_recipe": "stages:run_recipe",

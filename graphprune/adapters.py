@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import UsageError
-from graphprune.ir import Graph, copy_nodes, deep_copy, get_tensor
+from graphprune.ir.graph import Graph, copy_nodes, deep_copy, get_tensor
 from graphprune.train_options import LoraOptions
 
 _LINEAR, _ADDMM = torch.ops.aten.linear.default, torch.ops.aten.addmm.default

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from graphprune.errors import TrainingError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 
 
 def agreed(graph: Graph, device: torch.device) -> Graph:

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphprune.amounts import parse_speed
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.latency import measure_latency
 from graphprune.options import AUTO, CompileOptions
 from graphprune.progress import Progress, no_progress

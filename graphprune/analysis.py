@@ -11,7 +11,7 @@ from graphprune.branches import find_branches
 from graphprune.choices import Chosen, find_chosen
 from graphprune.groups import Constant, Group, Groups, Kind, Slot
 from graphprune.inference import Axes, Inference, infer
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.kinds import Kinds
 from graphprune.locks import collect_locks, lock_reductions
 from graphprune.multiples import find_multiples

@@ -12,7 +12,8 @@ import torch
 
 from graphprune.data import load_tokenizer
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
+from graphprune.ir.contract import rows_of_ids
+from graphprune.ir.graph import Graph
 from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
 from graphprune.options import Measure
 from graphprune.output import folder_size
@@ -20,7 +21,6 @@ from graphprune.parity import greedy
 from graphprune.progress import Progress
 from graphprune.runners import graph_runner
 from graphprune.spec import parse_spec
-from graphprune.states import rows_of_ids
 from graphprune.text import Text
 
 _SAMPLE_TOKENS = 48

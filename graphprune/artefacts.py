@@ -15,17 +15,8 @@ from torch import Tensor
 
 from graphprune import genai_check, gguf_check
 from graphprune.errors import GraphpruneError, ParityError
-from graphprune.parity import (
-    DERIVED,
-    REFERENCE,
-    Check,
-    Observations,
-    compare,
-    compare_tokens,
-    greedy,
-    observe,
-    observe_encoder,
-)
+from graphprune.ir.contract import DERIVED
+from graphprune.parity import REFERENCE, Check, Observations, compare, compare_tokens, greedy, observe, observe_encoder
 from graphprune.runners import model_runner, whole_runner
 
 DECODERS = ("decoder", DERIVED)

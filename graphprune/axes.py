@@ -11,7 +11,7 @@ from typing import Literal
 
 import sympy
 
-from graphprune.ir import Size
+from graphprune.ir.types import Size
 
 Axis = int
 Form = tuple[Literal["product", "concat"], tuple[Axis, ...]]

@@ -9,11 +9,11 @@ from pathlib import Path
 from graphprune.aim import Aim
 from graphprune.analysis import analyze
 from graphprune.budget import Budget
-from graphprune.composition import chain
 from graphprune.errors import UsageError
-from graphprune.ir import Graph, Lineage, Step
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage, Step, chain
+from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Measure
-from graphprune.plan import Plan
 from graphprune.progress import Progress
 from graphprune.recipes import Recipe
 from graphprune.rewrite import apply

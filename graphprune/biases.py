@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 
 from graphprune.errors import PlanError
-from graphprune.ir import Graph, TensorType
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import TensorType
 from graphprune.linear_calls import LinearCall, find_linear_calls
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from graphprune.canonical import CONSTANTS
-from graphprune.ir import Graph
+from graphprune.ir.canonical import CONSTANTS
+from graphprune.ir.graph import Graph
 from graphprune.relation import NotRepeatedError, layer_of, rename_state
 from graphprune.repetition import Repetition
 

@@ -6,8 +6,9 @@ import torch
 from torch import fx
 
 from graphprune.groups import Branch
-from graphprune.ir import Graph, TensorType
-from graphprune.states import is_present
+from graphprune.ir.contract import is_present
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import TensorType
 
 _ADD = torch.ops.aten.add.Tensor
 

@@ -13,7 +13,7 @@ from torch import nn
 from graphprune.decoder import Decoder
 from graphprune.errors import CaptureError
 from graphprune.failure import quiet_torch
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.programs import Contract
 from graphprune.recording import Stack, record
 from graphprune.relation import NotRepeatedError, Relative, layer_of, relate

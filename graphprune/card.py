@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions, Measure
 from graphprune.recipes import Recipe
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import decoder_inputs
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default

@@ -27,12 +27,14 @@ from graphprune.card import model_card
 from graphprune.devices import choose_device, describe_device, make_current
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
-from graphprune.ir import Graph, Lineage, Step
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage, Step
+from graphprune.ir.plan import read_plan
+from graphprune.ir.verification import verify
 from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
 from graphprune.options import ApplyOptions, CompileOptions, Result, work_folder
 from graphprune.output import staging
 from graphprune.pass_manager import Context, run_passes
-from graphprune.plan import read_plan
 from graphprune.processes import is_first, leave, meet
 from graphprune.progress import Progress, no_progress
 from graphprune.recipes import Recipe
@@ -55,7 +57,6 @@ from graphprune.stages import check_target, expand, needs_text
 from graphprune.targets import check_file
 from graphprune.text import Text, held_out_part, prepare_text, training_part
 from graphprune.variants import variant_measures
-from graphprune.verify import verify
 
 
 def compile_model(options: CompileOptions, progress: Progress = no_progress) -> Result:

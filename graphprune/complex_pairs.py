@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.functional import opname
-from graphprune.ir import TensorType
+from graphprune.ir.operators import opname
+from graphprune.ir.types import TensorType
 
 _aten = torch.ops.aten
 Pair = tuple[fx.Node, fx.Node]

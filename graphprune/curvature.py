@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import DataError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.linear_calls import LinearCall
 from graphprune.loss import Batch, Loss, graph_inputs, output_loss, predictions
 

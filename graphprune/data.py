@@ -10,7 +10,8 @@ from torch import Tensor
 
 from graphprune.demo.corpus import is_held_out, source_files
 from graphprune.errors import DataError, UsageError
-from graphprune.ir import Graph, tensor_type
+from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.graph import Graph
 from graphprune.readers import Row, read_dataset, read_jsonl, read_parquet, read_plain, text_of
 from graphprune.splits import choose_bytes, choose_rows, split_name
 
@@ -157,23 +158,6 @@ def sample_windows(tokens: Tensor, samples: int, length: int, seed: int) -> Tens
 def split_rows(windows: Tensor, size: int) -> tuple[Tensor, ...]:
     """Consecutive batches of at most `size` rows."""
     return tuple(windows[start : start + size] for start in range(0, len(windows), size))
-
-
-def vocabulary_size(graph: Graph) -> int | None:
-    """The number of tokens that a language model knows, read off its logits; None where it has none."""
-    if "logits" not in graph.outputs:
-        return getattr(graph.source.config, "vocab_size", None)
-    size = tensor_type(graph.results["logits"]).shape[-1]
-    return size if isinstance(size, int) else None
-
-
-def context_length(graph: Graph) -> int | None:
-    """The longest sequence that the model was made for, None where its configuration does not say."""
-    for name in ("max_position_embeddings", "n_positions"):
-        length = getattr(graph.source.config, name, None)
-        if isinstance(length, int):
-            return length
-    return None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from graphprune.dense_rows import dense_rows
 from graphprune.errors import CaptureError
+from graphprune.ir.contract import PREFIX, State, is_state
 from graphprune.programs import Contract
-from graphprune.states import PREFIX, State, fill, is_state, keeps_keys, layer_tensors, read_states
+from graphprune.states import fill, keeps_keys, layer_tensors, read_states
 from graphprune.traceless import fake_run
 
 # Example sizes differ from each other and from 0 and 1, which torch.export treats as constants.

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import fx
 
 from graphprune.groups import Branch
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import sweep
 
 
 def drop_branches(graph: Graph, branches: Sequence[Branch]) -> Graph:
@@ -39,10 +39,3 @@ def without_caches(graph: Graph, caches: set[str]) -> Graph:
     inputs = tuple(name for name in graph.inputs if name not in dead)
     graph.module.recompile()
     return replace(graph, inputs=inputs, outputs=tuple(results))
-
-
-def sweep(graph: fx.Graph) -> None:
-    """Erase calls that nothing reads."""
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users:
-            graph.erase_node(node)

@@ -12,7 +12,7 @@ from graphprune.analysis import analyze
 from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.groups import Group, Groups
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.measure import cost_measures
 from graphprune.options import AUTO, CompileOptions, Measure, Result

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.data import check_tokens, split_rows, vocabulary_size
+from graphprune.data import check_tokens, split_rows
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
+from graphprune.ir.contract import vocabulary_size
+from graphprune.ir.graph import Graph
 from graphprune.likelihood import IGNORED, Logits, token_scores
 from graphprune.loss import decoder_inputs
 

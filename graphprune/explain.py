@@ -7,8 +7,8 @@ import networkx
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.axes import Axis
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
-from graphprune.printer import operator_name
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import operator_name
 
 
 def coupling_graph(analysis: Analysis) -> "networkx.Graph[Axis]":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from graphprune import parity
 from graphprune.artefact_files import load_backends
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.output import staging
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.functional import opname
-from graphprune.ir import Size, TensorType
+from graphprune.ir.operators import opname
+from graphprune.ir.types import Size, TensorType
 
 _LARGEST = 65536  # elements; larger ones stay computed
 # Calls whose results hold some of the values of their first argument, and no others.

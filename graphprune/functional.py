@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.ir import TensorType
+from graphprune.ir.operators import opname
+from graphprune.ir.types import TensorType
 
 _aten = torch.ops.aten
 # Calls that return their operand where nothing about its type changes.
@@ -78,10 +79,6 @@ def functional_overload(node: fx.Node) -> Any:
         return None
     packet = getattr(_aten, name[:-1], None)
     return getattr(packet, node.target._overloadname, None) if packet is not None else None  # type: ignore[union-attr]
-
-
-def opname(node: fx.Node) -> str:
-    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import DataError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss, batch_loss
 from graphprune.scoring import widen
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.functional import opname
-from graphprune.ir import TensorType
-from graphprune.recurrence import RECURRENCE
+from graphprune.ir.operators import opname
+from graphprune.ir.recurrence import RECURRENCE
+from graphprune.ir.types import TensorType
 from graphprune.token_flow import SEQUENCE, Form, argument, operands, place_of, shape_of, token_dims
 
 _aten = torch.ops.aten

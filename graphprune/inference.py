@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import fx
 
 from graphprune.axes import Algebra, Axis
-from graphprune.ir import Graph, Size, TensorType, tensor_type
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import bind, index_origin, operator_key
+from graphprune.ir.types import Size, TensorType, tensor_type
 
 Axes = tuple[Axis, ...]
 NodeAxes = Axes | tuple[Axes, ...]
@@ -191,56 +192,6 @@ class _State:
         self.choices: list[Choice] = []
 
 
-# Operators that leave the values of an integer tensor as they are.
-SAME_VALUES = {
-    "clone",
-    "alias",
-    "_to_copy",
-    "view",
-    "reshape",
-    "_unsafe_view",
-    "expand",
-    "unsqueeze",
-    "squeeze",
-    "flatten",
-    "transpose",
-    "permute",
-    "t",
-    "slice",
-    "contiguous",
-    "detach",
-    "lift_fresh_copy",
-}
-
-
-def index_origin(node: fx.Node) -> fx.Node:
-    """The node that made an integer tensor's values: reshapes and copies are looked through."""
-    while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in SAME_VALUES:
-        node = node.args[0]  # type: ignore[assignment]
-    return node
-
-
-def operator_key(node: fx.Node) -> str:
-    """The name that rules are looked up by: `aten.view`, `operator.getitem`, `transformers.grouped_mm_fallback`."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._opname}"
-    return f"{getattr(target, '__module__', '').lstrip('_')}.{getattr(target, '__name__', target)}"
-
-
-def bind(node: fx.Node) -> dict[str, Any]:
-    """Arguments by their schema names, defaults filled in; Python operators by position."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {str(i): a for i, a in enumerate(node.args)}
-    arguments: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):
-        if index < len(node.args):
-            arguments[argument.name] = node.args[index]
-        else:
-            arguments[argument.name] = node.kwargs.get(argument.name, argument.default_value)
-    return arguments
-
-
 def infer(graph: Graph, rules: Mapping[str, Rule]) -> Inference:
     """Give every tensor's dimensions their axes. Operators without a rule lock what they touch; never fails."""
     state = _State()
@@ -282,18 +233,3 @@ def unknown(call: Call) -> NodeAxes:
     if isinstance(value, TensorType):
         return call.locked(value.shape, reason)
     return tuple(call.locked(v.shape, reason) if isinstance(v, TensorType) else () for v in value)
-
-
-def rebind(node: fx.Node, changes: Mapping[str, Any]) -> None:
-    """Write changed arguments back into the node, where the schema puts them."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    names = [argument.name for argument in node.target._schema.arguments]
-    args = list(node.args)
-    kwargs = dict(node.kwargs)
-    for name, value in changes.items():
-        index = names.index(name)
-        if index < len(args):
-            args[index] = value
-        else:
-            kwargs[name] = value
-    node.args, node.kwargs = tuple(args), kwargs

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.groups import Branch, Groups
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, run_batch
 
 

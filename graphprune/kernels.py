@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune import scans
-from graphprune.recurrence import linear_recurrence
+from graphprune.ir.recurrence import linear_recurrence
 
 Kernel = Callable[..., Any]
 

@@ -8,9 +8,10 @@ from graphprune.axes import Axis
 from graphprune.branches import exclusive_nodes, side_nodes, upstream
 from graphprune.groups import Branch, Kind
 from graphprune.inference import Inference
-from graphprune.ir import Graph, tensor_type
-from graphprune.recurrence import RECURRENCE
-from graphprune.states import is_attended
+from graphprune.ir.contract import is_attended
+from graphprune.ir.graph import Graph
+from graphprune.ir.recurrence import RECURRENCE
+from graphprune.ir.types import tensor_type
 
 
 class Kinds:

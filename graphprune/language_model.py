@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from graphprune.data import context_length, load_tokenizer, vocabulary_size
+from graphprune.data import load_tokenizer
 from graphprune.errors import GraphpruneError, SourceError, UsageError
-from graphprune.ir import Graph
-from graphprune.placement import place
+from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place
 from graphprune.runners import Runner, graph_runner, runner_of
 
 Face = Literal["graph", "checkpoint", "onnx"]

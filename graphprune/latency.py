@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from graphprune.analysis import analyze
 from graphprune.bench import Setting, Subject, bench
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
-from graphprune.plan import Plan
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.progress import Progress
 from graphprune.quantities import Latency
 from graphprune.rewrite import apply

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.groups import Branch, Groups
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, run_batch
 
 Distance = Literal["cosine", "euclidean", "manhattan"]

@@ -9,8 +9,9 @@ import torch
 from torch import fx
 
 from graphprune.axes import Axis
-from graphprune.inference import Inference, bind
-from graphprune.ir import Graph
+from graphprune.inference import Inference
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import bind
 
 _REASON = "is averaged over where a removed unit is not zero, and nothing before makes it so"
 _KEEPS = {"_to_copy", "mul", "reshape", "view", "expand", "unsqueeze", "squeeze", "transpose", "permute"}

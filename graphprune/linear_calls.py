@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from graphprune.inference import bind, operator_key
-from graphprune.ir import Graph, TensorType
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import bind, operator_key
+from graphprune.ir.types import TensorType
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from torch import fx
 
 from graphprune.axes import Algebra, Axis
 from graphprune.choices import Chosen
-from graphprune.inference import SAME_VALUES, Inference, bind
-from graphprune.ir import Graph
+from graphprune.inference import Inference
+from graphprune.ir.contract import is_present, is_state
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import SAME_VALUES, bind
 from graphprune.kinds import Kinds
 from graphprune.leftovers import leftover_locks
-from graphprune.states import is_present, is_state
 
 _PICKING = {"embedding", "index", "gather", "index_select", "scatter", "index_add", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points

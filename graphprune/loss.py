@@ -7,22 +7,16 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
-from graphprune.ir import Graph, tensor_type
-from graphprune.programs import symbol
-from graphprune.states import is_state, rows_of_ids
+from graphprune.ir.contract import is_state, rows_of_ids
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import device_of
+from graphprune.ir.sizes import symbol
+from graphprune.ir.types import tensor_type
 
 # Token ids [batch, sequence] for language models; otherwise named tensors, of which the graph takes its inputs.
 Batch = Tensor | Mapping[str, Tensor]
 # From the outputs of the graph and the batch to a scalar: the mean over the batch.
 Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
-
-
-def device_of(graph: Graph) -> torch.device:
-    """Where the graph's tensors are. Raises UsageError for a graph captured without weights."""
-    device = next((tensor.device for tensor in graph.tensors().values()), torch.device("cpu"))
-    if device.type == "meta":
-        raise UsageError("this graph was captured without weights and cannot run; capture it with weights=True")
-    return device
 
 
 def decoder_inputs(graph: Graph, ids: Tensor) -> tuple[Tensor, ...]:

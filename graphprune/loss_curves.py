@@ -12,12 +12,12 @@ from torch import Tensor
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.budget import Width
 from graphprune.groups import Slot
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.layers import watch
 from graphprune.linear_calls import LinearCall, find_linear_calls
 from graphprune.loss import Batch, Loss, batch_loss, graph_inputs, output_loss, predictions
 from graphprune.masks import Masked
-from graphprune.plan import Plan
 from graphprune.plugins import Compensation
 from graphprune.rewrite import apply
 from graphprune.selection import select

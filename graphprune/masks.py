@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.analysis import Analysis, analyze_axes
-from graphprune.inference import Reduction, rebind
-from graphprune.ir import Graph, TensorType, copy_nodes, tensor_type
-from graphprune.plan import Plan
+from graphprune.inference import Reduction
+from graphprune.ir.graph import Graph, copy_nodes
+from graphprune.ir.operators import rebind
+from graphprune.ir.plan import Plan
+from graphprune.ir.types import TensorType, tensor_type
 from graphprune.rewrite import kept_masks
 from graphprune.sizes import Widths
 

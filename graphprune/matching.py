@@ -6,7 +6,7 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.groups import Group, Groups, Slot
-from graphprune.plan import Plan
+from graphprune.ir.plan import Plan
 
 Place = tuple[str, int]
 

@@ -10,10 +10,10 @@ import torch
 from graphprune.devices import memory_errors
 from graphprune.evaluate import Perplexity, perplexity
 from graphprune.groups import Groups
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place
 from graphprune.options import Measure
 from graphprune.output import folder_size
-from graphprune.placement import place
 from graphprune.text import Text
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import DataError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.language_model import LanguageModel, of_graph
 from graphprune.likelihood import Continuation, score_continuations
 

@@ -12,8 +12,10 @@ from torch import fx
 
 from graphprune.axes import Algebra, Axis
 from graphprune.choices import chosen_atoms
-from graphprune.inference import SAME_VALUES, Inference
-from graphprune.ir import Graph, tensor_type
+from graphprune.inference import Inference
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import SAME_VALUES
+from graphprune.ir.types import tensor_type
 
 # 16 bytes in the narrowest type that experts are run in, so that a checkpoint loads in float32 and in bfloat16.
 ALIGNED = 8

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from graphprune.causal import causal_form
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import decoder_inputs
 
 IGNORED = -100

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.distributed import fill, full
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.train_options import TrainOptions
 
 KINDS = ("exp_avg", "exp_avg_sq")

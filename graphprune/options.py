@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from graphprune.errors import UsageError
-from graphprune.plan import Statistics
+from graphprune.ir.plan import Statistics
 from graphprune.suggestions import check_choice
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from graphprune.axes import Algebra, Axis
 from graphprune.inference import Inference
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 
 Owner = NDArray[numpy.int64]
 Carrier = tuple[str, int, Owner]

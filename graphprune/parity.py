@@ -15,13 +15,14 @@ from torch import Tensor
 
 from graphprune.decoder import same_tensors
 from graphprune.errors import ParityError
-from graphprune.ir import Graph, TensorType
+from graphprune.ir.contract import DERIVED, rows_of_ids
+from graphprune.ir.graph import Graph
+from graphprune.ir.sizes import concrete
+from graphprune.ir.types import TensorType
 from graphprune.runners import Runner, graph_runner, model_runner, whole_runner
-from graphprune.states import rows_of_ids
-from graphprune.verify import concrete
 
 REFERENCE = Path("graphprune") / "reference.safetensors"
-DERIVED = "derived"  # a cache that was derived from the graph, since the model's own class has none that could be used
+
 PROMPT, STEPS, NEW_TOKENS = 12, 4, 64
 TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 Observations = dict[str, Tensor]

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from graphprune.devices import is_shortage, room
 from graphprune.errors import GraphpruneError, PassError
-from graphprune.ir import Graph, Step
-from graphprune.loss import device_of
-from graphprune.placement import place
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Step
+from graphprune.ir.placement import device_of, place
+from graphprune.ir.verification import verify
 from graphprune.processes import is_first, meet
 from graphprune.progress import Progress, no_progress
 from graphprune.run_state import load_state, pass_folder, save_state
 from graphprune.spec import print_spec
-from graphprune.verify import verify
 
 _NAMED = 2  # of the passes before one that failed, so many are named
 Log = Callable[[str], None]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphprune.budget import Budget
 from graphprune.groups import Group, Groups
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss
 
 

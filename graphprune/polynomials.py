@@ -11,11 +11,12 @@ from graphprune.axes import Algebra, Axis
 from graphprune.cost import Costs, Polynomial, Storage, Term
 from graphprune.groups import Group
 from graphprune.inference import Axes, Inference
-from graphprune.ir import Graph, tensor_type
+from graphprune.ir.contract import PREFIX, is_state
+from graphprune.ir.graph import Graph
+from graphprune.ir.sizes import symbol
+from graphprune.ir.types import tensor_type
 from graphprune.kinds import Kinds
 from graphprune.linear_calls import find_linear_calls
-from graphprune.programs import symbol
-from graphprune.states import PREFIX, is_state
 
 Terms = Counter[Term]  # summed with `update`: `+` would drop negative terms
 _PAST = symbol("past")

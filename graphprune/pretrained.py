@@ -14,13 +14,13 @@ from graphprune.decoder import accepts, decoder_contract, is_decoder, traceable_
 from graphprune.encoder import encoder_contract
 from graphprune.errors import CaptureError, ParityError
 from graphprune.even_chunks import EvenChunks
-from graphprune.ir import Graph, Source
+from graphprune.ir.contract import DERIVED, rows_of_ids
+from graphprune.ir.graph import Graph, Source
 from graphprune.kernels import traceable_recurrences
 from graphprune.loss import decoder_inputs
-from graphprune.parity import DERIVED, compare_models, require
+from graphprune.parity import compare_models, require
 from graphprune.programs import Contract
 from graphprune.seq2seq import is_seq2seq, seq2seq_contract
-from graphprune.states import rows_of_ids
 from graphprune.stepwise import stepwise
 
 CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from graphprune.functional import opname
+from graphprune.ir.operators import opname
+from graphprune.ir.sizes import symbol
 
 _SHORTEST = 64  # tokens: what is captured for fewer is of no use
 _LONG = 1_000_003  # a size that no bound of a model reaches, and no multiple of anything
@@ -28,11 +29,6 @@ class Contract:
     dynamic: Mapping[str, Mapping[int, str]]
     outputs: tuple[str, ...] | None = None
     maximum: Mapping[str, int] = field(default_factory=dict)
-
-
-def symbol(name: str) -> sympy.Symbol:
-    """The symbol of a named size."""
-    return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
 def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:

@@ -9,13 +9,13 @@ from torch import Tensor
 from graphprune.analysis import analyze, analyze_axes
 from graphprune.budget import Budget, cost_of, reachable_minimum
 from graphprune.candidates import Choice, choose_candidates
-from graphprune.composition import chain
 from graphprune.errors import BudgetError
 from graphprune.groups import Groups
 from graphprune.influence import branch_influence
-from graphprune.ir import Graph, Lineage
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage, chain
+from graphprune.ir.plan import Plan, Statistics
 from graphprune.options import AUTO
-from graphprune.plan import Plan, Statistics
 from graphprune.plugins import Allocation, Compensation, Importance, Round
 from graphprune.rewrite import apply
 from graphprune.selection import select

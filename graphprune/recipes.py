@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from graphprune import registry
 from graphprune.amounts import parse_count
 from graphprune.errors import UsageError
+from graphprune.ir.plan import Statistics
 from graphprune.options import AUTO, PRUNABLE
-from graphprune.plan import Statistics
 from graphprune.schedule import Shares
 from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
 from graphprune.suggestions import check_choice

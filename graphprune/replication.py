@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, fx
 
 from graphprune.blocks import Block, Segments, find_segments, rename, require_alike
-from graphprune.canonical import CONSTANTS, canonical
-from graphprune.ir import Graph, TensorType
+from graphprune.ir.canonical import CONSTANTS, canonical
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import TensorType
 from graphprune.programs import Contract
 from graphprune.relation import NotRepeatedError, layer_of, rename_state
 from graphprune.repetition import Repetition

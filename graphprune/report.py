@@ -11,9 +11,9 @@ import torch
 
 from graphprune.artefact_files import record_files
 from graphprune.groups import Groups
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Result, Width
-from graphprune.plan import Plan
 from graphprune.recipes import Recipe
 from graphprune.targets import Target
 from graphprune.text import Text, describe_text

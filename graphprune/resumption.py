@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.distributed import fill
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.metrics import Metrics
 from graphprune.optimizer import read_moments, to_cpu, write_moments
 from graphprune.session import Session, State

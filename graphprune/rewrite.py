@@ -11,19 +11,20 @@ from torch import Tensor, fx, nn
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.biases import add_biases
 from graphprune.choices import slot_masks
-from graphprune.composition import chain
 from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
 from graphprune.groups import Groups
-from graphprune.inference import Axes, Call, NodeAxes, operator_key, rebind
-from graphprune.ir import Graph, Lineage, TensorType
+from graphprune.inference import Axes, Call, NodeAxes
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage, chain
+from graphprune.ir.operators import operator_key, rebind, remove_dead
+from graphprune.ir.plan import Plan
+from graphprune.ir.types import TensorType
+from graphprune.ir.verification import verify
 from graphprune.matching import match_groups
-from graphprune.plan import Plan
 from graphprune.rules import all_rules
 from graphprune.sizes import NodeResizer, Widths
 from graphprune.statistics import keep_statistics
-from graphprune.tracing import remove_dead
-from graphprune.verify import verify
 
 
 def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:

@@ -13,7 +13,7 @@ import numpy
 
 from graphprune.analysis import analyze
 from graphprune.budget import ROUNDED_KINDS
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.progress import Progress
 from graphprune.quantities import FileBytes
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graphprune.errors import InvariantError, UsageError
-from graphprune.ir import Graph, Lineage, Step
-from graphprune.plan import Plan
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage, Step
+from graphprune.ir.placement import unshared
+from graphprune.ir.plan import Plan
 from graphprune.rewrite import apply
-from graphprune.storage import unshared
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
 METRICS = "metrics.jsonl"

@@ -10,9 +10,11 @@ from torch import Tensor
 from graphprune.decoder import accepts, cache_argument, probe_states
 from graphprune.encoder import options
 from graphprune.errors import CaptureError
-from graphprune.ir import Graph, TensorType
-from graphprune.states import is_state, keeps_keys, present_of
-from graphprune.verify import concrete
+from graphprune.ir.contract import is_state, present_of
+from graphprune.ir.graph import Graph
+from graphprune.ir.sizes import concrete
+from graphprune.ir.types import TensorType
+from graphprune.states import keeps_keys
 
 # One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
 Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.recurrence import linear_recurrence
+from graphprune.ir.recurrence import linear_recurrence
 
 _NOTHING = -1e38  # a logarithm of nothing, finite so that differences of two are numbers
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.groups import Group, Slot
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 
 # `element`: every entry counts by itself; `vector`: a row or column is summed before its magnitude is taken.
 Aggregate = Literal["element", "vector"]

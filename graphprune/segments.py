@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.branches import find_branches
-from graphprune.ir import Graph, copy_nodes
+from graphprune.ir.graph import Graph, copy_nodes
 
 _PREFIX = "segment_"
 _NAMED = re.compile(rf"^{_PREFIX}\d+\.")

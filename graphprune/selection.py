@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphprune.errors import PlanError
 from graphprune.groups import Group, Groups
-from graphprune.plan import Plan
+from graphprune.ir.plan import Plan
 
 
 def select(groups: Groups, counts: Mapping[str, int], scores: Mapping[str, Tensor]) -> Plan:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InvariantError
-from graphprune.ir import Graph
+from graphprune.ir.contract import rows_of_ids
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.loss import decoder_inputs
 from graphprune.masks import Masked, masked
 from graphprune.parity import TOLERANCES, Check
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
-from graphprune.states import rows_of_ids
 
 _ROWS, _LENGTH = 2, 16
 

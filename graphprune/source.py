@@ -16,7 +16,7 @@ from graphprune import source_checks as checks
 from graphprune.capturing import capture_graph
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, UsageError
-from graphprune.ir import Graph, Source
+from graphprune.ir.graph import Graph, Source
 from graphprune.pretrained import capture_pretrained, kind_of, quiet_transformers
 from graphprune.programs import Contract
 

@@ -9,7 +9,7 @@ from typing import Any
 from graphprune import registry
 from graphprune.amounts import parse_target
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.pass_manager import Context, Pass, run_passes
 from graphprune.pruning import Request, final_choice, source_widths
 from graphprune.recipes import Recipe, make_recover, read_recipe

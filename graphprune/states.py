@@ -1,70 +1,19 @@
 """States: what the layers of a decoder keep between calls, by name - keys and values, windows, recurrent states."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any
 
-import torch
 from torch import Tensor
 
-PREFIX, PRESENT = "past_key_values.", "present."
+from graphprune.ir.contract import State
+
 # The parts that grow with the context: the attribute of the cache's layer, and the dimension that tokens lie along.
 _GROWING: Mapping[str, tuple[str, int]] = MappingProxyType(
     {"key": ("keys", 2), "value": ("values", 2), "indexer": ("indexer_keys", 1)}
 )
 # The parts of a fixed size, of which a layer may have several: the window of a convolution and a recurrent state.
 _FIXED: Mapping[str, str] = MappingProxyType({"conv": "conv_states", "recurrent": "recurrent_states"})
-
-
-@final
-@dataclass(frozen=True)
-class State:
-    """One tensor that a layer keeps: `part` is `key`, `value`, `indexer`, `conv` or `recurrent`, the last two with a
-    number where a layer has several; `shape` names `batch` and `past`."""
-
-    layer: int
-    part: str
-    shape: tuple[int | str, ...]
-    dtype: torch.dtype
-
-    @property
-    def name(self) -> str:
-        return f"{PREFIX}{self.layer}.{self.part}"
-
-    @property
-    def present(self) -> str:
-        return f"{PRESENT}{self.layer}.{self.part}"
-
-    @property
-    def dynamic(self) -> dict[int, str]:
-        return {dim: size for dim, size in enumerate(self.shape) if isinstance(size, str)}
-
-
-def rows_of_ids(graph: Any) -> int:
-    """How many rows of token ids one example has: 1, or the number of streams of codes that sound is told in."""
-    rows = graph.placeholders["input_ids"].meta["value"].shape[0] if "input_ids" in graph.inputs else 1
-    return 1 if isinstance(rows, int) else int(rows.as_coeff_Mul()[0])
-
-
-def is_state(name: str) -> bool:
-    """Say whether a contract name is that of a state which goes in."""
-    return name.startswith(PREFIX)
-
-
-def is_present(name: str) -> bool:
-    """Say whether a contract name is that of a state which comes out."""
-    return name.startswith(PRESENT)
-
-
-def is_attended(name: str) -> bool:
-    """Say whether a contract name is that of a key or value: [batch, heads, past, size]."""
-    return is_state(name) and name.endswith((".key", ".value"))
-
-
-def present_of(name: str) -> str:
-    """The output that continues this state."""
-    return PRESENT + name.removeprefix(PREFIX)
 
 
 def keeps_keys(cache: Any) -> bool:

@@ -8,8 +8,10 @@ import torch
 from torch import fx
 
 from graphprune.errors import PlanError
-from graphprune.inference import Call, bind, operator_key
-from graphprune.ir import Graph, TensorType
+from graphprune.inference import Call
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import bind, operator_key
+from graphprune.ir.types import TensorType
 from graphprune.sizes import Widths
 
 _aten = torch.ops.aten

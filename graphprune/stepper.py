@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 
 
 class Stepper:

@@ -16,13 +16,14 @@ import sympy
 import torch
 from torch import fx
 
-from graphprune.canonical import canonical
 from graphprune.errors import CaptureError
-from graphprune.functional import opname
 from graphprune.held import held
-from graphprune.ir import Graph, Size, TensorType
-from graphprune.sizes import emit_size
-from graphprune.states import PREFIX, present_of
+from graphprune.ir.canonical import canonical
+from graphprune.ir.contract import PREFIX, present_of
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import opname, remove_dead
+from graphprune.ir.sizes import emit_size
+from graphprune.ir.types import Size, TensorType
 from graphprune.token_flow import (
     LIKE,
     PAST,
@@ -41,7 +42,6 @@ from graphprune.token_flow import (
     unchanged_operand,
 )
 from graphprune.token_rules import rule_of
-from graphprune.tracing import remove_dead
 
 _aten = torch.ops.aten
 _END = 2**63 - 1

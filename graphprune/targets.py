@@ -8,7 +8,7 @@ from typing import Any
 from graphprune.amounts import parse_bytes, parse_target
 from graphprune.analysis import analyze
 from graphprune.errors import BudgetError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions
 from graphprune.output import folder_size
 from graphprune.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes

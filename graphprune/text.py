@@ -5,18 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from graphprune.data import (
-    check_tokens,
-    context_length,
-    encode,
-    load_tokenizer,
-    read_texts,
-    sample_windows,
-    split_rows,
-    vocabulary_size,
-)
+from graphprune.data import check_tokens, encode, load_tokenizer, read_texts, sample_windows, split_rows
 from graphprune.errors import DataError
-from graphprune.ir import Graph
+from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.graph import Graph
 
 _BYTES_PER_WINDOW_TOKEN = 64  # sixteen times the text that the windows need, at four bytes a token
 _HELD_OUT_BYTES = 200_000

@@ -6,9 +6,9 @@ from typing import Any
 import sympy
 from torch import fx
 
-from graphprune.functional import opname
-from graphprune.ir import Size, TensorType
-from graphprune.programs import symbol
+from graphprune.ir.operators import opname
+from graphprune.ir.sizes import symbol
+from graphprune.ir.types import Size, TensorType
 
 Form = frozenset[int]  # dimensions along which only the new tokens are asked for
 WHOLE: Form = frozenset()

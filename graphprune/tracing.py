@@ -13,15 +13,18 @@ import torch._dynamo.config
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from graphprune.canonical import CONSTANTS, canonical
 from graphprune.complex_pairs import complex_to_pairs
 from graphprune.errors import CaptureError
 from graphprune.failure import explain_failure, quiet_torch
 from graphprune.folding import drop_idle_clamps, fold_constants, picks_to_slices
-from graphprune.functional import functional, is_mutable, is_simple, opname
-from graphprune.ir import Graph, Size, TensorType, get_tensor
+from graphprune.functional import functional, is_mutable, is_simple
+from graphprune.ir.canonical import CONSTANTS, canonical
+from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.operators import opname, remove_dead
+from graphprune.ir.sizes import symbol
+from graphprune.ir.types import Size, TensorType
 from graphprune.norms import fuse_layer_norms
-from graphprune.programs import Contract, export_within_bounds, note_bounds, size_names, symbol
+from graphprune.programs import Contract, export_within_bounds, note_bounds, size_names
 
 # Nodes that only assert what the captured types already say.
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
@@ -303,10 +306,3 @@ def is_full_slice(node: fx.Node) -> bool:
     """Say whether a slice keeps everything: `x[:]`."""
     start, end, step = (*node.args[2:], None, None, None)[:3]
     return not start and end in (None, _FULL) and step in (None, 1)
-
-
-def remove_dead(graph: fx.Graph) -> None:
-    """Erase every call and attribute whose value nothing reads."""
-    for node in reversed(list(graph.nodes)):
-        if node.op in ("call_function", "get_attr") and not node.users:
-            graph.erase_node(node)

@@ -9,7 +9,7 @@ from torch import Tensor
 from graphprune.agreement import agreed
 from graphprune.devices import memory_errors
 from graphprune.errors import TrainingError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.metrics import Report, no_report
 from graphprune.optimizer import KINDS, Moments, read_moments
 from graphprune.resumption import describe, restore, resume

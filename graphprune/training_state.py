@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.optimizer import KINDS, Moments
 
 _WRITING = "writing-"

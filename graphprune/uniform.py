@@ -8,8 +8,8 @@ from graphprune import registry
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.errors import UsageError
 from graphprune.groups import Group, Groups
-from graphprune.ir import Graph
-from graphprune.plan import Plan
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.rewrite import cut, kept_masks
 from graphprune.sizes import Widths
 

@@ -11,12 +11,13 @@ import numpy
 from graphprune.amounts import parse_target
 from graphprune.analysis import analyze
 from graphprune.budget import Budget, levels_of
-from graphprune.data import read_texts, vocabulary_size
+from graphprune.data import read_texts
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.groups import Group, Groups
-from graphprune.ir import Graph
+from graphprune.ir.contract import vocabulary_size
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan, Statistics
 from graphprune.pieces import Pieces, model_kind, read_pieces, removal_order
-from graphprune.plan import Plan, Statistics
 from graphprune.progress import Progress, no_progress
 from graphprune.quantities import Quantity
 from graphprune.remapping import read_tokenizer, rule_ids, write_folder

@@ -19,13 +19,13 @@ from torch import Tensor
 from graphprune.adapters import whole
 from graphprune.agreement import agreed
 from graphprune.errors import GraphpruneError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.verification import verify
 from graphprune.options import CompileOptions
 from graphprune.processes import is_first, meet, process_count
 from graphprune.sharding import shard
 from graphprune.train_options import LoraOptions, TrainOptions
 from graphprune.training import Trained, train
-from graphprune.verify import verify
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph
 

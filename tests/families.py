@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from graphprune.analysis import Analysis, analyze_axes
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.masks import Masked
 from graphprune.source import capture
 from tests import oracle, zoo

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.groups import Group
-from graphprune.ir import Graph, tensor_type
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
+from graphprune.ir.sizes import concrete
+from graphprune.ir.types import tensor_type
 from graphprune.masks import Masked
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
-from graphprune.verify import concrete
 
 
 def double(graph: Graph) -> Graph:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphprune.axes import Algebra, Axis, divide
-from graphprune.ir import Size
+from graphprune.ir.sizes import symbol
+from graphprune.ir.types import Size
 from graphprune.owners import owners
-from graphprune.programs import symbol
 
 Label = frozenset[tuple[str, int]]  # what an index really is: its unit of each hidden factor
 Labels = tuple[Label, ...]

@@ -7,7 +7,7 @@ import torch
 
 from graphprune.analysis import analyze
 from graphprune.branches import exclusive_nodes
-from graphprune.plan import Plan
+from graphprune.ir.plan import Plan
 from graphprune.rewrite import apply
 from graphprune.source import capture
 from tests.families import analysis, families, graph, model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphprune.capturing import capture_graph, capture_repeated
 from graphprune.decoder import decoder_contract, is_decoder, traceable_experts
 from graphprune.encoder import encoder_contract
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.pretrained import tracing_patches
 from graphprune.programs import Contract
 from graphprune.recording import record

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from graphprune.causal import causal_form, is_triangle
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import next_token_loss
 from graphprune.objective import Logits
 from graphprune.source import capture

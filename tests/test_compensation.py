@@ -9,18 +9,18 @@ from torch import Tensor
 from graphprune.budget import Budget
 from graphprune.errors import UsageError
 from graphprune.groups import Group, Kind
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan, read_plan
+from graphprune.ir.verification import verify
 from graphprune.linear_calls import find_linear_calls
 from graphprune.loss import decoder_inputs, graph_inputs
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.plan import Plan, read_plan
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
 from graphprune.stepper import Stepper
-from graphprune.verify import verify
 from tests.families import analysis, families, graph
 
 BATCHES = tuple(torch.randint(3, 60, (4, 12), generator=torch.Generator().manual_seed(seed)) for seed in range(4))

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from graphprune.analysis import analyze
-from graphprune.composition import compose
 from graphprune.errors import PlanError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import compose
+from graphprune.ir.plan import Plan, Statistics
 from graphprune.matching import match_groups
-from graphprune.plan import Plan, Statistics
 from graphprune.rewrite import apply
 from tests import oracle
 from tests.families import analysis, families, graph, wide

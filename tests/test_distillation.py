@@ -14,14 +14,14 @@ from graphprune import objective
 from graphprune.adapters import adapted
 from graphprune.analysis import analyze
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
+from graphprune.ir.verification import verify
 from graphprune.loss import decoder_inputs
 from graphprune.objective import counted_tokens, objective_sums
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
 from graphprune.train_options import LoraOptions, TrainOptions
 from graphprune.training import train
-from graphprune.verify import verify
 from tests.families import graph as family
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph

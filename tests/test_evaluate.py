@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluate import cut_windows, perplexity
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import decoder_inputs, next_token_loss, run_batch
 from tests.tiny_llama import CONFIG, ids, tiny_graph
 

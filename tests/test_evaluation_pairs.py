@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluate import cut_windows, perplexity
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.language_model import of_graph
 from graphprune.minimal_pairs import first_token, mean_accuracy, minimal_pairs, read_pairs, summarize
 from graphprune.scorecard import Questions, fill_in, score_text

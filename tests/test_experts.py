@@ -20,12 +20,12 @@ from graphprune.backends.onnx import Onnx
 from graphprune.cli.main import run
 from graphprune.errors import PlanError
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan, read_plan
 from graphprune.loss_curves import Probe
 from graphprune.masks import Masked
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
-from graphprune.plan import Plan, read_plan
 from graphprune.rewrite import apply
 from graphprune.source import capture
 from tests import oracle

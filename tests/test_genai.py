@@ -11,8 +11,8 @@ import torch
 from graphprune.backends.onnx import Onnx
 from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import load
-from graphprune.ir import Graph
-from graphprune.plan import Plan
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.rewrite import apply
 from graphprune.selection import select
 from tests.families import analysis, graph

@@ -6,8 +6,8 @@ import numpy
 import pytest
 
 from graphprune.groups import Group, Groups, Slot
-from graphprune.plan import Plan
-from graphprune.printer import print_graph
+from graphprune.ir.plan import Plan
+from graphprune.ir.printing import print_graph
 from tests.families import analysis, families, graph
 from tests.zoo import FAMILIES
 

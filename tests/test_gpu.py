@@ -24,13 +24,13 @@ from graphprune.devices import choose_device, describe_device, memory_errors, un
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
 from graphprune.evaluate import perplexity
 from graphprune.influence import branch_influence
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place, place_like
+from graphprune.ir.plan import Plan
 from graphprune.language_model import load_face
 from graphprune.loss import decoder_inputs, next_token_loss
 from graphprune.masks import masked
 from graphprune.options import CompileOptions
-from graphprune.placement import place, place_like
-from graphprune.plan import Plan
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
 from graphprune.source import capture

@@ -17,9 +17,9 @@ from graphprune.backends.huggingface import HuggingFace, read_generic
 from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.parity import greedy
-from graphprune.plan import Plan
 from graphprune.register import register
 from graphprune.rewrite import apply
 from graphprune.runners import graph_runner

@@ -10,7 +10,7 @@ from torch import Tensor
 from graphprune.analysis import analyze
 from graphprune.errors import DataError, UsageError
 from graphprune.groups import Group, Slot
-from graphprune.ir import Graph, get_tensor
+from graphprune.ir.graph import Graph, get_tensor
 from graphprune.loss import Batch, decoder_inputs, next_token_loss
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random

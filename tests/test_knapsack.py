@@ -11,14 +11,14 @@ from graphprune.cost import Polynomial
 from graphprune.cost_clusters import find_clusters
 from graphprune.errors import BudgetError, UsageError
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.knapsack import Item, pack
 from graphprune.loss import next_token_loss
 from graphprune.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
 from graphprune.passes.allocation.knapsack import Knapsack, choose, first_rows, rank, thin
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.plan import Plan
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.plan import Plan
+from graphprune.ir.plan import Plan
 from graphprune.source import capture
 from tests import oracle
 

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
+from graphprune.ir.plan import Plan
 from graphprune.masks import masked
-from graphprune.plan import Plan
 from tests import oracle
 from tests.families import graph, wide
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from graphprune import parity, runners
 from graphprune.analysis import Analysis
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.owners import owners
-from graphprune.plan import Plan
 from tests import oracle, zoo
 from tests.families import families, graph, model, wide
 

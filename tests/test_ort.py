@@ -17,7 +17,7 @@ from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
 from graphprune.genai_check import NAME as GENAI
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.rewrite import apply
 from graphprune.selection import select
 from tests.families import analysis, families, graph

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from graphprune.errors import BudgetError, PassError
-from graphprune.ir import Graph, Step
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Step
 from graphprune.pass_manager import Context, Pass, run_passes
 from graphprune.source import capture
 

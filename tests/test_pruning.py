@@ -9,10 +9,10 @@ from graphprune.analysis import analyze
 from graphprune.budget import Budget
 from graphprune.errors import BudgetError, UsageError
 from graphprune.influence import branch_influence
+from graphprune.ir.plan import Plan
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.plan import Plan
 from graphprune.pruning import Pruned, Request, prune
 from graphprune.rewrite import apply
 from tests.families import analysis, graph

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from graphprune.errors import DataError, PassError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.pass_manager import Context, Pass, run_passes
 from graphprune.passes.transforms.recover import Recover
 from graphprune.spec import parse_spec, print_spec

@@ -16,11 +16,11 @@ from transformers.models.qwen3_next import modeling_qwen3_next
 from graphprune.backends import runtime
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.compiler import compile_model
+from graphprune.ir.plan import Plan
+from graphprune.ir.recurrence import linear_recurrence
 from graphprune.kernels import Recurrent, delta_rule, selective_scan, state_space_duality
 from graphprune.options import CompileOptions
 from graphprune.parity import greedy
-from graphprune.plan import Plan
-from graphprune.recurrence import linear_recurrence
 from graphprune.register import register
 from graphprune.rewrite import apply
 from graphprune.runners import graph_runner

@@ -13,11 +13,13 @@ from torch import Tensor, fx, nn
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.axes import Axis
 from graphprune.errors import PlanError
-from graphprune.inference import infer, operator_key
-from graphprune.ir import Graph, TensorType
+from graphprune.inference import infer
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import operator_key
+from graphprune.ir.plan import Plan
+from graphprune.ir.types import TensorType
 from graphprune.masks import Masked
 from graphprune.owners import owners
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
 from graphprune.rules import BUILT_IN
 from tests import oracle

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from graphprune.errors import InvariantError, PassError, UsageError
-from graphprune.ir import Graph, Step
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Step
+from graphprune.ir.plan import Plan
 from graphprune.pass_manager import Context, Pass, run_passes
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
 from graphprune.run_state import METRICS, fingerprint, load_state, metrics_files, open_run, save_state, with_values
 from tests.tiny_llama import ids, tiny_graph

@@ -14,9 +14,9 @@ from transformers.models.xlstm import modeling_xlstm
 from graphprune import analyze, artefacts, capture, parity, scans
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.loss import decoder_inputs
-from graphprune.plan import Plan
 from graphprune.register import register
 from graphprune.rewrite import apply
 from tests import oracle

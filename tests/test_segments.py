@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from graphprune.ir import Graph
-from graphprune.loss import decoder_inputs, device_of
-from graphprune.plan import Plan
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import device_of
+from graphprune.ir.plan import Plan
+from graphprune.loss import decoder_inputs
 from graphprune.rewrite import apply
 from graphprune.segments import segmented, source_name
 from tests import families

@@ -14,17 +14,17 @@ from graphprune import artefacts, capture, parity
 from graphprune.backends.onnx import Onnx
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
-from graphprune.plan import Plan
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
+from graphprune.ir.recurrence import linear_recurrence
+from graphprune.ir.verification import verify
 from graphprune.programs import Contract
-from graphprune.recurrence import linear_recurrence
 from graphprune.register import register
 from graphprune.rewrite import apply
 from graphprune.runners import graph_runner, runner_of, whole_runner
 from graphprune.scans import shifted
 from graphprune.stepwise import NotStepwiseError, stepwise
 from graphprune.tracing import capture_module
-from graphprune.verify import verify
 from tests import oracle
 
 register()

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from graphprune.storage import unshared
+from graphprune.ir.placement import unshared
 
 
 def test_views_and_equal_memory_are_copied_and_the_rest_is_not(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from graphprune.analysis import analyze
 from graphprune.errors import DataError, UsageError
 from graphprune.gradients import backward, with_leaves
 from graphprune.groups import Group, Slot
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss, batch_loss, decoder_inputs, samples
 from graphprune.passes.importance.taylor import Taylor, gradient_lines
 from graphprune.scoring import lay_out, parameter_slots, unit_scores

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from graphprune.analysis import analyze
 from graphprune.errors import TrainingError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
+from graphprune.ir.verification import verify
 from graphprune.loss import next_token_loss
 from graphprune.metrics import Moment
 from graphprune.optimizer import KINDS
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
 from graphprune.train_options import TrainOptions
 from graphprune.training import train
-from graphprune.verify import verify
 from graphprune.watching import Watch, require_sense
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph

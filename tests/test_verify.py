@@ -7,8 +7,9 @@ import torch
 from torch import fx, nn
 
 from graphprune.errors import InvariantError
-from graphprune.ir import Graph, TensorType
-from graphprune.verify import verify
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import TensorType
+from graphprune.ir.verification import verify
 from tests import zoo
 from tests.families import families, graph
 

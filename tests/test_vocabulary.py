@@ -14,9 +14,9 @@ from graphprune.analysis import analyze
 from graphprune.backends.runtime import load
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.options import ApplyOptions, CompileOptions, Result
-from graphprune.plan import Plan
 from graphprune.report_schema import Report
 from graphprune.rewrite import apply
 from graphprune.selfcheck import check_against_masked

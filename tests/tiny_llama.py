@@ -9,7 +9,7 @@ import transformers
 
 from graphprune.cost import Costs, Polynomial
 from graphprune.groups import Group, Groups, Kind, Slot
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.source import capture
 
 CONFIG = transformers.LlamaConfig(

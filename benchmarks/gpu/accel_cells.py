@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from adapt_accel_runs import METHODS, Method, request
 
 from graphprune.amounts import parse_target
-from graphprune.ir import Graph
-from graphprune.loss import device_of
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import device_of
 from graphprune.pruning import prune
 from graphprune.schedule import split_whole, stage_shares
 from graphprune.train_options import TrainOptions

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from graphprune.data import encode, load_tokenizer
 from graphprune.evaluate import perplexity
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place
 from graphprune.packing import Stream, open_stream
-from graphprune.placement import place
 from graphprune.source import capture
 from graphprune.text import Text, prepare_text
 

@@ -27,7 +27,7 @@ from onnx_models import (
 from part import Part, run_part
 from shapes import SMALL
 
-from graphprune.placement import place
+from graphprune.ir.placement import place
 
 CUDA = "CUDAExecutionProvider"
 TINY = Timing(16, 4, 1)

@@ -10,7 +10,7 @@ import torch
 from part import GIB, Part, now, peak_gib, release, reset_peak, run_part
 from shapes import LARGE, SMALL, TINY, RandomRows, Shape, make_model
 
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.source import capture
 from graphprune.train_options import TrainOptions
 from graphprune.training import train

@@ -9,8 +9,8 @@ import typer
 from graphprune.cli.arguments import DEVICE_HELP, Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
+from graphprune.ir.plan import Statistics
 from graphprune.options import AUTO, PRUNABLE, ApplyOptions, CompileOptions, Result, check_output, work_folder
-from graphprune.plan import Statistics
 from graphprune.processes import is_first
 from graphprune.progress import no_progress
 

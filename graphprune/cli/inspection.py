@@ -10,7 +10,7 @@ from graphprune.cli.show import number, print_json, print_table, progress_on_std
 
 if TYPE_CHECKING:
     from graphprune.groups import Groups
-    from graphprune.ir import Graph
+    from graphprune.ir.graph import Graph
 
 EXAMPLES = """[bold]Examples[/bold]
 

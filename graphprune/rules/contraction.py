@@ -7,7 +7,7 @@ from torch import fx
 
 from graphprune.axes import Axis
 from graphprune.inference import Axes, Call, Resizer, Rule
-from graphprune.ir import Size
+from graphprune.ir.types import Size
 from graphprune.rules.attention import lock_static
 
 

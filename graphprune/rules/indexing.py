@@ -8,7 +8,7 @@ from torch import fx
 
 from graphprune.axes import subtract
 from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
-from graphprune.ir import Size, tensor_type
+from graphprune.ir.types import Size, tensor_type
 from graphprune.rules.attention import lock_static
 from graphprune.rules.shape import resize_sizes
 

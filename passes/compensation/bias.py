@@ -11,7 +11,7 @@ from graphprune.analysis import analyze_axes
 from graphprune.biases import can_take_bias
 from graphprune.errors import UsageError
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.linear_calls import find_linear_calls
 from graphprune.loss import Batch, graph_inputs
 from graphprune.plugins import Compensation

@@ -13,8 +13,8 @@ from graphprune.biases import can_take_bias
 from graphprune.branches import find_branches
 from graphprune.errors import DataError, UsageError
 from graphprune.groups import Group
-from graphprune.inference import SAME_VALUES
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import SAME_VALUES
 from graphprune.linear_calls import LinearCall, find_linear_calls
 from graphprune.loss import Batch, graph_inputs
 from graphprune.plugins import Compensation

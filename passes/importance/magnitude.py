@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphprune.errors import UsageError
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance
 from graphprune.scoring import score_groups

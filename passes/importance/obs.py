@@ -10,7 +10,7 @@ from graphprune.curvature import measure_curvature
 from graphprune.elimination import Consumer, eliminate
 from graphprune.errors import UsageError
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.linear_calls import LinearCall, find_linear_calls
 from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance

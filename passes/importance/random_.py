@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance
 

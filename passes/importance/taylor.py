@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.errors import DataError, UsageError
 from graphprune.gradients import backward, with_leaves
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss, rows, samples
 from graphprune.plugins import Importance
 from graphprune.scoring import Aggregate, Key, Layout, lay_out, line_sums, unit_scores

@@ -6,9 +6,9 @@ from typing import ClassVar, final
 from graphprune.analysis import analyze
 from graphprune.errors import UsageError
 from graphprune.influence import branch_influence
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.pass_manager import Context, Pass
-from graphprune.plan import Plan
 from graphprune.rewrite import apply
 
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, final
 from graphprune.amounts import parse_target
 from graphprune.analysis import analyze
 from graphprune.budget import Budget
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place_like
+from graphprune.ir.plan import Statistics
 from graphprune.pass_manager import Context, Pass
-from graphprune.placement import place_like
-from graphprune.plan import Statistics
 from graphprune.pruning import Pruned, Request, prune
 from graphprune.quantities import parse_quantity
 from graphprune.spec import parse_spec

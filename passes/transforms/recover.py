@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from graphprune.chat import LossOn
-from graphprune.data import context_length, load_tokenizer, vocabulary_size
+from graphprune.data import load_tokenizer
 from graphprune.errors import UsageError
-from graphprune.ir import Graph
+from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.graph import Graph
 from graphprune.metrics import Moment, Report
 from graphprune.packing import Stream, open_stream
 from graphprune.pass_manager import Context, Pass

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 
 from graphprune.groups import Group
-from graphprune.ir import Graph
+from graphprune.ir.graph import Graph
 from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance
 

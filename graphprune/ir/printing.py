@@ -4,7 +4,9 @@ from typing import Any
 
 from torch import fx
 
-from graphprune.ir import Graph, TensorType
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import operator_name
+from graphprune.ir.types import TensorType
 
 _MAXIMUM = 2**63 - 1
 
@@ -38,13 +40,6 @@ def print_call(node: fx.Node, names: dict[fx.Node, str]) -> str:
     positional = [print_argument(a, names) for a in node.args]
     named = [f"{key}={print_argument(a, names)}" for key, a in node.kwargs.items()]
     return f"{operator_name(node)}({', '.join(positional + named)})"
-
-
-def operator_name(node: fx.Node) -> str:
-    """The operator's short name: `linear`, `view`, `add.Tensor`; Python operators as they are called."""
-    target = node.target
-    name = str(target) if "." in str(target) and "<" not in str(target) else getattr(target, "__name__", str(target))
-    return name.removeprefix("aten.").removesuffix(".default")
 
 
 def print_argument(argument: Any, names: dict[fx.Node, str]) -> str:

@@ -9,7 +9,9 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphprune.errors import InvariantError
-from graphprune.ir import Graph, TensorType, get_tensor
+from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.sizes import concrete
+from graphprune.ir.types import TensorType
 
 _OPS = ("placeholder", "get_attr", "call_function", "output")
 # Two settings of the symbols: ordinary sizes, and single sequences without a past.
@@ -84,12 +86,3 @@ def compare(node: fx.Node, expected: Any, value: Any, setting: Mapping[str, int]
         if tuple(value.shape) != shape or value.dtype != expected.dtype:
             found = TensorType(value.dtype, tuple(value.shape))
             raise InvariantError(f"{node.name}: {node.target} gives {found}, its node says {expected} {dict(setting)}")
-
-
-def concrete(shape: tuple[Any, ...], setting: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape with numbers for its symbols."""
-    return tuple(s if isinstance(s, int) else evaluate(s, setting) for s in shape)
-
-
-def evaluate(size: sympy.Expr, setting: Mapping[str, int]) -> int:
-    return int(size.xreplace({symbol: sympy.Integer(setting[str(symbol)]) for symbol in size.free_symbols}))

@@ -1,10 +1,35 @@
-"""Composition: the plan that does at once what two plans do one after the other."""
+"""Lineage: which cuts made a graph from its source, and the one plan that they come to."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from graphprune.errors import PlanError
-from graphprune.ir import Lineage
-from graphprune.plan import Plan
+from graphprune.ir.plan import Plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of a graph's history: the pass as a spec string, its seed, parameters before and after."""
+
+    spec: str
+    seed: int | None
+    parameters_before: int
+    parameters_after: int
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What was cut since capture: one plan that makes this shape from the source in one go.
+
+    `ids` gives the source's id of each group that has another id here; ids name places, and places change with a cut.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    def root(self, id: str) -> str:
+        """The id that a group of this graph has in the source."""
+        return self.ids.get(id, id)
 
 
 def compose(first: Plan, second: Plan) -> Plan:

@@ -4,26 +4,12 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import sympy
 import torch
 from torch import Tensor, fx
 
-from graphprune.plan import Plan
-
-Size: TypeAlias = int | sympy.Expr
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """Element type and shape of a tensor value; symbolic sizes are expressions over batch, sequence and past."""
-
-    dtype: torch.dtype
-    shape: tuple[Size, ...]
-
-    def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
+from graphprune.ir.lineage import Lineage, Step
 
 
 @dataclass(frozen=True)
@@ -53,31 +39,6 @@ class Source:
         return self.companions or self.folder
 
 
-@dataclass(frozen=True)
-class Step:
-    """One entry of a graph's history: the pass as a spec string, its seed, parameters before and after."""
-
-    spec: str
-    seed: int | None
-    parameters_before: int
-    parameters_after: int
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """What was cut since capture: one plan that makes this shape from the source in one go.
-
-    `ids` gives the source's id of each group that has another id here; ids name places, and places change with a cut.
-    """
-
-    plan: Plan = field(default_factory=Plan)
-    ids: Mapping[str, str] = field(default_factory=dict)
-
-    def root(self, id: str) -> str:
-        """The id that a group of this graph has in the source."""
-        return self.ids.get(id, id)
-
-
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A captured model. Treat it as immutable: every change is made on a `fork()`.
@@ -104,7 +65,7 @@ class Graph:
         return self.module(*inputs)  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        from graphprune.printer import print_graph
+        from graphprune.ir.printing import print_graph
 
         return print_graph(self)
 
@@ -180,13 +141,6 @@ def copy_nodes(graph: fx.Graph) -> fx.Graph:
 def value_of(node: fx.Node) -> Any:
     """The node's `TensorType`, size, or tuple of these."""
     return node.meta.get("value")
-
-
-def tensor_type(node: fx.Node) -> TensorType:
-    """The type of a node that is known to hold one tensor."""
-    value = node.meta["value"]
-    assert isinstance(value, TensorType), f"{node.name} does not hold a tensor"
-    return value
 
 
 def iterate_inputs(node: fx.Node) -> Iterator[fx.Node]:

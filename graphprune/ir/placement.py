@@ -1,10 +1,12 @@
-"""Placement: a graph on another device, or with its weights in a narrower type."""
+"""Placement: the device that a graph's weights lie on, and which of them share memory."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from graphprune.ir import Graph
-from graphprune.loss import device_of
+from graphprune.errors import UsageError
+from graphprune.ir.graph import Graph
 
 
 def place(graph: Graph, device: torch.device, dtype: torch.dtype | None = None) -> Graph:
@@ -47,3 +49,26 @@ def place_tensor(tensor: Tensor, device: torch.device, dtype: torch.dtype | None
         return tensor
     moved = tensor.detach().to(device, kind)
     return torch.nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else moved
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, detached; a view into larger memory and every further tensor in the same memory are copied."""
+    seen = set[int]()
+    found = {}
+    for name, tensor in tensors.items():
+        own = owns_memory(tensor) and tensor.untyped_storage().data_ptr() not in seen
+        seen.add(tensor.untyped_storage().data_ptr())
+        found[name] = tensor.detach() if own else tensor.detach().clone(memory_format=torch.contiguous_format)
+    return found
+
+
+def owns_memory(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
+
+
+def device_of(graph: Graph) -> torch.device:
+    """Where the graph's tensors are. Raises UsageError for a graph captured without weights."""
+    device = next((tensor.device for tensor in graph.tensors().values()), torch.device("cpu"))
+    if device.type == "meta":
+        raise UsageError("this graph was captured without weights and cannot run; capture it with weights=True")
+    return device

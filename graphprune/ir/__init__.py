@@ -1,0 +1,1 @@
+"""The graph as a value: types, contract, plan, lineage, printing, verification."""

@@ -1,0 +1,98 @@
+"""Operators: what a call calls, its arguments by name, and what is left without a reader."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch._dynamo.config
+from torch import fx
+
+
+def opname(node: fx.Node) -> str:
+    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+# Operators that leave the values of an integer tensor as they are.
+SAME_VALUES = {
+    "clone",
+    "alias",
+    "_to_copy",
+    "view",
+    "reshape",
+    "_unsafe_view",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "flatten",
+    "transpose",
+    "permute",
+    "t",
+    "slice",
+    "contiguous",
+    "detach",
+    "lift_fresh_copy",
+}
+
+
+def index_origin(node: fx.Node) -> fx.Node:
+    """The node that made an integer tensor's values: reshapes and copies are looked through."""
+    while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in SAME_VALUES:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def operator_key(node: fx.Node) -> str:
+    """The name that rules are looked up by: `aten.view`, `operator.getitem`, `transformers.grouped_mm_fallback`."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname}"
+    return f"{getattr(target, '__module__', '').lstrip('_')}.{getattr(target, '__name__', target)}"
+
+
+def bind(node: fx.Node) -> dict[str, Any]:
+    """Arguments by their schema names, defaults filled in; Python operators by position."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {str(i): a for i, a in enumerate(node.args)}
+    arguments: dict[str, Any] = {}
+    for index, argument in enumerate(node.target._schema.arguments):
+        if index < len(node.args):
+            arguments[argument.name] = node.args[index]
+        else:
+            arguments[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return arguments
+
+
+def rebind(node: fx.Node, changes: Mapping[str, Any]) -> None:
+    """Write changed arguments back into the node, where the schema puts them."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    args = list(node.args)
+    kwargs = dict(node.kwargs)
+    for name, value in changes.items():
+        index = names.index(name)
+        if index < len(args):
+            args[index] = value
+        else:
+            kwargs[name] = value
+    node.args, node.kwargs = tuple(args), kwargs
+
+
+def operator_name(node: fx.Node) -> str:
+    """The operator's short name: `linear`, `view`, `add.Tensor`; Python operators as they are called."""
+    target = node.target
+    name = str(target) if "." in str(target) and "<" not in str(target) else getattr(target, "__name__", str(target))
+    return name.removeprefix("aten.").removesuffix(".default")
+
+
+def remove_dead(graph: fx.Graph) -> None:
+    """Erase every call and attribute whose value nothing reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op in ("call_function", "get_attr") and not node.users:
+            graph.erase_node(node)
+
+
+def sweep(graph: fx.Graph) -> None:
+    """Erase calls that nothing reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users:
+            graph.erase_node(node)
