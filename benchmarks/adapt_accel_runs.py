@@ -19,12 +19,13 @@ from torch import Tensor
 from graphprune.amounts import parse_target
 from graphprune.analysis import analyze_axes
 from graphprune.budget import Budget
-from graphprune.data import encode, load_tokenizer
+from graphprune.data.calibration import Text, prepare_text
+from graphprune.data.packing import Stream, open_stream
+from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.evaluate import perplexity
 from graphprune.ir.graph import Graph
 from graphprune.loss import next_token_loss
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
-from graphprune.packing import Stream, open_stream
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
@@ -32,7 +33,6 @@ from graphprune.schedule import Shares, split_whole, stage_shares
 from graphprune.selection import select
 from graphprune.source import capture
 from graphprune.spec import parse_spec
-from graphprune.text import Text, prepare_text
 from graphprune.train_options import Moments, TrainOptions
 from graphprune.training import train
 

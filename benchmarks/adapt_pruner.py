@@ -24,7 +24,8 @@ from torch import Tensor
 
 from graphprune.amounts import parse_target
 from graphprune.budget import Budget
-from graphprune.data import encode, load_tokenizer
+from graphprune.data.calibration import prepare_text
+from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.errors import BudgetError
 from graphprune.evaluate import perplexity
 from graphprune.ir.graph import Graph
@@ -33,7 +34,6 @@ from graphprune.pruning import Request, prune
 from graphprune.recipes import read_recipe
 from graphprune.source import capture
 from graphprune.spec import parse_spec
-from graphprune.text import prepare_text
 
 MODELS = ("stories3M-hf", "babyllama-tok105-hf", "stories260K-hf")
 SHARES = ("80%", "60%", "40%")

@@ -23,7 +23,8 @@ from torch import Tensor
 from graphprune.amounts import parse_target
 from graphprune.analysis import analyze
 from graphprune.budget import Budget
-from graphprune.data import encode, load_tokenizer
+from graphprune.data.calibration import Text, prepare_text
+from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.evaluate import perplexity
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
@@ -34,7 +35,6 @@ from graphprune.pruning import Request, prune
 from graphprune.recipes import read_recipe
 from graphprune.source import capture
 from graphprune.spec import parse_spec
-from graphprune.text import Text, prepare_text
 
 MODELS = ("stories260K-hf", "babyllama-tok105-hf", "stories3M-hf")
 SHARES = ("80%", "60%", "40%")

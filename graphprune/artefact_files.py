@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from graphprune.data import load_tokenizer
+from graphprune.data.calibration import Text
+from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
@@ -21,7 +22,6 @@ from graphprune.parity import greedy
 from graphprune.progress import Progress
 from graphprune.runners import graph_runner
 from graphprune.spec import parse_spec
-from graphprune.text import Text
 
 _SAMPLE_TOKENS = 48
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from graphprune.aim import Aim
 from graphprune.analysis import analyze
 from graphprune.budget import Budget
+from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step, chain
@@ -18,7 +19,6 @@ from graphprune.progress import Progress
 from graphprune.recipes import Recipe
 from graphprune.rewrite import apply
 from graphprune.targets import Target, cost_of_graph
-from graphprune.text import Text, held_out_part, training_part
 from graphprune.vocabulary import (
     Ranking,
     VocabularyCut,

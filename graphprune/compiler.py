@@ -24,6 +24,7 @@ from graphprune.beginning import (
     vocabulary_notes,
 )
 from graphprune.card import model_card
+from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
 from graphprune.devices import choose_device, describe_device, make_current
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
@@ -55,7 +56,6 @@ from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.source import capture
 from graphprune.stages import check_target, expand, needs_text
 from graphprune.targets import check_file
-from graphprune.text import Text, held_out_part, prepare_text, training_part
 from graphprune.variants import variant_measures
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.data import check_tokens, split_rows
+from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from graphprune.data import load_tokenizer
+from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import GraphpruneError, SourceError, UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from graphprune.data import load_tokenizer
+from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.pieces import merge, model_kind, read_merges
 from graphprune.token_ids import Renumbering, renumber_data

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from graphprune.artefact_files import record_files
+from graphprune.data.calibration import Text, describe_text
 from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Result, Width
 from graphprune.recipes import Recipe
 from graphprune.targets import Target
-from graphprune.text import Text, describe_text
 from graphprune.vocabulary import VocabularyCut
 
 

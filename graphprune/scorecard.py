@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphprune.data import check_tokens, read_tokens
+from graphprune.data.tokens import check_tokens, read_tokens
 from graphprune.errors import UsageError
 from graphprune.evaluate import stream_perplexity
 from graphprune.language_model import Face, LanguageModel

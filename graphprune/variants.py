@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graphprune.data.calibration import Text
 from graphprune.evaluate import stream_perplexity
 from graphprune.language_model import of_onnx
 from graphprune.measure import LARGEST_MEASURED
 from graphprune.options import Measure
 from graphprune.output import folder_size
 from graphprune.progress import Progress
-from graphprune.text import Text
 
 _WINDOW, _TOKENS = 256, 20_000
 

@@ -11,7 +11,8 @@ import numpy
 from graphprune.amounts import parse_target
 from graphprune.analysis import analyze
 from graphprune.budget import Budget, levels_of
-from graphprune.data import read_texts
+from graphprune.data.sources import read_texts
+from graphprune.data.tokenising import encode_source
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.groups import Group, Groups
 from graphprune.ir.contract import vocabulary_size
@@ -23,7 +24,6 @@ from graphprune.quantities import Quantity
 from graphprune.remapping import read_tokenizer, rule_ids, write_folder
 from graphprune.rewrite import apply
 from graphprune.token_ids import Renumbering, named_ids, renumber_object
-from graphprune.tokenising import encode_source
 
 COUNTED_BYTES = 100_000_000  # of a text so much is counted: more changes nothing but the time
 _COMPARED = 20_000  # bytes of text that both tokenizers read

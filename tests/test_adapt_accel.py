@@ -189,7 +189,7 @@ def test_a_dry_run_needs_no_text_and_writes_nothing(source: Path, tmp_path: Path
 
 
 def test_the_library_runs_a_recipe_on_a_graph(source: Path, tmp_path: Path) -> None:
-    from graphprune.text import prepare_text
+    from graphprune.data.calibration import prepare_text
 
     graph = graphprune.capture(str(source), dtype=torch.float32)
     text = prepare_text(graph, str(source / "text.txt"), 4, 24, 0)

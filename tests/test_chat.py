@@ -10,9 +10,9 @@ import pytest
 import tokenizers
 import transformers
 
-from graphprune.chat import LossOn, encode_conversation, read_conversations
+from graphprune.data.conversations import LossOn, encode_conversation, read_conversations
+from graphprune.data.packing import NO_LOSS, Stream, open_stream
 from graphprune.errors import DataError
-from graphprune.packing import NO_LOSS, Stream, open_stream
 from tests.test_data import word_tokenizer, write
 
 TURNS = [("user", "w1 w2"), ("assistant", "w3 w4"), ("user", "w5"), ("assistant", "w6")]

@@ -11,7 +11,8 @@ import tokenizers
 import torch
 import transformers
 
-from graphprune.data import Calibration, check_tokens, encode, load_tokenizer, read_texts, read_tokens, sample_windows
+from graphprune.data.sources import read_texts
+from graphprune.data.tokens import Calibration, check_tokens, encode, load_tokenizer, read_tokens, sample_windows
 from graphprune.errors import DataError, UsageError
 from tests.tiny_llama import CONFIG, tiny_graph
 

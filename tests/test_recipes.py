@@ -9,12 +9,12 @@ import yaml
 from graphprune import registry
 from graphprune.amounts import parse_count
 from graphprune.cli import main
+from graphprune.data.readers import read_plain
+from graphprune.data.splits import choose_bytes, choose_rows
 from graphprune.errors import RegistryError, UsageError
 from graphprune.options import CompileOptions
-from graphprune.readers import read_plain
 from graphprune.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
 from graphprune.request import resolve_recipe
-from graphprune.splits import choose_bytes, choose_rows
 from graphprune.stages import expand, needs_text
 
 Capture = pytest.CaptureFixture[str]

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphprune.data import encode, load_tokenizer
+from graphprune.data.calibration import Text, prepare_text
+from graphprune.data.packing import Stream, open_stream
+from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.evaluate import perplexity
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
-from graphprune.packing import Stream, open_stream
 from graphprune.source import capture
-from graphprune.text import Text, prepare_text
 
 MODEL = "models/stories3M-hf"
 STORIES = "corpora/tinystories"

@@ -14,13 +14,13 @@ from smollm2_inputs import MIXTURE, WIKITEXT, Texts, convert, write_texts
 from torch import Tensor
 
 from graphprune.compiler import compile_model
-from graphprune.data import encode, load_tokenizer
+from graphprune.data.packing import Stream, open_stream
+from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.demo import DEMO_FOLDER
 from graphprune.evaluate import perplexity
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.options import CompileOptions
-from graphprune.packing import Stream, open_stream
 from graphprune.source import capture
 from graphprune.train_options import TrainOptions
 from graphprune.training import train

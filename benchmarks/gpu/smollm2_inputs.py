@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from part import Part
 
-from graphprune.data import read_texts
+from graphprune.data.sources import read_texts
 
 MIXTURE, WIKITEXT = "corpora/redpajama-sample", "corpora/wikitext-2"
 HELD_EVERY = 40  # of the texts of the mixture one in so many is only measured on

@@ -58,7 +58,7 @@ def generate_command(
     """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT."""
     check_folder(out)
     from graphprune.artefact_files import runtime
-    from graphprune.data import load_tokenizer
+    from graphprune.data.tokens import load_tokenizer
 
     sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
     model = runtime().load(find_variant(out, variant), provider)

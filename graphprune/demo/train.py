@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from graphprune.demo.corpus import read_split
+from graphprune.data.library import read_split
 
 VOCABULARY, SEQUENCE, BATCH = 2048, 256, 24
 END = "<|endoftext|>"

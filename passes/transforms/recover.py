@@ -5,13 +5,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from graphprune.chat import LossOn
-from graphprune.data import load_tokenizer
+from graphprune.data.conversations import LossOn
+from graphprune.data.packing import Stream, open_stream
+from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.metrics import Moment, Report
-from graphprune.packing import Stream, open_stream
 from graphprune.pass_manager import Context, Pass
 from graphprune.processes import process_count
 from graphprune.schedule import Shape

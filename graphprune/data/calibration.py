@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from graphprune.data import check_tokens, encode, load_tokenizer, read_texts, sample_windows, split_rows
+from graphprune.data.sources import read_texts
+from graphprune.data.tokens import check_tokens, encode, load_tokenizer, sample_windows, split_rows
 from graphprune.errors import DataError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph

@@ -12,9 +12,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.chat import Encoded
+from graphprune.data.conversations import Encoded
+from graphprune.data.splits import split_name
 from graphprune.errors import DataError
-from graphprune.splits import split_name
 
 Ids = NDArray[numpy.uint16] | NDArray[numpy.int32]
 

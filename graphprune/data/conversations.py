@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.data import open_rows
+from graphprune.data.readers import Row
+from graphprune.data.sources import open_rows
 from graphprune.errors import DataError
-from graphprune.readers import Row
 
 LossOn = Literal["all", "assistant"]
 Message = Mapping[str, Any]

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.chat import Encoded, LossOn
+from graphprune.data.conversations import Encoded, LossOn
+from graphprune.data.token_store import Tokens, collect, key_of, store
+from graphprune.data.tokenising import encode_source, first_tokens
 from graphprune.errors import DataError, UsageError
 from graphprune.progress import Progress, no_progress
-from graphprune.token_store import Tokens, collect, key_of, store
-from graphprune.tokenising import encode_source, first_tokens
 
 NO_LOSS = -100  # the label that torch's cross entropy passes over
 _HASHED = 1 << 24  # elements at a time

@@ -6,7 +6,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.chat import (
+from graphprune.data.conversations import (
     Conversation,
     Encoded,
     LossOn,
@@ -15,7 +15,7 @@ from graphprune.chat import (
     is_conversation,
     read_conversations,
 )
-from graphprune.data import has_rows, open_rows, read_texts
+from graphprune.data.sources import has_rows, open_rows, read_texts
 from graphprune.errors import DataError
 
 # Characters: a tokenizer needs about a hundred bytes for each token of a batch.
@@ -27,7 +27,7 @@ def encode_source(
 ) -> Iterator[Encoded]:
     """Yield the tokens of a source in order, and whether each carries the loss, as arrays of any length.
 
-    Documents are joined with the end token, as `graphprune.data.encode` joins them; conversations are joined so where
+    Documents are joined with the end token, as `graphprune.data.tokens.encode` joins them; conversations are joined so where
     they do not end with it. Sources as `read_texts` takes them; rows without `field` but with `messages` or
     `conversations` are conversations. Raises DataError where there is nothing to read.
     """

@@ -1,0 +1,1 @@
+"""Text becomes tokens: sources, tokenisation, windows, conversations, packing."""
