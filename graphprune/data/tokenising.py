@@ -27,8 +27,8 @@ def encode_source(
 ) -> Iterator[Encoded]:
     """Yield the tokens of a source in order, and whether each carries the loss, as arrays of any length.
 
-    Documents are joined with the end token, as `graphprune.data.tokens.encode` joins them; conversations are joined so where
-    they do not end with it. Sources as `read_texts` takes them; rows without `field` but with `messages` or
+    Documents are joined with the end token, as `tokens.encode` joins them; conversations are joined so where they do
+    not end with it. Sources as `read_texts` takes them; rows without `field` but with `messages` or
     `conversations` are conversations. Raises DataError where there is nothing to read.
     """
     if has_rows(spec):
