@@ -68,7 +68,8 @@ def measure(layers: int) -> dict[str, Any]:
 
 def measure_whole(model: Any) -> float:
     """Processor seconds of a capture that traces every layer."""
-    from graphprune.decoder import decoder_contract, transformers_patches
+    from graphprune.models.decoder import decoder_contract
+    from graphprune.models.patches import transformers_patches
     from graphprune.tracing import capture_module
 
     def work() -> Any:

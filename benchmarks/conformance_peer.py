@@ -73,7 +73,7 @@ def make(name: str, class_name: str) -> tuple[Any, dict[str, torch.Tensor]]:
     if name.startswith(("torchvision/", "timm/")):
         module, size = plain_model(name)
         return module, {"x": torch.randn(2, 3, size, size)}
-    from graphprune.encoder import model_inputs
+    from graphprune.models.encoder import model_inputs
 
     model = make_model(small_config(name.partition("/")[0], class_name), class_name)
     inputs, _ = model_inputs(model)

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.decoder import Decoder
 from graphprune.errors import CaptureError
 from graphprune.failure import quiet_torch
 from graphprune.ir.graph import Graph
-from graphprune.programs import Contract
+from graphprune.models.contract import Contract
+from graphprune.models.decoder import Decoder
 from graphprune.recording import Stack, record
 from graphprune.relation import NotRepeatedError, Relative, layer_of, relate
 from graphprune.repetition import Repetition, find_repetitions, find_stacks, label, require_same, shared_stacks

@@ -67,7 +67,8 @@ def of_checkpoint(
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts import load_checkpoint
-    from graphprune.pretrained import quiet_transformers, writes_text
+    from graphprune.models.kinds import writes_text
+    from graphprune.models.patches import quiet_transformers
     from graphprune.source import is_generic, load_source
 
     path = Path(folder).expanduser()

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.decoder import same_tensors
 from graphprune.errors import ParityError
 from graphprune.ir.contract import DERIVED, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import TensorType
+from graphprune.models.decoder import same_tensors
 from graphprune.runners import Runner, graph_runner, model_runner, whole_runner
 
 REFERENCE = Path("graphprune") / "reference.safetensors"

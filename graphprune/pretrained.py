@@ -1,33 +1,21 @@
 """Live transformers models become graphs under the contract that fits, and are compared with the model."""
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from graphprune.capturing import capture_graph
-from graphprune.decoder import accepts, decoder_contract, is_decoder, traceable_experts, transformers_patches
-from graphprune.encoder import encoder_contract
 from graphprune.errors import CaptureError, ParityError
-from graphprune.even_chunks import EvenChunks
 from graphprune.ir.contract import DERIVED, rows_of_ids
 from graphprune.ir.graph import Graph, Source
-from graphprune.kernels import traceable_recurrences
 from graphprune.loss import decoder_inputs
+from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
+from graphprune.models.patches import quiet_transformers, traceable_experts, tracing_patches
 from graphprune.parity import compare_models, require
-from graphprune.programs import Contract
-from graphprune.seq2seq import is_seq2seq, seq2seq_contract
 from graphprune.stepwise import stepwise
 
-CONTRACTS: Mapping[str, Callable[[Any], tuple[nn.Module, Contract]]] = {
-    "decoder": decoder_contract,
-    "seq2seq": seq2seq_contract,
-    "encoder": encoder_contract,
-}
 _LOOKED_AT = 12  # tokens with which it is seen whether the later ones change what the earlier ones give
 _ROUNDING = 1e-5  # of the spread of logits
 
@@ -127,36 +115,3 @@ def require_same(model: Any, graph: Graph, used: list[str]) -> None:
 def capture_as(model: Any, kind: str, used: list[str]) -> Graph:
     wrapper, contract = CONTRACTS[kind](model)
     return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model, used))
-
-
-@contextlib.contextmanager
-def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
-    """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
-    with transformers_patches(used), traceable_recurrences(model), EvenChunks():
-        yield
-
-
-def writes_text(model: Any) -> bool:
-    """Say whether a model without a cache generates text: it gives logits for the ids that it takes."""
-    return kind_of(model) == "encoder" and bool(model.can_generate()) and accepts(model, "input_ids")
-
-
-def kind_of(model: Any) -> str:
-    """The contract that fits a transformers model."""
-    return "seq2seq" if is_seq2seq(model) else "decoder" if is_decoder(model) else "encoder"
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' log and progress bars off the terminal while a model is loaded."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -2,33 +2,21 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import sympy
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from graphprune.ir.operators import opname
 from graphprune.ir.sizes import symbol
+from graphprune.models.contract import Contract
 
 _SHORTEST = 64  # tokens: what is captured for fewer is of no use
 _LONG = 1_000_003  # a size that no bound of a model reaches, and no multiple of anything
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What the captured function takes and returns: names in order, examples, and the name of each symbolic size.
-
-    `dynamic[name]` maps a dimension to a symbol's name or to an expression over symbols (`past + sequence`, `4*batch`).
-    """
-
-    inputs: Mapping[str, Tensor]
-    dynamic: Mapping[str, Mapping[int, str]]
-    outputs: tuple[str, ...] | None = None
-    maximum: Mapping[str, int] = field(default_factory=dict)
 
 
 def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:

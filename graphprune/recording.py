@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphprune.programs import Contract
-from graphprune.traceless import fake_run
+from graphprune.models.contract import Contract
+from graphprune.models.trial_runs import fake_run
 
 Owner = tuple[str, int] | None  # the path of a list of blocks, and the index of the block; None outside of all blocks
 _LARGEST = 65536  # elements of a constant that are compared

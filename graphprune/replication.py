@@ -9,7 +9,7 @@ from graphprune.blocks import Block, Segments, find_segments, rename, require_al
 from graphprune.ir.canonical import CONSTANTS, canonical
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import TensorType
-from graphprune.programs import Contract
+from graphprune.models.contract import Contract
 from graphprune.relation import NotRepeatedError, layer_of, rename_state
 from graphprune.repetition import Repetition
 

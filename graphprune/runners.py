@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.decoder import accepts, cache_argument, probe_states
-from graphprune.encoder import options
 from graphprune.errors import CaptureError
 from graphprune.ir.contract import is_state, present_of
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import TensorType
-from graphprune.states import keeps_keys
+from graphprune.models.caches import keeps_keys
+from graphprune.models.decoder import accepts, cache_argument, probe_states
+from graphprune.models.encoder import options
 
 # One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
 Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]

@@ -23,8 +23,9 @@ from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.operators import opname, remove_dead
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import Size, TensorType
+from graphprune.models.contract import Contract
 from graphprune.norms import fuse_layer_norms
-from graphprune.programs import Contract, export_within_bounds, note_bounds, size_names
+from graphprune.programs import export_within_bounds, note_bounds, size_names
 
 # Nodes that only assert what the captured types already say.
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}

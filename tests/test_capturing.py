@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capturing import capture_graph, capture_repeated
-from graphprune.decoder import decoder_contract, is_decoder, traceable_experts
-from graphprune.encoder import encoder_contract
 from graphprune.ir.graph import Graph
-from graphprune.pretrained import tracing_patches
-from graphprune.programs import Contract
+from graphprune.models.contract import Contract
+from graphprune.models.decoder import decoder_contract, is_decoder
+from graphprune.models.encoder import encoder_contract
+from graphprune.models.patches import traceable_experts, tracing_patches
 from graphprune.recording import record
 from graphprune.relation import NotRepeatedError
 from graphprune.source import Positional, capture

@@ -8,10 +8,10 @@ import transformers
 from torch import Tensor, nn
 
 from graphprune import parity
-from graphprune.decoder import transformers_patches
 from graphprune.errors import CaptureError
+from graphprune.models.contract import Contract
+from graphprune.models.patches import transformers_patches
 from graphprune.pretrained import require_same
-from graphprune.programs import Contract
 from graphprune.source import capture
 from graphprune.tracing import capture_module
 from tests import oracle

@@ -10,8 +10,8 @@ import transformers
 
 from graphprune import Plan, analyze, artefacts, capture, parity
 from graphprune.backends.huggingface import HuggingFace
-from graphprune.encoder import encoder_contract, image_shape
 from graphprune.loss import decoder_inputs
+from graphprune.models.encoder import encoder_contract, image_shape
 from graphprune.rewrite import apply
 from tests import oracle
 

@@ -18,7 +18,7 @@ from graphprune.backends.huggingface import HuggingFace
 from graphprune.compiler import compile_model
 from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence
-from graphprune.kernels import Recurrent, delta_rule, selective_scan, state_space_duality
+from graphprune.models.recurrent_layers import Recurrent, delta_rule, selective_scan, state_space_duality
 from graphprune.options import CompileOptions
 from graphprune.parity import greedy
 from graphprune.register import register

@@ -11,12 +11,13 @@ from transformers.models.recurrent_gemma.modeling_recurrent_gemma import Recurre
 from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 from transformers.models.xlstm import modeling_xlstm
 
-from graphprune import analyze, artefacts, capture, parity, scans
+from graphprune import analyze, artefacts, capture, parity
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.loss import decoder_inputs
+from graphprune.models import recurrent_scans
 from graphprune.register import register
 from graphprune.rewrite import apply
 from tests import oracle
@@ -31,7 +32,7 @@ def test_a_gated_scan(tokens: int) -> None:
     reset = torch.zeros(2, tokens, 1, dtype=torch.bool)
     reset[:, 0] = reset[1, tokens // 2] = True
     expected, _ = RecurrentGemmaRglru._rnn_scan(SimpleNamespace(), x, gate, reset, None)
-    torch.testing.assert_close(scans.gated_scan(None, x, gate, reset, None)[0], expected)
+    torch.testing.assert_close(recurrent_scans.gated_scan(None, x, gate, reset, None)[0], expected)
 
 
 @pytest.mark.parametrize("spread", [1.0, 200.0])
@@ -40,7 +41,9 @@ def test_weighted_keys(spread: float) -> None:
     key, value = torch.randn(2, 9, 5) * spread, torch.randn(2, 9, 5)
     decay, first = torch.randn(5), torch.randn(5)
     expected, _ = rwkv_linear_attention_cpu(decay, first, key, value)
-    torch.testing.assert_close(scans.weighted_keys(decay, first, key, value)[0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        recurrent_scans.weighted_keys(decay, first, key, value)[0], expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("spread", [1.0, 100.0])
@@ -51,7 +54,7 @@ def test_a_matrix_memory(spread: float) -> None:
     gates = [torch.randn(2, 3, 9) * spread for _ in range(2)]
     expected, _ = backend(query, key, value, *gates)
     torch.testing.assert_close(
-        scans.matrix_memory(backend, query, key, value, *gates)[0], expected, rtol=1e-4, atol=1e-5
+        recurrent_scans.matrix_memory(backend, query, key, value, *gates)[0], expected, rtol=1e-4, atol=1e-5
     )
 
 

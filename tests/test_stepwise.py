@@ -18,11 +18,11 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence
 from graphprune.ir.verification import verify
-from graphprune.programs import Contract
+from graphprune.models.contract import Contract
+from graphprune.models.recurrent_scans import shifted
 from graphprune.register import register
 from graphprune.rewrite import apply
 from graphprune.runners import graph_runner, runner_of, whole_runner
-from graphprune.scans import shifted
 from graphprune.stepwise import NotStepwiseError, stepwise
 from graphprune.tracing import capture_module
 from tests import oracle

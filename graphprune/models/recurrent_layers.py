@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune import scans
 from graphprune.ir.recurrence import linear_recurrence
+from graphprune.models import recurrent_scans
 
 Kernel = Callable[..., Any]
 
@@ -145,15 +145,15 @@ _KERNELS: Mapping[str, Callable[[Kernel, Recurrent], Kernel]] = MappingProxyType
         "chunk_kimi_delta_attention": delta_rule,
         "mamba2_chunk_scan": state_space_duality,
         "mamba_selective_scan": selective_scan,
-        "rwkv_linear_attention": lambda original, recurrent: scans.weighted_keys,
+        "rwkv_linear_attention": lambda original, recurrent: recurrent_scans.weighted_keys,
     }
 )
 # Of classes: by the name of a method, or of a method and an attribute that its objects have.
 _METHODS: Mapping[tuple[str, str], Kernel] = MappingProxyType(
     {
-        ("_rnn_scan", ""): scans.gated_scan,
-        ("forward", "sequence_kernel_fn"): scans.matrix_memory,
-        ("forward", "diagonal_decay"): scans.lightning_attention,
+        ("_rnn_scan", ""): recurrent_scans.gated_scan,
+        ("forward", "sequence_kernel_fn"): recurrent_scans.matrix_memory,
+        ("forward", "diagonal_decay"): recurrent_scans.lightning_attention,
     }
 )
 

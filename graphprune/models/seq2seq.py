@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from graphprune.decoder import BATCH, accepts, same_tensors
-from graphprune.encoder import Stateless, longest_text, model_inputs
-from graphprune.programs import Contract
+from graphprune.models.contract import Contract
+from graphprune.models.decoder import BATCH, accepts, same_tensors
+from graphprune.models.encoder import Stateless, longest_text, model_inputs
 
 TARGET = 5
 

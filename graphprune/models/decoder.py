@@ -1,20 +1,18 @@
 """The contract of causal language models: flat tensors, with the cache as keys and values of each layer."""
 
-import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graphprune.dense_rows import dense_rows
 from graphprune.errors import CaptureError
 from graphprune.ir.contract import PREFIX, State, is_state
-from graphprune.programs import Contract
-from graphprune.states import fill, keeps_keys, layer_tensors, read_states
-from graphprune.traceless import fake_run
+from graphprune.models.caches import fill, keeps_keys, layer_tensors, read_states
+from graphprune.models.contract import Contract
+from graphprune.models.patches import transformers_patches
+from graphprune.models.trial_runs import fake_run
 
 # Example sizes differ from each other and from 0 and 1, which torch.export treats as constants.
 BATCH, SEQUENCE, PAST = 2, 3, 5
@@ -46,50 +44,6 @@ def new_cache(model: Any) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=model.config)
-
-
-@contextlib.contextmanager
-def transformers_patches(used: list[str] | None = None) -> Iterator[None]:
-    """The reversible patches with which transformers' own exporters make its models traceable, and `DenseRows`.
-
-    What the latter had to replace is added to `used`: the graph is then to be compared with the model.
-    """
-    import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
-    from transformers.exporters.utils import apply_patches
-
-    with apply_patches("dynamo"), whole_windows(), dense_rows([] if used is None else used):
-        yield
-
-
-@contextlib.contextmanager
-def whole_windows() -> Iterator[None]:
-    """Let the layers of a cache that keep a window keep everything: the mask says what is seen.
-
-    They count tokens in Python, which a trace takes for a constant. transformers' own patches do the same since 5.20 or
-    so, and mean to stop again.
-    """
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    names = ("update", "get_mask_sizes", "get_seq_length")
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            stack.callback(setattr, DynamicSlidingWindowLayer, name, getattr(DynamicSlidingWindowLayer, name))
-            setattr(DynamicSlidingWindowLayer, name, getattr(DynamicLayer, name))
-        yield
-
-
-@contextlib.contextmanager
-def traceable_experts(model: Any) -> Iterator[None]:
-    """Let mixtures of experts run as batched products, the form whose shapes do not depend on the routing."""
-    old = getattr(model.config, "_experts_implementation", None)
-    if old is None or not hasattr(model, "set_experts_implementation"):
-        yield
-        return
-    model.set_experts_implementation("batched_mm")
-    try:
-        yield
-    finally:
-        model.set_experts_implementation(old)
 
 
 def accepts(model: Any, name: str) -> bool:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from graphprune.decoder import BATCH, accepts, same_tensors, transformers_patches
 from graphprune.errors import CaptureError
-from graphprune.programs import Contract
-from graphprune.traceless import fake_run, real_run
+from graphprune.models.contract import Contract
+from graphprune.models.decoder import BATCH, accepts, same_tensors
+from graphprune.models.patches import transformers_patches
+from graphprune.models.trial_runs import fake_run, real_run
 
 LENGTH, IMAGES, FRAMES = 7, 3, 4
 IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on

@@ -1,0 +1,1 @@
+"""How a transformers model is called, and what is changed in it while it is traced."""

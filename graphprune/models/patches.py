@@ -1,0 +1,76 @@
+"""Patches: what is changed in transformers while one of its models is traced."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from graphprune.models.dense_rows import dense_rows
+from graphprune.models.even_chunks import EvenChunks
+from graphprune.models.recurrent_layers import traceable_recurrences
+
+
+@contextlib.contextmanager
+def transformers_patches(used: list[str] | None = None) -> Iterator[None]:
+    """The reversible patches with which transformers' own exporters make its models traceable, and `DenseRows`.
+
+    What the latter had to replace is added to `used`: the graph is then to be compared with the model.
+    """
+    import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
+    from transformers.exporters.utils import apply_patches
+
+    with apply_patches("dynamo"), whole_windows(), dense_rows([] if used is None else used):
+        yield
+
+
+@contextlib.contextmanager
+def whole_windows() -> Iterator[None]:
+    """Let the layers of a cache that keep a window keep everything: the mask says what is seen.
+
+    They count tokens in Python, which a trace takes for a constant. transformers' own patches do the same since 5.20 or
+    so, and mean to stop again.
+    """
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    names = ("update", "get_mask_sizes", "get_seq_length")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.callback(setattr, DynamicSlidingWindowLayer, name, getattr(DynamicSlidingWindowLayer, name))
+            setattr(DynamicSlidingWindowLayer, name, getattr(DynamicLayer, name))
+        yield
+
+
+@contextlib.contextmanager
+def traceable_experts(model: Any) -> Iterator[None]:
+    """Let mixtures of experts run as batched products, the form whose shapes do not depend on the routing."""
+    old = getattr(model.config, "_experts_implementation", None)
+    if old is None or not hasattr(model, "set_experts_implementation"):
+        yield
+        return
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(old)
+
+
+@contextlib.contextmanager
+def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
+    """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
+    with transformers_patches(used), traceable_recurrences(model), EvenChunks():
+        yield
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' log and progress bars off the terminal while a model is loaded."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
