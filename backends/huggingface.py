@@ -19,8 +19,8 @@ from graphprune.errors import ExportError, SourceError
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph, Source
 from graphprune.ir.placement import on_cpu, unshared
-from graphprune.parity import agree
 from graphprune.quantities import FileBytes
+from graphprune.running.comparison import agree
 
 MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function

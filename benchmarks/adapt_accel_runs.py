@@ -22,13 +22,13 @@ from graphprune.budget import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
-from graphprune.evaluate import perplexity
 from graphprune.ir.graph import Graph
-from graphprune.loss import next_token_loss
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
+from graphprune.running.loss import next_token_loss
+from graphprune.running.perplexity import perplexity
 from graphprune.schedule import Shares, split_whole, stage_shares
 from graphprune.selection import select
 from graphprune.source import capture

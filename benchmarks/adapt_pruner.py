@@ -27,11 +27,11 @@ from graphprune.budget import Budget
 from graphprune.data.calibration import prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.errors import BudgetError
-from graphprune.evaluate import perplexity
 from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.pruning import Request, prune
 from graphprune.recipes import read_recipe
+from graphprune.running.perplexity import perplexity
 from graphprune.source import capture
 from graphprune.spec import parse_spec
 

@@ -106,11 +106,11 @@ def make_model(config: Any, class_name: str) -> Any:
 
 def check_eager(model: Any, graph: Any) -> None:
     """The graph against the model that it was captured from: other sizes, cached single tokens, padding on the left."""
-    from graphprune import parity
+    from graphprune.running import comparison
 
     if graph.source.kind != "module":
         with torch.no_grad():
-            parity.require(parity.compare_models(model.float(), graph))
+            comparison.require(comparison.compare_models(model.float(), graph))
         return
     image = torch.randn(3, *next(iter(graph.placeholders.values())).meta["value"].shape[1:])
     with torch.no_grad():
@@ -190,11 +190,12 @@ def check_faces(stages: Stages, cut: Any, out: Path) -> None:
     from graphprune import artefacts, parity
     from graphprune.backends.huggingface import HuggingFace
     from graphprune.backends.onnx import Onnx
+    from graphprune.running import comparison
 
     def compare(checks: Callable[..., Any], place: Path) -> None:
         expected, kind = artefacts.read_reference(out)
         with torch.no_grad():
-            parity.require(list(checks(place, expected, kind)))
+            comparison.require(list(checks(place, expected, kind)))
 
     with stages.stage("reference"):
         parity.save_reference(cut, out)

@@ -25,14 +25,15 @@ from graphprune.analysis import analyze
 from graphprune.budget import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
-from graphprune.evaluate import perplexity
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss
 from graphprune.options import CompileOptions
 from graphprune.plugins import Importance
 from graphprune.pruning import Request, prune
 from graphprune.recipes import read_recipe
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
+from graphprune.running.perplexity import perplexity
 from graphprune.source import capture
 from graphprune.spec import parse_spec
 

@@ -49,7 +49,7 @@ def measure(model: Path, train: str, held_out: str) -> Any:
 
 def row(graph: Any, count: int, covered: float, train: str, held_out: str, source: Any) -> list[str]:
     from graphprune.data.calibration import prepare_text
-    from graphprune.evaluate import perplexity
+    from graphprune.running.perplexity import perplexity
 
     text = prepare_text(graph, train, 128, 128, 0, held_out)
 

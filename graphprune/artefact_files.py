@@ -18,9 +18,9 @@ from graphprune.ir.graph import Graph
 from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
 from graphprune.options import Measure
 from graphprune.output import folder_size
-from graphprune.parity import greedy
 from graphprune.progress import Progress
-from graphprune.runners import graph_runner
+from graphprune.running.observations import greedy
+from graphprune.running.runners import graph_runner
 from graphprune.spec import parse_spec
 
 _SAMPLE_TOKENS = 48

@@ -16,8 +16,10 @@ from torch import Tensor
 from graphprune import genai_check, gguf_check
 from graphprune.errors import GraphpruneError, ParityError
 from graphprune.ir.contract import DERIVED
-from graphprune.parity import REFERENCE, Check, Observations, compare, compare_tokens, greedy, observe, observe_encoder
-from graphprune.runners import model_runner, whole_runner
+from graphprune.parity import REFERENCE
+from graphprune.running.comparison import Check, compare, compare_tokens
+from graphprune.running.observations import Observations, greedy, observe, observe_encoder
+from graphprune.running.runners import model_runner, whole_runner
 
 DECODERS = ("decoder", DERIVED)
 MODELING = "modeling_graphprune"

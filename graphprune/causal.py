@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.ir.graph import Graph
-from graphprune.loss import decoder_inputs
+from graphprune.running.inputs import decoder_inputs
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 

@@ -25,7 +25,6 @@ from graphprune.beginning import (
 )
 from graphprune.card import model_card
 from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
-from graphprune.devices import choose_device, describe_device, make_current
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
@@ -52,6 +51,8 @@ from graphprune.report_page import report_page
 from graphprune.request import device_notes, resolve_recipe, with_precision
 from graphprune.rewrite import apply
 from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
+from graphprune.running import comparison
+from graphprune.running.devices import choose_device, describe_device, make_current
 from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.source import capture
 from graphprune.stages import check_target, expand, needs_text
@@ -261,7 +262,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     parity.save_reference(graph, folder, work.options.seed)
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]
-    parity.require(checks)
+    comparison.require(checks)
     costs = (*vocabulary_measures(work.vocabulary, before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
     measures = (*costs, *files.measures, *perplexity_measures(dense, left, same), *variants)

@@ -9,7 +9,8 @@ from torch import Tensor
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
 from graphprune.linear_calls import LinearCall
-from graphprune.loss import Batch, Loss, graph_inputs, output_loss, predictions
+from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.loss import Loss, output_loss, predictions
 
 _WIDEST = 2048  # of more outputs than this only the diagonal is kept
 

@@ -13,7 +13,6 @@ from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.groups import Group, Groups
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss
 from graphprune.measure import cost_measures
 from graphprune.options import AUTO, CompileOptions, Measure, Result
 from graphprune.plugins import Importance
@@ -21,6 +20,8 @@ from graphprune.progress import Progress
 from graphprune.pruning import Pruned, Request, prune
 from graphprune.recipes import Recipe
 from graphprune.report import list_widths
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
 from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.stages import expand, last_request

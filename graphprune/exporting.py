@@ -7,11 +7,12 @@ from graphprune import parity
 from graphprune.artefact_files import load_backends
 from graphprune.ir.graph import Graph
 from graphprune.output import staging
+from graphprune.running import comparison
 
 
 def export(
     graph: Graph, out: Path, backends: Sequence[str] = ("huggingface", "onnx"), overwrite: bool = False
-) -> tuple[parity.Check, ...]:
+) -> tuple[comparison.Check, ...]:
     """Write a graph with each backend (a spec), load every artefact in a fresh process, and compare it.
 
     `out` appears complete or not at all. Raises UsageError where it exists without `overwrite`, ExportError where
@@ -23,5 +24,5 @@ def export(
             writer.export(graph, folder)
         parity.save_reference(graph, folder)
         checks = parity.check(folder)
-        parity.require(checks)
+        comparison.require(checks)
     return tuple(checks)

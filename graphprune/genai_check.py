@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from graphprune.parity import Check, compare_tokens
+from graphprune.running.comparison import Check, compare_tokens
 
 NAME = "greedy tokens in genai"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import ParityError
-from graphprune.parity import Check, compare, compare_tokens
+from graphprune.running.comparison import Check, compare, compare_tokens
 
 _FLOAT = 0  # of the cache, which llama.cpp has in float16 else
 # llama.cpp computes with activations in the type of the weights.

@@ -9,8 +9,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from graphprune.errors import UsageError
 from graphprune.generation import greedy_texts
 from graphprune.language_model import LanguageModel
-from graphprune.likelihood import Continuation, Count, score_continuations
 from graphprune.minimal_pairs import first_token
+from graphprune.running.likelihood import Continuation, Count, score_continuations
 
 _NEW_TOKENS = 256  # where a task does not say, as lm-eval's own models have it
 

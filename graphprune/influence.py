@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from graphprune.groups import Branch, Groups
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, run_batch
+from graphprune.running.inputs import Batch, run_batch
 
 
 def branch_influence(graph: Graph, groups: Groups, batches: Sequence[Batch]) -> dict[str, float]:

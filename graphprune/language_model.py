@@ -13,7 +13,7 @@ from graphprune.errors import GraphpruneError, SourceError, UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
-from graphprune.runners import Runner, graph_runner, runner_of
+from graphprune.running.runners import Runner, graph_runner, runner_of
 
 Face = Literal["graph", "checkpoint", "onnx"]
 FACES: tuple[Face, ...] = get_args(Face)

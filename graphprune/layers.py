@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.groups import Branch, Groups
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, run_batch
+from graphprune.running.inputs import Batch, run_batch
 
 Distance = Literal["cosine", "euclidean", "manhattan"]
 _HEADS = frozenset({"attention", "query", "head_dim"})

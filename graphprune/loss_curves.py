@@ -16,10 +16,11 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.layers import watch
 from graphprune.linear_calls import LinearCall, find_linear_calls
-from graphprune.loss import Batch, Loss, batch_loss, graph_inputs, output_loss, predictions
 from graphprune.masks import Masked
 from graphprune.plugins import Compensation
 from graphprune.rewrite import apply
+from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.loss import Loss, batch_loss, output_loss, predictions
 from graphprune.selection import select
 
 Curve = NDArray[numpy.float64]

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from graphprune.data.calibration import Text
-from graphprune.devices import memory_errors
-from graphprune.evaluate import Perplexity, perplexity
 from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.options import Measure
 from graphprune.output import folder_size
+from graphprune.running.devices import memory_errors
+from graphprune.running.perplexity import Perplexity, perplexity
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000

@@ -10,7 +10,7 @@ from typing import Any
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.language_model import LanguageModel, of_graph
-from graphprune.likelihood import Continuation, score_continuations
+from graphprune.running.likelihood import Continuation, score_continuations
 
 _BATCH = 64
 

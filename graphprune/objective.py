@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graphprune.causal import causal_form
 from graphprune.ir.graph import Graph
-from graphprune.loss import decoder_inputs
+from graphprune.running.inputs import decoder_inputs
 
 IGNORED = -100
 _LARGEST_CHUNK = 1 << 25  # logits that are widened to float32 at a time

@@ -10,7 +10,7 @@ from graphprune.ir.plan import Statistics
 from graphprune.suggestions import check_choice
 
 if TYPE_CHECKING:
-    from graphprune.parity import Check
+    from graphprune.running.comparison import Check
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
 AUTO: Literal["auto"] = "auto"

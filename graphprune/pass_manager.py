@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from graphprune.devices import is_shortage, room
 from graphprune.errors import GraphpruneError, PassError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
@@ -19,6 +18,7 @@ from graphprune.ir.verification import verify
 from graphprune.processes import is_first, meet
 from graphprune.progress import Progress, no_progress
 from graphprune.run_state import load_state, pass_folder, save_state
+from graphprune.running.devices import is_shortage, room
 from graphprune.spec import print_spec
 
 _NAMED = 2  # of the passes before one that failed, so many are named

@@ -10,7 +10,8 @@ from torch import Tensor
 from graphprune.budget import Budget
 from graphprune.groups import Group, Groups
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
 
 
 @dataclass(frozen=True)

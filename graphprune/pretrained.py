@@ -10,10 +10,10 @@ from graphprune.capturing import capture_graph
 from graphprune.errors import CaptureError, ParityError
 from graphprune.ir.contract import DERIVED, rows_of_ids
 from graphprune.ir.graph import Graph, Source
-from graphprune.loss import decoder_inputs
 from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
 from graphprune.models.patches import quiet_transformers, traceable_experts, tracing_patches
-from graphprune.parity import compare_models, require
+from graphprune.running.comparison import compare_models, require
+from graphprune.running.inputs import decoder_inputs
 from graphprune.stepwise import stepwise
 
 _LOOKED_AT = 12  # tokens with which it is seen whether the later ones change what the earlier ones give

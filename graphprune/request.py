@@ -2,10 +2,10 @@
 
 import torch
 
-from graphprune.devices import multiplies_bf16, unused_gpu
 from graphprune.errors import UsageError
 from graphprune.options import AUTO, CompileOptions
 from graphprune.recipes import Change, Recipe, parse_settings, read_recipe
+from graphprune.running.devices import multiplies_bf16, unused_gpu
 
 # The options of the command line that stand for fields of a recipe.
 _FIELDS = {

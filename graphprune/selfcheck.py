@@ -9,10 +9,10 @@ from graphprune.errors import InvariantError
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.loss import decoder_inputs
 from graphprune.masks import Masked, masked
-from graphprune.parity import TOLERANCES, Check
 from graphprune.rewrite import apply
+from graphprune.running.comparison import TOLERANCES, Check
+from graphprune.running.inputs import decoder_inputs
 
 _ROWS, _LENGTH = 2, 16
 

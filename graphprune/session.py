@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from graphprune.adapters import Trainee, adapted, whole
-from graphprune.devices import choose_device, make_current
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
@@ -17,6 +16,7 @@ from graphprune.ir.placement import place, place_nodes
 from graphprune.objective import Logits, Objective
 from graphprune.optimizer import carried_moments, make_adamw, write_moments
 from graphprune.processes import process_count
+from graphprune.running.devices import choose_device, make_current
 from graphprune.sharding import is_sharded, shard
 from graphprune.teacher import Teacher, make_teacher
 from graphprune.train_options import TrainOptions

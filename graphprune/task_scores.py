@@ -13,7 +13,7 @@ from typing import Any
 
 from graphprune.errors import DataError, GraphpruneError, UsageError
 from graphprune.language_model import LanguageModel
-from graphprune.likelihood import Count
+from graphprune.running.likelihood import Count
 from graphprune.tasks.local import GROUPS, local_names, missing_files, write_tasks
 
 _BOOTSTRAP = 1000  # for metrics whose standard error has no closed form; accuracies have one

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from graphprune.devices import choose_device
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.objective import Logits
+from graphprune.running.devices import choose_device
 from graphprune.train_options import TrainOptions
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

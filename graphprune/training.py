@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from graphprune.agreement import agreed
-from graphprune.devices import memory_errors
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.metrics import Report, no_report
 from graphprune.optimizer import KINDS, Moments, read_moments
 from graphprune.resumption import describe, restore, resume
+from graphprune.running.devices import memory_errors
 from graphprune.session import Session, State, Stream, make_accelerator, prepare
 from graphprune.teacher import require_same_vocabulary
 from graphprune.train_options import TrainOptions

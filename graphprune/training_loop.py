@@ -16,11 +16,11 @@ from torch import Tensor
 
 from graphprune.distributed import full
 from graphprune.errors import TrainingError
-from graphprune.evaluate import perplexity
 from graphprune.metrics import Measured, Metrics, Moment, Report
 from graphprune.objective import counted_tokens
 from graphprune.optimizer import set_rate
 from graphprune.resumption import save_training, snapshot
+from graphprune.running.perplexity import perplexity
 from graphprune.session import Session, State
 from graphprune.training_state import Snapshot, write_snapshot
 from graphprune.watching import require_finite, require_progress, require_sense

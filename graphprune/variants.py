@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from graphprune.data.calibration import Text
-from graphprune.evaluate import stream_perplexity
 from graphprune.language_model import of_onnx
 from graphprune.measure import LARGEST_MEASURED
 from graphprune.options import Measure
 from graphprune.output import folder_size
 from graphprune.progress import Progress
+from graphprune.running.perplexity import stream_perplexity
 
 _WINDOW, _TOKENS = 256, 20_000
 

@@ -6,8 +6,8 @@ import transformers
 
 from graphprune.causal import causal_form, is_triangle
 from graphprune.ir.graph import Graph
-from graphprune.loss import next_token_loss
 from graphprune.objective import Logits
+from graphprune.running.loss import next_token_loss
 from graphprune.source import capture
 from tests import oracle
 from tests.families import families, graph

@@ -11,8 +11,8 @@ import transformers
 from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
 from graphprune.options import ApplyOptions, CompileOptions, Measure, Result, Width, check_output
-from graphprune.parity import Check
 from graphprune.progress import Progress
+from graphprune.running.comparison import Check
 
 Capture = pytest.CaptureFixture[str]
 RESULT = Result(

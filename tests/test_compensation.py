@@ -13,14 +13,14 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
 from graphprune.ir.verification import verify
 from graphprune.linear_calls import find_linear_calls
-from graphprune.loss import decoder_inputs, graph_inputs
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
-from graphprune.stepper import Stepper
+from graphprune.running.inputs import decoder_inputs, graph_inputs
+from graphprune.running.stepper import Stepper
 from tests.families import analysis, families, graph
 
 BATCHES = tuple(torch.randint(3, 60, (4, 12), generator=torch.Generator().manual_seed(seed)) for seed in range(4))

@@ -7,11 +7,11 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from graphprune import parity
 from graphprune.errors import CaptureError
 from graphprune.models.contract import Contract
 from graphprune.models.patches import transformers_patches
 from graphprune.pretrained import require_same
+from graphprune.running import comparison
 from graphprune.source import capture
 from graphprune.tracing import capture_module
 from tests import oracle
@@ -46,7 +46,7 @@ def test_looped_experts_are_captured_exactly(name: str) -> None:
         for parameter in model.parameters():
             parameter.copy_(0.2 * torch.randn_like(parameter))
     graph = capture(model)
-    assert parity.agree(model, graph)
+    assert comparison.agree(model, graph)
     wide, analysis, masked = oracle.analyses(graph)
     keep = {g.id: tuple(range(1, g.units)) for g in analysis.groups.prunable() if g.kind != "vocabulary"}
     assert keep
@@ -107,7 +107,7 @@ def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPa
         assert not torch.allclose(graph(x)[0], loop(x), atol=1e-3)
     monkeypatch.setattr(
         "graphprune.pretrained.compare_models",
-        lambda model, graph: [parity.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
+        lambda model, graph: [comparison.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
     )
     with pytest.raises(CaptureError, match=r"does not compute what it does.*picks rows by value"):
         require_same(loop, graph, used)

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune import devices, drivers
+from graphprune import drivers
 from graphprune.backends import runtime
-from graphprune.devices import choose_device, is_shortage, memory_errors, unused_gpu
 from graphprune.errors import GraphpruneError, MemoryShortError, UsageError
 from graphprune.options import CompileOptions
 from graphprune.pass_manager import Context, Pass, run_passes
 from graphprune.recipes import read_recipe
 from graphprune.request import device_notes, with_precision
+from graphprune.running import devices
+from graphprune.running.devices import choose_device, is_shortage, memory_errors, unused_gpu
 from tests.tiny_llama import tiny_graph
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -17,9 +17,9 @@ from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
-from graphprune.loss import decoder_inputs
 from graphprune.objective import counted_tokens, objective_sums
 from graphprune.rewrite import apply
+from graphprune.running.inputs import decoder_inputs
 from graphprune.train_options import LoraOptions, TrainOptions
 from graphprune.training import train
 from tests.families import graph as family

@@ -10,9 +10,10 @@ import transformers
 
 from graphprune import Plan, analyze, artefacts, capture, parity
 from graphprune.backends.huggingface import HuggingFace
-from graphprune.loss import decoder_inputs
 from graphprune.models.encoder import encoder_contract, image_shape
 from graphprune.rewrite import apply
+from graphprune.running import comparison
+from graphprune.running.inputs import decoder_inputs
 from tests import oracle
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 44}
@@ -140,4 +141,4 @@ def test_an_encoder_in_the_generic_form_loads_and_computes_the_same(tmp_path: Pa
     HuggingFace().export(cut, tmp_path)
     expected, kind = artefacts.read_reference(tmp_path)
     assert artefacts.is_own_code(tmp_path)
-    parity.require(list(artefacts.check_checkpoint(tmp_path, expected, kind)))
+    comparison.require(list(artefacts.check_checkpoint(tmp_path, expected, kind)))

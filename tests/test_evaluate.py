@@ -10,9 +10,10 @@ import transformers
 from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
-from graphprune.evaluate import cut_windows, perplexity
 from graphprune.ir.graph import Graph
-from graphprune.loss import decoder_inputs, next_token_loss, run_batch
+from graphprune.running.inputs import decoder_inputs, run_batch
+from graphprune.running.loss import next_token_loss
+from graphprune.running.perplexity import cut_windows, perplexity
 from tests.tiny_llama import CONFIG, ids, tiny_graph
 
 

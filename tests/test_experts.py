@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from graphprune import artefacts, parity, runners
+from graphprune import artefacts, parity
 from graphprune.analysis import Analysis, analyze, analyze_axes
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
@@ -27,6 +27,7 @@ from graphprune.masks import Masked
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
 from graphprune.rewrite import apply
+from graphprune.running import comparison, observations, runners
 from graphprune.source import capture
 from tests import oracle
 from tests.tiny_source import write_source
@@ -148,7 +149,7 @@ def test_a_removed_expert_is_one_with_a_logit_that_never_wins() -> None:
 
 def logits(graph: Graph, ids: Tensor) -> Tensor:
     runner = runners.graph_runner(graph)
-    return runner(ids, torch.ones_like(ids), parity.arange(ids), None)[0]
+    return runner(ids, torch.ones_like(ids), observations.arange(ids), None)[0]
 
 
 @pytest.mark.xdist_group("experts-mixtral")
@@ -168,7 +169,7 @@ def test_fewer_experts_than_a_token_had_are_a_stock_checkpoint(tmp_path: Path) -
 def check(checks: Callable[..., Any], out: Path, place: Path) -> None:
     with torch.no_grad():
         expected, kind = artefacts.read_reference(out)
-        parity.require(list(checks(place, expected, kind)))
+        comparison.require(list(checks(place, expected, kind)))
 
 
 @pytest.mark.xdist_group("experts-deepseek_v3")

@@ -17,6 +17,7 @@ from graphprune.backends.gguf_tokens import splitting
 from graphprune.backends.serial import stored_tensors
 from graphprune.errors import ExportError, UsageError
 from graphprune.gguf_check import can_check
+from graphprune.running import comparison
 from tests.families import graph as family
 from tests.tiny_source import write_source
 
@@ -156,7 +157,7 @@ def test_a_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
         Gguf().export(graph, tmp_path / "out")
 
 
-def check(graph: Graph, folder: Path, **options: Any) -> dict[str, parity.Check]:
+def check(graph: Graph, folder: Path, **options: Any) -> dict[str, comparison.Check]:
     Gguf(**options).export(graph, folder)
     parity.save_reference(graph, folder)
     found = {entry.name: entry for entry in parity.check(folder)}

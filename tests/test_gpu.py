@@ -20,19 +20,20 @@ from graphprune.analysis import analyze, analyze_axes
 from graphprune.artefact_files import load_backends
 from graphprune.budget import Budget
 from graphprune.compiler import compile_model
-from graphprune.devices import choose_device, describe_device, memory_errors, unused_gpu
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
-from graphprune.evaluate import perplexity
 from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
 from graphprune.ir.plan import Plan
 from graphprune.language_model import load_face
-from graphprune.loss import decoder_inputs, next_token_loss
 from graphprune.masks import masked
 from graphprune.options import CompileOptions
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
+from graphprune.running.devices import choose_device, describe_device, memory_errors, unused_gpu
+from graphprune.running.inputs import decoder_inputs
+from graphprune.running.loss import next_token_loss
+from graphprune.running.perplexity import perplexity
 from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.train_options import LoraOptions, TrainOptions

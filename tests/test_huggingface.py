@@ -19,10 +19,10 @@ from graphprune.backends.stock import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.parity import greedy
 from graphprune.register import register
 from graphprune.rewrite import apply
-from graphprune.runners import graph_runner
+from graphprune.running.observations import greedy
+from graphprune.running.runners import graph_runner
 from graphprune.source import capture
 from tests import zoo
 

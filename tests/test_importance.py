@@ -11,11 +11,12 @@ from graphprune.analysis import analyze
 from graphprune.errors import DataError, UsageError
 from graphprune.groups import Group, Slot
 from graphprune.ir.graph import Graph, get_tensor
-from graphprune.loss import Batch, decoder_inputs, next_token_loss
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random
 from graphprune.passes.importance.taylor import Taylor
 from graphprune.plugins import Importance
+from graphprune.running.inputs import Batch, decoder_inputs
+from graphprune.running.loss import next_token_loss
 from graphprune.scoring import unit_sums
 from tests.tiny_llama import CONFIG, group, ids, tiny_graph, tiny_groups
 

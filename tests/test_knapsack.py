@@ -14,7 +14,6 @@ from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.knapsack import Item, pack
-from graphprune.loss import next_token_loss
 from graphprune.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
 from graphprune.passes.allocation.knapsack import Knapsack, choose, first_rows, rank, thin
 from graphprune.passes.compensation.least_squares import LeastSquares
@@ -22,6 +21,7 @@ from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
 from graphprune.rewrite import apply
+from graphprune.running.loss import next_token_loss
 from graphprune.selection import select
 from tests.families import analysis, graph
 

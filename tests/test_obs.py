@@ -11,9 +11,9 @@ from graphprune.curvature import measure_curvature
 from graphprune.elimination import Consumer, eliminate
 from graphprune.errors import UsageError
 from graphprune.linear_calls import find_linear_calls
-from graphprune.loss import graph_inputs
 from graphprune.passes.importance.obs import Obs
-from graphprune.stepper import Stepper
+from graphprune.running.inputs import graph_inputs
+from graphprune.running.stepper import Stepper
 from tests.families import analysis, families, graph
 
 BATCHES = tuple(torch.randint(3, 60, (4, 12), generator=torch.Generator().manual_seed(seed)) for seed in range(3))

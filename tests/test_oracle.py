@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune import parity, runners
+from graphprune import parity
 from graphprune.analysis import Analysis
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.owners import owners
+from graphprune.running import observations, runners
 from tests import oracle, zoo
 from tests.families import families, graph, model, wide
 
@@ -167,8 +168,8 @@ def test_the_graph_computes_what_the_eager_decoder_does(name: str) -> None:
     captured = graph(name)
     with torch.no_grad():
         inputs = parity.decoder_inputs(captured, torch.Generator().manual_seed(1))
-        found = parity.observe(runners.graph_runner(captured), inputs)
-        wanted = parity.observe(runners.model_runner(model(name)), inputs)
+        found = observations.observe(runners.graph_runner(captured), inputs)
+        wanted = observations.observe(runners.model_runner(model(name)), inputs)
     assert set(found) == {"prefill", "cached steps", "left-padded batch", "left-padded cached step"}
     for what, value in wanted.items():
         torch.testing.assert_close(found[what], value, rtol=1e-4, atol=1e-5, msg=f"{what} differs")
@@ -178,8 +179,8 @@ def test_the_graph_computes_what_the_eager_decoder_does(name: str) -> None:
 def test_the_graph_computes_what_the_eager_encoder_does(name: str) -> None:
     captured = graph(name)
     with torch.no_grad():
-        expected = parity.encoder_reference(captured, torch.Generator().manual_seed(1))
-        found = parity.observe_encoder(model(name), expected)
+        expected = observations.encoder_reference(captured, torch.Generator().manual_seed(1))
+        found = observations.observe_encoder(model(name), expected)
     assert found
     for what, value in found.items():
         torch.testing.assert_close(expected[what], value, rtol=1e-4, atol=1e-5)

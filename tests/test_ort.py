@@ -19,6 +19,7 @@ from graphprune.errors import UsageError
 from graphprune.genai_check import NAME as GENAI
 from graphprune.ir.graph import Graph
 from graphprune.rewrite import apply
+from graphprune.running import comparison
 from graphprune.selection import select
 from tests.families import analysis, families, graph
 from tests.tiny_llama import CONFIG, tiny_graph
@@ -61,7 +62,7 @@ def operators(folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "model.onnx", load_external_data=False).graph.node)
 
 
-def check_whole(made: Graph, folder: Path, *backends: Ort) -> list[parity.Check]:
+def check_whole(made: Graph, folder: Path, *backends: Ort) -> list[comparison.Check]:
     """Export, and compare logits of prefill, cached steps and a padded batch, and tokens, in this process."""
     for backend in backends:
         backend.export(made, folder)

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from graphprune.artefacts import check_all, main
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.errors import ParityError
-from graphprune.parity import REFERENCE, Check, check, compare, compare_tokens, reference, require, save_reference
+from graphprune.parity import REFERENCE, check, save_reference
+from graphprune.running.comparison import Check, compare, compare_tokens, require
+from graphprune.running.observations import reference
 from tests.tiny_llama import tiny_graph
 
 

@@ -20,10 +20,10 @@ from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence
 from graphprune.models.recurrent_layers import Recurrent, delta_rule, selective_scan, state_space_duality
 from graphprune.options import CompileOptions
-from graphprune.parity import greedy
 from graphprune.register import register
 from graphprune.rewrite import apply
-from graphprune.runners import graph_runner
+from graphprune.running.observations import greedy
+from graphprune.running.runners import graph_runner
 from tests import zoo
 from tests.families import analysis, families, graph
 from tests.tiny_source import write_source

@@ -227,7 +227,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path: Path) -> 
 
 
 def test_the_model_s_output_is_the_same_too(tmp_path: Path) -> None:
-    from graphprune.loss import next_token_loss
+    from graphprune.running.loss import next_token_loss
 
     graph = run_passes(tiny_graph(), (Cut(), Shift()), Context(folder=tmp_path))
     found = load_state(tmp_path, tiny_graph())

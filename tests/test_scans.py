@@ -16,10 +16,11 @@ from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.loss import decoder_inputs
 from graphprune.models import recurrent_scans
 from graphprune.register import register
 from graphprune.rewrite import apply
+from graphprune.running import comparison
+from graphprune.running.inputs import decoder_inputs
 from tests import oracle
 
 register()
@@ -97,7 +98,7 @@ def test_the_models_are_cut_and_reach_onnx(make: Any, tmp_path: Path) -> None:
     parity.save_reference(cut, tmp_path)
     Onnx().export(cut, tmp_path)
     expected, kind = artefacts.read_reference(tmp_path)
-    parity.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
+    comparison.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
 
 
 def test_weights_that_a_model_changes_when_it_first_runs_are_kept_as_they_are_stored(tmp_path: Path) -> None:

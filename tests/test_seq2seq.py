@@ -12,6 +12,7 @@ from graphprune import Graph, Plan, apply, artefacts, capture, parity
 from graphprune.analysis import Analysis, analyze_axes
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
+from graphprune.running import comparison
 from tests import oracle
 
 TOKENS = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -122,6 +123,6 @@ def test_what_is_cut_is_written_and_read_again(name: str, tmp_path: Path) -> Non
         Onnx().export(cut, out)
         checks = list(artefacts.check_all(out))
         assert {check.artefact for check in checks} == {"huggingface", "onnx"}
-        parity.require(checks)
+        comparison.require(checks)
         if stock:
             assert not (out / "modeling_graphprune.py").exists()

@@ -22,7 +22,8 @@ from graphprune.models.contract import Contract
 from graphprune.models.recurrent_scans import shifted
 from graphprune.register import register
 from graphprune.rewrite import apply
-from graphprune.runners import graph_runner, runner_of, whole_runner
+from graphprune.running import comparison
+from graphprune.running.runners import graph_runner, runner_of, whole_runner
 from graphprune.stepwise import NotStepwiseError, stepwise
 from graphprune.tracing import capture_module
 from tests import oracle
@@ -231,7 +232,7 @@ def test_models_without_a_usable_cache_get_one(make: Any, tmp_path: Path) -> Non
     Onnx().export(cut, tmp_path)
     expected, kind = artefacts.read_reference(tmp_path)
     assert kind == "derived"
-    parity.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
+    comparison.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
     if make is musicgen:
         with pytest.raises(UsageError, match="several for a text"):
             load(tmp_path / "onnx", "cpu").generate([[1, 2]], 1)

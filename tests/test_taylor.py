@@ -14,8 +14,9 @@ from graphprune.errors import DataError, UsageError
 from graphprune.gradients import backward, with_leaves
 from graphprune.groups import Group, Slot
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss, batch_loss, decoder_inputs, samples
 from graphprune.passes.importance.taylor import Taylor, gradient_lines
+from graphprune.running.inputs import Batch, decoder_inputs, samples
+from graphprune.running.loss import Loss, batch_loss
 from graphprune.scoring import lay_out, parameter_slots, unit_scores
 from graphprune.source import capture
 from graphprune.taps import attach_taps

@@ -16,10 +16,10 @@ from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
-from graphprune.loss import next_token_loss
 from graphprune.metrics import Moment
 from graphprune.optimizer import KINDS
 from graphprune.rewrite import apply
+from graphprune.running.loss import next_token_loss
 from graphprune.train_options import TrainOptions
 from graphprune.training import train
 from graphprune.watching import Watch, require_sense

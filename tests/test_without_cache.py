@@ -8,7 +8,7 @@ import transformers
 
 from graphprune import analyze, capture
 from graphprune.errors import CaptureError
-from graphprune.loss import decoder_inputs
+from graphprune.running.inputs import decoder_inputs
 
 
 def prophetnet() -> Any:

@@ -116,7 +116,7 @@ def eval_command(
 
 def check_questions(questions: "Questions") -> None:
     """Refuse before any model is loaded what no model could answer."""
-    from graphprune.evaluate import check_windows
+    from graphprune.running.perplexity import check_windows
     from graphprune.task_scores import require_lm_eval
 
     if questions.window is not None:
@@ -135,8 +135,8 @@ def score_models(
     """One scorecard for each face of each model; one model is in memory at a time."""
     import torch
 
-    from graphprune.devices import choose_device, memory_errors, unused_gpu
     from graphprune.language_model import Face, faces_in, load_face
+    from graphprune.running.devices import choose_device, memory_errors, unused_gpu
     from graphprune.scorecard import fill_in
 
     type_, place = getattr(torch, dtype) if dtype else None, choose_device(device)

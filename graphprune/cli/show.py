@@ -19,7 +19,7 @@ from graphprune.options import Measure, Result, Width
 from graphprune.progress import Progress
 
 if TYPE_CHECKING:
-    from graphprune.parity import Check
+    from graphprune.running.comparison import Check
 
 _BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 

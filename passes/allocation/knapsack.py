@@ -13,9 +13,9 @@ from graphprune.cost import Polynomial
 from graphprune.cost_clusters import Members, find_clusters
 from graphprune.errors import UsageError
 from graphprune.knapsack import Item, pack
-from graphprune.loss import Batch, rows
 from graphprune.loss_curves import Curve, Probe, measure_curves, saturate
 from graphprune.plugins import Allocation, Allotment, Round
+from graphprune.running.inputs import Batch, rows
 from graphprune.selection import select
 from graphprune.solver import Levels, sizes_at, solve, terms_with
 from graphprune.spec import parse_spec

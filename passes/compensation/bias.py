@@ -13,11 +13,11 @@ from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.linear_calls import find_linear_calls
-from graphprune.loss import Batch, graph_inputs
 from graphprune.plugins import Compensation
 from graphprune.rewrite import kept_masks
+from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.stepper import Stepper
 from graphprune.sizes import Widths
-from graphprune.stepper import Stepper
 
 
 @final

@@ -16,11 +16,11 @@ from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
 from graphprune.linear_calls import LinearCall, find_linear_calls
-from graphprune.loss import Batch, graph_inputs
 from graphprune.plugins import Compensation
 from graphprune.rewrite import kept_masks
+from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.stepper import Stepper
 from graphprune.sizes import Widths
-from graphprune.stepper import Stepper
 
 
 @final

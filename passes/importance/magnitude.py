@@ -10,8 +10,9 @@ from torch import Tensor
 from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
 from graphprune.scoring import score_groups
 
 

@@ -12,8 +12,9 @@ from graphprune.errors import UsageError
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.linear_calls import LinearCall, find_linear_calls
-from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
 
 Reading = tuple[LinearCall, int]
 

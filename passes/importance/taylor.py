@@ -12,8 +12,9 @@ from graphprune.errors import DataError, UsageError
 from graphprune.gradients import backward, with_leaves
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss, rows, samples
 from graphprune.plugins import Importance
+from graphprune.running.inputs import Batch, rows, samples
+from graphprune.running.loss import Loss
 from graphprune.scoring import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
 from graphprune.taps import Tapped, attach_taps
 

@@ -8,8 +8,9 @@ import torch
 
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.loss import Batch, Loss
 from graphprune.plugins import Importance
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
 
 
 @final

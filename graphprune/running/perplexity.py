@@ -11,8 +11,8 @@ from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
-from graphprune.likelihood import IGNORED, Logits, token_scores
-from graphprune.loss import decoder_inputs
+from graphprune.running.inputs import decoder_inputs
+from graphprune.running.likelihood import IGNORED, Logits, token_scores
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""The loss of a graph on a batch: complete inputs from token ids alone, and the next-token cross entropy."""
+"""Inputs: what a graph takes, made from token ids or from a batch of named tensors."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from graphprune.ir.types import tensor_type
 
 # Token ids [batch, sequence] for language models; otherwise named tensors, of which the graph takes its inputs.
 Batch = Tensor | Mapping[str, Tensor]
-# From the outputs of the graph and the batch to a scalar: the mean over the batch.
-Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
 
 
 def decoder_inputs(graph: Graph, ids: Tensor) -> tuple[Tensor, ...]:
@@ -54,42 +51,6 @@ def graph_inputs(graph: Graph, batch: Batch) -> tuple[Tensor, ...]:
     if missing:
         raise DataError(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch) or 'nothing'}")
     return tuple(batch[name].to(device_of(graph)) for name in graph.inputs)
-
-
-def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-    """Cross entropy in nats of each token given those before it in its row, in float32: a scalar.
-
-    `ids` is [batch, sequence]; the first token of a row is not predicted.
-    """
-    return predict(graph, graph(*decoder_inputs(graph, ids)), ids, reduction)
-
-
-def predict(graph: Graph, values: tuple[Tensor, ...], ids: Tensor, reduction: Literal["mean", "sum"]) -> Tensor:
-    """The next-token loss for outputs that the graph has given."""
-    if "logits" not in graph.outputs:
-        raise UsageError("the graph has no logits; pass a loss and batches of named tensors")
-    logits = values[graph.outputs.index("logits")]
-    targets = ids[:, 1:].to(logits.device).flatten()
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
-
-
-def batch_loss(graph: Graph, batch: Batch, loss: Loss | None = None) -> Tensor:
-    """The given loss of the graph's outputs, or the mean next-token loss where none is given."""
-    return output_loss(graph, run_batch(graph, batch), batch, loss)
-
-
-def output_loss(graph: Graph, values: tuple[Tensor, ...], batch: Batch, loss: Loss | None = None) -> Tensor:
-    """The batch's loss for outputs that the graph has given."""
-    if loss is not None:
-        return loss(values, batch)
-    if not isinstance(batch, Tensor):
-        raise UsageError("batches of named tensors need a loss: loss(outputs, batch) -> scalar")
-    return predict(graph, values, batch, "mean")
-
-
-def predictions(batch: Batch) -> int:
-    """How many predictions the mean loss of a batch is taken over: tokens but the first of a row, or samples."""
-    return len(batch) * (batch.shape[1] - 1) if isinstance(batch, Tensor) else rows(batch)
 
 
 def rows(batch: Batch) -> int:

@@ -1,0 +1,1 @@
+"""Run a graph or a model, and compare what two of them compute."""

@@ -1,0 +1,50 @@
+"""The loss of a graph on a batch: complete inputs from token ids alone, and the next-token cross entropy."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import UsageError
+from graphprune.ir.graph import Graph
+from graphprune.running.inputs import Batch, decoder_inputs, rows, run_batch
+
+# From the outputs of the graph and the batch to a scalar: the mean over the batch.
+Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
+
+
+def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Cross entropy in nats of each token given those before it in its row, in float32: a scalar.
+
+    `ids` is [batch, sequence]; the first token of a row is not predicted.
+    """
+    return predict(graph, graph(*decoder_inputs(graph, ids)), ids, reduction)
+
+
+def predict(graph: Graph, values: tuple[Tensor, ...], ids: Tensor, reduction: Literal["mean", "sum"]) -> Tensor:
+    """The next-token loss for outputs that the graph has given."""
+    if "logits" not in graph.outputs:
+        raise UsageError("the graph has no logits; pass a loss and batches of named tensors")
+    logits = values[graph.outputs.index("logits")]
+    targets = ids[:, 1:].to(logits.device).flatten()
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
+
+
+def batch_loss(graph: Graph, batch: Batch, loss: Loss | None = None) -> Tensor:
+    """The given loss of the graph's outputs, or the mean next-token loss where none is given."""
+    return output_loss(graph, run_batch(graph, batch), batch, loss)
+
+
+def output_loss(graph: Graph, values: tuple[Tensor, ...], batch: Batch, loss: Loss | None = None) -> Tensor:
+    """The batch's loss for outputs that the graph has given."""
+    if loss is not None:
+        return loss(values, batch)
+    if not isinstance(batch, Tensor):
+        raise UsageError("batches of named tensors need a loss: loss(outputs, batch) -> scalar")
+    return predict(graph, values, batch, "mean")
+
+
+def predictions(batch: Batch) -> int:
+    """How many predictions the mean loss of a batch is taken over: tokens but the first of a row, or samples."""
+    return len(batch) * (batch.shape[1] - 1) if isinstance(batch, Tensor) else rows(batch)
