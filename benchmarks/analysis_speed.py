@@ -45,10 +45,10 @@ def make_model(layers: int) -> Any:
 def measure(layers: int) -> dict[str, Any]:
     """Processor seconds of every step at one depth; imports and a first capture are done before."""
     from graphprune.analysis import analyze_axes
-    from graphprune.inference import infer
+    from graphprune.axes.inference import infer
+    from graphprune.axes.rules import all_rules
     from graphprune.ir.plan import Plan
     from graphprune.rewrite import apply
-    from graphprune.rules import all_rules
     from graphprune.source import capture
 
     model = make_model(layers)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.axes import Algebra, Axis
-from graphprune.inference import Choice, Inference, Reduction
+from graphprune.axes.algebra import Algebra, Axis
+from graphprune.axes.inference import Choice, Inference, Reduction
 
 Masks = Mapping[Axis, NDArray[numpy.bool_]]
 

@@ -5,7 +5,7 @@ import itertools
 import networkx
 
 from graphprune.analysis import Analysis, analyze_axes
-from graphprune.axes import Axis
+from graphprune.axes.algebra import Axis
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_name

@@ -8,8 +8,8 @@ of a removed unit is 1, and so it is with other functions that are not zero at z
 import torch
 from torch import fx
 
-from graphprune.axes import Axis
-from graphprune.inference import Inference
+from graphprune.axes.algebra import Axis
+from graphprune.axes.inference import Inference
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind
 

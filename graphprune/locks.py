@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from graphprune.axes import Algebra, Axis
+from graphprune.axes.algebra import Algebra, Axis
+from graphprune.axes.inference import Inference
 from graphprune.choices import Chosen
-from graphprune.inference import Inference
 from graphprune.ir.contract import is_present, is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES, bind
@@ -17,7 +17,7 @@ from graphprune.leftovers import leftover_locks
 _PICKING = {"embedding", "index", "gather", "index_select", "scatter", "index_add", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points
 _TYPE_ONLY = {"sym_size", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like"}
-_JOINING = {"cat", "concat"}  # which carry the axis on, see graphprune/rules/shape.py
+_JOINING = {"cat", "concat"}  # which carry the axis on, see graphprune/axes/rules/shape.py
 
 
 def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.analysis import Analysis, analyze_axes
-from graphprune.inference import Reduction
+from graphprune.axes.inference import Reduction
 from graphprune.ir.graph import Graph, copy_nodes
 from graphprune.ir.operators import rebind
 from graphprune.ir.plan import Plan

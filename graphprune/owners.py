@@ -5,8 +5,8 @@ from collections import defaultdict
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.axes import Algebra, Axis
-from graphprune.inference import Inference
+from graphprune.axes.algebra import Algebra, Axis
+from graphprune.axes.inference import Inference
 from graphprune.ir.graph import Graph
 
 Owner = NDArray[numpy.int64]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import fx
 
-from graphprune.axes import Algebra, Axis
+from graphprune.axes.algebra import Algebra, Axis
+from graphprune.axes.inference import Axes, Inference
 from graphprune.cost import Costs, Polynomial, Storage, Term
 from graphprune.groups import Group
-from graphprune.inference import Axes, Inference
 from graphprune.ir.contract import PREFIX, is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import symbol

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.analysis import Analysis, analyze_axes
+from graphprune.axes.inference import Axes, Call, NodeAxes
+from graphprune.axes.rules import all_rules
 from graphprune.biases import add_biases
 from graphprune.choices import slot_masks
 from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
 from graphprune.groups import Groups
-from graphprune.inference import Axes, Call, NodeAxes
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.operators import operator_key, rebind, remove_dead
@@ -22,7 +23,6 @@ from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType
 from graphprune.ir.verification import verify
 from graphprune.matching import match_groups
-from graphprune.rules import all_rules
 from graphprune.sizes import NodeResizer, Widths
 from graphprune.statistics import keep_statistics
 

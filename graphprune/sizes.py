@@ -8,8 +8,8 @@ import numpy
 from numpy.typing import NDArray
 from torch import fx
 
-from graphprune.axes import Algebra, Axis, multiply, total
-from graphprune.inference import Inference
+from graphprune.axes.algebra import Algebra, Axis, multiply, total
+from graphprune.axes.inference import Inference
 from graphprune.ir.sizes import emit_size
 from graphprune.ir.types import Size
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphprune.axes.inference import Call
 from graphprune.errors import PlanError
-from graphprune.inference import Call
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, operator_key
 from graphprune.ir.types import TensorType

@@ -12,9 +12,9 @@ from typing import Any
 import sympy
 from torch import fx
 
+from graphprune.axes.rules import elementwise
 from graphprune.ir.operators import opname
 from graphprune.ir.types import Size
-from graphprune.rules import elementwise
 from graphprune.token_flow import WHOLE, Form, argument, has_tokens, operands, place_of, shape_of, token_dims
 
 TokenRule = Callable[[fx.Node, Form], list[Form] | None]

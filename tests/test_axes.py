@@ -11,7 +11,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.axes import Algebra, Axis, divide
+from graphprune.axes.algebra import Algebra, Axis, divide
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import Size
 from graphprune.owners import owners

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.analysis import Analysis, analyze_axes
-from graphprune.axes import Axis
+from graphprune.axes.algebra import Axis
+from graphprune.axes.inference import infer
+from graphprune.axes.rules import BUILT_IN
 from graphprune.errors import PlanError
-from graphprune.inference import infer
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_key
 from graphprune.ir.plan import Plan
@@ -21,7 +22,6 @@ from graphprune.ir.types import TensorType
 from graphprune.masks import Masked
 from graphprune.owners import owners
 from graphprune.rewrite import apply
-from graphprune.rules import BUILT_IN
 from tests import oracle
 from tests.rule_samples import Sample, f, s, samples
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from graphprune.axes import Algebra, Axis
+from graphprune.axes.algebra import Algebra, Axis
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, index_origin, operator_key
 from graphprune.ir.types import Size, TensorType, tensor_type

@@ -1,7 +1,7 @@
 """The recurrence of linear attention: heads and both sizes of the state pass through, key channels are summed over."""
 
-from graphprune.inference import Axes, Call, NodeAxes, Rule
-from graphprune.rules.attention import lock_static
+from graphprune.axes.inference import Axes, Call, NodeAxes, Rule
+from graphprune.axes.rules.attention import lock_static
 
 
 def linear_recurrence(call: Call) -> NodeAxes:

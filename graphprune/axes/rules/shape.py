@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.inference import Axes, Call, NodeAxes, Resizer, Rule
 from graphprune.ir.types import Size
 
 _FULL = 2**63 - 1

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
+from graphprune.axes.inference import Rule
+from graphprune.axes.rules import attention, contraction, elementwise, indexing, recurrence, reduction, shape
 from graphprune.errors import RegistryError
-from graphprune.inference import Rule
-from graphprune.rules import attention, contraction, elementwise, indexing, recurrence, reduction, shape
 
 _FAMILIES = (elementwise, shape, contraction, attention, recurrence, reduction, indexing)
 BUILT_IN: Mapping[str, Rule] = {name: rule for family in _FAMILIES for name, rule in family.RULES.items()}

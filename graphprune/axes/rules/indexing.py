@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.axes import subtract
-from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.algebra import subtract
+from graphprune.axes.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.rules.attention import lock_static
+from graphprune.axes.rules.shape import resize_sizes
 from graphprune.ir.types import Size, tensor_type
-from graphprune.rules.attention import lock_static
-from graphprune.rules.shape import resize_sizes
 
 _CHOSEN = "the best ones are chosen from it"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from graphprune.inference import Axes, Call, Rule
+from graphprune.axes.inference import Axes, Call, Rule
 
 # fmt: off
 _NAMES = [

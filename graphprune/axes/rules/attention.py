@@ -2,7 +2,7 @@
 
 import math
 
-from graphprune.inference import Axes, Call, Rule
+from graphprune.axes.inference import Axes, Call, Rule
 
 
 def attention(call: Call) -> Axes:

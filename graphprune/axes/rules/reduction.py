@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from graphprune.inference import Axes, Call, NodeAxes, Resizer, Rule
-from graphprune.rules.attention import lock_static
-from graphprune.rules.elementwise import broadcast
-from graphprune.rules.shape import resize_sizes
+from graphprune.axes.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.rules.attention import lock_static
+from graphprune.axes.rules.elementwise import broadcast
+from graphprune.axes.rules.shape import resize_sizes
 
 
 def reduced(call: Call) -> tuple[Axes, set[int]]:

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import fx
 
-from graphprune.axes import Axis
-from graphprune.inference import Axes, Call, Resizer, Rule
+from graphprune.axes.algebra import Axis
+from graphprune.axes.inference import Axes, Call, Resizer, Rule
+from graphprune.axes.rules.attention import lock_static
 from graphprune.ir.types import Size
-from graphprune.rules.attention import lock_static
 
 
 def linear(call: Call) -> Axes:

@@ -1,0 +1,1 @@
+"""What every dimension of every tensor is: the algebra of axes, and one rule for each operator."""
