@@ -22,6 +22,7 @@ from graphprune.budget import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.plugins import Round
@@ -31,7 +32,6 @@ from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import perplexity
 from graphprune.schedule import Shares, split_whole, stage_shares
 from graphprune.selection import select
-from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.train_options import Moments, TrainOptions
 from graphprune.training import train

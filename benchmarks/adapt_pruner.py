@@ -27,12 +27,12 @@ from graphprune.budget import Budget
 from graphprune.data.calibration import prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.errors import BudgetError
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.pruning import Request, prune
 from graphprune.recipes import read_recipe
 from graphprune.running.perplexity import perplexity
-from graphprune.source import capture
 from graphprune.spec import parse_spec
 
 MODELS = ("stories3M-hf", "babyllama-tok105-hf", "stories260K-hf")

@@ -47,9 +47,9 @@ def measure(layers: int) -> dict[str, Any]:
     from graphprune.analysis import analyze_axes
     from graphprune.axes.inference import infer
     from graphprune.axes.rules import all_rules
+    from graphprune.frontend.source import capture
     from graphprune.ir.plan import Plan
     from graphprune.rewrite import apply
-    from graphprune.source import capture
 
     model = make_model(layers)
     capture(make_model(3))
@@ -68,9 +68,9 @@ def measure(layers: int) -> dict[str, Any]:
 
 def measure_whole(model: Any) -> float:
     """Processor seconds of a capture that traces every layer."""
+    from graphprune.frontend.tracing.normalise import capture_module
     from graphprune.models.decoder import decoder_contract
     from graphprune.models.patches import transformers_patches
-    from graphprune.tracing import capture_module
 
     def work() -> Any:
         return capture_module(*decoder_contract(model), "model.", transformers_patches)

@@ -82,7 +82,7 @@ def make_source(name: str, class_name: str, folder: Path, found: dict[str, Any])
     from conformance_configs import small_config
     from conformance_suites import plain_model
 
-    from graphprune.source import capture
+    from graphprune.frontend.source import capture
 
     if name.startswith(("torchvision/", "timm/")):
         module, size = plain_model(name)

@@ -25,6 +25,7 @@ from graphprune.analysis import analyze
 from graphprune.budget import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
+from graphprune.frontend.source import capture
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions
@@ -34,7 +35,6 @@ from graphprune.recipes import read_recipe
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.running.perplexity import perplexity
-from graphprune.source import capture
 from graphprune.spec import parse_spec
 
 MODELS = ("stories260K-hf", "babyllama-tok105-hf", "stories3M-hf")

@@ -98,7 +98,7 @@ def peak_gigabytes() -> float:
 def measure_shape(folder: Path) -> dict[str, Any]:
     """Capture and analyse a folder that holds nothing but a configuration."""
     from graphprune.analysis import analyze
-    from graphprune.source import capture
+    from graphprune.frontend.source import capture
 
     before = peak_gigabytes()
     graph, capturing = timed(lambda: capture(folder, weights=False))
@@ -121,7 +121,7 @@ def measure_both(folder: Path) -> dict[str, Any]:
     import transformers
 
     from graphprune.analysis import analyze
-    from graphprune.source import capture
+    from graphprune.frontend.source import capture
 
     config = transformers.AutoConfig.from_pretrained(folder)
     config.use_cache = False

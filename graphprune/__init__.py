@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphprune.compiler import compile_model as compile
     from graphprune.errors import GraphpruneError
     from graphprune.exporting import export
+    from graphprune.frontend.source import capture
     from graphprune.groups import Groups
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Plan, read_plan
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from graphprune.plugins import Allocation, Importance
     from graphprune.recipes import Recipe, read_recipe
     from graphprune.rewrite import apply
-    from graphprune.source import capture
     from graphprune.spec import parse_spec
     from graphprune.stages import run_recipe
 
@@ -65,7 +65,7 @@ _HOMES = {
     "Recipe": "recipes:Recipe",
     "analyze": "analysis:analyze",
     "apply": "rewrite:apply",
-    "capture": "source:capture",
+    "capture": "frontend.source:capture",
     "compile": "compiler:compile_model",
     "export": "exporting:export",
     "parse_spec": "spec:parse_spec",

@@ -27,6 +27,7 @@ from graphprune.card import model_card
 from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.plan import read_plan
@@ -54,7 +55,6 @@ from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
 from graphprune.running import comparison
 from graphprune.running.devices import choose_device, describe_device, make_current
 from graphprune.selfcheck import check_against_masked, require_same_structure
-from graphprune.source import capture
 from graphprune.stages import check_target, expand, needs_text
 from graphprune.targets import check_file
 from graphprune.variants import variant_measures

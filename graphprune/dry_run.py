@@ -11,6 +11,7 @@ from graphprune.aim import Aim
 from graphprune.analysis import analyze
 from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
+from graphprune.frontend.source import capture
 from graphprune.groups import Group, Groups
 from graphprune.ir.graph import Graph
 from graphprune.measure import cost_measures
@@ -22,7 +23,6 @@ from graphprune.recipes import Recipe
 from graphprune.report import list_widths
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
-from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.stages import expand, last_request
 from graphprune.targets import resolve_target

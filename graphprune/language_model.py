@@ -67,9 +67,9 @@ def of_checkpoint(
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts import load_checkpoint
+    from graphprune.frontend.source import is_generic, load_source
     from graphprune.models.kinds import writes_text
     from graphprune.models.patches import quiet_transformers
-    from graphprune.source import is_generic, load_source
 
     path = Path(folder).expanduser()
     if is_generic(path):
@@ -161,7 +161,7 @@ def load_face(
         return of_onnx(out, "cpu" if device.type == "cpu" else "auto")
     if face == "checkpoint":
         return of_checkpoint(model, trust_remote_code, dtype, device)
-    from graphprune.source import capture
+    from graphprune.frontend.source import capture
 
     graph = capture(model, trust_remote_code=trust_remote_code, dtype=dtype)
     return of_graph(graph if device.type == "cpu" else place(graph, device))

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from graphprune.analysis import Analysis, analyze_axes
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.masks import Masked
-from graphprune.source import capture
 from tests import oracle, zoo
 
 

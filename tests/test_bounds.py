@@ -6,8 +6,8 @@ import torch
 import transformers
 
 from graphprune import analyze, capture
-from graphprune.failure import fixed_sizes
-from graphprune.programs import suggested_bounds
+from graphprune.frontend.tracing.failures import fixed_sizes
+from graphprune.frontend.tracing.programs import suggested_bounds
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}

@@ -7,9 +7,9 @@ import torch
 
 from graphprune.analysis import analyze
 from graphprune.branches import exclusive_nodes
+from graphprune.frontend.source import capture
 from graphprune.ir.plan import Plan
 from graphprune.rewrite import apply
-from graphprune.source import capture
 from tests.families import analysis, families, graph, model
 
 BRANCHES = {

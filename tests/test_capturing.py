@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.capturing import capture_graph, capture_repeated
+from graphprune.frontend.blocks.capture import capture_graph, capture_repeated
+from graphprune.frontend.blocks.recording import record
+from graphprune.frontend.blocks.relation import NotRepeatedError
+from graphprune.frontend.source import Positional, capture
+from graphprune.frontend.tracing.normalise import capture_module
 from graphprune.ir.graph import Graph
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import decoder_contract, is_decoder
 from graphprune.models.encoder import encoder_contract
 from graphprune.models.patches import traceable_experts, tracing_patches
-from graphprune.recording import record
-from graphprune.relation import NotRepeatedError
-from graphprune.source import Positional, capture
-from graphprune.tracing import capture_module
 from tests import families, zoo
 
 BLOCKS = 5

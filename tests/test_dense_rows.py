@@ -8,12 +8,12 @@ import transformers
 from torch import Tensor, nn
 
 from graphprune.errors import CaptureError
+from graphprune.frontend.pretrained import require_same
+from graphprune.frontend.source import capture
+from graphprune.frontend.tracing.normalise import capture_module
 from graphprune.models.contract import Contract
 from graphprune.models.patches import transformers_patches
-from graphprune.pretrained import require_same
 from graphprune.running import comparison
-from graphprune.source import capture
-from graphprune.tracing import capture_module
 from tests import oracle
 from tests.test_experts import SMALL
 
@@ -106,7 +106,7 @@ def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         assert not torch.allclose(graph(x)[0], loop(x), atol=1e-3)
     monkeypatch.setattr(
-        "graphprune.pretrained.compare_models",
+        "graphprune.frontend.pretrained.compare_models",
         lambda model, graph: [comparison.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
     )
     with pytest.raises(CaptureError, match=r"does not compute what it does.*picks rows by value"):

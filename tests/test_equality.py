@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.equality import same_block
+from graphprune.frontend.blocks.equality import same_block
 
 CONFIG = SimpleNamespace(width=4)
 

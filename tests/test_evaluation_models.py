@@ -11,11 +11,11 @@ import transformers
 
 from graphprune.backends.onnx import Onnx
 from graphprune.errors import DataError, SourceError, UsageError
+from graphprune.frontend.source import capture
 from graphprune.generation import cut, greedy_texts, pad_left
 from graphprune.harness import Harness
 from graphprune.language_model import FACES, LanguageModel, faces_in, load_face, of_graph, of_onnx
 from graphprune.running.likelihood import Continuation, Score, score_continuations
-from graphprune.source import capture
 from tests import families
 from tests.tiny_language import save_model, tokenizer
 

@@ -19,6 +19,7 @@ from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.cli.main import run
 from graphprune.errors import PlanError
+from graphprune.frontend.source import capture
 from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
@@ -28,7 +29,6 @@ from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
 from graphprune.rewrite import apply
 from graphprune.running import comparison, observations, runners
-from graphprune.source import capture
 from tests import oracle
 from tests.tiny_source import write_source
 

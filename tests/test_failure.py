@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import CaptureError
-from graphprune.source import capture
+from graphprune.frontend.source import capture
 
 
 class Deciding(nn.Module):

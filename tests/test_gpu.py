@@ -21,6 +21,7 @@ from graphprune.artefact_files import load_backends
 from graphprune.budget import Budget
 from graphprune.compiler import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
+from graphprune.frontend.source import capture
 from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
@@ -34,7 +35,6 @@ from graphprune.running.devices import choose_device, describe_device, memory_er
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import perplexity
-from graphprune.source import capture
 from graphprune.spec import parse_spec
 from graphprune.train_options import LoraOptions, TrainOptions
 from graphprune.training import train

@@ -17,13 +17,13 @@ from graphprune.backends.huggingface import HuggingFace, read_generic
 from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.register import register
 from graphprune.rewrite import apply
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner
-from graphprune.source import capture
 from tests import zoo
 
 register()

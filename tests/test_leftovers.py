@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.frontend.source import capture
 from graphprune.ir.plan import Plan
-from graphprune.source import capture
 from tests import oracle
 
 

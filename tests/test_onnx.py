@@ -16,10 +16,10 @@ from graphprune.backends.onnx import Onnx
 from graphprune.backends.onnx_types import float_copy
 from graphprune.backends.runtime import load
 from graphprune.errors import ExportError
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import remove_dead
 from graphprune.ir.types import TensorType
-from graphprune.source import capture
 from tests.tiny_llama import CONFIG, tiny_graph
 from tests.zoo import build, llama
 

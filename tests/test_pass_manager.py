@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from graphprune.errors import BudgetError, PassError
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
 from graphprune.pass_manager import Context, Pass, run_passes
-from graphprune.source import capture
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from graphprune.analysis import analyze, analyze_axes
 from graphprune.errors import PlanError
+from graphprune.frontend.source import capture
 from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, Statistics, read_plan
 from graphprune.rewrite import apply
-from graphprune.source import capture
 from tests import oracle, zoo
 from tests.families import analysis, families, graph
 

@@ -16,7 +16,7 @@ from graphprune.backends.sampling import Sampling, keep_nucleus
 from graphprune.bench import Setting, Subject, bench, engines, models_in
 from graphprune.cli.main import app
 from graphprune.errors import GraphpruneError, UsageError
-from graphprune.source import capture
+from graphprune.frontend.source import capture
 from tests.families import graph
 from tests.tiny_source import write_source
 

@@ -14,6 +14,8 @@ from graphprune import artefacts, capture, parity
 from graphprune.backends.onnx import Onnx
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
+from graphprune.frontend.stepwise.derive import NotStepwiseError, stepwise
+from graphprune.frontend.tracing.normalise import capture_module
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence
@@ -24,8 +26,6 @@ from graphprune.register import register
 from graphprune.rewrite import apply
 from graphprune.running import comparison
 from graphprune.running.runners import graph_runner, runner_of, whole_runner
-from graphprune.stepwise import NotStepwiseError, stepwise
-from graphprune.tracing import capture_module
 from tests import oracle
 
 register()
@@ -253,7 +253,7 @@ def test_an_attempt_that_breaks_leaves_the_captured_graph(monkeypatch: pytest.Mo
     def breaks(graph: Graph) -> Graph:
         raise AssertionError("Min(256, sequence) is not a sum or a product")
 
-    monkeypatch.setattr("graphprune.pretrained.stepwise", breaks)
+    monkeypatch.setattr("graphprune.frontend.pretrained.stepwise", breaks)
     graph = capture(openai_gpt().eval())
     assert graph.source.kind == "encoder"
     assert graph.memo["notes"][0].endswith("none can be derived: Min(256, sequence) is not a sum or a product")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphprune.analysis import analyze
 from graphprune.errors import DataError, UsageError
+from graphprune.frontend.source import capture
 from graphprune.gradients import backward, with_leaves
 from graphprune.groups import Group, Slot
 from graphprune.ir.graph import Graph
@@ -18,7 +19,6 @@ from graphprune.passes.importance.taylor import Taylor, gradient_lines
 from graphprune.running.inputs import Batch, decoder_inputs, samples
 from graphprune.running.loss import Loss, batch_loss
 from graphprune.scoring import lay_out, parameter_slots, unit_scores
-from graphprune.source import capture
 from graphprune.taps import attach_taps
 from tests import families
 from tests.tiny_llama import CONFIG, ids, tiny_graph, tiny_groups

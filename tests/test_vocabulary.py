@@ -14,13 +14,13 @@ from graphprune.analysis import analyze
 from graphprune.backends.runtime import load
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.options import ApplyOptions, CompileOptions, Result
 from graphprune.report_schema import Report
 from graphprune.rewrite import apply
 from graphprune.selfcheck import check_against_masked
-from graphprune.source import capture
 from graphprune.stages import run_recipe
 from graphprune.token_ids import Renumbering, renumber_data, renumber_object
 from graphprune.vocabulary import cut_vocabulary, rank_tokens, vocabulary_group

@@ -8,9 +8,9 @@ import torch
 import transformers
 
 from graphprune.cost import Costs, Polynomial
+from graphprune.frontend.source import capture
 from graphprune.groups import Group, Groups, Kind, Slot
 from graphprune.ir.graph import Graph
-from graphprune.source import capture
 
 CONFIG = transformers.LlamaConfig(
     vocab_size=64,

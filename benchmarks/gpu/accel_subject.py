@@ -10,10 +10,10 @@ from torch import Tensor
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.running.perplexity import perplexity
-from graphprune.source import capture
 
 MODEL = "models/stories3M-hf"
 STORIES = "corpora/tinystories"

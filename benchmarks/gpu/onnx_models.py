@@ -14,9 +14,9 @@ from torch import Tensor
 
 from graphprune.artefact_files import load_backends
 from graphprune.demo import DEMO_FOLDER
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.running.runners import Runner, graph_runner, model_runner
-from graphprune.source import capture
 
 # What is exported, with the type of the graph that it is exported from.
 FORMS = {

@@ -17,11 +17,11 @@ from graphprune.compiler import compile_model
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.demo import DEMO_FOLDER
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.options import CompileOptions
 from graphprune.running.perplexity import perplexity
-from graphprune.source import capture
 from graphprune.train_options import TrainOptions
 from graphprune.training import train
 

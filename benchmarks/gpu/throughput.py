@@ -10,8 +10,8 @@ import torch
 from part import GIB, Part, now, peak_gib, release, reset_peak, run_part
 from shapes import LARGE, SMALL, TINY, RandomRows, Shape, make_model
 
+from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.source import capture
 from graphprune.train_options import TrainOptions
 from graphprune.training import train
 

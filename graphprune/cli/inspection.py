@@ -66,7 +66,7 @@ def explain_command(
 
 def capture_skeleton(model: str, trust_remote_code: bool, progress: Any) -> "Graph":
     progress(f"capturing {model}", 0, 0)
-    from graphprune.source import capture
+    from graphprune.frontend.source import capture
 
     return capture(model, weights=False, trust_remote_code=trust_remote_code)
 

@@ -176,7 +176,7 @@ def find_other(model: str, scratch: Path, progress: "Progress") -> Path:
     """The folder with the ONNX models to compare with; a model that has none is exported into `scratch`."""
     from graphprune.artefact_files import load_backends
     from graphprune.bench import models_in
-    from graphprune.source import capture
+    from graphprune.frontend.source import capture
 
     if Path(model).is_dir() and models_in(Path(model)):
         return Path(model)

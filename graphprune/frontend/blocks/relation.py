@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphprune.recording import Owner, Recording, Stack, Token
+from graphprune.frontend.blocks.recording import Owner, Recording, Stack, Token
 
 _STATE = re.compile(r"(past_key_values|present)\.(\d+)\.(\w+)")
 _BORDERS = {"first", "carried", "end", "outside"}

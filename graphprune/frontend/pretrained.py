@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from graphprune.capturing import capture_graph
 from graphprune.errors import CaptureError, ParityError
+from graphprune.frontend.blocks.capture import capture_graph
+from graphprune.frontend.stepwise.derive import stepwise
 from graphprune.ir.contract import DERIVED, rows_of_ids
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
 from graphprune.models.patches import quiet_transformers, traceable_experts, tracing_patches
 from graphprune.running.comparison import compare_models, require
 from graphprune.running.inputs import decoder_inputs
-from graphprune.stepwise import stepwise
 
 _LOOKED_AT = 12  # tokens with which it is seen whether the later ones change what the earlier ones give
 _ROUNDING = 1e-5  # of the spread of logits

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from graphprune.frontend.blocks.relation import NotRepeatedError, layer_of, rename_state
+from graphprune.frontend.blocks.repetition import Repetition
 from graphprune.ir.canonical import CONSTANTS
 from graphprune.ir.graph import Graph
-from graphprune.relation import NotRepeatedError, layer_of, rename_state
-from graphprune.repetition import Repetition
 
 Block = tuple[str, int]  # the path of a list of blocks, and an index
 

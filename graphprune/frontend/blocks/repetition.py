@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.equality import same_block
-from graphprune.recording import Owner, Recording, Stack
-from graphprune.relation import NotRepeatedError, Relative, layer_of, owner_of, relate, without_borders
+from graphprune.frontend.blocks.equality import same_block
+from graphprune.frontend.blocks.recording import Owner, Recording, Stack
+from graphprune.frontend.blocks.relation import NotRepeatedError, Relative, layer_of, owner_of, relate, without_borders
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,19 @@ import torch._dynamo.config
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from graphprune.complex_pairs import complex_to_pairs
 from graphprune.errors import CaptureError
-from graphprune.failure import explain_failure, quiet_torch
-from graphprune.folding import drop_idle_clamps, fold_constants, picks_to_slices
-from graphprune.functional import functional, is_mutable, is_simple
+from graphprune.frontend.tracing.complex_pairs import complex_to_pairs
+from graphprune.frontend.tracing.failures import explain_failure, quiet_torch
+from graphprune.frontend.tracing.folding import drop_idle_clamps, fold_constants, picks_to_slices
+from graphprune.frontend.tracing.functional import functional, is_mutable, is_simple
+from graphprune.frontend.tracing.layer_norms import fuse_layer_norms
+from graphprune.frontend.tracing.programs import export_within_bounds, note_bounds, size_names
 from graphprune.ir.canonical import CONSTANTS, canonical
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.operators import opname, remove_dead
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import Size, TensorType
 from graphprune.models.contract import Contract
-from graphprune.norms import fuse_layer_norms
-from graphprune.programs import export_within_bounds, note_bounds, size_names
 
 # Nodes that only assert what the captured types already say.
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, fx
 
-from graphprune.blocks import Block, Segments, find_segments, rename, require_alike
+from graphprune.frontend.blocks.relation import NotRepeatedError, layer_of, rename_state
+from graphprune.frontend.blocks.repetition import Repetition
+from graphprune.frontend.blocks.segments import Block, Segments, find_segments, rename, require_alike
 from graphprune.ir.canonical import CONSTANTS, canonical
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import TensorType
 from graphprune.models.contract import Contract
-from graphprune.relation import NotRepeatedError, layer_of, rename_state
-from graphprune.repetition import Repetition
 
 
 @dataclass(eq=False)

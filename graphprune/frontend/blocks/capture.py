@@ -11,15 +11,22 @@ from typing import Any
 from torch import nn
 
 from graphprune.errors import CaptureError
-from graphprune.failure import quiet_torch
+from graphprune.frontend.blocks.recording import Stack, record
+from graphprune.frontend.blocks.relation import NotRepeatedError, Relative, layer_of, relate
+from graphprune.frontend.blocks.repetition import (
+    Repetition,
+    find_repetitions,
+    find_stacks,
+    label,
+    require_same,
+    shared_stacks,
+)
+from graphprune.frontend.blocks.replication import replicate
+from graphprune.frontend.tracing.failures import quiet_torch
+from graphprune.frontend.tracing.normalise import capture_module, evaluating, named_tensors, tensor_names, uncollected
 from graphprune.ir.graph import Graph
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import Decoder
-from graphprune.recording import Stack, record
-from graphprune.relation import NotRepeatedError, Relative, layer_of, relate
-from graphprune.repetition import Repetition, find_repetitions, find_stacks, label, require_same, shared_stacks
-from graphprune.replication import replicate
-from graphprune.tracing import capture_module, evaluating, named_tensors, tensor_names, uncollected
 
 Patches = Callable[[], contextlib.AbstractContextManager[Any]]
 

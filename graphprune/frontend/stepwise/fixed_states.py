@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphprune.frontend.stepwise.token_flow import SEQUENCE, Form, argument, operands, place_of, shape_of, token_dims
 from graphprune.ir.operators import opname
 from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.types import TensorType
-from graphprune.token_flow import SEQUENCE, Form, argument, operands, place_of, shape_of, token_dims
 
 _aten = torch.ops.aten
 _END = 2**63 - 1

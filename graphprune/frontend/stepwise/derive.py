@@ -17,14 +17,8 @@ import torch
 from torch import fx
 
 from graphprune.errors import CaptureError
-from graphprune.held import held
-from graphprune.ir.canonical import canonical
-from graphprune.ir.contract import PREFIX, present_of
-from graphprune.ir.graph import Graph
-from graphprune.ir.operators import opname, remove_dead
-from graphprune.ir.sizes import emit_size
-from graphprune.ir.types import Size, TensorType
-from graphprune.token_flow import (
+from graphprune.frontend.stepwise.fixed_states import held
+from graphprune.frontend.stepwise.token_flow import (
     LIKE,
     PAST,
     SEQUENCE,
@@ -41,7 +35,13 @@ from graphprune.token_flow import (
     token_dims,
     unchanged_operand,
 )
-from graphprune.token_rules import rule_of
+from graphprune.frontend.stepwise.token_rules import rule_of
+from graphprune.ir.canonical import canonical
+from graphprune.ir.contract import PREFIX, present_of
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import opname, remove_dead
+from graphprune.ir.sizes import emit_size
+from graphprune.ir.types import Size, TensorType
 
 _aten = torch.ops.aten
 _END = 2**63 - 1

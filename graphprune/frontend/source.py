@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune import source_checks as checks
-from graphprune.capturing import capture_graph
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, UsageError
+from graphprune.frontend import checks
+from graphprune.frontend.blocks.capture import capture_graph
+from graphprune.frontend.pretrained import capture_pretrained
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
-from graphprune.pretrained import capture_pretrained
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]

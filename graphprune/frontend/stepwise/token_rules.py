@@ -13,9 +13,18 @@ import sympy
 from torch import fx
 
 from graphprune.axes.rules import elementwise
+from graphprune.frontend.stepwise.token_flow import (
+    WHOLE,
+    Form,
+    argument,
+    has_tokens,
+    operands,
+    place_of,
+    shape_of,
+    token_dims,
+)
 from graphprune.ir.operators import opname
 from graphprune.ir.types import Size
-from graphprune.token_flow import WHOLE, Form, argument, has_tokens, operands, place_of, shape_of, token_dims
 
 TokenRule = Callable[[fx.Node, Form], list[Form] | None]
 

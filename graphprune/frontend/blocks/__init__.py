@@ -1,0 +1,1 @@
+"""Equal blocks are traced once, and their graph repeated."""

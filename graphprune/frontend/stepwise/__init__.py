@@ -1,0 +1,1 @@
+"""The graph that continues a text, derived from the one that reads a whole text."""

@@ -1,0 +1,1 @@
+"""From a module to a normal graph: export, and the clean-ups after it."""
