@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from graphprune.amounts import parse_target
-from graphprune.analysis import analyze_axes
+from graphprune.analysis.analyse import analyze_axes
 from graphprune.budget import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.packing import Stream, open_stream

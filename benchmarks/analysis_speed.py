@@ -44,7 +44,7 @@ def make_model(layers: int) -> Any:
 
 def measure(layers: int) -> dict[str, Any]:
     """Processor seconds of every step at one depth; imports and a first capture are done before."""
-    from graphprune.analysis import analyze_axes
+    from graphprune.analysis.analyse import analyze_axes
     from graphprune.axes.inference import infer
     from graphprune.axes.rules import all_rules
     from graphprune.frontend.source import capture

@@ -58,7 +58,7 @@ def run(stages: Stages, name: str, class_name: str, folder: Path) -> None:
     found = stages.found
     with stages.stage("model"):
         model, source = make_source(name, class_name, folder / "source", found)
-    from graphprune.analysis import analyze_axes
+    from graphprune.analysis.analyse import analyze_axes
 
     with stages.stage("capture"):
         graph = source()

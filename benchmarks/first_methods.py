@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from graphprune.amounts import parse_target
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.groups import Group
 from graphprune.budget import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.frontend.source import capture
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions
 from graphprune.plugins import Importance

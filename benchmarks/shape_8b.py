@@ -97,7 +97,7 @@ def peak_gigabytes() -> float:
 
 def measure_shape(folder: Path) -> dict[str, Any]:
     """Capture and analyse a folder that holds nothing but a configuration."""
-    from graphprune.analysis import analyze
+    from graphprune.analysis.analyse import analyze
     from graphprune.frontend.source import capture
 
     before = peak_gigabytes()
@@ -120,7 +120,7 @@ def measure_both(folder: Path) -> dict[str, Any]:
     import torch
     import transformers
 
-    from graphprune.analysis import analyze
+    from graphprune.analysis.analyse import analyze
     from graphprune.frontend.source import capture
 
     config = transformers.AutoConfig.from_pretrained(folder)

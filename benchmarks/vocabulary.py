@@ -33,7 +33,7 @@ def main() -> None:
 def measure(model: Path, train: str, held_out: str) -> Any:
     """The rows of the table, the whole model first."""
     import graphprune
-    from graphprune.analysis import analyze
+    from graphprune.analysis.analyse import analyze
     from graphprune.vocabulary import cut_vocabulary, rank_tokens, vocabulary_group
 
     source = graphprune.capture(str(model))

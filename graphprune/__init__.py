@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from graphprune.register import install
 
 if TYPE_CHECKING:
-    from graphprune.analysis import analyze
+    from graphprune.analysis.analyse import analyze
+    from graphprune.analysis.groups import Groups
     from graphprune.compiler import compile_model as compile
     from graphprune.errors import GraphpruneError
     from graphprune.exporting import export
     from graphprune.frontend.source import capture
-    from graphprune.groups import Groups
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Plan, read_plan
     from graphprune.options import CompileOptions
@@ -58,12 +58,12 @@ _HOMES = {
     "Context": "pass_manager:Context",
     "Graph": "ir.graph:Graph",
     "GraphpruneError": "errors:GraphpruneError",
-    "Groups": "groups:Groups",
+    "Groups": "analysis.groups:Groups",
     "Importance": "plugins:Importance",
     "Pass": "pass_manager:Pass",
     "Plan": "ir.plan:Plan",
     "Recipe": "recipes:Recipe",
-    "analyze": "analysis:analyze",
+    "analyze": "analysis.analyse:analyze",
     "apply": "rewrite:apply",
     "capture": "frontend.source:capture",
     "compile": "compiler:compile_model",

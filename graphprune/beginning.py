@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphprune.aim import Aim
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.budget import Budget
 from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError

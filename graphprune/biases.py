@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import torch
 
+from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import TensorType
-from graphprune.linear_calls import LinearCall, find_linear_calls
 
 
 def add_biases(graph: Graph, weights: Sequence[str]) -> Graph:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.cost import Polynomial
+from graphprune.analysis.cost import Polynomial
+from graphprune.analysis.groups import Group, Groups
 from graphprune.errors import BudgetError, UsageError
-from graphprune.groups import Group, Groups
 from graphprune.quantities import Parameters, Quantity
 
 # Widths of plain channels; a count of heads, experts or rotary pairs gains nothing from a multiple.

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from graphprune.analysis.groups import Group, Groups, Kind
 from graphprune.budget import Budget, cost_of, reachable_minimum
 from graphprune.errors import BudgetError, UsageError
-from graphprune.groups import Group, Groups, Kind
 from graphprune.options import AUTO
 
 # What `auto` leaves of every group at least, and the share of MLP and attention below which the residual width goes:

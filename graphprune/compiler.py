@@ -13,7 +13,7 @@ import torch
 
 from graphprune import parity
 from graphprune.aim import find_aim
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.artefact_files import export_all, load_backends
 from graphprune.beginning import (
     Beginning,

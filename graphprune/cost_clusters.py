@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphprune.analysis.cost import Polynomial
 from graphprune.budget import Width
-from graphprune.cost import Polynomial
 
 Members = tuple[int, ...]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from graphprune.analysis.linear_calls import LinearCall
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
-from graphprune.linear_calls import LinearCall
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 

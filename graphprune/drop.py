@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from graphprune.groups import Branch
+from graphprune.analysis.groups import Branch
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import sweep
 

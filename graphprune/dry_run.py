@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from graphprune.aim import Aim
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.groups import Group, Groups
 from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.frontend.source import capture
-from graphprune.groups import Group, Groups
 from graphprune.ir.graph import Graph
 from graphprune.measure import cost_measures
 from graphprune.options import AUTO, CompileOptions, Measure, Result

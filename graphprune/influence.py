@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from graphprune.groups import Branch, Groups
+from graphprune.analysis.groups import Branch, Groups
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch, run_batch
 

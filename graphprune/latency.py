@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.bench import Setting, Subject, bench
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph

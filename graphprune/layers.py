@@ -1,37 +1,17 @@
 """Layers: which residual branches make one block of the model, and how much each block changes the stream."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from graphprune.groups import Branch, Groups
+from graphprune.analysis.groups import Branch
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch, run_batch
 
 Distance = Literal["cosine", "euclidean", "manhattan"]
-_HEADS = frozenset({"attention", "query", "head_dim"})
-
-
-def find_layers(groups: Groups) -> tuple[tuple[Branch, ...], ...]:
-    """Consecutive residual branches, in graph order: a layer begins at each branch that holds attention heads.
-
-    Branches of one addition (parallel attention and MLP) belong together; models without attention have one branch a
-    layer. Found from the axes, not from names.
-    """
-    heads = {group.block for group in groups.groups if group.kind in _HEADS}
-    sums = [tuple(members) for _, members in groupby(groups.branches, key=lambda branch: branch.add)]
-    layers: list[tuple[Branch, ...]] = []
-    for members in sums:
-        begins = any(branch.id in heads for branch in members)
-        if begins or not heads or not layers:
-            layers.append(members)
-        else:
-            layers[-1] = (*layers[-1], *members)
-    return tuple(layers)
 
 
 def measure_change(
@@ -80,8 +60,3 @@ def normalise(changes: Sequence[float]) -> tuple[float, ...]:
     around = [value - mean for value in changes]
     largest = max(map(abs, around), default=0.0)
     return tuple(value / largest if largest > 0 else 0.0 for value in around)
-
-
-def by_branch(layers: Sequence[Sequence[Branch]], values: Sequence[float]) -> Mapping[str, float]:
-    """The value of its layer for each branch's id."""
-    return {branch.id: value for layer, value in zip(layers, values, strict=True) for branch in layer}

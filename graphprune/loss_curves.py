@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
+from graphprune.analysis.groups import Slot
+from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.budget import Width
-from graphprune.groups import Slot
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.layers import watch
-from graphprune.linear_calls import LinearCall, find_linear_calls
 from graphprune.masks import Masked
 from graphprune.plugins import Compensation
 from graphprune.rewrite import apply

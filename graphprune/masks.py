@@ -8,7 +8,7 @@ from operator import is_not
 import torch
 from torch import Tensor, fx
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.axes.inference import Reduction
 from graphprune.ir.graph import Graph, copy_nodes
 from graphprune.ir.operators import rebind

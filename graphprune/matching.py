@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.groups import Group, Groups, Slot
+from graphprune.analysis.groups import Group, Groups, Slot
 from graphprune.ir.plan import Plan
 
 Place = tuple[str, int]

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from graphprune.analysis.groups import Groups
 from graphprune.data.calibration import Text
-from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.options import Measure

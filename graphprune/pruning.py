@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from graphprune.analysis import analyze, analyze_axes
+from graphprune.analysis.analyse import analyze, analyze_axes
+from graphprune.analysis.groups import Groups
 from graphprune.budget import Budget, cost_of, reachable_minimum
 from graphprune.candidates import Choice, choose_candidates
 from graphprune.errors import BudgetError
-from graphprune.groups import Groups
 from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain

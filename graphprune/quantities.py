@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from graphprune.cost import ONE, Polynomial
+from graphprune.analysis.cost import ONE, Polynomial
+from graphprune.analysis.groups import Groups
 from graphprune.errors import UsageError
-from graphprune.groups import Groups
 from graphprune.spec import build, split_spec
 
 Precision = Literal["fp32", "half", "int8", "int4"]

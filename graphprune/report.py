@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from graphprune.analysis.groups import Groups
 from graphprune.artefact_files import record_files
 from graphprune.data.calibration import Text, describe_text
-from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Result, Width

@@ -8,14 +8,14 @@ import numpy
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
+from graphprune.analysis.choices import slot_masks
+from graphprune.analysis.groups import Groups
 from graphprune.axes.inference import Axes, Call, NodeAxes
 from graphprune.axes.rules import all_rules
 from graphprune.biases import add_biases
-from graphprune.choices import slot_masks
 from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
-from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.operators import operator_key, rebind, remove_dead

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.budget import ROUNDED_KINDS
 from graphprune.ir.graph import Graph
 from graphprune.progress import Progress

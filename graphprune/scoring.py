@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.groups import Group, Slot
+from graphprune.analysis.groups import Group, Slot
 from graphprune.ir.graph import Graph
 
 # `element`: every entry counts by itself; `vector`: a row or column is summed before its magnitude is taken.

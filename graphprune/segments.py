@@ -12,7 +12,7 @@ from operator import getitem
 import torch
 from torch import Tensor, fx
 
-from graphprune.branches import find_branches
+from graphprune.analysis.branches import find_branches
 from graphprune.ir.graph import Graph, copy_nodes
 
 _PREFIX = "segment_"

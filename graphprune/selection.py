@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from graphprune.analysis.groups import Group, Groups
 from graphprune.errors import PlanError
-from graphprune.groups import Group, Groups
 from graphprune.ir.plan import Plan
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
+from graphprune.analysis.cost import Polynomial
+from graphprune.analysis.groups import Groups
 from graphprune.budget import Budget, Width, check_reachable, cost_of
-from graphprune.cost import Polynomial
 from graphprune.errors import GraphpruneError
-from graphprune.groups import Groups
 
 Levels = NDArray[numpy.int64]
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from graphprune.analysis.linear_calls import read_call
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, operator_key
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import TensorType
-from graphprune.linear_calls import read_call
 from graphprune.scoring import Key, Layout, widen
 
 _aten = torch.ops.aten

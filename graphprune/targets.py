@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.amounts import parse_bytes, parse_target
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions

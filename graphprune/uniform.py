@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphprune import registry
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
+from graphprune.analysis.groups import Group, Groups
 from graphprune.errors import UsageError
-from graphprune.groups import Group, Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.rewrite import cut, kept_masks

@@ -9,12 +9,12 @@ from typing import Any
 import numpy
 
 from graphprune.amounts import parse_target
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.groups import Group, Groups
 from graphprune.budget import Budget, levels_of
 from graphprune.data.sources import read_texts
 from graphprune.data.tokenising import encode_source
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
-from graphprune.groups import Group, Groups
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, Statistics

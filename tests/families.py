@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.masks import Masked

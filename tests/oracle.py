@@ -9,8 +9,8 @@ import sympy
 import torch
 from torch import Tensor
 
-from graphprune.analysis import Analysis, analyze_axes
-from graphprune.groups import Group
+from graphprune.analysis.analyse import Analysis, analyze_axes
+from graphprune.analysis.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.sizes import concrete

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.layers import find_layers
 from graphprune.budget import Budget
 from graphprune.errors import UsageError
-from graphprune.layers import find_layers, measure_change, normalise
+from graphprune.layers import measure_change, normalise
 from graphprune.passes.allocation.adaptive import Adaptive
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.plugins import Round

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from graphprune.analysis.cost import Costs, Polynomial
+from graphprune.analysis.groups import Group, Groups, Kind
 from graphprune.budget import Budget
-from graphprune.cost import Costs, Polynomial
 from graphprune.errors import PlanError, UsageError
-from graphprune.groups import Group, Groups, Kind
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.plugins import Allocation, Round

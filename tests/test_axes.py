@@ -11,10 +11,10 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphprune.analysis.owners import owners
 from graphprune.axes.algebra import Algebra, Axis, divide
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import Size
-from graphprune.owners import owners
 
 Label = frozenset[tuple[str, int]]  # what an index really is: its unit of each hidden factor
 Labels = tuple[Label, ...]

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from graphprune.analysis import analyze
-from graphprune.branches import exclusive_nodes
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.branches import exclusive_nodes
 from graphprune.frontend.source import capture
 from graphprune.ir.plan import Plan
 from graphprune.rewrite import apply

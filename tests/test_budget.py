@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphprune.amounts import parse_target
+from graphprune.analysis.cost import Costs, Polynomial
+from graphprune.analysis.groups import Group, Groups, Kind
 from graphprune.budget import Budget, check_reachable, free_widths, reachable_minimum
-from graphprune.cost import Costs, Polynomial
 from graphprune.errors import BudgetError, GraphpruneError, UsageError
-from graphprune.groups import Group, Groups, Kind
 from graphprune.quantities import CacheBytes
 from graphprune.solver import solve
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from graphprune.analysis.groups import Group, Kind
+from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.budget import Budget
 from graphprune.errors import UsageError
-from graphprune.groups import Group, Kind
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
 from graphprune.ir.verification import verify
-from graphprune.linear_calls import find_linear_calls
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares

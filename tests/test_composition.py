@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import compose

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphprune import objective
 from graphprune.adapters import adapted
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan

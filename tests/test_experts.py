@@ -14,13 +14,13 @@ import transformers
 from torch import Tensor, nn
 
 from graphprune import artefacts, parity
-from graphprune.analysis import Analysis, analyze, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze, analyze_axes
+from graphprune.analysis.groups import Group
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.cli.main import run
 from graphprune.errors import PlanError
 from graphprune.frontend.source import capture
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
 from graphprune.loss_curves import Probe

@@ -2,9 +2,9 @@
 
 import pytest
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.explain import coupling_graph, explain
 from graphprune.errors import UsageError
-from graphprune.explain import coupling_graph, explain
 from tests.families import analysis, graph
 
 pytestmark = pytest.mark.xdist_group("llama")

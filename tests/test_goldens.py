@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy
 import pytest
 
-from graphprune.groups import Group, Groups, Slot
+from graphprune.analysis.groups import Group, Groups, Slot
 from graphprune.ir.plan import Plan
 from graphprune.ir.printing import print_graph
 from tests.families import analysis, families, graph

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 import graphprune.training
-from graphprune.analysis import analyze, analyze_axes
+from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.artefact_files import load_backends
 from graphprune.budget import Budget
 from graphprune.compiler import compile_model

@@ -12,7 +12,7 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.backends.huggingface import HuggingFace, read_generic
 from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.groups import Group, Slot
 from graphprune.errors import DataError, UsageError
-from graphprune.groups import Group, Slot
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random

@@ -6,11 +6,11 @@ import numpy
 import pytest
 import torch
 
+from graphprune.analysis.cost import Polynomial
+from graphprune.analysis.groups import Group
 from graphprune.budget import Budget, Width, free_widths
-from graphprune.cost import Polynomial
 from graphprune.cost_clusters import find_clusters
 from graphprune.errors import BudgetError, UsageError
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.knapsack import Item, pack

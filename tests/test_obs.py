@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.curvature import measure_curvature
 from graphprune.elimination import Consumer, eliminate
 from graphprune.errors import UsageError
-from graphprune.linear_calls import find_linear_calls
 from graphprune.passes.importance.obs import Obs
 from graphprune.running.inputs import graph_inputs
 from graphprune.running.stepper import Stepper

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from graphprune import parity
-from graphprune.analysis import Analysis
-from graphprune.groups import Group
+from graphprune.analysis.analyse import Analysis
+from graphprune.analysis.groups import Group
+from graphprune.analysis.owners import owners
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.owners import owners
 from graphprune.running import observations, runners
 from tests import oracle, zoo
 from tests.families import families, graph, model, wide

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.budget import Budget
 from graphprune.errors import BudgetError, UsageError
 from graphprune.influence import branch_influence

@@ -12,10 +12,10 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphprune.analysis import analyze, analyze_axes
+from graphprune.analysis.analyse import analyze, analyze_axes
+from graphprune.analysis.groups import Groups
 from graphprune.errors import PlanError
 from graphprune.frontend.source import capture
-from graphprune.groups import Groups
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, Statistics, read_plan
 from graphprune.rewrite import apply

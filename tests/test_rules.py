@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
+from graphprune.analysis.owners import owners
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import infer
 from graphprune.axes.rules import BUILT_IN
@@ -20,7 +21,6 @@ from graphprune.ir.operators import operator_key
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType
 from graphprune.masks import Masked
-from graphprune.owners import owners
 from graphprune.rewrite import apply
 from tests import oracle
 from tests.rule_samples import Sample, f, s, samples

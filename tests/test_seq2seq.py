@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from graphprune import Graph, Plan, apply, artefacts, capture, parity
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.running import comparison

@@ -9,11 +9,11 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.groups import Group, Slot
 from graphprune.errors import DataError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.gradients import backward, with_leaves
-from graphprune.groups import Group, Slot
 from graphprune.ir.graph import Graph
 from graphprune.passes.importance.taylor import Taylor, gradient_lines
 from graphprune.running.inputs import Batch, decoder_inputs, samples

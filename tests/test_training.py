@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.backends.runtime import load
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError

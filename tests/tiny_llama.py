@@ -7,9 +7,9 @@ import numpy
 import torch
 import transformers
 
-from graphprune.cost import Costs, Polynomial
+from graphprune.analysis.cost import Costs, Polynomial
+from graphprune.analysis.groups import Group, Groups, Kind, Slot
 from graphprune.frontend.source import capture
-from graphprune.groups import Group, Groups, Kind, Slot
 from graphprune.ir.graph import Graph
 
 CONFIG = transformers.LlamaConfig(

@@ -9,7 +9,7 @@ from graphprune.cli.arguments import Json, Model, Trust
 from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
 
 if TYPE_CHECKING:
-    from graphprune.groups import Groups
+    from graphprune.analysis.groups import Groups
     from graphprune.ir.graph import Graph
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -53,7 +53,7 @@ def explain_command(
     as_json: Json = False,
 ) -> None:
     """Show the path of operators that couples two weight dimensions, so that they can only shrink together."""
-    from graphprune.explain import explain
+    from graphprune.analysis.explain import explain
 
     with progress_on_stderr() as progress:
         graph = capture_skeleton(model, trust_remote_code, progress)
@@ -74,7 +74,7 @@ def capture_skeleton(model: str, trust_remote_code: bool, progress: Any) -> "Gra
 def analyse_model(model: str, trust_remote_code: bool) -> tuple["Graph", "Groups"]:
     with progress_on_stderr() as progress:
         graph = capture_skeleton(model, trust_remote_code, progress)
-        from graphprune.analysis import analyze
+        from graphprune.analysis.analyse import analyze
 
         progress("inferring axes", 0, 0)
         return graph, analyze(graph)

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal, final
 import numpy
 from numpy.typing import NDArray
 
+from graphprune.analysis.layers import by_branch, find_layers
 from graphprune.budget import Width, free_widths
 from graphprune.errors import UsageError
-from graphprune.layers import Distance, by_branch, find_layers, measure_change, normalise
+from graphprune.layers import Distance, measure_change, normalise
 from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.solver import solve
 

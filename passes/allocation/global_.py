@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, final
 import numpy
 from numpy.typing import NDArray
 
+from graphprune.analysis.groups import Group
 from graphprune.budget import Width, cost_of, free_widths
 from graphprune.errors import UsageError
-from graphprune.groups import Group
 from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.selection import check_scores
 from graphprune.solver import solve

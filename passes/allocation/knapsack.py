@@ -8,8 +8,8 @@ from typing import Any, ClassVar, final
 import numpy
 from numpy.typing import NDArray
 
+from graphprune.analysis.cost import Polynomial
 from graphprune.budget import Width, check_reachable, cost_of, free_widths
-from graphprune.cost import Polynomial
 from graphprune.cost_clusters import Members, find_clusters
 from graphprune.errors import UsageError
 from graphprune.knapsack import Item, pack

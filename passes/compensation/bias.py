@@ -7,12 +7,12 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from graphprune.analysis import analyze_axes
+from graphprune.analysis.analyse import analyze_axes
+from graphprune.analysis.groups import Group
+from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.biases import can_take_bias
 from graphprune.errors import UsageError
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.linear_calls import find_linear_calls
 from graphprune.plugins import Compensation
 from graphprune.rewrite import kept_masks
 from graphprune.running.inputs import Batch, graph_inputs

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor, fx
 
-from graphprune.analysis import analyze_axes
+from graphprune.analysis.analyse import analyze_axes
+from graphprune.analysis.branches import find_branches
+from graphprune.analysis.groups import Group
+from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.biases import can_take_bias
-from graphprune.branches import find_branches
 from graphprune.errors import DataError, UsageError
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
-from graphprune.linear_calls import LinearCall, find_linear_calls
 from graphprune.plugins import Compensation
 from graphprune.rewrite import kept_masks
 from graphprune.running.inputs import Batch, graph_inputs

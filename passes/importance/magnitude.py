@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from graphprune.analysis.groups import Group
 from graphprune.errors import UsageError
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.plugins import Importance
 from graphprune.running.inputs import Batch

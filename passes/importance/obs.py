@@ -6,12 +6,12 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from graphprune.analysis.groups import Group
+from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.curvature import measure_curvature
 from graphprune.elimination import Consumer, eliminate
 from graphprune.errors import UsageError
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.linear_calls import LinearCall, find_linear_calls
 from graphprune.plugins import Importance
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss

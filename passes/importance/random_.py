@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from graphprune.groups import Group
+from graphprune.analysis.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.plugins import Importance
 from graphprune.running.inputs import Batch

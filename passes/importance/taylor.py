@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from graphprune.analysis.groups import Group
 from graphprune.errors import DataError, UsageError
 from graphprune.gradients import backward, with_leaves
-from graphprune.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.plugins import Importance
 from graphprune.running.inputs import Batch, rows, samples

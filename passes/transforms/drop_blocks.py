@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.errors import UsageError
 from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 from graphprune.amounts import parse_target
-from graphprune.analysis import analyze
+from graphprune.analysis.analyse import analyze
 from graphprune.budget import Budget
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like

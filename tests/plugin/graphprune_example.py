@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 import torch
 
-from graphprune.groups import Group
+from graphprune.analysis.groups import Group
 from graphprune.ir.graph import Graph
 from graphprune.plugins import Importance
 from graphprune.running.inputs import Batch

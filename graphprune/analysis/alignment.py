@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from graphprune.analysis.choices import chosen_atoms
 from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Inference
-from graphprune.choices import chosen_atoms
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
 from graphprune.ir.types import tensor_type

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
+from graphprune.analysis.alignment import find_multiples
+from graphprune.analysis.branches import find_branches
+from graphprune.analysis.choices import Chosen, find_chosen
+from graphprune.analysis.groups import Constant, Group, Groups, Kind, Slot
+from graphprune.analysis.kinds import Kinds
+from graphprune.analysis.locks import collect_locks, lock_reductions
+from graphprune.analysis.owners import Carrier, find_carriers
+from graphprune.analysis.polynomials import build_costs
 from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Axes, Inference, infer
 from graphprune.axes.rules import all_rules
-from graphprune.branches import find_branches
-from graphprune.choices import Chosen, find_chosen
-from graphprune.groups import Constant, Group, Groups, Kind, Slot
 from graphprune.ir.graph import Graph
-from graphprune.kinds import Kinds
-from graphprune.locks import collect_locks, lock_reductions
-from graphprune.multiples import find_multiples
-from graphprune.owners import Carrier, find_carriers
-from graphprune.polynomials import build_costs
 
 
 @dataclass(frozen=True, eq=False)

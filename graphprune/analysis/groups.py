@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.cost import Costs
+from graphprune.analysis.cost import Costs
 
 Kind = Literal["mlp", "attention", "query", "head_dim", "residual", "experts", "vocabulary", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import fx
 
-from graphprune.groups import Branch
+from graphprune.analysis.groups import Branch
 from graphprune.ir.contract import is_present
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import TensorType

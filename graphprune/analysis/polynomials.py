@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import fx
 
+from graphprune.analysis.cost import Costs, Polynomial, Storage, Term
+from graphprune.analysis.groups import Group
+from graphprune.analysis.kinds import Kinds
+from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Axes, Inference
-from graphprune.cost import Costs, Polynomial, Storage, Term
-from graphprune.groups import Group
 from graphprune.ir.contract import PREFIX, is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import tensor_type
-from graphprune.kinds import Kinds
-from graphprune.linear_calls import find_linear_calls
 
 Terms = Counter[Term]  # summed with `update`: `+` would drop negative terms
 _PAST = symbol("past")

@@ -4,7 +4,7 @@ import itertools
 
 import networkx
 
-from graphprune.analysis import Analysis, analyze_axes
+from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.axes.algebra import Axis
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph

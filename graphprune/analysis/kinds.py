@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from torch import fx
 
+from graphprune.analysis.branches import exclusive_nodes, side_nodes, upstream
+from graphprune.analysis.groups import Branch, Kind
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Inference
-from graphprune.branches import exclusive_nodes, side_nodes, upstream
-from graphprune.groups import Branch, Kind
 from graphprune.ir.contract import is_attended
 from graphprune.ir.graph import Graph
 from graphprune.ir.recurrence import RECURRENCE

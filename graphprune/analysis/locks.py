@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
+from graphprune.analysis.choices import Chosen
+from graphprune.analysis.kinds import Kinds
+from graphprune.analysis.norm_locks import leftover_locks
 from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Inference
-from graphprune.choices import Chosen
 from graphprune.ir.contract import is_present, is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES, bind
-from graphprune.kinds import Kinds
-from graphprune.leftovers import leftover_locks
 
 _PICKING = {"embedding", "index", "gather", "index_select", "scatter", "index_add", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points

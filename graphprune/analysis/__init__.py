@@ -1,0 +1,1 @@
+"""What goes together, why something may not go, and what everything costs."""
