@@ -12,10 +12,10 @@ from torch import Tensor
 
 from graphprune.backends.gguf_shapes import Shape, read_shape
 from graphprune.backends.gguf_tokens import add_tokenizer
+from graphprune.budget.quantities import FileBytes
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import on_cpu
-from graphprune.quantities import FileBytes
 
 _PRECISIONS = ("f32", "f16", "bf16", "q8_0")
 _ROW = 32  # weights of a q8_0 block

@@ -15,11 +15,11 @@ from torch import Tensor
 from graphprune.backends.copying import copy_companions
 from graphprune.backends.serial import from_data, main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
+from graphprune.budget.quantities import FileBytes
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph, Source
 from graphprune.ir.placement import on_cpu, unshared
-from graphprune.quantities import FileBytes
 from graphprune.running.comparison import agree
 
 MODELING = "modeling_graphprune"

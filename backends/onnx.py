@@ -11,10 +11,10 @@ import torch
 
 from graphprune.backends.onnx_genai import write_genai_config
 from graphprune.backends.onnx_types import widen_types
+from graphprune.budget.quantities import FileBytes
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import on_cpu
-from graphprune.quantities import FileBytes
 
 if TYPE_CHECKING:
     import onnx_ir

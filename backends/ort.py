@@ -10,10 +10,10 @@ import torch
 from graphprune.backends.onnx import build_model, write_companions, write_model
 from graphprune.backends.onnx_types import widen_types
 from graphprune.backends.reduced import PRECISION, reduce_precision
+from graphprune.budget.quantities import FileBytes, Precision
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import on_cpu
-from graphprune.quantities import FileBytes, Precision
 
 if TYPE_CHECKING:
     import onnx_ir

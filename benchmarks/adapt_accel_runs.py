@@ -18,7 +18,7 @@ from torch import Tensor
 
 from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze_axes
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from graphprune.amounts import parse_target
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.data.calibration import prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.errors import BudgetError

@@ -23,7 +23,7 @@ from torch import Tensor
 from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.frontend.source import capture

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.amounts import parse_speed
+from graphprune.budget.quantities import Latency
+from graphprune.budget.targets import Target, cost_of_graph, resolve_target
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.latency import measure_latency
 from graphprune.options import AUTO, CompileOptions
 from graphprune.progress import Progress, no_progress
-from graphprune.quantities import Latency
 from graphprune.recipes import Recipe
 from graphprune.rounding import measure_rounding
-from graphprune.targets import Target, cost_of_graph, resolve_target
 
 _MEASURED = "measured.json"
 

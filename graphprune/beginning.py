@@ -8,7 +8,8 @@ from pathlib import Path
 
 from graphprune.aim import Aim
 from graphprune.analysis.analyse import analyze
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
+from graphprune.budget.targets import Target, cost_of_graph
 from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
@@ -18,7 +19,6 @@ from graphprune.options import CompileOptions, Measure
 from graphprune.progress import Progress
 from graphprune.recipes import Recipe
 from graphprune.rewrite import apply
-from graphprune.targets import Target, cost_of_graph
 from graphprune.vocabulary import (
     Ranking,
     VocabularyCut,

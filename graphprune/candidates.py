@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from graphprune.analysis.groups import Group, Groups, Kind
-from graphprune.budget import Budget, cost_of, reachable_minimum
+from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
 from graphprune.errors import BudgetError, UsageError
 from graphprune.options import AUTO
 

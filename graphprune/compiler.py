@@ -23,6 +23,7 @@ from graphprune.beginning import (
     vocabulary_measures,
     vocabulary_notes,
 )
+from graphprune.budget.targets import check_file
 from graphprune.card import model_card
 from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
 from graphprune.dry_run import dry_run
@@ -56,7 +57,6 @@ from graphprune.running import comparison
 from graphprune.running.devices import choose_device, describe_device, make_current
 from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.stages import check_target, expand, needs_text
-from graphprune.targets import check_file
 from graphprune.variants import variant_measures
 
 

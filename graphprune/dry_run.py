@@ -11,6 +11,7 @@ from graphprune.aim import Aim
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
 from graphprune.beginning import cuts_vocabulary, shorten_evenly
+from graphprune.budget.targets import resolve_target
 from graphprune.errors import UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
@@ -25,7 +26,6 @@ from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec
 from graphprune.stages import expand, last_request
-from graphprune.targets import resolve_target
 from graphprune.uniform import allowed_counts
 
 

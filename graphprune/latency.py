@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.analyse import analyze
 from graphprune.bench import Setting, Subject, bench
+from graphprune.budget.quantities import Latency
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.progress import Progress
-from graphprune.quantities import Latency
 from graphprune.rewrite import apply
 
 SETTING = Setting(context=128, tokens=32, runs=5)

@@ -12,7 +12,7 @@ from torch import Tensor
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.analysis.groups import Slot
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
-from graphprune.budget import Width
+from graphprune.budget.budgets import Width
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.layers import watch

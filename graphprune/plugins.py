@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from graphprune.analysis.groups import Group, Groups
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.analysis.groups import Groups
-from graphprune.budget import Budget, cost_of, reachable_minimum
+from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
 from graphprune.candidates import Choice, choose_candidates
 from graphprune.errors import BudgetError
 from graphprune.influence import branch_influence

@@ -11,12 +11,12 @@ import torch
 
 from graphprune.analysis.groups import Groups
 from graphprune.artefact_files import record_files
+from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text, describe_text
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Result, Width
 from graphprune.recipes import Recipe
-from graphprune.targets import Target
 from graphprune.vocabulary import VocabularyCut
 
 

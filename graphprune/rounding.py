@@ -12,10 +12,10 @@ from typing import Any
 import numpy
 
 from graphprune.analysis.analyse import analyze
-from graphprune.budget import ROUNDED_KINDS
+from graphprune.budget.budgets import ROUNDED_KINDS
+from graphprune.budget.quantities import FileBytes
 from graphprune.ir.graph import Graph
 from graphprune.progress import Progress
-from graphprune.quantities import FileBytes
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 _WHOLE = 2 * STEPS[-1]  # multiples of this are taken to be as fast as any

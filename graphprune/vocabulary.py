@@ -11,7 +11,8 @@ import numpy
 from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
-from graphprune.budget import Budget, levels_of
+from graphprune.budget.budgets import Budget, levels_of
+from graphprune.budget.quantities import Quantity
 from graphprune.data.sources import read_texts
 from graphprune.data.tokenising import encode_source
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
@@ -20,7 +21,6 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, Statistics
 from graphprune.pieces import Pieces, model_kind, read_pieces, removal_order
 from graphprune.progress import Progress, no_progress
-from graphprune.quantities import Quantity
 from graphprune.remapping import read_tokenizer, rule_ids, write_folder
 from graphprune.rewrite import apply
 from graphprune.token_ids import Renumbering, named_ids, renumber_object

@@ -5,7 +5,7 @@ import torch
 
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.layers import find_layers
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
 from graphprune.layers import measure_change, normalise
 from graphprune.passes.allocation.adaptive import Adaptive

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graphprune.analysis.cost import Costs, Polynomial
 from graphprune.analysis.groups import Group, Groups, Kind
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.errors import PlanError, UsageError
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from graphprune.amounts import parse_target
 from graphprune.analysis.cost import Costs, Polynomial
 from graphprune.analysis.groups import Group, Groups, Kind
-from graphprune.budget import Budget, check_reachable, free_widths, reachable_minimum
+from graphprune.budget.budgets import Budget, check_reachable, free_widths, reachable_minimum
+from graphprune.budget.quantities import CacheBytes
+from graphprune.budget.solver import solve
 from graphprune.errors import BudgetError, GraphpruneError, UsageError
-from graphprune.quantities import CacheBytes
-from graphprune.solver import solve
 
 
 def make_group(id: str, units: int, kind: Kind = "mlp") -> Group:

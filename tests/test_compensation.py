@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphprune.analysis.groups import Group, Kind
 from graphprune.analysis.linear_calls import find_linear_calls
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan

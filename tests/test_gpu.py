@@ -18,7 +18,7 @@ from torch import Tensor
 import graphprune.training
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.artefact_files import load_backends
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.compiler import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
 from graphprune.frontend.source import capture

@@ -8,12 +8,12 @@ import torch
 
 from graphprune.analysis.cost import Polynomial
 from graphprune.analysis.groups import Group
-from graphprune.budget import Budget, Width, free_widths
-from graphprune.cost_clusters import find_clusters
+from graphprune.budget.budgets import Budget, Width, free_widths
+from graphprune.budget.clusters import find_clusters
+from graphprune.budget.knapsack import Item, pack
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.knapsack import Item, pack
 from graphprune.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
 from graphprune.passes.allocation.knapsack import Knapsack, choose, first_rows, rank, thin
 from graphprune.passes.compensation.least_squares import LeastSquares

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphprune.analysis.analyse import analyze
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
 from graphprune.errors import BudgetError, UsageError
 from graphprune.influence import branch_influence
 from graphprune.ir.plan import Plan

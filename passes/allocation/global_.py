@@ -9,11 +9,11 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
-from graphprune.budget import Width, cost_of, free_widths
+from graphprune.budget.budgets import Width, cost_of, free_widths
+from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
 from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.selection import check_scores
-from graphprune.solver import solve
 
 
 @final

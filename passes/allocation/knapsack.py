@@ -9,15 +9,15 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.cost import Polynomial
-from graphprune.budget import Width, check_reachable, cost_of, free_widths
-from graphprune.cost_clusters import Members, find_clusters
+from graphprune.budget.budgets import Width, check_reachable, cost_of, free_widths
+from graphprune.budget.clusters import Members, find_clusters
+from graphprune.budget.knapsack import Item, pack
+from graphprune.budget.solver import Levels, sizes_at, solve, terms_with
 from graphprune.errors import UsageError
-from graphprune.knapsack import Item, pack
 from graphprune.loss_curves import Curve, Probe, measure_curves, saturate
 from graphprune.plugins import Allocation, Allotment, Round
 from graphprune.running.inputs import Batch, rows
 from graphprune.selection import select
-from graphprune.solver import Levels, sizes_at, solve, terms_with
 from graphprune.spec import parse_spec
 
 _HUBS, _PART = 256, 64  # combinations that are looked at: of all hubs together, and of one part

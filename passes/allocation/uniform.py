@@ -6,9 +6,9 @@ from typing import ClassVar, final
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.budget import Width, free_widths
+from graphprune.budget.budgets import Width, free_widths
+from graphprune.budget.solver import solve
 from graphprune.plugins import Allocation, Allotment, Round
-from graphprune.solver import solve
 
 
 @final

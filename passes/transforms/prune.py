@@ -6,13 +6,13 @@ from typing import Any, ClassVar, final
 
 from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze
-from graphprune.budget import Budget
+from graphprune.budget.budgets import Budget
+from graphprune.budget.quantities import parse_quantity
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
 from graphprune.ir.plan import Statistics
 from graphprune.pass_manager import Context, Pass
 from graphprune.pruning import Pruned, Request, prune
-from graphprune.quantities import parse_quantity
 from graphprune.spec import parse_spec
 from graphprune.uniform import allowed_counts, has_stock_form, require_stock, without_heads
 

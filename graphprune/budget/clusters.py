@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphprune.analysis.cost import Polynomial
-from graphprune.budget import Width
+from graphprune.budget.budgets import Width
 
 Members = tuple[int, ...]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.cost import Polynomial
 from graphprune.analysis.groups import Group, Groups
+from graphprune.budget.quantities import Parameters, Quantity
 from graphprune.errors import BudgetError, UsageError
-from graphprune.quantities import Parameters, Quantity
 
 # Widths of plain channels; a count of heads, experts or rotary pairs gains nothing from a multiple.
 ROUNDED_KINDS = frozenset({"mlp", "residual", "vocabulary", "other"})

@@ -7,11 +7,11 @@ from typing import Any
 
 from graphprune.amounts import parse_bytes, parse_target
 from graphprune.analysis.analyse import analyze
+from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions
 from graphprune.output import folder_size
-from graphprune.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
 from graphprune.spec import print_spec
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.cost import Polynomial
 from graphprune.analysis.groups import Groups
-from graphprune.budget import Budget, Width, check_reachable, cost_of
+from graphprune.budget.budgets import Budget, Width, check_reachable, cost_of
 from graphprune.errors import GraphpruneError
 
 Levels = NDArray[numpy.int64]

@@ -1,0 +1,1 @@
+"""Targets, quantities, and the solvers that meet them."""
