@@ -27,7 +27,7 @@ from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import perplexity
 from graphprune.schedule import Shares, split_whole, stage_shares

@@ -49,7 +49,7 @@ def measure(layers: int) -> dict[str, Any]:
     from graphprune.axes.rules import all_rules
     from graphprune.frontend.source import capture
     from graphprune.ir.plan import Plan
-    from graphprune.rewrite import apply
+    from graphprune.rewriting.apply import apply
 
     model = make_model(layers)
     capture(make_model(3))

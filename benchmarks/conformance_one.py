@@ -180,7 +180,7 @@ def check_oracle(graph: Any) -> float:
 
 def cut_half(graph: Any, groups: Any) -> Any:
     from graphprune.ir.plan import Plan
-    from graphprune.rewrite import apply
+    from graphprune.rewriting.apply import apply
 
     return apply(graph, Plan(halves(groups)))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from graphprune.pass_manager import Context, Pass, run_passes
     from graphprune.plugins import Allocation, Importance
     from graphprune.recipes import Recipe, read_recipe
-    from graphprune.rewrite import apply
+    from graphprune.rewriting.apply import apply
     from graphprune.spec import parse_spec
     from graphprune.stages import run_recipe
 
@@ -64,7 +64,7 @@ _HOMES = {
     "Plan": "ir.plan:Plan",
     "Recipe": "recipes:Recipe",
     "analyze": "analysis.analyse:analyze",
-    "apply": "rewrite:apply",
+    "apply": "rewriting.apply:apply",
     "capture": "frontend.source:capture",
     "compile": "compiler:compile_model",
     "export": "exporting:export",

@@ -18,7 +18,7 @@ from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Measure
 from graphprune.progress import Progress
 from graphprune.recipes import Recipe
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.vocabulary import (
     Ranking,
     VocabularyCut,

@@ -51,11 +51,11 @@ from graphprune.report import (
 )
 from graphprune.report_page import report_page
 from graphprune.request import device_notes, resolve_recipe, with_precision
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.oracle import check_against_masked, require_same_structure
 from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
 from graphprune.running import comparison
 from graphprune.running.devices import choose_device, describe_device, make_current
-from graphprune.selfcheck import check_against_masked, require_same_structure
 from graphprune.stages import check_target, expand, needs_text
 from graphprune.variants import variant_measures
 

@@ -17,7 +17,7 @@ from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.progress import Progress
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 
 SETTING = Setting(context=128, tokens=32, runs=5)
 # The share of its units that each group of these kinds keeps in a measured model.

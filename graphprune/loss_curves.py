@@ -16,9 +16,9 @@ from graphprune.budget.budgets import Width
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.layers import watch
-from graphprune.masks import Masked
 from graphprune.plugins import Compensation
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.masked import Masked
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, batch_loss, output_loss, predictions
 from graphprune.selection import select

@@ -17,7 +17,7 @@ from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.plan import Plan, Statistics
 from graphprune.options import AUTO
 from graphprune.plugins import Allocation, Compensation, Importance, Round
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.selection import select
 
 Report = Callable[[str, int, int], None]

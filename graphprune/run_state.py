@@ -20,7 +20,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.placement import unshared
 from graphprune.ir.plan import Plan
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
 METRICS = "metrics.jsonl"

@@ -10,8 +10,8 @@ from graphprune.analysis.groups import Group, Groups
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.rewrite import cut, kept_masks
-from graphprune.sizes import Widths
+from graphprune.rewriting.apply import cut, kept_masks
+from graphprune.rewriting.widths import Widths
 
 # Counts of these kinds are tried one by one; MLP channels may have any width.
 _TRIED = ("attention", "query", "head_dim", "experts")

@@ -22,7 +22,7 @@ from graphprune.ir.plan import Plan, Statistics
 from graphprune.pieces import Pieces, model_kind, read_pieces, removal_order
 from graphprune.progress import Progress, no_progress
 from graphprune.remapping import read_tokenizer, rule_ids, write_folder
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.token_ids import Renumbering, named_ids, renumber_object
 
 COUNTED_BYTES = 100_000_000  # of a text so much is counted: more changes nothing but the time

@@ -11,7 +11,7 @@ import torch
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.masks import Masked
+from graphprune.rewriting.masked import Masked
 from tests import oracle, zoo
 
 

@@ -15,8 +15,8 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import tensor_type
-from graphprune.masks import Masked
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.masked import Masked
 
 
 def double(graph: Graph) -> Graph:
@@ -118,8 +118,8 @@ def remap(analysis: Analysis, plan: Plan, name: str, ids: Tensor) -> Tensor:
 
 
 def masks_of(analysis: Analysis, plan: Plan, node: Any) -> list[Any]:
-    from graphprune.rewrite import kept_masks
-    from graphprune.sizes import Widths
+    from graphprune.rewriting.apply import kept_masks
+    from graphprune.rewriting.widths import Widths
 
     widths = Widths(analysis.inference, kept_masks(analysis, plan))
     axes = analysis.inference.axes[node]

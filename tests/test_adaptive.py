@@ -12,7 +12,7 @@ from graphprune.passes.allocation.adaptive import Adaptive
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from tests.families import analysis, families, graph
 
 BATCHES = (torch.randint(3, 60, (4, 12), generator=torch.Generator().manual_seed(0)),)

@@ -9,7 +9,7 @@ from graphprune.analysis.analyse import analyze
 from graphprune.analysis.branches import exclusive_nodes
 from graphprune.frontend.source import capture
 from graphprune.ir.plan import Plan
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from tests.families import analysis, families, graph, model
 
 BRANCHES = {

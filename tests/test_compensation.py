@@ -18,7 +18,7 @@ from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning import Request, prune
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs, graph_inputs
 from graphprune.running.stepper import Stepper
 from tests.families import analysis, families, graph

@@ -10,8 +10,8 @@ from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import compose
 from graphprune.ir.plan import Plan, Statistics
-from graphprune.matching import match_groups
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.matching import match_groups
 from tests import oracle
 from tests.families import analysis, families, graph, wide
 from tests.test_rewrite import random_plan

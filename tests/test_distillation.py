@@ -18,7 +18,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
 from graphprune.objective import counted_tokens, objective_sums
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs
 from graphprune.train_options import LoraOptions, TrainOptions
 from graphprune.training import train

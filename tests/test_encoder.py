@@ -11,7 +11,7 @@ import transformers
 from graphprune import Plan, analyze, artefacts, capture, parity
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.models.encoder import encoder_contract, image_shape
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
 from graphprune.running.inputs import decoder_inputs
 from tests import oracle

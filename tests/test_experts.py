@@ -24,10 +24,10 @@ from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
 from graphprune.loss_curves import Probe
-from graphprune.masks import Masked
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.masked import Masked
 from graphprune.running import comparison, observations, runners
 from tests import oracle
 from tests.tiny_source import write_source

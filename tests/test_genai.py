@@ -13,7 +13,7 @@ from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import load
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.selection import select
 from tests.families import analysis, graph
 

@@ -27,10 +27,10 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
 from graphprune.ir.plan import Plan
 from graphprune.language_model import load_face
-from graphprune.masks import masked
 from graphprune.options import CompileOptions
 from graphprune.pruning import Request, prune
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.masked import masked
 from graphprune.running.devices import choose_device, describe_device, memory_errors, unused_gpu
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.loss import next_token_loss

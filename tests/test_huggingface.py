@@ -21,7 +21,7 @@ from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.register import register
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner
 from tests import zoo

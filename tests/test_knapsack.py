@@ -20,7 +20,7 @@ from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.plugins import Round
 from graphprune.pruning import Request, prune
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from graphprune.selection import select
 from tests.families import analysis, graph

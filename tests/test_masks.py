@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphprune.ir.plan import Plan
-from graphprune.masks import masked
+from graphprune.rewriting.masked import masked
 from tests import oracle
 from tests.families import graph, wide
 

@@ -18,7 +18,7 @@ from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
 from graphprune.genai_check import NAME as GENAI
 from graphprune.ir.graph import Graph
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
 from graphprune.selection import select
 from tests.families import analysis, families, graph

@@ -14,7 +14,7 @@ from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning import Pruned, Request, prune
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from tests.families import analysis, graph
 from tests.test_composition import same_graph
 

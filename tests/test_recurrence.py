@@ -21,7 +21,7 @@ from graphprune.ir.recurrence import linear_recurrence
 from graphprune.models.recurrent_layers import Recurrent, delta_rule, selective_scan, state_space_duality
 from graphprune.options import CompileOptions
 from graphprune.register import register
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner
 from tests import zoo

@@ -18,7 +18,7 @@ from graphprune.errors import PlanError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, Statistics, read_plan
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from tests import oracle, zoo
 from tests.families import analysis, families, graph
 

@@ -20,8 +20,8 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_key
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType
-from graphprune.masks import Masked
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.masked import Masked
 from tests import oracle
 from tests.rule_samples import Sample, f, s, samples
 

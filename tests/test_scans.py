@@ -18,7 +18,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.models import recurrent_scans
 from graphprune.register import register
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
 from graphprune.running.inputs import decoder_inputs
 from tests import oracle

@@ -8,7 +8,7 @@ import torch
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
 from graphprune.ir.plan import Plan
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs
 from graphprune.segments import segmented, source_name
 from tests import families

@@ -23,7 +23,7 @@ from graphprune.ir.verification import verify
 from graphprune.models.contract import Contract
 from graphprune.models.recurrent_scans import shifted
 from graphprune.register import register
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
 from graphprune.running.runners import graph_runner, runner_of, whole_runner
 from tests import oracle

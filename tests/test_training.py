@@ -18,7 +18,7 @@ from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
 from graphprune.metrics import Moment
 from graphprune.optimizer import KINDS
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from graphprune.train_options import TrainOptions
 from graphprune.training import train

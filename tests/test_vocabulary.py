@@ -19,8 +19,8 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.options import ApplyOptions, CompileOptions, Result
 from graphprune.report_schema import Report
-from graphprune.rewrite import apply
-from graphprune.selfcheck import check_against_masked
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.oracle import check_against_masked
 from graphprune.stages import run_recipe
 from graphprune.token_ids import Renumbering, renumber_data, renumber_object
 from graphprune.vocabulary import cut_vocabulary, rank_tokens, vocabulary_group

@@ -10,14 +10,14 @@ from torch import Tensor
 from graphprune.analysis.analyse import analyze_axes
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import find_linear_calls
-from graphprune.biases import can_take_bias
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.plugins import Compensation
-from graphprune.rewrite import kept_masks
+from graphprune.rewriting.apply import kept_masks
+from graphprune.rewriting.biases import can_take_bias
+from graphprune.rewriting.widths import Widths
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.stepper import Stepper
-from graphprune.sizes import Widths
 
 
 @final

@@ -12,15 +12,15 @@ from graphprune.analysis.analyse import analyze_axes
 from graphprune.analysis.branches import find_branches
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
-from graphprune.biases import can_take_bias
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
 from graphprune.plugins import Compensation
-from graphprune.rewrite import kept_masks
+from graphprune.rewriting.apply import kept_masks
+from graphprune.rewriting.biases import can_take_bias
+from graphprune.rewriting.widths import Widths
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.stepper import Stepper
-from graphprune.sizes import Widths
 
 
 @final

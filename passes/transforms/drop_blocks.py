@@ -9,7 +9,7 @@ from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pass_manager import Context, Pass
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
 
 
 @final

@@ -12,7 +12,7 @@ from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, operator_key
 from graphprune.ir.types import TensorType
-from graphprune.sizes import Widths
+from graphprune.rewriting.widths import Widths
 
 _aten = torch.ops.aten
 

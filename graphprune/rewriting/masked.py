@@ -14,8 +14,8 @@ from graphprune.ir.graph import Graph, copy_nodes
 from graphprune.ir.operators import rebind
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType, tensor_type
-from graphprune.rewrite import kept_masks
-from graphprune.sizes import Widths
+from graphprune.rewriting.apply import kept_masks
+from graphprune.rewriting.widths import Widths
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from graphprune.errors import InvariantError
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.masks import Masked, masked
-from graphprune.rewrite import apply
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.masked import Masked, masked
 from graphprune.running.comparison import TOLERANCES, Check
 from graphprune.running.inputs import decoder_inputs
 

@@ -13,8 +13,6 @@ from graphprune.analysis.choices import slot_masks
 from graphprune.analysis.groups import Groups
 from graphprune.axes.inference import Axes, Call, NodeAxes
 from graphprune.axes.rules import all_rules
-from graphprune.biases import add_biases
-from graphprune.drop import drop_branches
 from graphprune.errors import InvariantError, PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
@@ -22,9 +20,11 @@ from graphprune.ir.operators import operator_key, rebind, remove_dead
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType
 from graphprune.ir.verification import verify
-from graphprune.matching import match_groups
-from graphprune.sizes import NodeResizer, Widths
-from graphprune.statistics import keep_statistics
+from graphprune.rewriting.biases import add_biases
+from graphprune.rewriting.branch_dropping import drop_branches
+from graphprune.rewriting.matching import match_groups
+from graphprune.rewriting.norm_statistics import keep_statistics
+from graphprune.rewriting.widths import NodeResizer, Widths
 
 
 def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
