@@ -29,8 +29,8 @@ from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.options import CompileOptions
-from graphprune.plugins import Importance
-from graphprune.pruning import Request, prune
+from graphprune.pruning.interfaces import Importance
+from graphprune.pruning.rounds import Request, prune
 from graphprune.recipes import read_recipe
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss

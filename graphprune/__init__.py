@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from graphprune.ir.plan import Plan, read_plan
     from graphprune.options import CompileOptions
     from graphprune.pass_manager import Context, Pass, run_passes
-    from graphprune.plugins import Allocation, Importance
+    from graphprune.pruning.interfaces import Allocation, Importance
     from graphprune.recipes import Recipe, read_recipe
     from graphprune.rewriting.apply import apply
     from graphprune.spec import parse_spec
@@ -53,13 +53,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Allocation": "plugins:Allocation",
+    "Allocation": "pruning.interfaces:Allocation",
     "CompileOptions": "options:CompileOptions",
     "Context": "pass_manager:Context",
     "Graph": "ir.graph:Graph",
     "GraphpruneError": "errors:GraphpruneError",
     "Groups": "analysis.groups:Groups",
-    "Importance": "plugins:Importance",
+    "Importance": "pruning.interfaces:Importance",
     "Pass": "pass_manager:Pass",
     "Plan": "ir.plan:Plan",
     "Recipe": "recipes:Recipe",

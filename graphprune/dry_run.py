@@ -17,16 +17,16 @@ from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.measure import cost_measures
 from graphprune.options import AUTO, CompileOptions, Measure, Result
-from graphprune.plugins import Importance
 from graphprune.progress import Progress
-from graphprune.pruning import Pruned, Request, prune
+from graphprune.pruning.interfaces import Importance
+from graphprune.pruning.rounds import Pruned, Request, prune
+from graphprune.pruning.stock_widths import allowed_counts
 from graphprune.recipes import Recipe
 from graphprune.report import list_widths
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec
 from graphprune.stages import expand, last_request
-from graphprune.uniform import allowed_counts
 
 
 def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], progress: Progress) -> Result:

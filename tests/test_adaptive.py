@@ -7,11 +7,11 @@ from graphprune.analysis.analyse import analyze
 from graphprune.analysis.layers import find_layers
 from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
-from graphprune.layers import measure_change, normalise
 from graphprune.passes.allocation.adaptive import Adaptive
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.plugins import Round
-from graphprune.pruning import Request, prune
+from graphprune.pruning.interfaces import Round
+from graphprune.pruning.rounds import Request, prune
+from graphprune.pruning.stream_change import measure_change, normalise
 from graphprune.rewriting.apply import apply
 from tests.families import analysis, families, graph
 

@@ -10,8 +10,8 @@ from graphprune.budget.budgets import Budget
 from graphprune.errors import PlanError, UsageError
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
-from graphprune.plugins import Allocation, Round
-from graphprune.selection import select
+from graphprune.pruning.interfaces import Allocation, Round
+from graphprune.pruning.selection import select
 
 
 def make(units: dict[str, tuple[int, int]], kinds: dict[str, Kind] | None = None) -> Groups:

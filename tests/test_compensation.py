@@ -17,7 +17,7 @@ from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.pruning import Request, prune
+from graphprune.pruning.rounds import Request, prune
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs, graph_inputs
 from graphprune.running.stepper import Stepper

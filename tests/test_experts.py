@@ -23,9 +23,9 @@ from graphprune.errors import PlanError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
-from graphprune.loss_curves import Probe
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
+from graphprune.pruning.loss_curves import Probe
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running import comparison, observations, runners

@@ -13,8 +13,8 @@ from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import load
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
+from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
-from graphprune.selection import select
 from tests.families import analysis, graph
 
 genai: Any = pytest.importorskip("onnxruntime_genai")

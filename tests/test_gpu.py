@@ -22,13 +22,13 @@ from graphprune.budget.budgets import Budget
 from graphprune.compiler import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
 from graphprune.frontend.source import capture
-from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
 from graphprune.ir.plan import Plan
 from graphprune.language_model import load_face
 from graphprune.options import CompileOptions
-from graphprune.pruning import Request, prune
+from graphprune.pruning.rounds import Request, prune
+from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import masked
 from graphprune.running.devices import choose_device, describe_device, memory_errors, unused_gpu

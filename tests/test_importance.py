@@ -14,10 +14,10 @@ from graphprune.ir.graph import Graph, get_tensor
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random
 from graphprune.passes.importance.taylor import Taylor
-from graphprune.plugins import Importance
+from graphprune.pruning.interfaces import Importance
+from graphprune.pruning.unit_sums import unit_sums
 from graphprune.running.inputs import Batch, decoder_inputs
 from graphprune.running.loss import next_token_loss
-from graphprune.scoring import unit_sums
 from tests.tiny_llama import CONFIG, group, ids, tiny_graph, tiny_groups
 
 HEADS = "model.layers.0.self_attn.heads"

@@ -14,15 +14,15 @@ from graphprune.budget.knapsack import Item, pack
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
 from graphprune.passes.allocation.knapsack import Knapsack, choose, first_rows, rank, thin
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.plugins import Round
-from graphprune.pruning import Request, prune
+from graphprune.pruning.interfaces import Round
+from graphprune.pruning.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
+from graphprune.pruning.rounds import Request, prune
+from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
-from graphprune.selection import select
 from tests.families import analysis, graph
 
 _rows = torch.randint(3, 60, (16, 12), generator=torch.Generator().manual_seed(0))

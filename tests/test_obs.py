@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from graphprune.analysis.linear_calls import find_linear_calls
-from graphprune.curvature import measure_curvature
-from graphprune.elimination import Consumer, eliminate
 from graphprune.errors import UsageError
 from graphprune.passes.importance.obs import Obs
+from graphprune.pruning.curvature import measure_curvature
+from graphprune.pruning.elimination import Consumer, eliminate
 from graphprune.running.inputs import graph_inputs
 from graphprune.running.stepper import Stepper
 from tests.families import analysis, families, graph

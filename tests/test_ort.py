@@ -18,9 +18,9 @@ from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
 from graphprune.genai_check import NAME as GENAI
 from graphprune.ir.graph import Graph
+from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
-from graphprune.selection import select
 from tests.families import analysis, families, graph
 from tests.tiny_llama import CONFIG, tiny_graph
 from tests.versions import other_versions

@@ -8,12 +8,12 @@ import torch
 from graphprune.analysis.analyse import analyze
 from graphprune.budget.budgets import Budget
 from graphprune.errors import BudgetError, UsageError
-from graphprune.influence import branch_influence
 from graphprune.ir.plan import Plan
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.pruning import Pruned, Request, prune
+from graphprune.pruning.rounds import Pruned, Request, prune
+from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
 from tests.families import analysis, graph
 from tests.test_composition import same_graph

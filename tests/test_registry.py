@@ -8,7 +8,7 @@ import pytest
 
 from graphprune import registry
 from graphprune.errors import RegistryError
-from graphprune.plugins import Importance
+from graphprune.pruning.interfaces import Importance
 from graphprune.spec import parse_spec, print_spec
 
 PLUGIN = Path(__file__).parent / "plugin"

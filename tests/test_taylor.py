@@ -13,13 +13,13 @@ from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Slot
 from graphprune.errors import DataError, UsageError
 from graphprune.frontend.source import capture
-from graphprune.gradients import backward, with_leaves
 from graphprune.ir.graph import Graph
 from graphprune.passes.importance.taylor import Taylor, gradient_lines
+from graphprune.pruning.gradients import backward, with_leaves
+from graphprune.pruning.line_taps import attach_taps
+from graphprune.pruning.unit_sums import lay_out, parameter_slots, unit_scores
 from graphprune.running.inputs import Batch, decoder_inputs, samples
 from graphprune.running.loss import Loss, batch_loss
-from graphprune.scoring import lay_out, parameter_slots, unit_scores
-from graphprune.taps import attach_taps
 from tests import families
 from tests.tiny_llama import CONFIG, ids, tiny_graph, tiny_groups
 

@@ -18,7 +18,7 @@ from adapt_accel_runs import METHODS, Method, request
 from graphprune.amounts import parse_target
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
-from graphprune.pruning import prune
+from graphprune.pruning.rounds import prune
 from graphprune.schedule import split_whole, stage_shares
 from graphprune.train_options import TrainOptions
 from graphprune.training import train

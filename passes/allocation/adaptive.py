@@ -11,8 +11,8 @@ from graphprune.analysis.layers import by_branch, find_layers
 from graphprune.budget.budgets import Width, free_widths
 from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
-from graphprune.layers import Distance, measure_change, normalise
-from graphprune.plugins import Allocation, Allotment, Round
+from graphprune.pruning.interfaces import Allocation, Allotment, Round
+from graphprune.pruning.stream_change import Distance, measure_change, normalise
 
 _LARGEST = 0.99  # no group is asked for more than this share, as in the published code
 

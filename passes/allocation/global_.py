@@ -12,8 +12,8 @@ from graphprune.analysis.groups import Group
 from graphprune.budget.budgets import Width, cost_of, free_widths
 from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
-from graphprune.plugins import Allocation, Allotment, Round
-from graphprune.selection import check_scores
+from graphprune.pruning.interfaces import Allocation, Allotment, Round
+from graphprune.pruning.selection import check_scores
 
 
 @final

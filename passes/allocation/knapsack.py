@@ -14,10 +14,10 @@ from graphprune.budget.clusters import Members, find_clusters
 from graphprune.budget.knapsack import Item, pack
 from graphprune.budget.solver import Levels, sizes_at, solve, terms_with
 from graphprune.errors import UsageError
-from graphprune.loss_curves import Curve, Probe, measure_curves, saturate
-from graphprune.plugins import Allocation, Allotment, Round
+from graphprune.pruning.interfaces import Allocation, Allotment, Round
+from graphprune.pruning.loss_curves import Curve, Probe, measure_curves, saturate
+from graphprune.pruning.selection import select
 from graphprune.running.inputs import Batch, rows
-from graphprune.selection import select
 from graphprune.spec import parse_spec
 
 _HUBS, _PART = 256, 64  # combinations that are looked at: of all hubs together, and of one part

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from graphprune.budget.budgets import Width, free_widths
 from graphprune.budget.solver import solve
-from graphprune.plugins import Allocation, Allotment, Round
+from graphprune.pruning.interfaces import Allocation, Allotment, Round
 
 
 @final

@@ -12,7 +12,7 @@ from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.plugins import Compensation
+from graphprune.pruning.interfaces import Compensation
 from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.biases import can_take_bias
 from graphprune.rewriting.widths import Widths

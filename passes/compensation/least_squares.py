@@ -15,7 +15,7 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
-from graphprune.plugins import Compensation
+from graphprune.pruning.interfaces import Compensation
 from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.biases import can_take_bias
 from graphprune.rewriting.widths import Widths

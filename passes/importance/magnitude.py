@@ -10,10 +10,10 @@ from torch import Tensor
 from graphprune.analysis.groups import Group
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.plugins import Importance
+from graphprune.pruning.interfaces import Importance
+from graphprune.pruning.unit_sums import score_groups
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
-from graphprune.scoring import score_groups
 
 
 @final

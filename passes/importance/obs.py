@@ -8,11 +8,11 @@ from torch import Tensor
 
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
-from graphprune.curvature import measure_curvature
-from graphprune.elimination import Consumer, eliminate
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.plugins import Importance
+from graphprune.pruning.curvature import measure_curvature
+from graphprune.pruning.elimination import Consumer, eliminate
+from graphprune.pruning.interfaces import Importance
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.analysis.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.plugins import Importance
+from graphprune.pruning.interfaces import Importance
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from graphprune.analysis.groups import Group
 from graphprune.errors import DataError, UsageError
-from graphprune.gradients import backward, with_leaves
 from graphprune.ir.graph import Graph
-from graphprune.plugins import Importance
+from graphprune.pruning.gradients import backward, with_leaves
+from graphprune.pruning.interfaces import Importance
+from graphprune.pruning.line_taps import Tapped, attach_taps
+from graphprune.pruning.unit_sums import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
 from graphprune.running.inputs import Batch, rows, samples
 from graphprune.running.loss import Loss
-from graphprune.scoring import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
-from graphprune.taps import Tapped, attach_taps
 
 Order = Literal["first", "second", "mixed"]
 
@@ -40,7 +40,7 @@ class Taylor(Importance):
     entry counts for the unit that owns its index. Gradients are summed up as backward finds them, one parameter at a
     time, in float32 or wider whatever the weights are in. `element` with `gradients=batch` or `order=mixed` keeps one
     float32 sum for every scored parameter, unless there is one batch only; nothing else keeps more than a number for
-    each row and column. `vector` of first order needs no gradient of any weight where graphprune/taps.py knows its use.
+    each row and column. `vector` of first order needs no gradient of any weight where `pruning/line_taps.py` knows its use.
     """
 
     name: ClassVar[str] = "taylor"

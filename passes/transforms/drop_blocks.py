@@ -5,10 +5,10 @@ from typing import ClassVar, final
 
 from graphprune.analysis.analyse import analyze
 from graphprune.errors import UsageError
-from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pass_manager import Context, Pass
+from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
 
 

@@ -8,7 +8,7 @@ import torch
 
 from graphprune.analysis.groups import Group
 from graphprune.ir.graph import Graph
-from graphprune.plugins import Importance
+from graphprune.pruning.interfaces import Importance
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
+from graphprune.pruning.unit_sums import widen
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss, batch_loss
-from graphprune.scoring import widen
 
 # float16 ends near 6e-8, where gradients of a mean loss are found; scaled by this much they are not.
 _HALF_SCALE = 1024.0

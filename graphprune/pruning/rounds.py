@@ -9,16 +9,16 @@ from torch import Tensor
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.analysis.groups import Groups
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
-from graphprune.candidates import Choice, choose_candidates
 from graphprune.errors import BudgetError
-from graphprune.influence import branch_influence
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.plan import Plan, Statistics
 from graphprune.options import AUTO
-from graphprune.plugins import Allocation, Compensation, Importance, Round
+from graphprune.pruning.candidates import Choice, choose_candidates
+from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Round
+from graphprune.pruning.selection import select
+from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
-from graphprune.selection import select
 
 Report = Callable[[str, int, int], None]
 

@@ -15,13 +15,13 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.budget.budgets import Width
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.layers import watch
-from graphprune.plugins import Compensation
+from graphprune.pruning.interfaces import Compensation
+from graphprune.pruning.selection import select
+from graphprune.pruning.stream_change import watch
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, batch_loss, output_loss, predictions
-from graphprune.selection import select
 
 Curve = NDArray[numpy.float64]
 

@@ -1,0 +1,1 @@
+"""The plug-in kinds, what they measure, and the loop that prunes."""
