@@ -34,7 +34,8 @@ def measure(model: Path, train: str, held_out: str) -> Any:
     """The rows of the table, the whole model first."""
     import graphprune
     from graphprune.analysis.analyse import analyze
-    from graphprune.vocabulary import cut_vocabulary, rank_tokens, vocabulary_group
+    from graphprune.vocabulary.cutting import cut_vocabulary
+    from graphprune.vocabulary.ranking import rank_tokens, vocabulary_group
 
     source = graphprune.capture(str(model))
     group, ranking = vocabulary_group(analyze(source)), rank_tokens(source, train)

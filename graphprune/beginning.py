@@ -19,17 +19,15 @@ from graphprune.options import CompileOptions, Measure
 from graphprune.progress import Progress
 from graphprune.recipes import Recipe
 from graphprune.rewriting.apply import apply
-from graphprune.vocabulary import (
-    Ranking,
+from graphprune.vocabulary.cutting import (
     VocabularyCut,
     choose_count,
     cut_vocabulary,
     fitting_count,
     parse_size,
-    rank_tokens,
     require_same_texts,
-    vocabulary_group,
 )
+from graphprune.vocabulary.ranking import Ranking, rank_tokens, vocabulary_group
 
 
 @dataclass(frozen=True, eq=False)

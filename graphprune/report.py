@@ -17,7 +17,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.options import CompileOptions, Result, Width
 from graphprune.recipes import Recipe
-from graphprune.vocabulary import VocabularyCut
+from graphprune.vocabulary.cutting import VocabularyCut
 
 
 @dataclass(frozen=True, eq=False)

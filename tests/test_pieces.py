@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from graphprune.errors import UsageError
-from graphprune.pieces import Pieces, letters, model_kind, read_pieces, removal_order
-from graphprune.remapping import renumber_tokenizer
-from graphprune.token_ids import Renumbering
+from graphprune.vocabulary.pieces import Pieces, letters, model_kind, read_pieces, removal_order
+from graphprune.vocabulary.token_ids import Renumbering
+from graphprune.vocabulary.tokenizer_folder import renumber_tokenizer
 
 TEXT = (
     "the cat sat on a mat and the dog ran to the red barn while birds sang low songs over green hills, "

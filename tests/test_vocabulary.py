@@ -22,8 +22,9 @@ from graphprune.report_schema import Report
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked
 from graphprune.stages import run_recipe
-from graphprune.token_ids import Renumbering, renumber_data, renumber_object
-from graphprune.vocabulary import cut_vocabulary, rank_tokens, vocabulary_group
+from graphprune.vocabulary.cutting import cut_vocabulary
+from graphprune.vocabulary.ranking import rank_tokens, vocabulary_group
+from graphprune.vocabulary.token_ids import Renumbering, renumber_data, renumber_object
 from tests.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("vocabulary")
@@ -244,7 +245,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(
     class Slow:
         is_fast = False
 
-    monkeypatch.setattr("graphprune.remapping.load_tokenizer", lambda folder: Slow())
+    monkeypatch.setattr("graphprune.vocabulary.tokenizer_folder.load_tokenizer", lambda folder: Slow())
     with pytest.raises(
         UsageError, match=r"\(Slow\) has no tokenizer.json, so its ids cannot change; save it with a fast"
     ):

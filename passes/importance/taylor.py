@@ -40,7 +40,7 @@ class Taylor(Importance):
     entry counts for the unit that owns its index. Gradients are summed up as backward finds them, one parameter at a
     time, in float32 or wider whatever the weights are in. `element` with `gradients=batch` or `order=mixed` keeps one
     float32 sum for every scored parameter, unless there is one batch only; nothing else keeps more than a number for
-    each row and column. `vector` of first order needs no gradient of any weight where `pruning/line_taps.py` knows its use.
+    each row and column. `vector` of first order needs no gradient of any weight where `line_taps` knows its use.
     """
 
     name: ClassVar[str] = "taylor"

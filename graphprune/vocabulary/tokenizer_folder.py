@@ -8,8 +8,8 @@ from typing import Any
 
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
-from graphprune.pieces import merge, model_kind, read_merges
-from graphprune.token_ids import Renumbering, renumber_data
+from graphprune.vocabulary.pieces import merge, model_kind, read_merges
+from graphprune.vocabulary.token_ids import Renumbering, renumber_data
 
 # Other forms of the same vocabulary, which readers would prefer to tokenizer.json or mistake for it.
 STALE = ("*.model", "vocab.*", "vocab-*", "merges.txt", "*.tiktoken", "tokenizer.bin")

@@ -4,9 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy
 
 from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze
@@ -14,43 +11,17 @@ from graphprune.analysis.groups import Group, Groups
 from graphprune.budget.budgets import Budget, levels_of
 from graphprune.budget.quantities import Quantity
 from graphprune.data.sources import read_texts
-from graphprune.data.tokenising import encode_source
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, Statistics
-from graphprune.pieces import Pieces, model_kind, read_pieces, removal_order
-from graphprune.progress import Progress, no_progress
-from graphprune.remapping import read_tokenizer, rule_ids, write_folder
 from graphprune.rewriting.apply import apply
-from graphprune.token_ids import Renumbering, named_ids, renumber_object
+from graphprune.vocabulary.pieces import Pieces, model_kind
+from graphprune.vocabulary.ranking import Ranking, folder_of, required_pieces, vocabulary_group
+from graphprune.vocabulary.token_ids import Renumbering, renumber_object
+from graphprune.vocabulary.tokenizer_folder import read_tokenizer, write_folder
 
-COUNTED_BYTES = 100_000_000  # of a text so much is counted: more changes nothing but the time
 _COMPARED = 20_000  # bytes of text that both tokenizers read
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """The tokens of a model by what a text makes of them: `counts` by id, and `order`, in which ids may go, each with
-    its count at that time."""
-
-    counts: tuple[int, ...]
-    order: tuple[tuple[int, int], ...]
-
-    @property
-    def least(self) -> int:
-        """The tokens that no text can do without."""
-        return len(self.counts) - len(self.order)
-
-    @property
-    def used(self) -> int:
-        """The tokens that are left when those go that the text has no use for."""
-        return len(self.counts) - sum(count <= 0 for _, count in self.order)
-
-    def keep(self, count: int) -> tuple[int, ...]:
-        """The ids of so many tokens, ascending."""
-        gone = {id for id, _ in self.order[: len(self.counts) - count]}
-        return tuple(id for id in range(len(self.counts)) if id not in gone)
 
 
 @dataclass(frozen=True)
@@ -63,50 +34,6 @@ class VocabularyCut:
     counted: int
     covered: float | None
     left_out: tuple[str, ...] = ()
-
-
-def vocabulary_group(groups: Groups) -> Group:
-    """The group of the tokens. Raises UsageError, with the reason, where they cannot be cut."""
-    found = [group for group in groups.groups if group.kind == "vocabulary"]
-    if len(found) != 1:
-        raise UsageError("--prune vocabulary: this model has no vocabulary that can be cut; see `graphprune inspect`")
-    if found[0].locked:
-        raise UsageError(f"--prune vocabulary: {found[0].id} is locked: it {found[0].locked}")
-    return found[0]
-
-
-def rank_tokens(graph: Graph, spec: str, progress: Progress = no_progress) -> Ranking:
-    """Count the tokens of a text, its first 100 MB, and order them. Raises UsageError, DataError."""
-    group, folder = vocabulary_group(analyze(graph)), folder_of(graph)
-    tokenizer, data = read_tokenizer(folder)
-    pieces = required_pieces(graph, tokenizer, data, group.units)
-    counts = numpy.zeros(group.units, dtype=numpy.int64)
-    for ids, _ in encode_source(tokenizer, spec, "text", "all", COUNTED_BYTES):
-        counts += numpy.bincount(ids, minlength=group.units)
-        progress("counting tokens", int(counts.sum()), 0)
-    return Ranking(tuple(counts.tolist()), tuple(removal_order(counts.tolist(), pieces)))
-
-
-def folder_of(graph: Graph) -> Path:
-    if graph.source.kind != "decoder" or graph.source.files is None:
-        raise UsageError("--prune vocabulary: cutting tokens needs a language model in a folder with its tokenizer")
-    return graph.source.files
-
-
-def required_pieces(graph: Graph, tokenizer: Any, data: dict[str, Any], rows: int) -> Pieces:
-    """The pieces, with every id required that the configurations or the tokenizer's rules name. Raises UsageError."""
-    pieces = read_pieces(data)
-    known = {**tokenizer.get_vocab(), **pieces.ids}
-    beyond = next((text for text, id in known.items() if id >= rows), None)
-    if beyond is not None:
-        raise UsageError(
-            f"the tokenizer has {beyond!r} with the id {known[beyond]}, and the model has {rows} rows; take the token "
-            "out of the tokenizer's files, or give the model a row for it"
-        )
-    named = {*named_ids(graph.source.config, graph.source.generation_config), *rule_ids(data.get("post_processor"))}
-    named |= {(data.get("padding") or {}).get("pad_id", -1), *tokenizer.all_special_ids}
-    named |= set(tokenizer.get_added_vocab().values())
-    return replace(pieces, required=pieces.required | {id for id in named if 0 <= id < rows})
 
 
 def choose_count(ranking: Ranking, group: Group, asked: str | None, fit: int, alone: bool, budget: Budget) -> int:

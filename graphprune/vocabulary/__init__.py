@@ -1,0 +1,1 @@
+"""Tokens that go: ranking, cutting, and the tokenizer that is left."""
