@@ -33,8 +33,8 @@ from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import perplexity
 from graphprune.schedule import Shares, split_whole, stage_shares
 from graphprune.spec import parse_spec
-from graphprune.train_options import Moments, TrainOptions
-from graphprune.training import train
+from graphprune.training.options import Moments, TrainOptions
+from graphprune.training.train import train
 
 TRAINING = "corpora/tinystories/tinystories_train_head_2MiB.txt"
 VALIDATION = "corpora/tinystories/tinystories_val_794K.txt"

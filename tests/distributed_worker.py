@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graphprune.adapters import whole
-from graphprune.agreement import agreed
 from graphprune.errors import GraphpruneError
 from graphprune.ir.graph import Graph
 from graphprune.ir.verification import verify
 from graphprune.options import CompileOptions
 from graphprune.processes import is_first, meet, process_count
-from graphprune.sharding import shard
-from graphprune.train_options import LoraOptions, TrainOptions
-from graphprune.training import Trained, train
+from graphprune.training.adapters import whole
+from graphprune.training.distributed import agreed
+from graphprune.training.options import LoraOptions, TrainOptions
+from graphprune.training.sharding import shard
+from graphprune.training.train import Trained, train
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 import transformers
 
-from graphprune.causal import causal_form, is_triangle
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.objective import Logits
 from graphprune.running.loss import next_token_loss
+from graphprune.training.causal import causal_form, is_triangle
+from graphprune.training.objective import Logits
 from tests import oracle
 from tests.families import families, graph
 from tests.tiny_llama import ids, tiny_graph

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune import objective
-from graphprune.adapters import adapted
 from graphprune.analysis.analyse import analyze
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
-from graphprune.objective import counted_tokens, objective_sums
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs
-from graphprune.train_options import LoraOptions, TrainOptions
-from graphprune.training import train
+from graphprune.training import objective
+from graphprune.training.adapters import adapted
+from graphprune.training.objective import counted_tokens, objective_sums
+from graphprune.training.options import LoraOptions, TrainOptions
+from graphprune.training.train import train
 from tests.families import graph as family
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from graphprune.compiler import compile_model
-from graphprune.training_state import latest, read_snapshot
+from graphprune.training.saved_state import latest, read_snapshot
 from tests.distributed_worker import CASES, all_tensors, compile_options, run_case
 from tests.tiny_language import WORDS, save_model
 from tests.tiny_llama import tiny_graph

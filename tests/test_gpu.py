@@ -36,8 +36,8 @@ from graphprune.running.inputs import decoder_inputs
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
-from graphprune.train_options import LoraOptions, TrainOptions
-from graphprune.training import train
+from graphprune.training.options import LoraOptions, TrainOptions
+from graphprune.training.train import train
 from tests import oracle
 from tests.rows import Rows, held_out
 from tests.tiny_llama import CONFIG, ids, tiny_graph
@@ -58,7 +58,7 @@ def stand_in_trains(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """accelerate knows no stand-in, so it is told where it is."""
     if not request.config.getoption("--stand-in"):
         return
-    made = graphprune.training.make_accelerator
+    made = graphprune.training.train.make_accelerator
 
     def make(options: TrainOptions) -> Any:
         accelerator = made(replace(options, device="cpu"))
@@ -66,7 +66,7 @@ def stand_in_trains(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
             state._shared_state["device"] = choose_device(options.device)
         return accelerator
 
-    monkeypatch.setattr(graphprune.training, "make_accelerator", make)
+    monkeypatch.setattr(graphprune.training.train, "make_accelerator", make)
 
 
 @pytest.fixture

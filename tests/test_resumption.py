@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
-from graphprune.optimizer import KINDS
-from graphprune.training import Trained, train
+from graphprune.training.optimizer import KINDS
+from graphprune.training.train import Trained, train
 from tests.rows import Rows, held_out
 from tests.test_training import OPTIONS, equal, lines
 from tests.tiny_llama import tiny_graph

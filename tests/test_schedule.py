@@ -5,7 +5,8 @@ import math
 import pytest
 
 from graphprune.errors import UsageError
-from graphprune.schedule import learning_rate, split_whole, stage_shares
+from graphprune.schedule import split_whole, stage_shares
+from graphprune.training.schedule import learning_rate
 
 
 def rates(total: int, **options: object) -> list[float]:

@@ -16,13 +16,13 @@ from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
-from graphprune.metrics import Moment
-from graphprune.optimizer import KINDS
 from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
-from graphprune.train_options import TrainOptions
-from graphprune.training import train
-from graphprune.watching import Watch, require_sense
+from graphprune.training.divergence import Watch, require_sense
+from graphprune.training.metrics import Moment
+from graphprune.training.optimizer import KINDS
+from graphprune.training.options import TrainOptions
+from graphprune.training.train import train
 from tests.rows import Rows, held_out
 from tests.tiny_llama import tiny_graph
 

@@ -20,8 +20,8 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
 from graphprune.pruning.rounds import prune
 from graphprune.schedule import split_whole, stage_shares
-from graphprune.train_options import TrainOptions
-from graphprune.training import train
+from graphprune.training.options import TrainOptions
+from graphprune.training.train import train
 
 CUTS = 5  # rounds of scoring, one a stage where training is interleaved: as in benchmarks/adapt_accel.py
 CHOSEN_AT = 2_000_000

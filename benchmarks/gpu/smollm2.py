@@ -22,8 +22,8 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.options import CompileOptions
 from graphprune.running.perplexity import perplexity
-from graphprune.train_options import TrainOptions
-from graphprune.training import train
+from graphprune.training.options import TrainOptions
+from graphprune.training.train import train
 
 SHARES = ("80%", "60%")
 RESERVE = 12.0  # seconds for what follows a training: its evaluation, and writing rows

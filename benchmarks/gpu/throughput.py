@@ -12,8 +12,8 @@ from shapes import LARGE, SMALL, TINY, RandomRows, Shape, make_model
 
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.train_options import TrainOptions
-from graphprune.training import train
+from graphprune.training.options import TrainOptions
+from graphprune.training.train import train
 
 LR = 1e-4
 

@@ -11,12 +11,12 @@ from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
-from graphprune.metrics import Moment, Report
 from graphprune.pass_manager import Context, Pass
 from graphprune.processes import process_count
-from graphprune.schedule import Shape
-from graphprune.train_options import Keep, LoraOptions, Moments, Precision, TrainOptions, require
-from graphprune.training import Trained, train
+from graphprune.training.metrics import Moment, Report
+from graphprune.training.options import Keep, LoraOptions, Moments, Precision, TrainOptions, require
+from graphprune.training.schedule import Shape
+from graphprune.training.train import Trained, train
 
 _EVALUATIONS = 20  # in one pass, where `eval_every` does not say
 _EVAL_SHARE, _EVAL_TOKENS = 50, (2_048, 32_768)  # text of one: a share of the trained, for a tenth of the time in all

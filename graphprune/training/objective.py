@@ -9,6 +9,8 @@ Sums, not means: the caller divides by the tokens of the whole step, so that une
 as they should. Source: Hinton et al., arXiv 1503.02531; Adapt-Pruner, arXiv 2502.03460.
 """
 
+import contextlib
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -16,9 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from graphprune.causal import causal_form
+from graphprune.errors import UsageError
+from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place
+from graphprune.running.devices import choose_device
 from graphprune.running.inputs import decoder_inputs
+from graphprune.training.causal import causal_form
+from graphprune.training.options import TrainOptions
 
 IGNORED = -100
 _LARGEST_CHUNK = 1 << 25  # logits that are widened to float32 at a time
@@ -110,3 +117,36 @@ def divergence_sum(student: Tensor, teacher: Tensor, counted: Tensor, temperatur
 def counted_tokens(labels: Tensor) -> int:
     """The number of tokens that the loss is taken over."""
     return int((labels[:, 1:] != IGNORED).sum())
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Teacher = Callable[[Tensor], Tensor]
+
+
+def make_teacher(graph: Graph, options: TrainOptions, length: int, device: torch.device) -> Teacher:
+    """From ids to the logits of a graph, without gradients, on the device that the ids are on.
+
+    With `teacher_dtype` its matrices are kept in that type and it runs under autocast, otherwise as the student does.
+    """
+    there = device if options.teacher_device is None else choose_device(options.teacher_device)
+    narrow = DTYPES.get(options.teacher_dtype)
+    dtype = narrow or (DTYPES.get(options.precision) if there.type == device.type else None)
+    model = Logits(place(graph, there, narrow), options.rows, length)
+
+    def teach(ids: Tensor) -> Tensor:
+        context = contextlib.nullcontext() if dtype is None else torch.autocast(there.type, dtype)
+        with torch.no_grad(), context:
+            return model(ids.to(there)).to(ids.device)  # type: ignore[no-any-return]
+
+    return teach
+
+
+def require_same_vocabulary(teacher: Graph, student: Graph) -> None:
+    """Raise UsageError where the logits of the two do not belong to the same tokens."""
+    taught, known = vocabulary_size(teacher), vocabulary_size(student)
+    if taught != known or "logits" not in teacher.outputs:
+        raise UsageError(
+            f"the teacher knows {taught or 'no'} tokens and the student {known}; distillation needs one vocabulary, "
+            "so take the unpruned source as the teacher, or set distill=0"
+        )

@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphprune.agreement import agreed
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.metrics import Report, no_report
-from graphprune.optimizer import KINDS, Moments, read_moments
-from graphprune.resumption import describe, restore, resume
 from graphprune.running.devices import memory_errors
-from graphprune.session import Session, State, Stream, make_accelerator, prepare
-from graphprune.teacher import require_same_vocabulary
-from graphprune.train_options import TrainOptions
-from graphprune.training_loop import run
-from graphprune.training_state import read_snapshot
+from graphprune.training.distributed import agreed
+from graphprune.training.loop import run
+from graphprune.training.metrics import Report, no_report
+from graphprune.training.objective import require_same_vocabulary
+from graphprune.training.optimizer import KINDS, Moments, read_moments
+from graphprune.training.options import TrainOptions
+from graphprune.training.resumption import describe, restore, resume
+from graphprune.training.saved_state import read_snapshot
+from graphprune.training.session import Session, State, Stream, make_accelerator, prepare
 
 
 @dataclass(frozen=True, eq=False)

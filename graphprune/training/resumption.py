@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphprune.distributed import fill
 from graphprune.ir.graph import Graph
-from graphprune.metrics import Metrics
-from graphprune.optimizer import read_moments, to_cpu, write_moments
-from graphprune.session import Session, State
-from graphprune.training_state import (
+from graphprune.training.distributed import fill
+from graphprune.training.divergence import Watch
+from graphprune.training.metrics import Metrics
+from graphprune.training.optimizer import read_moments, to_cpu, write_moments
+from graphprune.training.saved_state import (
     Snapshot,
     fingerprint,
     hash_tensors,
@@ -19,7 +19,7 @@ from graphprune.training_state import (
     require_same,
     save_state,
 )
-from graphprune.watching import Watch
+from graphprune.training.session import Session, State
 
 
 def snapshot(session: Session, step: int) -> Snapshot:

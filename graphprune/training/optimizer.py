@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.distributed import fill, full
 from graphprune.ir.graph import Graph
-from graphprune.train_options import TrainOptions
+from graphprune.training.distributed import fill, full
+from graphprune.training.options import TrainOptions
 
 KINDS = ("exp_avg", "exp_avg_sq")
 

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.distributed import full
 from graphprune.errors import TrainingError
-from graphprune.metrics import Measured, Metrics, Moment, Report
-from graphprune.objective import counted_tokens
-from graphprune.optimizer import set_rate
-from graphprune.resumption import save_training, snapshot
 from graphprune.running.perplexity import perplexity
-from graphprune.session import Session, State
-from graphprune.training_state import Snapshot, write_snapshot
-from graphprune.watching import require_finite, require_progress, require_sense
+from graphprune.training.distributed import full
+from graphprune.training.divergence import require_finite, require_progress, require_sense
+from graphprune.training.metrics import Measured, Metrics, Moment, Report
+from graphprune.training.objective import counted_tokens
+from graphprune.training.optimizer import set_rate
+from graphprune.training.resumption import save_training, snapshot
+from graphprune.training.saved_state import Snapshot, write_snapshot
+from graphprune.training.session import Session, State
 
 
 def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, Any], report: Report) -> State:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from graphprune.errors import TrainingError
-from graphprune.train_options import TrainOptions
+from graphprune.training.options import TrainOptions
 
 _WINDOW = 20  # steps whose training losses are looked at together, and are one evaluation where no text is held out
 _CHANCE = 0.25  # of `divergence`: so far above the lowest, a window is higher by more than the luck of its batches

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from graphprune.adapters import Trainee
-from graphprune.distributed import full
 from graphprune.errors import UsageError
-from graphprune.segments import segmented, source_name
-from graphprune.train_options import TrainOptions
+from graphprune.training.adapters import Trainee
+from graphprune.training.distributed import full
+from graphprune.training.layer_modules import segmented, source_name
+from graphprune.training.options import TrainOptions
 
 
 def is_sharded(options: TrainOptions, accelerator: Any) -> bool:

@@ -8,20 +8,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from graphprune.adapters import Trainee, adapted, whole
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_nodes
-from graphprune.objective import Logits, Objective
-from graphprune.optimizer import carried_moments, make_adamw, write_moments
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device, make_current
-from graphprune.sharding import is_sharded, shard
-from graphprune.teacher import Teacher, make_teacher
-from graphprune.train_options import TrainOptions
-from graphprune.training_state import Snapshot
-from graphprune.watching import Watch
+from graphprune.training.adapters import Trainee, adapted, whole
+from graphprune.training.divergence import Watch
+from graphprune.training.objective import Logits, Objective, Teacher, make_teacher
+from graphprune.training.optimizer import carried_moments, make_adamw, write_moments
+from graphprune.training.options import TrainOptions
+from graphprune.training.saved_state import Snapshot
+from graphprune.training.sharding import is_sharded, shard
 
 
 class Stream(Protocol):

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph, copy_nodes, deep_copy, get_tensor
-from graphprune.train_options import LoraOptions
+from graphprune.training.options import LoraOptions
 
 _LINEAR, _ADDMM = torch.ops.aten.linear.default, torch.ops.aten.addmm.default
 

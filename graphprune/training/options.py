@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from graphprune.errors import UsageError
-from graphprune.schedule import Shape, learning_rate
+from graphprune.training.schedule import Shape, learning_rate
 
 Precision = Literal["none", "bf16", "fp16"]
 Moments = Literal["carry", "reset"]

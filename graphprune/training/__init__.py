@@ -1,0 +1,1 @@
+"""Recovery: the training that makes a cut model good again."""
