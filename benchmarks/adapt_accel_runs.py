@@ -25,13 +25,13 @@ from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
+from graphprune.pipeline.token_shares import Shares, split_whole, stage_shares
 from graphprune.pruning.interfaces import Round
 from graphprune.pruning.rounds import Request, prune
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import perplexity
-from graphprune.schedule import Shares, split_whole, stage_shares
 from graphprune.spec import parse_spec
 from graphprune.training.options import Moments, TrainOptions
 from graphprune.training.train import train

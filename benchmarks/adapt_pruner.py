@@ -30,8 +30,8 @@ from graphprune.errors import BudgetError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
+from graphprune.pipeline.recipes import read_recipe
 from graphprune.pruning.rounds import Request, prune
-from graphprune.recipes import read_recipe
 from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
 

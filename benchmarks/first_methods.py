@@ -28,10 +28,10 @@ from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import read_recipe
 from graphprune.pruning.interfaces import Importance
 from graphprune.pruning.rounds import Request, prune
-from graphprune.recipes import read_recipe
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.running.perplexity import perplexity

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from graphprune.frontend.source import capture
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Plan, read_plan
-    from graphprune.options import CompileOptions
-    from graphprune.pass_manager import Context, Pass, run_passes
+    from graphprune.pipeline.options import CompileOptions
+    from graphprune.pipeline.passes import Context, Pass, run_passes
+    from graphprune.pipeline.recipes import Recipe, read_recipe
+    from graphprune.pipeline.stages import run_recipe
     from graphprune.pruning.interfaces import Allocation, Importance
-    from graphprune.recipes import Recipe, read_recipe
     from graphprune.rewriting.apply import apply
     from graphprune.spec import parse_spec
-    from graphprune.stages import run_recipe
 
 __all__ = [
     "Allocation",
@@ -54,15 +54,15 @@ __all__ = [
 
 _HOMES = {
     "Allocation": "pruning.interfaces:Allocation",
-    "CompileOptions": "options:CompileOptions",
-    "Context": "pass_manager:Context",
+    "CompileOptions": "pipeline.options:CompileOptions",
+    "Context": "pipeline.passes:Context",
     "Graph": "ir.graph:Graph",
     "GraphpruneError": "errors:GraphpruneError",
     "Groups": "analysis.groups:Groups",
     "Importance": "pruning.interfaces:Importance",
-    "Pass": "pass_manager:Pass",
+    "Pass": "pipeline.passes:Pass",
     "Plan": "ir.plan:Plan",
-    "Recipe": "recipes:Recipe",
+    "Recipe": "pipeline.recipes:Recipe",
     "analyze": "analysis.analyse:analyze",
     "apply": "rewriting.apply:apply",
     "capture": "frontend.source:capture",
@@ -70,9 +70,9 @@ _HOMES = {
     "export": "exporting:export",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
-    "read_recipe": "recipes:read_recipe",
-    "run_passes": "pass_manager:run_passes",
-    "run_recipe": "stages:run_recipe",
+    "read_recipe": "pipeline.recipes:read_recipe",
+    "run_passes": "pipeline.passes:run_passes",
+    "run_recipe": "pipeline.stages:run_recipe",
 }
 
 install()  # transformers can load a generic checkpoint without trust_remote_code where graphprune is imported

@@ -12,9 +12,9 @@ from graphprune.budget.targets import Target, cost_of_graph, resolve_target
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.latency import measure_latency
-from graphprune.options import AUTO, CompileOptions
+from graphprune.pipeline.options import AUTO, CompileOptions
+from graphprune.pipeline.recipes import Recipe
 from graphprune.progress import Progress, no_progress
-from graphprune.recipes import Recipe
 from graphprune.rounding import measure_rounding
 
 _MEASURED = "measured.json"

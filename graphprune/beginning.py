@@ -15,9 +15,10 @@ from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step, chain
 from graphprune.ir.plan import Plan
-from graphprune.options import CompileOptions, Measure
+from graphprune.options import Measure
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import Recipe
 from graphprune.progress import Progress
-from graphprune.recipes import Recipe
 from graphprune.rewriting.apply import apply
 from graphprune.vocabulary.cutting import (
     VocabularyCut,

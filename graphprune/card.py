@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.ir.graph import Graph
-from graphprune.options import CompileOptions, Measure
-from graphprune.recipes import Recipe
+from graphprune.options import Measure
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import Recipe
 
 
 def model_card(

@@ -34,12 +34,15 @@ from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.plan import read_plan
 from graphprune.ir.verification import verify
 from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
-from graphprune.options import ApplyOptions, CompileOptions, Result, work_folder
+from graphprune.options import Result
 from graphprune.output import staging
-from graphprune.pass_manager import Context, run_passes
+from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
+from graphprune.pipeline.passes import Context, run_passes
+from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.run_state import METRICS, fingerprint, metrics_files, open_run
+from graphprune.pipeline.stages import check_target, expand, needs_text
 from graphprune.processes import is_first, leave, meet
 from graphprune.progress import Progress, no_progress
-from graphprune.recipes import Recipe
 from graphprune.report import (
     Work,
     list_widths,
@@ -53,10 +56,8 @@ from graphprune.report_page import report_page
 from graphprune.request import device_notes, resolve_recipe, with_precision
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
-from graphprune.run_state import METRICS, fingerprint, metrics_files, open_run
 from graphprune.running import comparison
 from graphprune.running.devices import choose_device, describe_device, make_current
-from graphprune.stages import check_target, expand, needs_text
 from graphprune.variants import variant_measures
 
 

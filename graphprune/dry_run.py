@@ -16,17 +16,18 @@ from graphprune.errors import UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.measure import cost_measures
-from graphprune.options import AUTO, CompileOptions, Measure, Result
+from graphprune.options import Measure, Result
+from graphprune.pipeline.options import AUTO, CompileOptions
+from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.stages import expand, last_request
 from graphprune.progress import Progress
 from graphprune.pruning.interfaces import Importance
 from graphprune.pruning.rounds import Pruned, Request, prune
 from graphprune.pruning.stock_widths import allowed_counts
-from graphprune.recipes import Recipe
 from graphprune.report import list_widths
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec
-from graphprune.stages import expand, last_request
 
 
 def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], progress: Progress) -> Result:

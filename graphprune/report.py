@@ -15,8 +15,9 @@ from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text, describe_text
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.options import CompileOptions, Result, Width
-from graphprune.recipes import Recipe
+from graphprune.options import Result, Width
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import Recipe
 from graphprune.vocabulary.cutting import VocabularyCut
 
 

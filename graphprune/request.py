@@ -3,8 +3,8 @@
 import torch
 
 from graphprune.errors import UsageError
-from graphprune.options import AUTO, CompileOptions
-from graphprune.recipes import Change, Recipe, parse_settings, read_recipe
+from graphprune.pipeline.options import AUTO, CompileOptions
+from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
 from graphprune.running.devices import multiplies_bf16, unused_gpu
 
 # The options of the command line that stand for fields of a recipe.

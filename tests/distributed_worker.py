@@ -19,7 +19,7 @@ from torch import Tensor
 from graphprune.errors import GraphpruneError
 from graphprune.ir.graph import Graph
 from graphprune.ir.verification import verify
-from graphprune.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.processes import is_first, meet, process_count
 from graphprune.training.adapters import whole
 from graphprune.training.distributed import agreed

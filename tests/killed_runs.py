@@ -19,8 +19,8 @@ import torch
 import transformers
 
 from graphprune import Context, Graph, capture, run_passes
-from graphprune.recipes import Recipe
-from graphprune.stages import expand
+from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.stages import expand
 
 RECIPE = Recipe.model_validate(
     {

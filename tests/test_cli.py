@@ -10,7 +10,8 @@ import transformers
 
 from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
-from graphprune.options import ApplyOptions, CompileOptions, Measure, Result, Width, check_output
+from graphprune.options import Measure, Result, Width, check_output
+from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.progress import Progress
 from graphprune.running.comparison import Check
 

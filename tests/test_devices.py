@@ -10,9 +10,9 @@ import torch
 from graphprune import drivers
 from graphprune.backends import runtime
 from graphprune.errors import GraphpruneError, MemoryShortError, UsageError
-from graphprune.options import CompileOptions
-from graphprune.pass_manager import Context, Pass, run_passes
-from graphprune.recipes import read_recipe
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.passes import Context, Pass, run_passes
+from graphprune.pipeline.recipes import read_recipe
 from graphprune.request import device_notes, with_precision
 from graphprune.running import devices
 from graphprune.running.devices import choose_device, is_shortage, memory_errors, unused_gpu

@@ -26,7 +26,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
 from graphprune.ir.plan import Plan
 from graphprune.language_model import load_face
-from graphprune.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.pruning.rounds import Request, prune
 from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply

@@ -8,7 +8,7 @@ from graphprune.errors import BudgetError, PassError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
-from graphprune.pass_manager import Context, Pass, run_passes
+from graphprune.pipeline.passes import Context, Pass, run_passes
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from graphprune.cli import main
 from graphprune.data.readers import read_plain
 from graphprune.data.splits import choose_bytes, choose_rows
 from graphprune.errors import RegistryError, UsageError
-from graphprune.options import CompileOptions
-from graphprune.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
+from graphprune.pipeline.stages import expand, needs_text
 from graphprune.request import resolve_recipe
-from graphprune.stages import expand, needs_text
 
 Capture = pytest.CaptureFixture[str]
 SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor"}

@@ -13,8 +13,8 @@ import torch
 
 from graphprune.errors import DataError, PassError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.pass_manager import Context, Pass, run_passes
 from graphprune.passes.transforms.recover import Recover
+from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.spec import parse_spec, print_spec
 from tests.rows import held_out
 from tests.tiny_llama import tiny_graph

@@ -19,7 +19,7 @@ from graphprune.compiler import compile_model
 from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence
 from graphprune.models.recurrent_layers import Recurrent, delta_rule, selective_scan, state_space_duality
-from graphprune.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.register import register
 from graphprune.rewriting.apply import apply
 from graphprune.running.observations import greedy

@@ -15,9 +15,17 @@ from graphprune.errors import InvariantError, PassError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
 from graphprune.ir.plan import Plan
-from graphprune.pass_manager import Context, Pass, run_passes
+from graphprune.pipeline.passes import Context, Pass, run_passes
+from graphprune.pipeline.run_state import (
+    METRICS,
+    fingerprint,
+    load_state,
+    metrics_files,
+    open_run,
+    save_state,
+    with_values,
+)
 from graphprune.rewriting.apply import apply
-from graphprune.run_state import METRICS, fingerprint, load_state, metrics_files, open_run, save_state, with_values
 from tests.tiny_llama import ids, tiny_graph
 from tests.tiny_source import write_source
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from graphprune.errors import UsageError
-from graphprune.schedule import split_whole, stage_shares
+from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.training.schedule import learning_rate
 
 

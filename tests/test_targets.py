@@ -17,8 +17,8 @@ from graphprune.budget.targets import Target, check_file, cost_of_graph, file_qu
 from graphprune.compiler import compile_model
 from graphprune.errors import BudgetError, UsageError
 from graphprune.latency import Point, fit_latency, fit_shares
-from graphprune.options import CompileOptions
 from graphprune.output import folder_size
+from graphprune.pipeline.options import CompileOptions
 from graphprune.progress import no_progress
 from graphprune.request import resolve_recipe
 from graphprune.rounding import Timing, measure_rounding, read_table

@@ -17,11 +17,12 @@ from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.options import ApplyOptions, CompileOptions, Result
+from graphprune.options import Result
+from graphprune.pipeline.options import ApplyOptions, CompileOptions
+from graphprune.pipeline.stages import run_recipe
 from graphprune.report_schema import Report
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked
-from graphprune.stages import run_recipe
 from graphprune.vocabulary.cutting import cut_vocabulary
 from graphprune.vocabulary.ranking import rank_tokens, vocabulary_group
 from graphprune.vocabulary.token_ids import Renumbering, renumber_data, renumber_object
@@ -271,7 +272,7 @@ def test_a_graph_alone_has_no_tokenizer_to_change(source: Path, graph: Graph) ->
 
 
 def wanted() -> Any:
-    from graphprune.recipes import Change, read_recipe
+    from graphprune.pipeline.recipes import Change, read_recipe
 
     return read_recipe("taylor", [Change("prune.kinds", ["vocabulary"], "here")])
 

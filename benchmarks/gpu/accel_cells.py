@@ -18,8 +18,8 @@ from adapt_accel_runs import METHODS, Method, request
 from graphprune.amounts import parse_target
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
+from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.pruning.rounds import prune
-from graphprune.schedule import split_whole, stage_shares
 from graphprune.training.options import TrainOptions
 from graphprune.training.train import train
 

@@ -15,7 +15,7 @@ from shapes import TINY, WHOLE, make_model
 
 from graphprune.compiler import compile_model
 from graphprune.demo import DEMO_FOLDER
-from graphprune.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions
 
 # The method that needs least comes first; ONNX is written and checked once.
 METHODS = {"taylor": ("huggingface", "onnx"), "adapt-pruner-ls": ("huggingface",)}

@@ -20,7 +20,7 @@ from graphprune.demo import DEMO_FOLDER
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
-from graphprune.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.running.perplexity import perplexity
 from graphprune.training.options import TrainOptions
 from graphprune.training.train import train

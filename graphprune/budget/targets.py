@@ -10,8 +10,8 @@ from graphprune.analysis.analyse import analyze
 from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.options import CompileOptions
 from graphprune.output import folder_size
+from graphprune.pipeline.options import CompileOptions
 from graphprune.spec import print_spec
 
 

@@ -42,7 +42,7 @@ def list_command(
 
 def list_methods() -> list[dict[str, Any]]:
     """The shipped recipes by name, with what each is and where it is from."""
-    from graphprune.recipes import read_yaml, shipped
+    from graphprune.pipeline.recipes import read_yaml, shipped
 
     read = [read_yaml(path) for path in shipped().values()]
     return [{"name": row["name"], "does": row["summary"], "source": row["source"]} for row in read]

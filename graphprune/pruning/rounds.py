@@ -13,7 +13,7 @@ from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.plan import Plan, Statistics
-from graphprune.options import AUTO
+from graphprune.pipeline.options import AUTO
 from graphprune.pruning.candidates import Choice, choose_candidates
 from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Round
 from graphprune.pruning.selection import select

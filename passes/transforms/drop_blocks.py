@@ -7,7 +7,7 @@ from graphprune.analysis.analyse import analyze
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.pass_manager import Context, Pass
+from graphprune.pipeline.passes import Context, Pass
 from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
 

@@ -11,7 +11,7 @@ from graphprune.budget.quantities import parse_quantity
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
 from graphprune.ir.plan import Statistics
-from graphprune.pass_manager import Context, Pass
+from graphprune.pipeline.passes import Context, Pass
 from graphprune.pruning.rounds import Pruned, Request, prune
 from graphprune.pruning.stock_widths import allowed_counts, has_stock_form, require_stock, without_heads
 from graphprune.spec import parse_spec

@@ -11,7 +11,7 @@ from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
-from graphprune.pass_manager import Context, Pass
+from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.training.metrics import Moment, Report
 from graphprune.training.options import Keep, LoraOptions, Moments, Precision, TrainOptions, require

@@ -10,10 +10,10 @@ from graphprune import registry
 from graphprune.amounts import parse_target
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.pass_manager import Context, Pass, run_passes
+from graphprune.pipeline.passes import Context, Pass, run_passes
+from graphprune.pipeline.recipes import Recipe, make_recover, read_recipe
+from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.pruning.rounds import Request, final_choice, source_widths
-from graphprune.recipes import Recipe, make_recover, read_recipe
-from graphprune.schedule import split_whole, stage_shares
 from graphprune.spec import parse_spec
 
 

@@ -14,8 +14,8 @@ from graphprune import registry
 from graphprune.amounts import parse_count
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
-from graphprune.options import AUTO, PRUNABLE
-from graphprune.schedule import Shares
+from graphprune.pipeline.options import AUTO, PRUNABLE
+from graphprune.pipeline.token_shares import Shares
 from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
 from graphprune.suggestions import check_choice
 

@@ -15,9 +15,9 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
 from graphprune.ir.placement import device_of, place
 from graphprune.ir.verification import verify
+from graphprune.pipeline.run_state import load_state, pass_folder, save_state
 from graphprune.processes import is_first, meet
 from graphprune.progress import Progress, no_progress
-from graphprune.run_state import load_state, pass_folder, save_state
 from graphprune.running.devices import is_shortage, room
 from graphprune.spec import print_spec
 
