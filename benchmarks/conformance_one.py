@@ -187,13 +187,13 @@ def cut_half(graph: Any, groups: Any) -> Any:
 
 def check_faces(stages: Stages, cut: Any, out: Path) -> None:
     """The checkpoint reloaded and the ONNX model, each compared with the graph."""
-    from graphprune import artefacts, parity
+    from graphprune.artefacts import check_process, parity
     from graphprune.backends.huggingface import HuggingFace
     from graphprune.backends.onnx import Onnx
     from graphprune.running import comparison
 
     def compare(checks: Callable[..., Any], place: Path) -> None:
-        expected, kind = artefacts.read_reference(out)
+        expected, kind = check_process.read_reference(out)
         with torch.no_grad():
             comparison.require(list(checks(place, expected, kind)))
 
@@ -201,11 +201,11 @@ def check_faces(stages: Stages, cut: Any, out: Path) -> None:
         parity.save_reference(cut, out)
     with stages.stage("checkpoint"):
         HuggingFace().export(cut, out)
-        compare(artefacts.check_checkpoint, out)
+        compare(check_process.check_checkpoint, out)
         stages.found["stock"] = not (out / "modeling_graphprune.py").exists()
     with stages.stage("onnx"):
         Onnx().export(cut, out)
-        compare(artefacts.check_onnx, out / "onnx")
+        compare(check_process.check_onnx, out / "onnx")
 
 
 def main() -> None:

@@ -73,9 +73,9 @@ def export_stage(source: Path, name: str, out: Path, backends: list[str]) -> dic
     """Capture, cut and write, with the seconds and the peak memory of this process."""
     import graphprune.backends.onnx_translate  # noqa: F401  (its imports are not the export's)
     from graphprune import analyze, apply, capture
-    from graphprune.artefact_files import load_backends
+    from graphprune.artefacts.export import load_backends
+    from graphprune.artefacts.staging import folder_size
     from graphprune.bench_worker import peak_memory
-    from graphprune.output import folder_size
 
     imports, began = peak_memory(), time.perf_counter()
     graph = capture(source)

@@ -83,7 +83,7 @@ def try_executorch(out: Path, _: str) -> float:
 
 
 def try_llama(out: Path, place: str) -> float:
-    from graphprune.gguf_check import check_gguf
+    from graphprune.artefacts.gguf_check import check_gguf
 
     return max(check.difference for check in check_gguf(out / place, reference(out)) if "tokens" not in check.name)
 

@@ -10,14 +10,14 @@ Names are loaded when they are first used, so that `import graphprune` takes no 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from graphprune.register import install
+from graphprune.artefacts.auto_classes import install
 
 if TYPE_CHECKING:
     from graphprune.analysis.analyse import analyze
     from graphprune.analysis.groups import Groups
+    from graphprune.artefacts.export import export
     from graphprune.compiler import compile_model as compile
     from graphprune.errors import GraphpruneError
-    from graphprune.exporting import export
     from graphprune.frontend.source import capture
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Plan, read_plan
@@ -67,7 +67,7 @@ _HOMES = {
     "apply": "rewriting.apply:apply",
     "capture": "frontend.source:capture",
     "compile": "compiler:compile_model",
-    "export": "exporting:export",
+    "export": "artefacts.export:export",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",

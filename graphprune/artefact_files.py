@@ -1,7 +1,5 @@
 """Artefacts: run the backends, measure what they wrote, list the files."""
 
-import hashlib
-import importlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +8,16 @@ from typing import Any
 
 import torch
 
+from graphprune.artefacts.loading import runtime
+from graphprune.artefacts.staging import folder_size
 from graphprune.data.calibration import Text
 from graphprune.data.tokens import load_tokenizer
-from graphprune.errors import UsageError
-from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
-from graphprune.measure import LARGEST_MEASURED, file_measures, speed_measures
+from graphprune.measure import LARGEST_MEASURED, speed_measures
 from graphprune.options import Measure
-from graphprune.output import folder_size
 from graphprune.progress import Progress
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner
-from graphprune.spec import parse_spec
 
 _SAMPLE_TOKENS = 48
 
@@ -60,36 +56,6 @@ def read_tokens(text: Text, graph: Graph, made: Sequence[int]) -> str:
     return str(load_tokenizer(graph.source.files).decode(prompt_of(text) + list(made), skip_special_tokens=True))
 
 
-def load_backends(specs: Sequence[str]) -> list[Any]:
-    """The backends by their specs. Raises RegistryError for an unknown one, UsageError where two write to one place."""
-    found = [parse_spec("backends", spec) for spec in specs]
-    places = [getattr(backend, "place", backend.name) for backend in found]
-    twice = next((place for place in places if places.count(place) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two backends write to {twice}; name each once, or give one another folder=...")
-    return found
-
-
-def runtime() -> Any:
-    """The onnxruntime runner; a backend, so it is found by name."""
-    return importlib.import_module("graphprune.backends.runtime")
-
-
-def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Path, progress: Progress) -> Artefacts:
-    """Write with every backend, and measure files and speed beside the source's."""
-    for index, backend in enumerate(backends):
-        progress(f"writing {backend.name}", index, len(backends))
-        backend.export(graph, folder)
-    measures: tuple[Measure, ...] = ()
-    if any(backend.name == "huggingface" for backend in backends):
-        measures += file_measures(source.source.folder, folder)
-    found = next((backend for backend in backends if backend.name in ("onnx", "ort")), None)
-    decoder = found is not None and graph.source.kind == "decoder" and rows_of_ids(graph) == 1
-    if decoder:
-        measures += onnx_measures(found, source, folder, progress)
-    return Artefacts(folder, measures, decoder)
-
-
 def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
     """Size and speed of the ONNX model; the source is exported too, in a folder that is removed, where it is small."""
     progress("measuring speed in onnxruntime", 0, 0)
@@ -102,17 +68,3 @@ def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress)
         before = float(folder_size(Path(name) / backend.place, "model.onnx*"))
         speed = speed_measures(Path(name), folder, lambda path: run.load(path, "cpu"), run.tokens_per_second)
     return (Measure("ONNX model", before, after, "bytes"), *speed)
-
-
-def record_files(folder: Path) -> list[dict[str, Any]]:
-    """Every file with its size and hash."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)}
-        for path in paths
-    ]
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

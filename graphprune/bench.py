@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from graphprune.artefacts.staging import folder_size
 from graphprune.errors import GraphpruneError, UsageError
-from graphprune.output import folder_size
 from graphprune.progress import Progress
 
 Engine = Literal["onnxruntime", "genai"]

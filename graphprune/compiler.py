@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from graphprune import parity
 from graphprune.aim import find_aim
 from graphprune.analysis.analyse import analyze
-from graphprune.artefact_files import export_all, load_backends
+from graphprune.artefacts import parity
+from graphprune.artefacts.export import export_all, load_backends
+from graphprune.artefacts.staging import staging
 from graphprune.beginning import (
     Beginning,
     begin,
@@ -35,7 +36,6 @@ from graphprune.ir.plan import read_plan
 from graphprune.ir.verification import verify
 from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
 from graphprune.options import Result
-from graphprune.output import staging
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, run_passes
 from graphprune.pipeline.recipes import Recipe

@@ -66,7 +66,7 @@ def of_checkpoint(
 
     graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
     """
-    from graphprune.artefacts import load_checkpoint
+    from graphprune.artefacts.loading import load_checkpoint
     from graphprune.frontend.source import is_generic, load_source
     from graphprune.models.kinds import writes_text
     from graphprune.models.patches import quiet_transformers
@@ -85,8 +85,7 @@ def of_checkpoint(
 
 def of_onnx(out: Path, provider: str = "cpu") -> LanguageModel:
     """The ONNX model that compile wrote into a folder. Raises UsageError where there is none."""
-    from graphprune.artefact_files import runtime
-    from graphprune.artefacts import onnx_runner
+    from graphprune.artefacts.loading import onnx_runner, runtime
 
     if not runs_in_onnx(out):
         raise UsageError(

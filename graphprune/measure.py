@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from graphprune.analysis.groups import Groups
+from graphprune.artefacts.staging import folder_size
 from graphprune.data.calibration import Text
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.options import Measure
-from graphprune.output import folder_size
 from graphprune.running.devices import memory_errors
 from graphprune.running.perplexity import Perplexity, perplexity
 

@@ -5,22 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphprune.errors import UsageError
-
 if TYPE_CHECKING:
     from graphprune.running.comparison import Check
-
-
-def check_output(out: Path, overwrite: bool) -> None:
-    """Raise UsageError where OUT exists and may not be replaced, or holds what graphprune did not write."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UsageError(f"{out} is not a folder; give another -o OUT")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(f"{out} exists; pass --overwrite to replace it, or give another -o OUT")
-    if not (out / "graphprune").is_dir():
-        raise UsageError(f"{out} was not written by graphprune and is not overwritten; give another -o OUT")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from graphprune.analysis.groups import Groups
-from graphprune.artefact_files import record_files
+from graphprune.artefacts.export import record_files
 from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text, describe_text
 from graphprune.ir.graph import Graph

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from graphprune.artefacts.staging import folder_size
 from graphprune.data.calibration import Text
 from graphprune.language_model import of_onnx
 from graphprune.measure import LARGEST_MEASURED
 from graphprune.options import Measure
-from graphprune.output import folder_size
 from graphprune.progress import Progress
 from graphprune.running.perplexity import stream_perplexity
 

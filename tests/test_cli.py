@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import transformers
 
+from graphprune.artefacts.staging import check_output
 from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
-from graphprune.options import Measure, Result, Width, check_output
+from graphprune.options import Measure, Result, Width
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.progress import Progress
 from graphprune.running.comparison import Check
@@ -47,7 +48,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     module = types.ModuleType("graphprune.compiler")
     module.__dict__.update(compile_model=answer, apply_plan=answer)
-    monkeypatch.setattr("graphprune.parity.check", check)
+    monkeypatch.setattr("graphprune.artefacts.parity.check", check)
     monkeypatch.setitem(sys.modules, "graphprune.compiler", module)
     return asked
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune import Graph, analyze, capture, parity
-from graphprune.artefacts import check_all
+from graphprune import Graph, analyze, capture
+from graphprune.artefacts import parity
+from graphprune.artefacts.check_process import check_all
 from graphprune.backends.onnx import Onnx
 
 

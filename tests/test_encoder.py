@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from graphprune import Plan, analyze, artefacts, capture, parity
+from graphprune import Plan, analyze, capture
+from graphprune.artefacts import check_process, loading, parity
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.models.encoder import encoder_contract, image_shape
 from graphprune.rewriting.apply import apply
@@ -139,6 +140,6 @@ def test_an_encoder_in_the_generic_form_loads_and_computes_the_same(tmp_path: Pa
     cut = apply(graph, Plan({channels[0].id: tuple(range(20))}))
     parity.save_reference(cut, tmp_path)
     HuggingFace().export(cut, tmp_path)
-    expected, kind = artefacts.read_reference(tmp_path)
-    assert artefacts.is_own_code(tmp_path)
-    comparison.require(list(artefacts.check_checkpoint(tmp_path, expected, kind)))
+    expected, kind = check_process.read_reference(tmp_path)
+    assert loading.is_own_code(tmp_path)
+    comparison.require(list(check_process.check_checkpoint(tmp_path, expected, kind)))

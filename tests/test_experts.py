@@ -13,9 +13,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from graphprune import artefacts, parity
 from graphprune.analysis.analyse import Analysis, analyze, analyze_axes
 from graphprune.analysis.groups import Group
+from graphprune.artefacts import check_process, parity
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.cli.main import run
@@ -161,14 +161,14 @@ def test_fewer_experts_than_a_token_had_are_a_stock_checkpoint(tmp_path: Path) -
     HuggingFace(form="stock").export(cut, tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     assert (config.num_local_experts, config.num_experts_per_tok) == (1, 1)
-    check(artefacts.check_checkpoint, tmp_path, tmp_path)
+    check(check_process.check_checkpoint, tmp_path, tmp_path)
     Onnx().export(cut, tmp_path)
-    check(artefacts.check_onnx, tmp_path, tmp_path / "onnx")
+    check(check_process.check_onnx, tmp_path, tmp_path / "onnx")
 
 
 def check(checks: Callable[..., Any], out: Path, place: Path) -> None:
     with torch.no_grad():
-        expected, kind = artefacts.read_reference(out)
+        expected, kind = check_process.read_reference(out)
         comparison.require(list(checks(place, expected, kind)))
 
 
@@ -270,7 +270,7 @@ def test_a_width_that_its_class_cannot_run_is_written_in_the_generic_form(tmp_pa
     parity.save_reference(cut, tmp_path)
     HuggingFace().export(cut, tmp_path)
     assert (tmp_path / "modeling_graphprune.py").exists()
-    check(artefacts.check_checkpoint, tmp_path, tmp_path)
+    check(check_process.check_checkpoint, tmp_path, tmp_path)
 
 
 @pytest.mark.xdist_group("experts-mixtral")

@@ -10,13 +10,14 @@ import pytest
 import torch
 import transformers
 
-from graphprune import Graph, Plan, analyze, apply, capture, parity
+from graphprune import Graph, Plan, analyze, apply, capture
+from graphprune.artefacts import parity
+from graphprune.artefacts.gguf_check import can_check
 from graphprune.backends.gguf import Gguf
 from graphprune.backends.gguf_shapes import llama3_factors, read_shape
 from graphprune.backends.gguf_tokens import splitting
 from graphprune.backends.serial import stored_tensors
 from graphprune.errors import ExportError, UsageError
-from graphprune.gguf_check import can_check
 from graphprune.running import comparison
 from tests.families import graph as family
 from tests.tiny_source import write_source

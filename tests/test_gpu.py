@@ -17,7 +17,7 @@ from torch import Tensor
 
 import graphprune.training
 from graphprune.analysis.analyse import analyze, analyze_axes
-from graphprune.artefact_files import load_backends
+from graphprune.artefacts.export import load_backends
 from graphprune.budget.budgets import Budget
 from graphprune.compiler import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from graphprune.analysis.analyse import analyze
+from graphprune.artefacts.auto_classes import register
 from graphprune.backends.huggingface import HuggingFace, read_generic
 from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
@@ -20,7 +21,6 @@ from graphprune.errors import ExportError, SourceError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.register import register
 from graphprune.rewriting.apply import apply
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner

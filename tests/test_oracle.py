@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune import parity
 from graphprune.analysis.analyse import Analysis
 from graphprune.analysis.groups import Group
 from graphprune.analysis.owners import owners
+from graphprune.artefacts import parity
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.running import observations, runners

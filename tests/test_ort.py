@@ -9,14 +9,14 @@ import onnx
 import pytest
 import torch
 
-from graphprune import parity
-from graphprune.artefact_files import load_backends
-from graphprune.artefacts import check_all
+from graphprune.artefacts import parity
+from graphprune.artefacts.check_process import check_all
+from graphprune.artefacts.export import load_backends
+from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.backends.fusion_patterns import find_attentions, find_skip_norms, is_causal
 from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
-from graphprune.genai_check import NAME as GENAI
 from graphprune.ir.graph import Graph
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from graphprune import output
+from graphprune.artefacts.staging import clear_leftovers, folder_size, staging
 from graphprune.errors import ExportError, UsageError
-from graphprune.output import folder_size, staging
 
 
 def fill(folder: Path, text: str = "new") -> None:
@@ -120,7 +119,7 @@ def killed_inside(out: Path, overwrite: bool = False) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from graphprune.output import staging
+from graphprune.artefacts.staging import staging
 with staging(Path({str(out)!r}), {overwrite}) as folder:
     (folder / "half").write_text("half")
     print("inside", flush=True)
@@ -164,7 +163,7 @@ def test_killed_between_the_two_renames_the_old_out_returns(tmp_path: Path) -> N
     out, process = written(tmp_path / "out"), dead_process()
     out.rename(tmp_path / f".graphprune-out-{process}-abc-old")
     (tmp_path / f".graphprune-out-{process}-abc").mkdir()
-    output.clear_leftovers(out)
+    clear_leftovers(out)
     assert (out / "model").read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from graphprune.artefacts import check_all, main
+from graphprune.artefacts.check_process import check_all, main
+from graphprune.artefacts.parity import REFERENCE, check, save_reference
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.errors import ParityError
-from graphprune.parity import REFERENCE, check, save_reference
 from graphprune.running.comparison import Check, compare, compare_tokens, require
 from graphprune.running.observations import reference
 from tests.tiny_llama import tiny_graph

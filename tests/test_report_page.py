@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.charts import draw_bars, draw_curves, draw_heat, position
-from graphprune.genai_check import NAME as GENAI
 from graphprune.report_page import compatibility, report_page, show
 from graphprune.report_schema import json_schema
 

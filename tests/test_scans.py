@@ -11,13 +11,14 @@ from transformers.models.recurrent_gemma.modeling_recurrent_gemma import Recurre
 from transformers.models.rwkv.modeling_rwkv import rwkv_linear_attention_cpu
 from transformers.models.xlstm import modeling_xlstm
 
-from graphprune import analyze, artefacts, capture, parity
+from graphprune import analyze, capture
+from graphprune.artefacts import check_process, parity
+from graphprune.artefacts.auto_classes import register
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.models import recurrent_scans
-from graphprune.register import register
 from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
 from graphprune.running.inputs import decoder_inputs
@@ -97,8 +98,8 @@ def test_the_models_are_cut_and_reach_onnx(make: Any, tmp_path: Path) -> None:
     assert {"attention", "residual", "mlp"} <= kinds
     parity.save_reference(cut, tmp_path)
     Onnx().export(cut, tmp_path)
-    expected, kind = artefacts.read_reference(tmp_path)
-    comparison.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
+    expected, kind = check_process.read_reference(tmp_path)
+    comparison.require(list(check_process.check_onnx(tmp_path / "onnx", expected, kind)))
 
 
 def test_weights_that_a_model_changes_when_it_first_runs_are_kept_as_they_are_stored(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 import transformers
 
-from graphprune import Graph, Plan, apply, artefacts, capture, parity
+from graphprune import Graph, Plan, apply, capture
 from graphprune.analysis.analyse import Analysis, analyze_axes
+from graphprune.artefacts import check_process, parity
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.backends.onnx import Onnx
 from graphprune.running import comparison
@@ -121,7 +122,7 @@ def test_what_is_cut_is_written_and_read_again(name: str, tmp_path: Path) -> Non
         parity.save_reference(cut, out)
         HuggingFace().export(cut, out)
         Onnx().export(cut, out)
-        checks = list(artefacts.check_all(out))
+        checks = list(check_process.check_all(out))
         assert {check.artefact for check in checks} == {"huggingface", "onnx"}
         comparison.require(checks)
         if stock:

@@ -10,7 +10,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from graphprune import artefacts, capture, parity
+from graphprune import capture
+from graphprune.artefacts import check_process, parity
+from graphprune.artefacts.auto_classes import register
 from graphprune.backends.onnx import Onnx
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
@@ -22,7 +24,6 @@ from graphprune.ir.recurrence import linear_recurrence
 from graphprune.ir.verification import verify
 from graphprune.models.contract import Contract
 from graphprune.models.recurrent_scans import shifted
-from graphprune.register import register
 from graphprune.rewriting.apply import apply
 from graphprune.running import comparison
 from graphprune.running.runners import graph_runner, runner_of, whole_runner
@@ -230,9 +231,9 @@ def test_models_without_a_usable_cache_get_one(make: Any, tmp_path: Path) -> Non
     cut = apply(graph, Plan(keep))
     parity.save_reference(cut, tmp_path)
     Onnx().export(cut, tmp_path)
-    expected, kind = artefacts.read_reference(tmp_path)
+    expected, kind = check_process.read_reference(tmp_path)
     assert kind == "derived"
-    comparison.require(list(artefacts.check_onnx(tmp_path / "onnx", expected, kind)))
+    comparison.require(list(check_process.check_onnx(tmp_path / "onnx", expected, kind)))
     if make is musicgen:
         with pytest.raises(UsageError, match="several for a text"):
             load(tmp_path / "onnx", "cpu").generate([[1, 2]], 1)

@@ -11,13 +11,13 @@ import pytest
 from graphprune import Graph, Plan, analyze, apply, latency, rounding
 from graphprune.aim import find_aim
 from graphprune.amounts import parse_bytes, parse_speed
-from graphprune.artefact_files import load_backends
+from graphprune.artefacts.export import load_backends
+from graphprune.artefacts.staging import folder_size
 from graphprune.budget.quantities import CacheBytes, FileBytes, Latency, Parameters, parse_quantity
 from graphprune.budget.targets import Target, check_file, cost_of_graph, file_quantities, resolve_target
 from graphprune.compiler import compile_model
 from graphprune.errors import BudgetError, UsageError
 from graphprune.latency import Point, fit_latency, fit_shares
-from graphprune.output import folder_size
 from graphprune.pipeline.options import CompileOptions
 from graphprune.progress import no_progress
 from graphprune.request import resolve_recipe

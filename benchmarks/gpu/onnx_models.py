@@ -12,7 +12,7 @@ from part import now
 from shapes import Shape, make_model
 from torch import Tensor
 
-from graphprune.artefact_files import load_backends
+from graphprune.artefacts.export import load_backends
 from graphprune.demo import DEMO_FOLDER
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph

@@ -7,10 +7,10 @@ from typing import Any
 
 from graphprune.amounts import parse_bytes, parse_target
 from graphprune.analysis.analyse import analyze
+from graphprune.artefacts.staging import folder_size
 from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.output import folder_size
 from graphprune.pipeline.options import CompileOptions
 from graphprune.spec import print_spec
 

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def verify_command(out: Folder, as_json: Json = False) -> None:
     """Check that the artefacts in OUT still compute the same: logits, cached steps, padding, greedy tokens."""
     check_folder(out)
-    from graphprune.parity import check
+    from graphprune.artefacts.parity import check
 
     with progress_on_stderr() as progress:
         progress(f"checking {out}", 0, 0)

@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from graphprune.artefacts.staging import check_output
 from graphprune.cli.arguments import DEVICE_HELP, Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.ir.plan import Statistics
-from graphprune.options import Result, check_output
+from graphprune.options import Result
 from graphprune.pipeline.options import AUTO, PRUNABLE, ApplyOptions, CompileOptions, work_folder
 from graphprune.processes import is_first
 from graphprune.progress import no_progress

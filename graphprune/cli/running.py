@@ -57,7 +57,7 @@ def generate_command(
 ) -> None:
     """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT."""
     check_folder(out)
-    from graphprune.artefact_files import runtime
+    from graphprune.artefacts.loading import runtime
     from graphprune.data.tokens import load_tokenizer
 
     sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
@@ -151,7 +151,7 @@ def bench_command(
 ) -> None:
     """Measure prefill and decoding speed, time to the first token, and memory of every ONNX model in OUT."""
     check_folder(out)
-    from graphprune.artefact_files import runtime
+    from graphprune.artefacts.loading import runtime
     from graphprune.bench import Setting, bench, models_in
     from graphprune.bench import engines as check_engines
 
@@ -174,7 +174,7 @@ def bench_command(
 
 def find_other(model: str, scratch: Path, progress: "Progress") -> Path:
     """The folder with the ONNX models to compare with; a model that has none is exported into `scratch`."""
-    from graphprune.artefact_files import load_backends
+    from graphprune.artefacts.export import load_backends
     from graphprune.bench import models_in
     from graphprune.frontend.source import capture
 

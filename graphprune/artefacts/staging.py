@@ -10,8 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from graphprune.errors import ExportError
-from graphprune.options import check_output
+from graphprune.errors import ExportError, UsageError
 
 _MARK = ".graphprune-"
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -88,3 +87,15 @@ def is_alive(process: int) -> bool:
 def folder_size(folder: Path, pattern: str) -> int:
     """Bytes of the files that match."""
     return sum(path.stat().st_size for path in folder.glob(pattern))
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Raise UsageError where OUT exists and may not be replaced, or holds what graphprune did not write."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"{out} is not a folder; give another -o OUT")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{out} exists; pass --overwrite to replace it, or give another -o OUT")
+    if not (out / "graphprune").is_dir():
+        raise UsageError(f"{out} was not written by graphprune and is not overwritten; give another -o OUT")

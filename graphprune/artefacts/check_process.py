@@ -1,29 +1,25 @@
 """The fresh process of a parity check: loads each artefact of a folder and compares it with the saved reference."""
 
-import hashlib
 import importlib
 import importlib.util
 import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphprune import genai_check, gguf_check
+from graphprune.artefacts import genai_check, gguf_check
+from graphprune.artefacts.loading import DECODERS, is_own_code, load_checkpoint, onnx_runner
+from graphprune.artefacts.parity import REFERENCE
 from graphprune.errors import GraphpruneError, ParityError
 from graphprune.ir.contract import DERIVED
-from graphprune.parity import REFERENCE
 from graphprune.running.comparison import Check, compare, compare_tokens
 from graphprune.running.observations import Observations, greedy, observe, observe_encoder
 from graphprune.running.runners import model_runner, whole_runner
 
-DECODERS = ("decoder", DERIVED)
-MODELING = "modeling_graphprune"
-CODE = (f"{MODELING}.py", "program_graphprune.py")  # the class, and what it imports
 # How far logits in fewer bits may be off, as a share of the largest: beyond, the model is broken and not only coarse.
 REDUCED = {"fp16": 1e-2, "int8": 0.5, "int4": 1.0}
 
@@ -109,38 +105,6 @@ def reference_dtype(expected: Observations) -> torch.dtype:
     return next(t.dtype for name, t in expected.items() if t.is_floating_point() and not name.startswith("greedy."))
 
 
-def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
-    """Load with the class that config.json names; remote code only where it is graphprune's own file, unchanged."""
-    import transformers
-
-    trusted = is_own_code(out)
-    loader: Any = transformers.AutoModelForCausalLM
-    if kind not in DECODERS or (kind == DERIVED and not trusted):  # no mapping has all that generate text
-        names = json.loads((out / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-        loader = getattr(transformers, names[0], transformers.AutoModel)
-    return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype=dtype).eval()
-
-
-def is_own_code(out: Path) -> bool:
-    """Say whether the checkpoint brings the generic class. Raises ParityError where it brings any other code."""
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" not in config:
-        return False
-    packaged = importlib.util.find_spec(f"graphprune.backends.{MODELING}")
-    ours = all(str(target).startswith(f"{MODELING}.") for target in config["auto_map"].values())
-    files = [out / name for name in CODE]
-    if not ours or packaged is None or packaged.origin is None or not all(file.is_file() for file in files):
-        raise ParityError(f"{out} needs code that graphprune did not write; it is not run")
-    for file in files:
-        if digest(file) != digest(Path(packaged.origin).with_name(file.name)):
-            raise ParityError(f"{file} differs from the file that this graphprune writes; it is not run")
-    return True
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def check_onnx(folder: Path, expected: Observations, kind: str) -> Iterator[Check]:
     """Compare an ONNX folder through the onnxruntime runner."""
     runtime = importlib.import_module("graphprune.backends.runtime")
@@ -169,11 +133,3 @@ def allow(check: Check, precision: str) -> Check:
         return replace(check, passed=True)
     limit = REDUCED[precision]
     return replace(check, tolerance=limit, passed=check.difference <= limit)
-
-
-def onnx_runner(model: Any) -> Callable[..., tuple[Tensor, Any]]:
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        logits, present = model.run(ids.numpy(), mask.numpy(), positions.contiguous().numpy(), past)
-        return torch.from_numpy(logits), present
-
-    return run

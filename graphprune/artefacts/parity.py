@@ -35,7 +35,7 @@ def check(out: Path) -> list[Check]:
     Raises ParityError where the process fails; a comparison that fails is in the result, see `require`.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-W", "ignore", "-m", "graphprune.parity", str(out)]
+    command = [sys.executable, "-W", "ignore", "-m", "graphprune.artefacts.parity", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
@@ -48,6 +48,6 @@ def check(out: Path) -> list[Check]:
 
 
 if __name__ == "__main__":
-    from graphprune.artefacts import main
+    from graphprune.artefacts.check_process import main
 
     sys.exit(main(sys.argv[1:]))

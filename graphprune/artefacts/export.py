@@ -1,0 +1,75 @@
+"""Export: a graph as checked artefacts, all of them or none."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graphprune.artefact_files import Artefacts, onnx_measures
+from graphprune.artefacts import parity
+from graphprune.artefacts.staging import staging
+from graphprune.errors import UsageError
+from graphprune.ir.contract import rows_of_ids
+from graphprune.ir.graph import Graph
+from graphprune.measure import file_measures
+from graphprune.options import Measure
+from graphprune.progress import Progress
+from graphprune.running import comparison
+from graphprune.spec import parse_spec
+
+
+def export(
+    graph: Graph, out: Path, backends: Sequence[str] = ("huggingface", "onnx"), overwrite: bool = False
+) -> tuple[comparison.Check, ...]:
+    """Write a graph with each backend (a spec), load every artefact in a fresh process, and compare it.
+
+    `out` appears complete or not at all. Raises UsageError where it exists without `overwrite`, ExportError where
+    a backend cannot write the graph, ParityError where an artefact does not compute the same.
+    """
+    writers = load_backends(backends)
+    with staging(out, overwrite) as folder:
+        for writer in writers:
+            writer.export(graph, folder)
+        parity.save_reference(graph, folder)
+        checks = parity.check(folder)
+        comparison.require(checks)
+    return tuple(checks)
+
+
+def load_backends(specs: Sequence[str]) -> list[Any]:
+    """The backends by their specs. Raises RegistryError for an unknown one, UsageError where two write to one place."""
+    found = [parse_spec("backends", spec) for spec in specs]
+    places = [getattr(backend, "place", backend.name) for backend in found]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two backends write to {twice}; name each once, or give one another folder=...")
+    return found
+
+
+def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Path, progress: Progress) -> Artefacts:
+    """Write with every backend, and measure files and speed beside the source's."""
+    for index, backend in enumerate(backends):
+        progress(f"writing {backend.name}", index, len(backends))
+        backend.export(graph, folder)
+    measures: tuple[Measure, ...] = ()
+    if any(backend.name == "huggingface" for backend in backends):
+        measures += file_measures(source.source.folder, folder)
+    found = next((backend for backend in backends if backend.name in ("onnx", "ort")), None)
+    decoder = found is not None and graph.source.kind == "decoder" and rows_of_ids(graph) == 1
+    if decoder:
+        measures += onnx_measures(found, source, folder, progress)
+    return Artefacts(folder, measures, decoder)
+
+
+def record_files(folder: Path) -> list[dict[str, Any]]:
+    """Every file with its size and hash."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": digest(path)}
+        for path in paths
+    ]
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
