@@ -22,9 +22,9 @@ from graphprune.budget.budgets import Budget
 from graphprune.data.calibration import Text, prepare_text
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
+from graphprune.evaluation.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.pipeline.token_shares import Shares, split_whole, stage_shares
 from graphprune.pruning.interfaces import Round
 from graphprune.pruning.rounds import Request, prune

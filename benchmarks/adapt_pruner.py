@@ -27,9 +27,9 @@ from graphprune.budget.budgets import Budget
 from graphprune.data.calibration import prepare_text
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.errors import BudgetError
+from graphprune.evaluation.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.pipeline.recipes import read_recipe
 from graphprune.pruning.rounds import Request, prune
 from graphprune.running.perplexity import perplexity

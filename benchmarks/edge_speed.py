@@ -75,7 +75,7 @@ def export_stage(source: Path, name: str, out: Path, backends: list[str]) -> dic
     from graphprune import analyze, apply, capture
     from graphprune.artefacts.export import load_backends
     from graphprune.artefacts.staging import folder_size
-    from graphprune.bench_worker import peak_memory
+    from graphprune.evaluation.bench_worker import peak_memory
 
     imports, began = peak_memory(), time.perf_counter()
     graph = capture(source)
@@ -127,7 +127,7 @@ def build_theirs(out: Path, name: str) -> Path | None:
 
 
 def measure_speed(out: Path, theirs: dict[str, Path | None], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    from graphprune.bench import Setting, Subject, bench
+    from graphprune.evaluation.bench import Setting, Subject, bench
 
     subjects = [Subject(f"{name}/{place}", out / name / place) for place in FOLDERS for name in SHAPES]
     for name, folder in theirs.items():

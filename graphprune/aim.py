@@ -10,12 +10,12 @@ from graphprune.amounts import parse_speed
 from graphprune.budget.quantities import Latency
 from graphprune.budget.targets import Target, cost_of_graph, resolve_target
 from graphprune.errors import UsageError
+from graphprune.evaluation.kernel_rounding import measure_rounding
+from graphprune.evaluation.latency import measure_latency
 from graphprune.ir.graph import Graph
-from graphprune.latency import measure_latency
 from graphprune.pipeline.options import AUTO, CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.progress import Progress, no_progress
-from graphprune.rounding import measure_rounding
 
 _MEASURED = "measured.json"
 

@@ -12,10 +12,10 @@ from graphprune.budget.budgets import Budget
 from graphprune.budget.targets import Target, cost_of_graph
 from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError
+from graphprune.evaluation.measures import Measure
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step, chain
 from graphprune.ir.plan import Plan
-from graphprune.options import Measure
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.progress import Progress

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphprune.evaluation.measures import Measure
 from graphprune.ir.graph import Graph
-from graphprune.options import Measure
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 

@@ -24,17 +24,23 @@ from graphprune.beginning import (
     vocabulary_measures,
     vocabulary_notes,
 )
-from graphprune.budget.targets import check_file
 from graphprune.card import model_card
 from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
+from graphprune.evaluation.measures import (
+    LARGEST_MEASURED,
+    check_file,
+    cost_measures,
+    held_out_perplexity,
+    perplexity_measures,
+)
+from graphprune.evaluation.variants import variant_measures
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.plan import read_plan
 from graphprune.ir.verification import verify
-from graphprune.measure import LARGEST_MEASURED, cost_measures, held_out_perplexity, perplexity_measures
 from graphprune.options import Result
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, run_passes
@@ -58,7 +64,6 @@ from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
 from graphprune.running import comparison
 from graphprune.running.devices import choose_device, describe_device, make_current
-from graphprune.variants import variant_measures
 
 
 def compile_model(options: CompileOptions, progress: Progress = no_progress) -> Result:

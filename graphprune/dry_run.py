@@ -13,10 +13,10 @@ from graphprune.analysis.groups import Group, Groups
 from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.budget.targets import resolve_target
 from graphprune.errors import UsageError
+from graphprune.evaluation.measures import Measure, cost_measures
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.measure import cost_measures
-from graphprune.options import Measure, Result
+from graphprune.options import Result
 from graphprune.pipeline.options import AUTO, CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import expand, last_request

@@ -3,20 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from graphprune.evaluation.measures import Measure
 
 if TYPE_CHECKING:
     from graphprune.running.comparison import Check
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One row of the result: a quantity before and after. None stands for what was not measured."""
-
-    name: str
-    before: float | None
-    after: float | None
-    unit: Literal["", "bytes"] = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import transformers
 from graphprune.artefacts.staging import check_output
 from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
-from graphprune.options import Measure, Result, Width
+from graphprune.evaluation.measures import Measure
+from graphprune.options import Result, Width
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.progress import Progress
 from graphprune.running.comparison import Check

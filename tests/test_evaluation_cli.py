@@ -10,8 +10,8 @@ import pytest
 from graphprune.backends.onnx import Onnx
 from graphprune.cli import main
 from graphprune.cli.evaluation import difference, short_labels
+from graphprune.evaluation.scorecard import Scorecard
 from graphprune.frontend.source import capture
-from graphprune.scorecard import Scorecard
 from tests.tiny_language import save_model
 
 Capture = pytest.CaptureFixture[str]

@@ -11,10 +11,10 @@ import transformers
 
 from graphprune.backends.onnx import Onnx
 from graphprune.errors import DataError, SourceError, UsageError
+from graphprune.evaluation.generation import cut, greedy_texts, pad_left
+from graphprune.evaluation.language_model import FACES, LanguageModel, faces_in, load_face, of_graph, of_onnx
+from graphprune.evaluation.lm_eval_adapter import Harness
 from graphprune.frontend.source import capture
-from graphprune.generation import cut, greedy_texts, pad_left
-from graphprune.harness import Harness
-from graphprune.language_model import FACES, LanguageModel, faces_in, load_face, of_graph, of_onnx
 from graphprune.running.likelihood import Continuation, Score, score_continuations
 from tests import families
 from tests.tiny_language import save_model, tokenizer

@@ -12,13 +12,13 @@ import transformers
 from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
+from graphprune.evaluation.language_model import of_graph
+from graphprune.evaluation.minimal_pairs import first_token, mean_accuracy, minimal_pairs, read_pairs, summarize
+from graphprune.evaluation.scorecard import Questions, fill_in, score_text
+from graphprune.evaluation.task_scores import score_tasks
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.language_model import of_graph
-from graphprune.minimal_pairs import first_token, mean_accuracy, minimal_pairs, read_pairs, summarize
 from graphprune.running.perplexity import cut_windows, perplexity
-from graphprune.scorecard import Questions, fill_in, score_text
-from graphprune.task_scores import score_tasks
 from tests.tiny_language import WORDS, save_model, tokenizer
 from tests.tiny_llama import ids, tiny_graph
 

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from graphprune.errors import DataError, UsageError
-from graphprune.language_model import LanguageModel
-from graphprune.task_scores import check_local, explain_unknown, score_tasks
-from graphprune.tasks.local import GROUPS, local_names, write_tasks
+from graphprune.evaluation.language_model import LanguageModel
+from graphprune.evaluation.task_scores import check_local, explain_unknown, score_tasks
+from graphprune.evaluation.tasks.local import GROUPS, local_names, write_tasks
 from tests.tiny_language import tokenizer
 
 QUESTION = "Which colour has the sky?"

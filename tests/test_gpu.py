@@ -21,11 +21,11 @@ from graphprune.artefacts.export import load_backends
 from graphprune.budget.budgets import Budget
 from graphprune.compiler import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
+from graphprune.evaluation.language_model import load_face
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
 from graphprune.ir.plan import Plan
-from graphprune.language_model import load_face
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pruning.rounds import Request, prune
 from graphprune.pruning.stream_change import branch_influence

@@ -13,9 +13,9 @@ from graphprune.backends.onnx import Onnx
 from graphprune.backends.ort import Ort
 from graphprune.backends.runtime import OnnxModel, load
 from graphprune.backends.sampling import Sampling, keep_nucleus
-from graphprune.bench import Setting, Subject, bench, engines, models_in
 from graphprune.cli.main import app
 from graphprune.errors import GraphpruneError, UsageError
+from graphprune.evaluation.bench import Setting, Subject, bench, engines, models_in
 from graphprune.frontend.source import capture
 from tests.families import graph
 from tests.tiny_source import write_source

@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 
-from graphprune import Graph, Plan, analyze, apply, latency, rounding
+from graphprune import Graph, Plan, analyze, apply
 from graphprune.aim import find_aim
 from graphprune.amounts import parse_bytes, parse_speed
 from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.staging import folder_size
 from graphprune.budget.quantities import CacheBytes, FileBytes, Latency, Parameters, parse_quantity
-from graphprune.budget.targets import Target, check_file, cost_of_graph, file_quantities, resolve_target
+from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
 from graphprune.compiler import compile_model
 from graphprune.errors import BudgetError, UsageError
-from graphprune.latency import Point, fit_latency, fit_shares
+from graphprune.evaluation import kernel_rounding, latency
+from graphprune.evaluation.kernel_rounding import Timing, measure_rounding, read_table
+from graphprune.evaluation.latency import Point, fit_latency, fit_shares
+from graphprune.evaluation.measures import check_file
 from graphprune.pipeline.options import CompileOptions
 from graphprune.progress import no_progress
 from graphprune.request import resolve_recipe
-from graphprune.rounding import Timing, measure_rounding, read_table
 from graphprune.spec import print_spec
 from tests.families import graph as family
 from tests.tiny_source import write_source
@@ -217,19 +219,19 @@ def test_what_was_measured_is_kept_for_a_run_that_goes_on(
 
 
 def test_the_smallest_step_that_is_fast_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {128 + step: (1.0, 2.0 if step < 16 else 1.0) for step in (0, *rounding.STEPS, 128)}
+    seconds = {128 + step: (1.0, 2.0 if step < 16 else 1.0) for step in (0, *kernel_rounding.STEPS, 128)}
     seconds[128], seconds[256] = (1.0, 1.0), (1.0, 1.0)
     table = read_table(128, seconds)
     assert [timing.ratio for timing in table] == [2, 2, 2, 2, 1, 1, 1]
-    monkeypatch.setattr(rounding, "time_models", lambda models: seconds)
+    monkeypatch.setattr(kernel_rounding, "time_models", lambda models: seconds)
     assert measure_rounding(family("llama"), FileBytes(), no_progress)[0] == 16
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_layers_are_timed(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounding, "_RUNS", 2)
+    monkeypatch.setattr(kernel_rounding, "_RUNS", 2)
     step, table = measure_rounding(family("llama"), FileBytes(precision), no_progress)
-    assert step in (*rounding.STEPS, 128)
+    assert step in (*kernel_rounding.STEPS, 128)
     assert all(min(timing.seconds) > 0 for timing in table)
 
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphprune.artefact_files import Artefacts, onnx_measures
 from graphprune.artefacts import parity
 from graphprune.artefacts.staging import staging
 from graphprune.errors import UsageError
+from graphprune.evaluation.measures import Measure, file_measures, onnx_measures
+from graphprune.evaluation.samples import Artefacts
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
-from graphprune.measure import file_measures
-from graphprune.options import Measure
 from graphprune.progress import Progress
 from graphprune.running import comparison
 from graphprune.spec import parse_spec

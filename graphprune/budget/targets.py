@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from graphprune.amounts import parse_bytes, parse_target
 from graphprune.analysis.analyse import analyze
-from graphprune.artefacts.staging import folder_size
-from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity, show_bytes
+from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
@@ -76,16 +74,3 @@ def largest_file(source: Graph, files: Mapping[str, FileBytes], place: str) -> F
         raise UsageError(f"--target-size: no backend of this run writes {place}; there is {', '.join(files)}")
     sizes = {name: cost_of_graph(quantity, source) / quantity.unit for name, quantity in files.items()}
     return files[place or max(sizes, key=lambda name: sizes[name])]
-
-
-def check_file(target: Target, folder: Path) -> tuple[str, ...]:
-    """A note where the file that was asked for came out larger."""
-    if not isinstance(target.quantity, FileBytes):
-        return ()
-    place, asked = target.quantity.place, target.most // target.quantity.unit
-    names = ("model.onnx*", "*.gguf")
-    size = sum(folder_size(folder / place, name) for name in names)
-    size = folder_size(folder, "*.safetensors") if place == "checkpoint" else size
-    if size <= asked:
-        return ()
-    return (f"{place} has {show_bytes(size)}, above the {show_bytes(asked)} asked for; ask for a little less",)

@@ -11,8 +11,8 @@ from graphprune.cli.show import print_json, print_table, progress_on_stderr
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from graphprune.scorecard import Questions, Scorecard, TextScore
-    from graphprune.task_scores import TaskScore
+    from graphprune.evaluation.scorecard import Questions, Scorecard, TextScore
+    from graphprune.evaluation.task_scores import TaskScore
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -100,7 +100,7 @@ def eval_command(
 
     Perplexities of different tokenizers do not compare; bits per byte do, on the same text and windows.
     """
-    from graphprune.scorecard import DEFAULT_TEXT, Questions
+    from graphprune.evaluation.scorecard import DEFAULT_TEXT, Questions
 
     names = split_commas(tasks)
     text = data or (None if names or eval_data is not None else DEFAULT_TEXT)
@@ -116,8 +116,8 @@ def eval_command(
 
 def check_questions(questions: "Questions") -> None:
     """Refuse before any model is loaded what no model could answer."""
+    from graphprune.evaluation.task_scores import require_lm_eval
     from graphprune.running.perplexity import check_windows
-    from graphprune.task_scores import require_lm_eval
 
     if questions.window is not None:
         check_windows(questions.window, questions.stride, questions.batch)
@@ -135,9 +135,9 @@ def score_models(
     """One scorecard for each face of each model; one model is in memory at a time."""
     import torch
 
-    from graphprune.language_model import Face, faces_in, load_face
+    from graphprune.evaluation.language_model import Face, faces_in, load_face
+    from graphprune.evaluation.scorecard import fill_in
     from graphprune.running.devices import choose_device, memory_errors, unused_gpu
-    from graphprune.scorecard import fill_in
 
     type_, place = getattr(torch, dtype) if dtype else None, choose_device(device)
     short = memory_errors("lower --batch or --window, take another --dtype, or compute with --device cpu")

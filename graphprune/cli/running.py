@@ -16,7 +16,7 @@ from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from graphprune.bench import Speed, Subject
+    from graphprune.evaluation.bench import Speed, Subject
     from graphprune.progress import Progress
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -152,8 +152,8 @@ def bench_command(
     """Measure prefill and decoding speed, time to the first token, and memory of every ONNX model in OUT."""
     check_folder(out)
     from graphprune.artefacts.loading import runtime
-    from graphprune.bench import Setting, bench, models_in
-    from graphprune.bench import engines as check_engines
+    from graphprune.evaluation.bench import Setting, bench, models_in
+    from graphprune.evaluation.bench import engines as check_engines
 
     chosen = check_engines(split_commas(engines))
     note_unused_gpu(runtime().choose_providers(provider)[0], provider)
@@ -175,7 +175,7 @@ def bench_command(
 def find_other(model: str, scratch: Path, progress: "Progress") -> Path:
     """The folder with the ONNX models to compare with; a model that has none is exported into `scratch`."""
     from graphprune.artefacts.export import load_backends
-    from graphprune.bench import models_in
+    from graphprune.evaluation.bench import models_in
     from graphprune.frontend.source import capture
 
     if Path(model).is_dir() and models_in(Path(model)):
@@ -188,7 +188,7 @@ def find_other(model: str, scratch: Path, progress: "Progress") -> Path:
 
 
 def label(out: Path, folders: Sequence[Path], engines: Sequence[Any]) -> "Iterator[Subject]":
-    from graphprune.bench import Subject
+    from graphprune.evaluation.bench import Subject
 
     for folder in folders:
         name = out.name if folder == out else f"{out.name}/{folder.name}"

@@ -15,7 +15,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.options import Measure, Result, Width
+from graphprune.evaluation.measures import Measure
+from graphprune.options import Result, Width
 from graphprune.progress import Progress
 
 if TYPE_CHECKING:

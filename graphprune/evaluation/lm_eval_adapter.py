@@ -7,9 +7,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from graphprune.errors import UsageError
-from graphprune.generation import greedy_texts
-from graphprune.language_model import LanguageModel
-from graphprune.minimal_pairs import first_token
+from graphprune.evaluation.generation import greedy_texts
+from graphprune.evaluation.language_model import LanguageModel
+from graphprune.evaluation.minimal_pairs import first_token
 from graphprune.running.likelihood import Continuation, Count, score_continuations
 
 _NEW_TOKENS = 256  # where a task does not say, as lm-eval's own models have it

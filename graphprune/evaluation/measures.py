@@ -1,20 +1,36 @@
-"""Before and after: parameters, bytes, held-out perplexity, and speed in onnxruntime, each measured the same way."""
+"""Measures: what is measured of a model before and after: its cost, its files, its speed, its perplexity."""
 
 import math
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from graphprune.analysis.groups import Groups
+from graphprune.artefacts.loading import runtime
 from graphprune.artefacts.staging import folder_size
+from graphprune.budget.quantities import FileBytes, show_bytes
+from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
-from graphprune.options import Measure
+from graphprune.progress import Progress
 from graphprune.running.devices import memory_errors
 from graphprune.running.perplexity import Perplexity, perplexity
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the result: a quantity before and after. None stands for what was not measured."""
+
+    name: str
+    before: float | None
+    after: float | None
+    unit: Literal["", "bytes"] = ""
+
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
@@ -83,3 +99,30 @@ def speed_measures(
         Measure("onnxruntime prefill tokens/s", old[0], new[0]),
         Measure("onnxruntime decode tokens/s", old[1], new[1]),
     )
+
+
+def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
+    """Size and speed of the ONNX model; the source is exported too, in a folder that is removed, where it is small."""
+    progress("measuring speed in onnxruntime", 0, 0)
+    after = float(folder_size(folder / backend.place, "model.onnx*"))
+    if source.parameter_count() > LARGEST_MEASURED:
+        return (Measure("ONNX model", None, after, "bytes"),)
+    run = runtime()
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
+        backend.export(source, Path(name))
+        before = float(folder_size(Path(name) / backend.place, "model.onnx*"))
+        speed = speed_measures(Path(name), folder, lambda path: run.load(path, "cpu"), run.tokens_per_second)
+    return (Measure("ONNX model", before, after, "bytes"), *speed)
+
+
+def check_file(target: Target, folder: Path) -> tuple[str, ...]:
+    """A note where the file that was asked for came out larger."""
+    if not isinstance(target.quantity, FileBytes):
+        return ()
+    place, asked = target.quantity.place, target.most // target.quantity.unit
+    names = ("model.onnx*", "*.gguf")
+    size = sum(folder_size(folder / place, name) for name in names)
+    size = folder_size(folder, "*.safetensors") if place == "checkpoint" else size
+    if size <= asked:
+        return ()
+    return (f"{place} has {show_bytes(size)}, above the {show_bytes(asked)} asked for; ask for a little less",)

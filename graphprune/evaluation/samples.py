@@ -1,21 +1,16 @@
-"""Artefacts: run the backends, measure what they wrote, list the files."""
+"""Samples: how a model goes on from a text."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from graphprune.artefacts.loading import runtime
-from graphprune.artefacts.staging import folder_size
 from graphprune.data.calibration import Text
 from graphprune.data.tokens import load_tokenizer
+from graphprune.evaluation.measures import LARGEST_MEASURED, Measure
 from graphprune.ir.graph import Graph
-from graphprune.measure import LARGEST_MEASURED, speed_measures
-from graphprune.options import Measure
-from graphprune.progress import Progress
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner
 
@@ -54,17 +49,3 @@ def read_tokens(text: Text, graph: Graph, made: Sequence[int]) -> str:
     """The prompt and what came after it, as text."""
     assert graph.source.files is not None
     return str(load_tokenizer(graph.source.files).decode(prompt_of(text) + list(made), skip_special_tokens=True))
-
-
-def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
-    """Size and speed of the ONNX model; the source is exported too, in a folder that is removed, where it is small."""
-    progress("measuring speed in onnxruntime", 0, 0)
-    after = float(folder_size(folder / backend.place, "model.onnx*"))
-    if source.parameter_count() > LARGEST_MEASURED:
-        return (Measure("ONNX model", None, after, "bytes"),)
-    run = runtime()
-    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
-        backend.export(source, Path(name))
-        before = float(folder_size(Path(name) / backend.place, "model.onnx*"))
-        speed = speed_measures(Path(name), folder, lambda path: run.load(path, "cpu"), run.tokens_per_second)
-    return (Measure("ONNX model", before, after, "bytes"), *speed)

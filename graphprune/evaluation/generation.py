@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphprune.language_model import LanguageModel
+from graphprune.evaluation.language_model import LanguageModel
 
 
 def greedy_texts(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import DataError, GraphpruneError, UsageError
-from graphprune.language_model import LanguageModel
+from graphprune.evaluation.language_model import LanguageModel
+from graphprune.evaluation.tasks.local import GROUPS, local_names, missing_files, write_tasks
 from graphprune.running.likelihood import Count
-from graphprune.tasks.local import GROUPS, local_names, missing_files, write_tasks
 
 _BOOTSTRAP = 1000  # for metrics whose standard error has no closed form; accuracies have one
 _SEED = 1234  # lm-eval's own for worked examples
@@ -134,7 +134,7 @@ def run(
     """What lm-eval's `evaluate` gives, its failures as one line."""
     from lm_eval.evaluator import evaluate
 
-    from graphprune.harness import Harness
+    from graphprune.evaluation.lm_eval_adapter import Harness
 
     try:
         loaded = manager.load(tasks)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import DataError, UsageError
+from graphprune.evaluation.language_model import LanguageModel, of_graph
 from graphprune.ir.graph import Graph
-from graphprune.language_model import LanguageModel, of_graph
 from graphprune.running.likelihood import Continuation, score_continuations
 
 _BATCH = 64

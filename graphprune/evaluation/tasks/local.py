@@ -23,7 +23,7 @@ def local_names() -> tuple[str, ...]:
 
 def templates() -> dict[str, Config]:
     """The task files by their names."""
-    found = [path for path in files("graphprune.tasks").iterdir() if path.name.endswith(".yaml")]
+    found = [path for path in files("graphprune.evaluation.tasks").iterdir() if path.name.endswith(".yaml")]
     found.sort(key=lambda path: path.name)
     return {path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8")) for path in found}
 

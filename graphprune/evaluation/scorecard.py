@@ -6,10 +6,10 @@ from typing import Any
 
 from graphprune.data.tokens import check_tokens, read_tokens
 from graphprune.errors import UsageError
-from graphprune.language_model import Face, LanguageModel
+from graphprune.evaluation.language_model import Face, LanguageModel
+from graphprune.evaluation.task_scores import TaskScore, score_tasks
 from graphprune.progress import Progress, no_progress
 from graphprune.running.perplexity import stream_perplexity
-from graphprune.task_scores import TaskScore, score_tasks
 
 DEFAULT_TEXT = "stdlib:held-out"
 _WINDOW = 256

@@ -11,9 +11,9 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.analyse import analyze
-from graphprune.bench import Setting, Subject, bench
 from graphprune.budget.quantities import Latency
 from graphprune.errors import UsageError
+from graphprune.evaluation.bench import Setting, Subject, bench
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.progress import Progress
