@@ -20,7 +20,7 @@ from typing import Any
 
 from shape_8b import SHAPE, best_of, timed
 
-from graphprune import charts
+from graphprune.reporting import charts
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "analysis_speed.jsonl"

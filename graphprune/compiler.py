@@ -24,7 +24,6 @@ from graphprune.beginning import (
     vocabulary_measures,
     vocabulary_notes,
 )
-from graphprune.card import model_card
 from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
 from graphprune.dry_run import dry_run
 from graphprune.errors import DataError, UsageError
@@ -41,7 +40,6 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.plan import read_plan
 from graphprune.ir.verification import verify
-from graphprune.options import Result
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, run_passes
 from graphprune.pipeline.recipes import Recipe
@@ -49,8 +47,9 @@ from graphprune.pipeline.run_state import METRICS, fingerprint, metrics_files, o
 from graphprune.pipeline.stages import check_target, expand, needs_text
 from graphprune.processes import is_first, leave, meet
 from graphprune.progress import Progress, no_progress
-from graphprune.report import (
-    Work,
+from graphprune.reporting.card import model_card
+from graphprune.reporting.page import report_page
+from graphprune.reporting.report import (
     list_widths,
     make_report,
     notes_of,
@@ -58,7 +57,8 @@ from graphprune.report import (
     resolved_recipe,
     summarise_training,
 )
-from graphprune.report_page import report_page
+from graphprune.reporting.results import Result
+from graphprune.reporting.work import Work
 from graphprune.request import device_notes, resolve_recipe, with_precision
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure

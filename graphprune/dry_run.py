@@ -16,7 +16,6 @@ from graphprune.errors import UsageError
 from graphprune.evaluation.measures import Measure, cost_measures
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.options import Result
 from graphprune.pipeline.options import AUTO, CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import expand, last_request
@@ -24,7 +23,8 @@ from graphprune.progress import Progress
 from graphprune.pruning.interfaces import Importance
 from graphprune.pruning.rounds import Pruned, Request, prune
 from graphprune.pruning.stock_widths import allowed_counts
-from graphprune.report import list_widths
+from graphprune.reporting.report import list_widths
+from graphprune.reporting.results import Result
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec

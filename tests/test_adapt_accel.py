@@ -20,10 +20,10 @@ import graphprune
 from graphprune.cli import main
 from graphprune.compiler import compile_model
 from graphprune.errors import BudgetError, UsageError
-from graphprune.options import Result
 from graphprune.pipeline.options import CompileOptions, work_folder
 from graphprune.pipeline.recipes import read_recipe
-from graphprune.report_schema import Report
+from graphprune.reporting.results import Result
+from graphprune.reporting.schema import Report
 from tests.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("accel")

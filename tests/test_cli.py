@@ -12,9 +12,9 @@ from graphprune.artefacts.staging import check_output
 from graphprune.cli import main, running, show
 from graphprune.errors import BudgetError, PassError
 from graphprune.evaluation.measures import Measure
-from graphprune.options import Result, Width
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.progress import Progress
+from graphprune.reporting.results import Result, Width
 from graphprune.running.comparison import Check
 
 Capture = pytest.CaptureFixture[str]

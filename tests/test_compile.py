@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import graphprune
 from graphprune.compiler import apply_plan, compile_model
 from graphprune.errors import BudgetError, DataError, RegistryError, UsageError
-from graphprune.options import Result
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
-from graphprune.report_schema import Report
+from graphprune.reporting.results import Result
+from graphprune.reporting.schema import Report
 from tests.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("compile")

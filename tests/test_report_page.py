@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from graphprune.artefacts.genai_check import NAME as GENAI
-from graphprune.charts import draw_bars, draw_curves, draw_heat, position
-from graphprune.report_page import compatibility, report_page, show
-from graphprune.report_schema import json_schema
+from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat, position
+from graphprune.reporting.page import compatibility, report_page, show
+from graphprune.reporting.schema import json_schema
 
 REPORT: dict[str, Any] = {
     "source": {"id": "/models/tiny", "revision": None},
@@ -110,7 +110,7 @@ def test_other_runtimes_are_listed_with_what_was_tried() -> None:
 
 def test_the_published_schema_is_the_one_that_reports_meet() -> None:
     path = Path(__file__).parent.parent / "docs" / "report.schema.json"
-    remedy = "python -m graphprune.report_schema > docs/report.schema.json"
+    remedy = "python -m graphprune.reporting.schema > docs/report.schema.json"
     assert path.read_text(encoding="utf-8") == json_schema(), remedy
 
 

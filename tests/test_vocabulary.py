@@ -17,10 +17,10 @@ from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.options import Result
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.pipeline.stages import run_recipe
-from graphprune.report_schema import Report
+from graphprune.reporting.results import Result
+from graphprune.reporting.schema import Report
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked
 from graphprune.vocabulary.cutting import cut_vocabulary

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.evaluation.measures import Measure
-from graphprune.options import Result, Width
 from graphprune.progress import Progress
+from graphprune.reporting.results import Result, Width
 
 if TYPE_CHECKING:
     from graphprune.running.comparison import Check

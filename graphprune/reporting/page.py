@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from graphprune.artefacts.genai_check import NAME as GENAI
-from graphprune.charts import draw_bars, draw_curves, draw_heat
+from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat
 
 _SHOWN_FIRST = ("parameters", "checkpoint file", "held-out bits per byte", "onnxruntime decode tokens/s")
 

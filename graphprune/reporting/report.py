@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +11,12 @@ import torch
 
 from graphprune.analysis.groups import Groups
 from graphprune.artefacts.export import record_files
-from graphprune.budget.targets import Target
-from graphprune.data.calibration import Text, describe_text
-from graphprune.ir.graph import Graph
+from graphprune.data.calibration import describe_text
 from graphprune.ir.plan import Plan
-from graphprune.options import Result, Width
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
-from graphprune.vocabulary.cutting import VocabularyCut
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """What the writing stages need: what was asked for, both graphs, and the text they are measured on.
-
-    `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made. `device` is
-    where the passes computed, and where the models are measured.
-    """
-
-    options: CompileOptions
-    recipe: Recipe | None
-    source: Graph
-    groups: Groups
-    graph: Graph
-    text: Text | None
-    metrics: Sequence[Path] = ()
-    target: Target | None = None
-    measured: Mapping[str, Any] = field(default_factory=dict)
-    vocabulary: VocabularyCut | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+from graphprune.reporting.results import Result, Width
+from graphprune.reporting.work import Work
 
 
 def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dict[str, Any]:

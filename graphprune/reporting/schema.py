@@ -1,4 +1,4 @@
-"""The schema of report.json, version 1. `python -m graphprune.report_schema` prints it as JSON Schema."""
+"""The schema of report.json, version 1. `python -m graphprune.reporting.schema` prints it as JSON Schema."""
 
 import json
 from typing import Annotated, Any, Literal

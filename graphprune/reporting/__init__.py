@@ -1,0 +1,1 @@
+"""What a run tells: results, report, page, model card."""
