@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graphprune.analysis.analyse import analyze
     from graphprune.analysis.groups import Groups
     from graphprune.artefacts.export import export
-    from graphprune.compiler import compile_model as compile
+    from graphprune.compiler.compile import compile_model as compile
     from graphprune.errors import GraphpruneError
     from graphprune.frontend.source import capture
     from graphprune.ir.graph import Graph
@@ -66,7 +66,7 @@ _HOMES = {
     "analyze": "analysis.analyse:analyze",
     "apply": "rewriting.apply:apply",
     "capture": "frontend.source:capture",
-    "compile": "compiler:compile_model",
+    "compile": "compiler.compile:compile_model",
     "export": "artefacts.export:export",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",

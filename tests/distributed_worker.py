@@ -161,7 +161,7 @@ def refusals(folder: Path) -> dict[str, str]:
 
 
 def main(folder: Path, model: Path) -> None:
-    from graphprune.compiler import compile_model
+    from graphprune.compiler.compile import compile_model
 
     torch.set_num_threads(1)
     rank = 0 if is_first() else 1

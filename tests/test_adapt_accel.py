@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import graphprune
 from graphprune.cli import main
-from graphprune.compiler import compile_model
+from graphprune.compiler.compile import compile_model
 from graphprune.errors import BudgetError, UsageError
 from graphprune.pipeline.options import CompileOptions, work_folder
 from graphprune.pipeline.recipes import read_recipe
@@ -161,7 +161,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("graphprune.compiler.export_all", interrupt)
+    monkeypatch.setattr("graphprune.compiler.compile.export_all", interrupt)
     mine = options(source, tmp_path / "out")
     assert main.run(command(mine)) == 130
     kept = work_folder(tmp_path / "out")

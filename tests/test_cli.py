@@ -47,10 +47,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def check(out: Path) -> list[Check]:
         return [*RESULT.checks, Check("huggingface", "cached steps", float("inf"), 1e-4, 1.0, "bad" not in out.name)]
 
-    module = types.ModuleType("graphprune.compiler")
+    module = types.ModuleType("graphprune.compiler.compile")
     module.__dict__.update(compile_model=answer, apply_plan=answer)
     monkeypatch.setattr("graphprune.artefacts.parity.check", check)
-    monkeypatch.setitem(sys.modules, "graphprune.compiler", module)
+    monkeypatch.setitem(sys.modules, "graphprune.compiler.compile", module)
     return asked
 
 
@@ -170,13 +170,15 @@ def raising(error: BaseException) -> Callable[..., Any]:
 def test_every_error_is_one_line(
     error: BaseException, code: int, message: str, engine: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(sys.modules["graphprune.compiler"], "compile_model", raising(error))
+    monkeypatch.setattr(sys.modules["graphprune.compiler.compile"], "compile_model", raising(error))
     assert main.run(["compile", "demo", "--target-params", "60%", "--dry-run"]) == code
     assert capsys.readouterr().err.startswith(message)
 
 
 def test_debug_shows_where_it_happened(engine: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["graphprune.compiler"], "compile_model", raising(ZeroDivisionError("by zero")))
+    monkeypatch.setattr(
+        sys.modules["graphprune.compiler.compile"], "compile_model", raising(ZeroDivisionError("by zero"))
+    )
     with pytest.raises(ZeroDivisionError):
         main.run(["compile", "demo", "--target-params", "60%", "--dry-run", "--debug"])
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import graphprune
-from graphprune.compiler import apply_plan, compile_model
+from graphprune.compiler.compile import apply_plan, compile_model
 from graphprune.errors import BudgetError, DataError, RegistryError, UsageError
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.reporting.results import Result

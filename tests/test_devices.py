@@ -9,11 +9,11 @@ import torch
 
 from graphprune import drivers
 from graphprune.backends import runtime
+from graphprune.compiler.request import device_notes, with_precision
 from graphprune.errors import GraphpruneError, MemoryShortError, UsageError
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import read_recipe
-from graphprune.request import device_notes, with_precision
 from graphprune.running import devices
 from graphprune.running.devices import choose_device, is_shortage, memory_errors, unused_gpu
 from tests.tiny_llama import tiny_graph

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from graphprune.compiler import compile_model
+from graphprune.compiler.compile import compile_model
 from graphprune.training.saved_state import latest, read_snapshot
 from tests.distributed_worker import CASES, all_tensors, compile_options, run_case
 from tests.tiny_language import WORDS, save_model

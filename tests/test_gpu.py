@@ -19,7 +19,7 @@ import graphprune.training
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.artefacts.export import load_backends
 from graphprune.budget.budgets import Budget
-from graphprune.compiler import compile_model
+from graphprune.compiler.compile import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
 from graphprune.evaluation.language_model import load_face
 from graphprune.frontend.source import capture

@@ -9,13 +9,13 @@ import yaml
 from graphprune import registry
 from graphprune.amounts import parse_count
 from graphprune.cli import main
+from graphprune.compiler.request import resolve_recipe
 from graphprune.data.readers import read_plain
 from graphprune.data.splits import choose_bytes, choose_rows
 from graphprune.errors import RegistryError, UsageError
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
 from graphprune.pipeline.stages import expand, needs_text
-from graphprune.request import resolve_recipe
 
 Capture = pytest.CaptureFixture[str]
 SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor"}

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from graphprune import Graph, Plan, analyze, apply
-from graphprune.aim import find_aim
 from graphprune.amounts import parse_bytes, parse_speed
 from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.staging import folder_size
 from graphprune.budget.quantities import CacheBytes, FileBytes, Latency, Parameters, parse_quantity
 from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
-from graphprune.compiler import compile_model
+from graphprune.compiler.compile import compile_model
+from graphprune.compiler.goal import find_aim
+from graphprune.compiler.request import resolve_recipe
 from graphprune.errors import BudgetError, UsageError
 from graphprune.evaluation import kernel_rounding, latency
 from graphprune.evaluation.kernel_rounding import Timing, measure_rounding, read_table
@@ -23,7 +24,6 @@ from graphprune.evaluation.latency import Point, fit_latency, fit_shares
 from graphprune.evaluation.measures import check_file
 from graphprune.pipeline.options import CompileOptions
 from graphprune.progress import no_progress
-from graphprune.request import resolve_recipe
 from graphprune.spec import print_spec
 from tests.families import graph as family
 from tests.tiny_source import write_source
@@ -181,7 +181,7 @@ def test_a_speed_is_met_by_what_was_measured(source: Path, tmp_path: Path, monke
         points = (Point("half", 0.5, 1.0, 0.5), Point("less", 0.25, 0.5, 0.25), Point("least", 0.1, 0.5, 0.1))
         return fit_latency(graph, points), points
 
-    monkeypatch.setattr("graphprune.aim.measure_latency", measured)
+    monkeypatch.setattr("graphprune.compiler.goal.measure_latency", measured)
     result = compile_model(options(source, target_speed="2x", backends=("ort",), out=tmp_path / "out"))
     macs = next(m for m in result.measures if m.name.startswith("multiplications"))
     assert macs.before is not None
@@ -205,13 +205,13 @@ def test_what_was_measured_is_kept_for_a_run_that_goes_on(
     def measured(*_: Any) -> tuple[int, tuple[Timing, ...]]:
         return 4, (Timing(1, 33, (0.1,), 1.3), Timing(4, 36, (0.1,), 1.0))
 
-    monkeypatch.setattr("graphprune.aim.measure_rounding", measured)
+    monkeypatch.setattr("graphprune.compiler.goal.measure_rounding", measured)
     asked = options(source, round_to="auto")
     recipe, backends = resolve_recipe(asked), load_backends(("ort",))
     first = find_aim(asked, recipe, family("llama"), backends, tmp_path)
     assert first.recipe.prune.round_to == 4
     assert json.loads((tmp_path / "measured.json").read_text())["rounding"]["table"][0]["ratio"] == 1.3
-    monkeypatch.setattr("graphprune.aim.measure_rounding", None)
+    monkeypatch.setattr("graphprune.compiler.goal.measure_rounding", None)
     again = find_aim(asked, recipe, family("llama"), backends, tmp_path)
     assert (again.recipe, again.target) == (first.recipe, first.target)
     with pytest.raises(UsageError, match="--backends"):

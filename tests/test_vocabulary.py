@@ -12,7 +12,7 @@ import transformers
 
 from graphprune.analysis.analyse import analyze
 from graphprune.backends.runtime import load
-from graphprune.compiler import apply_plan, compile_model
+from graphprune.compiler.compile import apply_plan, compile_model
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph

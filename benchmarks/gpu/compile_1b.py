@@ -13,7 +13,7 @@ import torch
 from part import Part, peak_gib, release, reset_peak, run_part, watch_host
 from shapes import TINY, WHOLE, make_model
 
-from graphprune.compiler import compile_model
+from graphprune.compiler.compile import compile_model
 from graphprune.demo import DEMO_FOLDER
 from graphprune.pipeline.options import CompileOptions
 

@@ -13,7 +13,7 @@ from part import Part, now, peak_gib, release, require_files, reset_peak, run_pa
 from smollm2_inputs import MIXTURE, WIKITEXT, Texts, convert, write_texts
 from torch import Tensor
 
-from graphprune.compiler import compile_model
+from graphprune.compiler.compile import compile_model
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.demo import DEMO_FOLDER

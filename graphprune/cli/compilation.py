@@ -175,7 +175,7 @@ def read_rounding(text: str | None) -> int | Literal["auto"] | None:
 
 
 def run_compile(options: CompileOptions) -> Result:
-    from graphprune.compiler import compile_model  # here, so that help needs no torch
+    from graphprune.compiler.compile import compile_model
 
     with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
         try:
@@ -201,7 +201,7 @@ def apply_command(
     if out is None:
         raise UsageError("where to? give -o OUT")
     check_output(out, overwrite)
-    from graphprune.compiler import apply_plan
+    from graphprune.compiler.compile import apply_plan
 
     options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code)
     with progress_on_stderr() as progress:

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from graphprune.aim import Aim
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
-from graphprune.beginning import cuts_vocabulary, shorten_evenly
 from graphprune.budget.targets import resolve_target
+from graphprune.compiler.goal import Aim
+from graphprune.compiler.vocabulary_start import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.evaluation.measures import Measure, cost_measures
 from graphprune.frontend.source import capture

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphprune.aim import Aim
 from graphprune.analysis.analyse import analyze
 from graphprune.budget.budgets import Budget
 from graphprune.budget.targets import Target, cost_of_graph
+from graphprune.compiler.goal import Aim
 from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError
 from graphprune.evaluation.measures import Measure

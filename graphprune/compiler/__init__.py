@@ -1,0 +1,1 @@
+"""The commands of the compiler: compile, apply, dry run."""

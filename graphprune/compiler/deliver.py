@@ -1,0 +1,139 @@
+"""Deliver: a finished graph becomes a checked and measured folder."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from graphprune.analysis.analyse import analyze
+from graphprune.artefacts import parity
+from graphprune.artefacts.export import export_all
+from graphprune.compiler.request import device_notes
+from graphprune.compiler.vocabulary_start import (
+    cuts_vocabulary,
+    vocabulary_measures,
+    vocabulary_notes,
+)
+from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
+from graphprune.errors import DataError, UsageError
+from graphprune.evaluation.measures import (
+    LARGEST_MEASURED,
+    check_file,
+    cost_measures,
+    held_out_perplexity,
+    perplexity_measures,
+)
+from graphprune.evaluation.variants import variant_measures
+from graphprune.ir.graph import Graph
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.run_state import METRICS
+from graphprune.pipeline.stages import needs_text
+from graphprune.progress import Progress, no_progress
+from graphprune.reporting.card import model_card
+from graphprune.reporting.page import report_page
+from graphprune.reporting.report import (
+    list_widths,
+    make_report,
+    notes_of,
+    read_metrics,
+    resolved_recipe,
+    summarise_training,
+)
+from graphprune.reporting.results import Result
+from graphprune.reporting.work import Work
+from graphprune.rewriting.apply import apply
+from graphprune.rewriting.oracle import check_against_masked, require_same_structure
+from graphprune.running import comparison
+
+
+def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: Progress) -> Text | None:
+    """The text to calibrate on and to measure with; models that take no text are pruned without."""
+    needed = needs_text(recipe)
+    if source.source.kind != "decoder":
+        if needed:
+            raise UsageError(
+                f"the method {recipe.name} looks at text, so it needs a language model with a cache, which "
+                f"{source.source.name} was not captured as; use --importance magnitude or the Python API"
+            )
+        return None
+    progress("reading text", 0, 0)
+    apart = recipe.recover is not None or cuts_vocabulary(options, recipe)
+    try:
+        return prepare_text(
+            source,
+            training_part(options.data, options.held_out) if apart else options.data,
+            recipe.calibration.samples,
+            recipe.calibration.length,
+            options.seed,
+            held_out_part(options.data, options.held_out) if apart else options.held_out,
+        )
+    except DataError:
+        if needed or options.data != CompileOptions.data:
+            raise
+        return None  # text would only have been measured on
+
+
+def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress) -> Result:
+    """Write every artefact, check it in a fresh process, measure, and write the report."""
+    began = time.monotonic()
+    graph, plan, text = work.graph, work.graph.lineage.plan, work.text
+    small = work.source.parameter_count() <= LARGEST_MEASURED
+    progress("comparing with the masked model", 0, 0)
+    own_checks = check_against_masked(work.source, shape_made(work), plan, work.options.seed) if small else ()
+    progress("measuring", 0, 0)
+    before = source_text(work)
+    dense, left = (
+        held_out_perplexity(each, own, work.device) if before and own else None
+        for each, own in ((work.source, before), (graph, text))
+    )
+    files = export_all(backends, work.source, graph, folder, progress)
+    variants = variant_measures(folder, text, graph.parameter_count(), progress)
+    own = folder / "graphprune"
+    own.mkdir(exist_ok=True)
+    (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    (own / "recipe.yaml").write_text(resolved_recipe(work.options, work.recipe), encoding="utf-8")
+    for path in work.metrics:
+        shutil.copyfile(path, own / METRICS)
+    parity.save_reference(graph, folder, work.options.seed)
+    progress("checking in a fresh process", 0, 0)
+    checks = [*own_checks, *parity.check(folder)]
+    comparison.require(checks)
+    costs = (*vocabulary_measures(work.vocabulary, before, text), *cost_measures(work.groups, analyze(graph)))
+    same = work.vocabulary is None
+    measures = (*costs, *files.measures, *perplexity_measures(dense, left, same), *variants)
+    widths = list_widths(work.groups, plan)
+    sample = files.sample(text, graph)
+    samples = files.samples(before, work.source, sample)
+    notes = (*vocabulary_notes(work.vocabulary, work.options), *notes_of(work))
+    if work.recipe is not None:
+        notes = (*notes, *device_notes(work.recipe, work.options, work.device))
+    notes = (*notes, *(check_file(work.target, folder) if work.target else ()))
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
+    generic = (folder / "modeling_graphprune.py").exists()
+    card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    report = make_report(work, result, folder, time.monotonic() - began)
+    (own / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (own / "report.html").write_text(report_page(report, read_metrics(work.metrics)), encoding="utf-8")
+    return replace(result, report=report)
+
+
+def source_text(work: Work) -> Text | None:
+    """The text in the source's tokens: they are others where tokens were cut."""
+    if work.vocabulary is None or work.recipe is None or work.text is None:
+        return work.text
+    return read_text(work.options, work.recipe, work.source, no_progress)
+
+
+def shape_made(work: Work) -> Graph:
+    """The graph whose cut is compared: the one that ships, or where its weights were changed after the cut, the cut by
+    its plan, which must have the same structure. Raises InvariantError."""
+    if work.recipe is None or not work.recipe.changes_weights:
+        return work.graph
+    made = apply(work.source, work.graph.lineage.plan)
+    require_same_structure(made, work.graph)
+    return made
