@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.backends.serial import stored_tensors
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
+from graphprune.ir.serial import stored_tensors
 
 # Classes of transformers that compute what llama.cpp's architectures `llama` and `deci` do.
 _CLASSES = frozenset({"LlamaForCausalLM", "MistralForCausalLM"})

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from graphprune.backends.copying import copy_companions
-from graphprune.backends.serial import from_data, main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.budget.quantities import FileBytes
-from graphprune.errors import ExportError, SourceError
+from graphprune.errors import ExportError
 from graphprune.ir.contract import is_state
-from graphprune.ir.graph import Graph, Source
+from graphprune.ir.graph import Graph
 from graphprune.ir.placement import on_cpu, unshared
+from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.running.comparison import agree
 
 MODELING = "modeling_graphprune"
@@ -246,27 +245,6 @@ def layer_type(parts: set[str]) -> str:
     if "key" not in parts:
         return "linear_attention"
     return "indexed_attention" if "indexer" in parts else "hybrid" if len(parts) > 2 else "full_attention"
-
-
-def read_generic(folder: Path) -> Graph:
-    """The graph of a checkpoint in the generic form, with its weights, as it was exported; it can be pruned again.
-
-    Raises SourceError where the folder holds no such checkpoint or a damaged one.
-    """
-    from safetensors.torch import load_file
-
-    from graphprune.backends.modeling_graphprune import GraphpruneConfig
-    from graphprune.backends.program_graphprune import unpack
-
-    try:
-        config: Any = GraphpruneConfig.from_pretrained(folder)
-        data = unpack(config.graph)
-        stored = {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
-        # Parameters may be stored in a narrower type than the graph computes in.
-        tensors = {name: t.to(getattr(torch, data["tensors"][name][0])) for name, t in stored.items()}
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
-    return from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
 
 
 def plain_fields(graph: Graph) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from graphprune.artefacts.gguf_check import can_check
 from graphprune.backends.gguf import Gguf
 from graphprune.backends.gguf_shapes import llama3_factors, read_shape
 from graphprune.backends.gguf_tokens import splitting
-from graphprune.backends.serial import stored_tensors
 from graphprune.errors import ExportError, UsageError
+from graphprune.ir.serial import stored_tensors
 from graphprune.running import comparison
 from tests.families import graph as family
 from tests.tiny_source import write_source

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from graphprune.backends.program_graphprune import pack, unpack
-from graphprune.backends.serial import from_data, parse_size, stored_tensors, to_data
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir.graph import Graph
+from graphprune.ir.serial import from_data, parse_size, stored_tensors, to_data
 from graphprune.ir.sizes import symbol
 from tests.tiny_llama import tiny_graph
 

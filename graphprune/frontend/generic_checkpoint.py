@@ -1,0 +1,32 @@
+"""Generic checkpoints: the graph that one holds is read, and nothing is traced again."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from graphprune.errors import SourceError
+from graphprune.ir.graph import Graph, Source
+from graphprune.ir.serial import from_data
+
+
+def read_generic(folder: Path) -> Graph:
+    """The graph of a checkpoint in the generic form, with its weights, as it was exported; it can be pruned again.
+
+    Raises SourceError where the folder holds no such checkpoint or a damaged one.
+    """
+    from safetensors.torch import load_file
+
+    from graphprune.backends.modeling_graphprune import GraphpruneConfig
+    from graphprune.backends.program_graphprune import unpack
+
+    try:
+        config: Any = GraphpruneConfig.from_pretrained(folder)
+        data = unpack(config.graph)
+        stored = {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
+        # Parameters may be stored in a narrower type than the graph computes in.
+        tensors = {name: t.to(getattr(torch, data["tensors"][name][0])) for name, t in stored.items()}
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
+    return from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
