@@ -15,13 +15,13 @@ from graphprune.backends.copying import copy_companions
 from graphprune.backends.stock import quiet, renumber, skeleton, stock_config, stock_configs
 from graphprune.budget.quantities import FileBytes
 from graphprune.errors import ExportError
+from graphprune.generic import CODE, MODELING
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import on_cpu, unshared
 from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.running.comparison import agree
 
-MODELING = "modeling_graphprune"
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function
 # What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
 _LEFT_OUT = frozenset([
@@ -183,12 +183,9 @@ def write_json(path: Path, data: Mapping[str, Any]) -> Path:
 
 def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
     """Write the graph into config.json, its tensors, and the file that runs it."""
-    from graphprune.backends import modeling_graphprune
-
     paths = [write_json(folder / "config.json", generic_config(graph))]
     paths += write_tensors(narrowed_tensors(graph), folder, shard_bytes)
-    code = Path(modeling_graphprune.__file__)
-    for source in (code, code.with_name("program_graphprune.py")):
+    for source in CODE:
         paths.append(Path(shutil.copyfile(source, folder / source.name)))
     generation = graph.source.generation_config
     has_own = graph.source.files is not None and (graph.source.files / "generation_config.json").is_file()
@@ -206,7 +203,7 @@ def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
 
 def generic_config(graph: Graph) -> dict[str, Any]:
     """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
-    from graphprune.backends.program_graphprune import pack
+    from graphprune.generic.program_graphprune import pack
 
     decoder = graph.source.kind == "decoder"
     class_name = "GraphpruneForCausalLM" if decoder else "GraphpruneModel"

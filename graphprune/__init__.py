@@ -10,7 +10,7 @@ Names are loaded when they are first used, so that `import graphprune` takes no 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from graphprune.artefacts.auto_classes import install
+from graphprune.generic.auto_classes import install
 
 if TYPE_CHECKING:
     from graphprune.analysis.analyse import analyze

@@ -13,13 +13,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from graphprune.analysis.analyse import analyze
-from graphprune.artefacts.auto_classes import register
 from graphprune.backends.huggingface import HuggingFace
-from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.backends.stock import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
 from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.source import capture
+from graphprune.generic.auto_classes import register
+from graphprune.generic.program_graphprune import pack, unpack
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply

@@ -13,10 +13,10 @@ from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from graphprune.artefacts.auto_classes import register
 from graphprune.backends import runtime
 from graphprune.backends.huggingface import HuggingFace
 from graphprune.compiler.compile import compile_model
+from graphprune.generic.auto_classes import register
 from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence
 from graphprune.models.recurrent_layers import Recurrent, delta_rule, selective_scan, state_space_duality

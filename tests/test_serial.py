@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.backends.program_graphprune import pack, unpack
 from graphprune.errors import ExportError, SourceError
+from graphprune.generic.program_graphprune import pack, unpack
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import from_data, parse_size, stored_tensors, to_data
 from graphprune.ir.sizes import symbol

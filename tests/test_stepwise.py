@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from graphprune import capture
 from graphprune.artefacts import check_process, parity
-from graphprune.artefacts.auto_classes import register
 from graphprune.backends.onnx import Onnx
 from graphprune.backends.runtime import load
 from graphprune.errors import UsageError
 from graphprune.frontend.stepwise.derive import NotStepwiseError, stepwise
 from graphprune.frontend.tracing.normalise import capture_module
+from graphprune.generic.auto_classes import register
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.recurrence import linear_recurrence

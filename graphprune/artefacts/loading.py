@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import ParityError
+from graphprune.generic import CODE, MODELING
 from graphprune.ir.contract import DERIVED
 
 DECODERS = ("decoder", DERIVED)
-MODELING = "modeling_graphprune"
-CODE = (f"{MODELING}.py", "program_graphprune.py")  # the class, and what it imports
 
 
 def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
@@ -36,14 +35,12 @@ def is_own_code(out: Path) -> bool:
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     if "auto_map" not in config:
         return False
-    packaged = importlib.util.find_spec(f"graphprune.backends.{MODELING}")
     ours = all(str(target).startswith(f"{MODELING}.") for target in config["auto_map"].values())
-    files = [out / name for name in CODE]
-    if not ours or packaged is None or packaged.origin is None or not all(file.is_file() for file in files):
+    if not ours or not all((out / code.name).is_file() for code in CODE):
         raise ParityError(f"{out} needs code that graphprune did not write; it is not run")
-    for file in files:
-        if digest(file) != digest(Path(packaged.origin).with_name(file.name)):
-            raise ParityError(f"{file} differs from the file that this graphprune writes; it is not run")
+    for code in CODE:
+        if digest(out / code.name) != digest(code):
+            raise ParityError(f"{out / code.name} differs from the file that this graphprune writes; it is not run")
     return True
 
 

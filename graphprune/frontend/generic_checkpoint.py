@@ -18,8 +18,8 @@ def read_generic(folder: Path) -> Graph:
     """
     from safetensors.torch import load_file
 
-    from graphprune.backends.modeling_graphprune import GraphpruneConfig
-    from graphprune.backends.program_graphprune import unpack
+    from graphprune.generic.modeling_graphprune import GraphpruneConfig
+    from graphprune.generic.program_graphprune import unpack
 
     try:
         config: Any = GraphpruneConfig.from_pretrained(folder)

@@ -1,13 +1,12 @@
 """The operator `graphprune::linear_recurrence`: one node of a graph for the loop over tokens that no ATen call has."""
 
-import importlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# The loop itself stands in a file that goes along with checkpoints; the core names it by text only.
-run_recurrence = importlib.import_module("graphprune.backends.program_graphprune").linear_recurrence
+# The loop itself stands in a file that goes along with checkpoints.
+from graphprune.generic.program_graphprune import linear_recurrence as run_recurrence
 
 
 @torch.library.custom_op("graphprune::linear_recurrence", mutates_args=())

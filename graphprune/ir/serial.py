@@ -164,7 +164,7 @@ def build_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: 
 
 
 def build_node(nodes: fx.Graph, item: list[Any], built: list[fx.Node]) -> fx.Node:
-    from graphprune.backends.program_graphprune import resolve
+    from graphprune.generic.program_graphprune import resolve
 
     if item[0] == "input":
         return nodes.placeholder(re.sub(r"\W", "_", item[1]))
@@ -176,7 +176,7 @@ def build_node(nodes: fx.Graph, item: list[Any], built: list[fx.Node]) -> fx.Nod
 
 
 def decode_argument(argument: Any, built: list[fx.Node]) -> Any:
-    from graphprune.backends.program_graphprune import Device, Value, decode
+    from graphprune.generic.program_graphprune import Device, Value, decode
 
     if isinstance(argument, list):
         return [decode_argument(item, built) for item in argument]

@@ -24,8 +24,8 @@ def register() -> None:
     """Register GraphpruneConfig, GraphpruneForCausalLM and GraphpruneModel with transformers; again does no harm."""
     import transformers
 
-    # The core names its backend by text only: it does not depend on the package.
-    ours = importlib.import_module("graphprune.backends.modeling_graphprune")
+    from graphprune.generic import modeling_graphprune as ours
+
     transformers.AutoConfig.register("graphprune", ours.GraphpruneConfig, exist_ok=True)
     transformers.AutoModelForCausalLM.register(ours.GraphpruneConfig, ours.GraphpruneForCausalLM, exist_ok=True)
     transformers.AutoModel.register(ours.GraphpruneConfig, ours.GraphpruneModel, exist_ok=True)
