@@ -188,8 +188,8 @@ def cut_half(graph: Any, groups: Any) -> Any:
 def check_faces(stages: Stages, cut: Any, out: Path) -> None:
     """The checkpoint reloaded and the ONNX model, each compared with the graph."""
     from graphprune.artefacts import check_process, parity
-    from graphprune.backends.huggingface import HuggingFace
-    from graphprune.backends.onnx import Onnx
+    from graphprune.backends.huggingface.backend import HuggingFace
+    from graphprune.backends.onnx.backend import Onnx
     from graphprune.running import comparison
 
     def compare(checks: Callable[..., Any], place: Path) -> None:

@@ -71,7 +71,7 @@ def plan_of(graph: Any, name: str) -> Any:
 
 def export_stage(source: Path, name: str, out: Path, backends: list[str]) -> dict[str, Any]:
     """Capture, cut and write, with the seconds and the peak memory of this process."""
-    import graphprune.backends.onnx_translate  # noqa: F401  (its imports are not the export's)
+    import graphprune.backends.onnx.translate  # noqa: F401  (its imports are not the export's)
     from graphprune import analyze, apply, capture
     from graphprune.artefacts.export import load_backends
     from graphprune.artefacts.staging import folder_size

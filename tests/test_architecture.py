@@ -120,7 +120,7 @@ def test_nothing_asks_for_an_architecture_or_reads_a_pickle(name: str) -> None:
 
 
 # Formats whose files name architectures, and the names of ours.
-NAMING = {"graphprune.backends.gguf", "graphprune.backends.gguf_shapes", "graphprune.backends.gguf_tokens"}
+NAMING = {f"graphprune.backends.gguf.{name}" for name in ("backend", "shapes", "tokens")}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import transformers
 
 from graphprune import Plan, analyze, capture
 from graphprune.artefacts import check_process, loading, parity
-from graphprune.backends.huggingface import HuggingFace
+from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.models.encoder import encoder_contract, image_shape
 from graphprune.rewriting.apply import apply
 from graphprune.running import comparison

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from graphprune.backends.onnx import Onnx
+from graphprune.backends.onnx.backend import Onnx
 from graphprune.cli import main
 from graphprune.cli.evaluation import difference, short_labels
 from graphprune.evaluation.scorecard import Scorecard

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from graphprune.backends.onnx import Onnx
+from graphprune.backends.onnx.backend import Onnx
 from graphprune.errors import DataError, SourceError, UsageError
 from graphprune.evaluation.generation import cut, greedy_texts, pad_left
 from graphprune.evaluation.language_model import FACES, LanguageModel, faces_in, load_face, of_graph, of_onnx

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from graphprune.analysis.analyse import Analysis, analyze, analyze_axes
 from graphprune.analysis.groups import Group
 from graphprune.artefacts import check_process, parity
-from graphprune.backends.huggingface import HuggingFace
-from graphprune.backends.onnx import Onnx
+from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.backends.onnx.backend import Onnx
 from graphprune.cli.main import run
 from graphprune.errors import PlanError
 from graphprune.frontend.source import capture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune.backends.onnx import Onnx
-from graphprune.backends.ort import Ort
-from graphprune.backends.runtime import load
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.ort.backend import Ort
+from graphprune.backends.runtime.runner import load
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pruning.selection import select

@@ -13,9 +13,9 @@ import transformers
 from graphprune import Graph, Plan, analyze, apply, capture
 from graphprune.artefacts import parity
 from graphprune.artefacts.gguf_check import can_check
-from graphprune.backends.gguf import Gguf
-from graphprune.backends.gguf_shapes import llama3_factors, read_shape
-from graphprune.backends.gguf_tokens import splitting
+from graphprune.backends.gguf.backend import Gguf
+from graphprune.backends.gguf.shapes import llama3_factors, read_shape
+from graphprune.backends.gguf.tokens import splitting
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir.serial import stored_tensors
 from graphprune.running import comparison

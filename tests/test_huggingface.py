@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from graphprune.analysis.analyse import analyze
-from graphprune.backends.huggingface import HuggingFace
-from graphprune.backends.stock import is_expressible, stock_config
+from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.backends.huggingface.stock_configs import is_expressible, stock_config
 from graphprune.errors import ExportError, SourceError
 from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.source import capture

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from graphprune.backends.onnx import Onnx
-from graphprune.backends.onnx_types import float_copy
-from graphprune.backends.runtime import load
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.onnx.types import float_copy
+from graphprune.backends.runtime.runner import load
 from graphprune.errors import ExportError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphprune import capture
 from graphprune.artefacts import parity
 from graphprune.artefacts.check_process import check_all
-from graphprune.backends.onnx import Onnx
+from graphprune.backends.onnx.backend import Onnx
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "square": torch.square,

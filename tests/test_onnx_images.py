@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune import capture
-from graphprune.backends.onnx import Onnx
-from graphprune.backends.runtime import load
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.runtime.runner import load
 
 CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "same padding": lambda x, w: functional.conv2d(x, w, padding="same"),

@@ -13,9 +13,9 @@ from graphprune.artefacts import parity
 from graphprune.artefacts.check_process import check_all
 from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.genai_check import NAME as GENAI
-from graphprune.backends.fusion_patterns import find_attentions, find_skip_norms, is_causal
-from graphprune.backends.ort import Ort
-from graphprune.backends.runtime import load
+from graphprune.backends.ort.backend import Ort
+from graphprune.backends.ort.patterns import find_attentions, find_skip_norms, is_causal
+from graphprune.backends.runtime.runner import load
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pruning.selection import select

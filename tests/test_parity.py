@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from graphprune.artefacts.check_process import check_all, main
 from graphprune.artefacts.parity import REFERENCE, check, save_reference
-from graphprune.backends.huggingface import HuggingFace
+from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.errors import ParityError
 from graphprune.running.comparison import Check, compare, compare_tokens, require
 from graphprune.running.observations import reference

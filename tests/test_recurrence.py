@@ -14,7 +14,7 @@ from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from graphprune.backends import runtime
-from graphprune.backends.huggingface import HuggingFace
+from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.compiler.compile import compile_model
 from graphprune.generic.auto_classes import register
 from graphprune.ir.plan import Plan

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from graphprune.backends.onnx import Onnx
-from graphprune.backends.ort import Ort
-from graphprune.backends.runtime import OnnxModel, load
-from graphprune.backends.sampling import Sampling, keep_nucleus
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.ort.backend import Ort
+from graphprune.backends.runtime.runner import OnnxModel, load
+from graphprune.backends.runtime.sampling import Sampling, keep_nucleus
 from graphprune.cli.main import app
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.evaluation.bench import Setting, Subject, bench, engines, models_in

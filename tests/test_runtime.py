@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune.backends.onnx import Onnx
-from graphprune.backends.runtime import OnnxModel, load, pad_left, tokens_per_second
-from graphprune.backends.sampling import Sampling
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.runtime.runner import OnnxModel, load, pad_left, tokens_per_second
+from graphprune.backends.runtime.sampling import Sampling
 from graphprune.errors import GraphpruneError, UsageError
 from tests.tiny_llama import CONFIG, tiny_graph
 

@@ -13,8 +13,8 @@ from transformers.models.xlstm import modeling_xlstm
 
 from graphprune import analyze, capture
 from graphprune.artefacts import check_process, parity
-from graphprune.backends.huggingface import HuggingFace
-from graphprune.backends.onnx import Onnx
+from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.backends.onnx.backend import Onnx
 from graphprune.generic.auto_classes import register
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan

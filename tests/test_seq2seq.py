@@ -11,8 +11,8 @@ import transformers
 from graphprune import Graph, Plan, apply, capture
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.artefacts import check_process, parity
-from graphprune.backends.huggingface import HuggingFace
-from graphprune.backends.onnx import Onnx
+from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.backends.onnx.backend import Onnx
 from graphprune.running import comparison
 from tests import oracle
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from graphprune import capture
 from graphprune.artefacts import check_process, parity
-from graphprune.backends.onnx import Onnx
-from graphprune.backends.runtime import load
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.runtime.runner import load
 from graphprune.errors import UsageError
 from graphprune.frontend.stepwise.derive import NotStepwiseError, stepwise
 from graphprune.frontend.tracing.normalise import capture_module

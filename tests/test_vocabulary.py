@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from graphprune.analysis.analyse import analyze
-from graphprune.backends.runtime import load
+from graphprune.backends.runtime.runner import load
 from graphprune.compiler.compile import apply_plan, compile_model
 from graphprune.errors import BudgetError, InvariantError, PlanError, UsageError
 from graphprune.frontend.source import capture

@@ -120,7 +120,7 @@ def measure_export(
 
 def measure_session(subject: Subject, form: str, provider: str, expected: Sequence[Tensor]) -> Mapping[str, Any]:
     """Open one export with a provider: parity and speed."""
-    runtime: Any = importlib.import_module("graphprune.backends.runtime")
+    runtime: Any = importlib.import_module("graphprune.backends.runtime.runner")
     timing = subject.timing
     model = runtime.load(subject.folder / load_backends([FORMS[form][1]])[0].place, provider)
     difference = measure_parity(model, expected, form.split()[1])

@@ -107,7 +107,7 @@ def reference_dtype(expected: Observations) -> torch.dtype:
 
 def check_onnx(folder: Path, expected: Observations, kind: str) -> Iterator[Check]:
     """Compare an ONNX folder through the onnxruntime runner."""
-    runtime = importlib.import_module("graphprune.backends.runtime")
+    runtime = importlib.import_module("graphprune.backends.runtime.runner")
     model = runtime.load(folder, provider="cpu")
     if kind not in DECODERS:
         names = {n: f"input.{n}" for n in model.inputs}

@@ -58,4 +58,4 @@ def onnx_runner(model: Any) -> Callable[..., tuple[Tensor, Any]]:
 
 def runtime() -> Any:
     """The onnxruntime runner; a backend, so it is found by name."""
-    return importlib.import_module("graphprune.backends.runtime")
+    return importlib.import_module("graphprune.backends.runtime.runner")

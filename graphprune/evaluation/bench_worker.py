@@ -35,7 +35,7 @@ def answers(work: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def open_own(work: dict[str, Any]) -> Any:
     """Seconds to the first token and of the tokens after it, in our runner."""
-    runtime: Any = importlib.import_module("graphprune.backends.runtime")
+    runtime: Any = importlib.import_module("graphprune.backends.runtime.runner")
     model = runtime.load(work["folder"], work["provider"], work["threads"])
     return lambda: runtime.run_timed(model, work["context"], work["tokens"])
 

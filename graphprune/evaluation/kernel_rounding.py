@@ -93,7 +93,7 @@ def write_layers(folder: Path, narrow: int, wide: int, file: FileBytes) -> Path:
 
 
 def reduce_layers(path: Path, folder: Path, file: FileBytes) -> Path:
-    reduced: Any = importlib.import_module("graphprune.backends.reduced")
+    reduced: Any = importlib.import_module("graphprune.backends.ort.reduced_precision")
     int4 = {"block": file.block, "symmetric": file.symmetric, "embeddings": False}
     return Path(reduced.reduce_precision(path, folder, file.precision, int4 if file.precision == "int4" else {})[0])
 

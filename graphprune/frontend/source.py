@@ -1,7 +1,6 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
 import functools
-import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, UsageError
 from graphprune.frontend import checks
 from graphprune.frontend.blocks.capture import capture_graph
+from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.pretrained import capture_pretrained
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
@@ -66,7 +66,7 @@ def is_generic(folder: Path) -> bool:
 def capture_generic(folder: Path, weights: bool) -> Graph:
     """Read the graph that a generic checkpoint holds; nothing is traced again."""
     checks.check_weights(folder)
-    graph: Graph = importlib.import_module("graphprune.backends.huggingface").read_generic(folder)
+    graph = read_generic(folder)
     if weights:
         checks.check_finite(str(folder), graph.tensors().items())
         return graph

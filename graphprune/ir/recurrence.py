@@ -31,7 +31,7 @@ def save_operands(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 def differentiate(ctx: Any, outputs: Tensor, last: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients by running the loop again with autograd: what is kept between the passes is the operands alone."""
-    operands = [t.detach().requires_grad_() if t is not None else None for t in ctx.saved_tensors]
+    operands: list[Any] = [t.detach().requires_grad_() if t is not None else None for t in ctx.saved_tensors]
     with torch.enable_grad():
         results = run_recurrence(*operands)
     wanted = [t for t in operands if t is not None]

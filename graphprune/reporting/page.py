@@ -14,7 +14,7 @@ def report_page(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]] 
     """The page of a report (report.json's content) and the lines of its metrics, oldest first."""
     import jinja2
 
-    text = files("graphprune").joinpath("report_files", "report.html.j2").read_text(encoding="utf-8")
+    text = files("graphprune.reporting").joinpath("report_files", "report.html.j2").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
     method = report["method"].get("name", "")
     return template.render(

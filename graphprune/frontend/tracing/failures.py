@@ -12,6 +12,8 @@ from pathlib import Path
 
 from torch import nn
 
+_OURS = __name__.partition(".tracing")[0]  # the package whose frames are not the model's
+
 
 @dataclass(frozen=True)
 class Place:
@@ -50,6 +52,10 @@ def fixed_sizes(message: str) -> str:
     )
 
 
+def within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 def model_places(model: nn.Module, error: BaseException) -> Iterator[Place]:
     """The frames of the traceback that are the model's own code, outermost first."""
     names = {id(part): name for name, part in model.named_modules()}
@@ -57,7 +63,7 @@ def model_places(model: nn.Module, error: BaseException) -> Iterator[Place]:
     while trace is not None:
         frame = trace.tb_frame
         code = frame.f_code
-        if "/torch/" not in code.co_filename and Path(code.co_filename).name not in ("tracing.py", "failure.py"):
+        if not within(frame.f_globals.get("__name__", ""), ("torch", _OURS)):
             first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
             module = names.get(id(first), "")
             yield Place(code.co_filename, trace.tb_lineno, code.co_name, module)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from graphprune.errors import GraphpruneError
 
 if TYPE_CHECKING:
-    from graphprune.backends.runtime import OnnxModel
+    from graphprune.backends.runtime.runner import OnnxModel
 
 Array = NDArray[Any]
 

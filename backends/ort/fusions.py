@@ -1,13 +1,16 @@
 """The `ort` flavour: com.microsoft operators in place of the calls that they compute in one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import onnx_ir as ir
 import torch
 from torch import fx
 
-from graphprune.backends.fusion_patterns import (
+from graphprune.backends.onnx.lowerings import constant
+from graphprune.backends.onnx.translate import Fusion
+from graphprune.backends.onnx.types import DOMAIN
+from graphprune.backends.ort.patterns import (
     CachedAttention,
     Rotation,
     SkipNorm,
@@ -17,13 +20,9 @@ from graphprune.backends.fusion_patterns import (
     read_rotation,
     shape,
 )
-from graphprune.backends.onnx_lowerings import constant
 from graphprune.ir.graph import Graph
 
-DOMAIN = "com.microsoft"
 _HEAD_SIZES = 8  # GroupQueryAttention takes multiples of this
-# Writes one fused call: gets the opset, the recorder and all values so far; may set values of other nodes too.
-Fusion = Callable[[Any, Any, dict[fx.Node, Any]], Any]
 
 
 def find_fusions(graph: Graph) -> Mapping[fx.Node, Fusion]:

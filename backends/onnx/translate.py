@@ -1,7 +1,7 @@
 """Translation: every ATen call of a graph becomes ai.onnx nodes, by our own lowering or by onnxscript's torchlib."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -15,22 +15,24 @@ from torch import Tensor, fx
 from torch.onnx._internal.exporter._building import OpRecorder
 from torch.onnx._internal.exporter._tensors import SymbolicTensor
 
-from graphprune.backends.onnx_fusions import DOMAIN, Fusion, find_fusions
-from graphprune.backends.onnx_lowerings import LOWERINGS, promoted_arguments
-from graphprune.backends.onnx_torchlib import torchlib_functions
-from graphprune.backends.onnx_types import size_name
+from graphprune.backends.onnx.lowerings import LOWERINGS, promoted_arguments
+from graphprune.backends.onnx.torchlib import torchlib_functions
+from graphprune.backends.onnx.types import DOMAIN, size_name
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.types import TensorType
 
+# Writes one fused call: gets the opset, the recorder and all values so far; may set values of other nodes too.
+Fusion = Callable[[Any, Any, dict[fx.Node, Any]], Any]
 
-def translate(graph: Graph, opset: int, fused: bool = False) -> ir.Model:
+
+def translate(graph: Graph, opset: int, fusions: Mapping[fx.Node, Fusion] | None = None) -> ir.Model:
     """Return the graph as an ONNX model under its contract names; initialisers refer to the graph's tensors.
 
-    `fused` takes onnxruntime's own operators where one of them computes several calls.
+    `fusions` holds, by the node that each stands for, operators of `DOMAIN` that compute several calls.
     Raises ExportError naming the operator and the node that has no translation.
     """
-    return Translator(graph, opset, find_fusions(graph) if fused else {}).run()
+    return Translator(graph, opset, fusions or {}).run()
 
 
 @final

@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m graphprune.demo.train FOLDER` trains it on the standard library."""
+"""Make the embedded model: `python benchmarks/demo_model.py FOLDER` trains it on the standard library."""
 
 import argparse
 import json

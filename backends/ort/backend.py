@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import torch
 
-from graphprune.backends.onnx import build_model, write_companions, write_model
-from graphprune.backends.onnx_types import widen_types
-from graphprune.backends.reduced import PRECISION, reduce_precision
+from graphprune.backends.onnx.backend import build_model, write_companions, write_model
+from graphprune.backends.onnx.types import widen_types
+from graphprune.backends.ort.reduced_precision import PRECISION, reduce_precision
 from graphprune.budget.quantities import FileBytes, Precision
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir.graph import Graph
@@ -59,8 +59,11 @@ class Ort:
 
     def export(self, graph: Graph, folder: Path) -> list[Path]:
         """Write the files below `folder` and return their paths, model.onnx first. Raises ExportError."""
+        from graphprune.backends.ort.fusions import find_fusions
+
         graph, target = on_cpu(graph), folder / self.place
-        model = build_model(widen_types(graph, torch.float32), opset=20, fused=True)
+        wide = widen_types(graph, torch.float32)
+        model = build_model(wide, 20, find_fusions(wide))
         shared = shares_cache(model)
         if shared:
             model.metadata_props["graphprune.cache"] = "shared"

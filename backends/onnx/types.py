@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import Size, TensorType
 
+DOMAIN = "com.microsoft"  # of the operators that only onnxruntime has
 # The names that onnxruntime-genai and optimum give to the sizes of a decoder with past.
 SIZE_NAMES = {
     "batch": "batch_size",

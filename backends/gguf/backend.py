@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.backends.gguf_shapes import Shape, read_shape
-from graphprune.backends.gguf_tokens import add_tokenizer
+from graphprune.backends.gguf.shapes import Shape, read_shape
+from graphprune.backends.gguf.tokens import add_tokenizer
 from graphprune.budget.quantities import FileBytes
 from graphprune.errors import ExportError, UsageError
 from graphprune.ir.graph import Graph

@@ -11,8 +11,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.backends.decoding import Decoding
-from graphprune.backends.sampling import GREEDY, Sampling
+from graphprune.backends.runtime.decoding import Decoding
+from graphprune.backends.runtime.sampling import GREEDY, Sampling
 from graphprune.errors import GraphpruneError, UsageError
 
 Array = NDArray[Any]

@@ -1,7 +1,7 @@
 """The ONNX backend: a graph as a self-contained folder that onnxruntime and onnxruntime-genai open."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
-from graphprune.backends.onnx_genai import write_genai_config
-from graphprune.backends.onnx_types import widen_types
+from graphprune.backends.onnx.genai import write_genai_config
+from graphprune.backends.onnx.types import widen_types
 from graphprune.budget.quantities import FileBytes
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
@@ -18,6 +18,9 @@ from graphprune.ir.placement import on_cpu
 
 if TYPE_CHECKING:
     import onnx_ir
+    from torch import fx
+
+    from graphprune.backends.onnx.translate import Fusion
 
 # What onnxruntime-genai and transformers read beside model.onnx, where the source has it.
 _COMPANIONS = (
@@ -82,13 +85,13 @@ class Onnx:
         return build_model(graph if self.keep_half else widen_types(graph, torch.float32), self.opset)
 
 
-def build_model(graph: Graph, opset: int, fused: bool = False) -> "onnx_ir.Model":
+def build_model(graph: Graph, opset: int, fusions: "Mapping[fx.Node, Fusion] | None" = None) -> "onnx_ir.Model":
     """Translate the graph, see `translate`, and say what made it. Raises ExportError."""
-    from graphprune.backends.onnx_translate import translate
+    from graphprune.backends.onnx.translate import translate
 
     if opset < 20:
         raise ExportError(f"opset {opset} is too old: the ONNX backend writes opset 20 or newer")
-    model = translate(graph, opset, fused)
+    model = translate(graph, opset, fusions)
     model.producer_version = package_version()
     model.metadata_props["graphprune.version"] = package_version()
     return model

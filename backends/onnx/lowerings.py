@@ -15,9 +15,9 @@ import sympy
 import torch
 from torch import fx
 
-from graphprune.backends.onnx_elementwise import ELEMENTWISE
-from graphprune.backends.onnx_images import IMAGES
-from graphprune.backends.onnx_recurrence import scan_maximum, scan_recurrence
+from graphprune.backends.onnx.elementwise import ELEMENTWISE
+from graphprune.backends.onnx.images import IMAGES
+from graphprune.backends.onnx.recurrence import scan_maximum, scan_recurrence
 from graphprune.ir.types import Size, TensorType
 
 Lowering = Callable[..., Any]

@@ -1,0 +1,116 @@
+"""Generic checkpoints: the graph in config.json, its tensors, and the file that runs it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from graphprune.backends.huggingface.files import write_json, write_tensors
+from graphprune.generic import CODE, MODELING
+from graphprune.ir.contract import is_state
+from graphprune.ir.graph import Graph
+from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
+
+# What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
+_LEFT_OUT = frozenset([
+    "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
+    "sliding_window", "layer_types", "use_sliding_window", "attention_chunk_size", "per_layer_config",
+    "kv_sharing_modes", "num_kv_shared_layers", "rope_scaling", "num_hidden_layers", "quantization_config",
+    "is_encoder_decoder", "cache_implementation", "graph",
+])  # fmt: skip
+
+
+def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
+    """Write the graph into config.json, its tensors, and the file that runs it."""
+    paths = [write_json(folder / "config.json", generic_config(graph))]
+    paths += write_tensors(narrowed_tensors(graph), folder, shard_bytes)
+    for source in CODE:
+        paths.append(Path(shutil.copyfile(source, folder / source.name)))
+    generation = graph.source.generation_config
+    has_own = graph.source.files is not None and (graph.source.files / "generation_config.json").is_file()
+    if generation is not None and graph.source.kind == "decoder" and not has_own:
+        write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
+        paths.append(folder / "generation_config.json")
+    return paths
+
+
+def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
+    """The tensors to store; parameters in the source's own type where that is exact."""
+    main, narrow, parameters = main_dtype(graph), narrowest_dtype(graph), graph.parameters()
+    return {n: t.to(narrow) if n in parameters and t.dtype == main else t for n, t in stored_tensors(graph).items()}
+
+
+def generic_config(graph: Graph) -> dict[str, Any]:
+    """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
+    from graphprune.generic.program_graphprune import pack
+
+    decoder = graph.source.kind == "decoder"
+    class_name = "GraphpruneForCausalLM" if decoder else "GraphpruneModel"
+    auto = "AutoModelForCausalLM" if decoder else "AutoModel"
+    dtype = type_name(narrowest_dtype(graph))
+    return {
+        **plain_fields(graph),
+        "architectures": [class_name],
+        "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", auto: f"{MODELING}.{class_name}"},
+        "model_type": "graphprune",
+        **cache_fields(graph),
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "source_architecture": graph.source.architecture or plain_fields(graph).get("source_architecture", ""),
+        "graph": pack(to_data(graph)),
+    }
+
+
+def cache_fields(graph: Graph) -> dict[str, Any]:
+    """What a cache is made from: how many layers keep something, and what, where it is not keys and values alone."""
+    layers: dict[str, set[str]] = {}
+    for name in filter(is_state, graph.inputs):
+        layers.setdefault(name.split(".")[1], set()).add(name.split(".")[2])
+    types = [layer_type(parts) for parts in layers.values()]
+    if set(types) == {"linear_attention"}:  # transformers asks a cache for its length: this layer says none
+        types.append("full_attention")
+    count: dict[str, Any] = {"num_hidden_layers": len(types)}
+    if set(types) <= {"full_attention"}:
+        return count
+    windows = max(sum(part.startswith("conv") for part in parts) for parts in layers.values())
+    return {**count, "layer_types": types, "number_of_conv_states": max(1, windows)}
+
+
+def layer_type(parts: set[str]) -> str:
+    """The name that transformers has for a cache layer with these parts."""
+    if "key" not in parts:
+        return "linear_attention"
+    return "indexed_attention" if "indexer" in parts else "hybrid" if len(parts) > 2 else "full_attention"
+
+
+def plain_fields(graph: Graph) -> dict[str, Any]:
+    """The numbers, texts and token ids of the source's configuration, under the common names as well as its own."""
+    if graph.source.config is None:
+        return {}
+    config = graph.source.config.get_text_config()
+    data = config.to_dict()
+    fields = {key: value for key, value in data.items() if is_plain(value) and key not in _LEFT_OUT}
+    for name in ("vocab_size", "hidden_size", "num_attention_heads", "max_position_embeddings"):
+        own = config.attribute_map.get(name, name)  # what differs between layers cannot be read as an attribute
+        value = data[own] if own in data else getattr(config, name, None)
+        if isinstance(value, int):
+            fields[name] = value
+    # AutoTokenizer looks here where the tokenizer files name no class, as it did at the source's model type.
+    fields.setdefault("tokenizer_class", tokenizer_class(graph.source.config.model_type))
+    if "logits" in graph.outputs and graph.source.kind == "decoder":
+        fields["vocab_size"] = int(graph.results["logits"].meta["value"].shape[-1])
+    return fields
+
+
+def tokenizer_class(model_type: str) -> str | None:
+    """The tokenizer class that transformers takes for a model type, where it has one."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    return TOKENIZER_MAPPING_NAMES.get(model_type)
+
+
+def is_plain(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
+    return numbers or isinstance(value, (int, float, str, bool))

@@ -1,0 +1,1 @@
+"""A graph as a folder that onnxruntime and onnxruntime-genai open."""

@@ -1,0 +1,1 @@
+"""A graph in onnxruntime's own operators, in full or reduced precision."""

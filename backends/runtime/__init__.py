@@ -1,0 +1,1 @@
+"""ONNX decoders run: loading, decoding, sampling."""
