@@ -165,7 +165,7 @@ def check_oracle(graph: Any) -> float:
     Also with as few experts as can be.
     """
     from graphprune.ir.plan import Plan
-    from tests import oracle
+    from tests.support import oracle
 
     torch.set_default_dtype(torch.float64)  # what floats are made of integers are
     wide, analysis, masked = oracle.analyses(graph)

@@ -2,8 +2,11 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Literal
 
 from graphprune.errors import UsageError
+
+AUTO: Literal["auto"] = "auto"  # the choice that is left to graphprune
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:

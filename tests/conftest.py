@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.versions import other_versions
+from tests.support.versions import other_versions
 
 # The suite runs in as many processes as there are cores; a second layer of threads only slows them down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,9 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what is printed now")
     parser.addoption("--order", metavar="N|reversed", help="another order of files and of tests in them, drawn from N")
     parser.addoption(
-        "--stand-in", action="store_true", help="run the tests of a GPU on its stand-in (tests/stand_in.py)"
+        "--stand-in", action="store_true", help="run the tests of a GPU on its stand-in (tests/support/stand_in.py)"
     )
-    parser.addoption("--other-sums", action="store_true", help="add up products in another order (tests/other_sums.py)")
+    parser.addoption(
+        "--other-sums", action="store_true", help="add up products in another order (tests/support/other_sums.py)"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,7 +61,7 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("--other-sums"):
         yield
         return
-    from tests.other_sums import other_sums
+    from tests.support.other_sums import other_sums
 
     library = other_sums()
     yield
@@ -70,7 +72,7 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
 def device(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The GPU, or its stand-in where that is asked for; without either the test is skipped."""
     if request.config.getoption("--stand-in"):
-        from tests.stand_in import present
+        from tests.support.stand_in import present
 
         with present() as there:
             yield there

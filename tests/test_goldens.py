@@ -8,8 +8,8 @@ import pytest
 from graphprune.analysis.groups import Group, Groups, Slot
 from graphprune.ir.plan import Plan
 from graphprune.ir.printing import print_graph
-from tests.families import analysis, families, graph
-from tests.zoo import FAMILIES
+from tests.support.families import analysis, families, graph
+from tests.support.zoo import FAMILIES
 
 Golden = Callable[[str], None]
 PRINTED = tuple(FAMILIES)

@@ -38,10 +38,10 @@ from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
 from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.train import train
-from tests import oracle
-from tests.rows import Rows, held_out
-from tests.tiny_llama import CONFIG, ids, tiny_graph
-from tests.tiny_source import write_source
+from tests.support import oracle
+from tests.support.rows import Rows, held_out
+from tests.support.tiny_llama import CONFIG, ids, tiny_graph
+from tests.support.tiny_source import write_source
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 BATCHES = tuple(ids(4, 12, seed) for seed in range(3))

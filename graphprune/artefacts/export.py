@@ -8,11 +8,8 @@ from typing import Any
 from graphprune.artefacts import parity
 from graphprune.artefacts.staging import staging
 from graphprune.errors import UsageError
-from graphprune.evaluation.measures import Measure, file_measures, onnx_measures
-from graphprune.evaluation.samples import Artefacts
-from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
-from graphprune.progress import Progress
+from graphprune.progress import Progress, no_progress
 from graphprune.running import comparison
 from graphprune.spec import parse_spec
 
@@ -27,8 +24,7 @@ def export(
     """
     writers = load_backends(backends)
     with staging(out, overwrite) as folder:
-        for writer in writers:
-            writer.export(graph, folder)
+        write_all(writers, graph, folder)
         parity.save_reference(graph, folder)
         checks = parity.check(folder)
         comparison.require(checks)
@@ -45,19 +41,11 @@ def load_backends(specs: Sequence[str]) -> list[Any]:
     return found
 
 
-def export_all(backends: Sequence[Any], source: Graph, graph: Graph, folder: Path, progress: Progress) -> Artefacts:
-    """Write with every backend, and measure files and speed beside the source's."""
+def write_all(backends: Sequence[Any], graph: Graph, folder: Path, progress: Progress = no_progress) -> None:
+    """Write a graph with every backend. Raises ExportError where one cannot."""
     for index, backend in enumerate(backends):
         progress(f"writing {backend.name}", index, len(backends))
         backend.export(graph, folder)
-    measures: tuple[Measure, ...] = ()
-    if any(backend.name == "huggingface" for backend in backends):
-        measures += file_measures(source.source.folder, folder)
-    found = next((backend for backend in backends if backend.name in ("onnx", "ort")), None)
-    decoder = found is not None and graph.source.kind == "decoder" and rows_of_ids(graph) == 1
-    if decoder:
-        measures += onnx_measures(found, source, folder, progress)
-    return Artefacts(folder, measures, decoder)
 
 
 def record_files(folder: Path) -> list[dict[str, Any]]:

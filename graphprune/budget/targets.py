@@ -9,7 +9,6 @@ from graphprune.analysis.analyse import analyze
 from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.options import CompileOptions
 from graphprune.spec import print_spec
 
 
@@ -26,9 +25,11 @@ class Target:
         return print_spec(self.quantity)
 
 
-def resolve_target(options: CompileOptions, source: Graph, backends: Sequence[Any]) -> Target:
-    """What the options ask for, but for a speed, which is measured. Raises UsageError, BudgetError."""
-    kind, text = options.target
+def resolve_target(kind: str, text: str, source: Graph, files: Mapping[str, FileBytes]) -> Target:
+    """The target of one option, but for a speed, which is measured. Raises UsageError, BudgetError.
+
+    `kind` is the option, `text` its value; `files` are the model files that will be written, by their folders.
+    """
     if kind == "--vocabulary":  # no more is asked for than what is left without the tokens
         return make_target(Parameters(), source, "100%")
     if kind == "--target-params":
@@ -36,7 +37,7 @@ def resolve_target(options: CompileOptions, source: Graph, backends: Sequence[An
     if kind == "--target-kv-bytes":
         return make_bytes_target(CacheBytes(), source, text)
     place, _, size = text.rpartition(":")
-    return make_bytes_target(largest_file(source, file_quantities(source, backends), place), source, size)
+    return make_bytes_target(largest_file(source, files, place), source, size)
 
 
 def make_target(quantity: Quantity, source: Graph, text: str) -> Target:

@@ -11,10 +11,11 @@ from graphprune.cli.arguments import DEVICE_HELP, Backends, Json, Model, Out, Ov
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.ir.plan import Statistics
-from graphprune.pipeline.options import AUTO, PRUNABLE, ApplyOptions, CompileOptions, work_folder
+from graphprune.pipeline.options import PRUNABLE, ApplyOptions, CompileOptions, work_folder
 from graphprune.processes import is_first
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
+from graphprune.suggestions import AUTO
 
 EXAMPLES = """[bold]Examples[/bold]
 

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.evaluation.measures import Measure
+from graphprune.evaluation.measure import Measure
 from graphprune.progress import Progress
 from graphprune.reporting.results import Result, Width
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts import parity
-from graphprune.artefacts.export import export_all
+from graphprune.artefacts.export import write_all
 from graphprune.compiler.request import device_notes
 from graphprune.compiler.vocabulary_start import (
     cuts_vocabulary,
@@ -21,11 +21,14 @@ from graphprune.data.calibration import Text, held_out_part, prepare_text, train
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.measures import (
     LARGEST_MEASURED,
+    artefact_measures,
     check_file,
     cost_measures,
     held_out_perplexity,
+    onnx_decoder,
     perplexity_measures,
 )
+from graphprune.evaluation.samples import onnx_sample, two_samples
 from graphprune.evaluation.variants import variant_measures
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
@@ -90,7 +93,9 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
         held_out_perplexity(each, own, work.device) if before and own else None
         for each, own in ((work.source, before), (graph, text))
     )
-    files = export_all(backends, work.source, graph, folder, progress)
+    write_all(backends, graph, folder, progress)
+    files = artefact_measures(backends, work.source, graph, folder, progress)
+    onnx = onnx_decoder(backends, graph) is not None
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
@@ -104,17 +109,17 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     comparison.require(checks)
     costs = (*vocabulary_measures(work.vocabulary, before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
-    measures = (*costs, *files.measures, *perplexity_measures(dense, left, same), *variants)
+    measures = (*costs, *files, *perplexity_measures(dense, left, same), *variants)
     widths = list_widths(work.groups, plan)
-    sample = files.sample(text, graph)
-    samples = files.samples(before, work.source, sample)
+    sample = onnx_sample(folder, text, graph) if onnx else ""
+    samples = two_samples(before, work.source, sample)
     notes = (*vocabulary_notes(work.vocabulary, work.options), *notes_of(work))
     if work.recipe is not None:
         notes = (*notes, *device_notes(work.recipe, work.options, work.device))
     notes = (*notes, *(check_file(work.target, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
-    card = model_card(graph, work.options, work.recipe, measures, generic, files.onnx, summarise_training(work.metrics))
+    card = model_card(graph, work.options, work.recipe, measures, generic, onnx, summarise_training(work.metrics))
     (folder / "README.md").write_text(card, encoding="utf-8")
     report = make_report(work, result, folder, time.monotonic() - began)
     (own / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
-from graphprune.budget.targets import resolve_target
+from graphprune.budget.targets import file_quantities, resolve_target
 from graphprune.compiler.goal import Aim
 from graphprune.compiler.vocabulary_start import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
-from graphprune.evaluation.measures import Measure, cost_measures
+from graphprune.evaluation.measure import Measure
+from graphprune.evaluation.measures import cost_measures
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.options import AUTO, CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import expand, last_request
 from graphprune.progress import Progress
@@ -28,6 +29,7 @@ from graphprune.reporting.results import Result
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec
+from graphprune.suggestions import AUTO
 
 
 def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], progress: Progress) -> Result:
@@ -44,7 +46,7 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], pr
     graph = capture(options.model, weights=False, trust_remote_code=trusted, dtype=torch.float32)
     groups = analyze(graph)
     allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
-    target = resolve_target(options, graph, backends)
+    target = resolve_target(*options.target, graph, file_quantities(graph, backends))
     aim, start = Aim(target, recipe), graph
     if cuts_vocabulary(options, recipe):
         start, aim = shorten_evenly(options, aim, graph)

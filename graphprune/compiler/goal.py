@@ -8,14 +8,15 @@ from typing import Any
 
 from graphprune.amounts import parse_speed
 from graphprune.budget.quantities import Latency
-from graphprune.budget.targets import Target, cost_of_graph, resolve_target
+from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
 from graphprune.errors import UsageError
 from graphprune.evaluation.kernel_rounding import measure_rounding
 from graphprune.evaluation.latency import measure_latency
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.options import AUTO, CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.progress import Progress, no_progress
+from graphprune.suggestions import AUTO
 
 _MEASURED = "measured.json"
 
@@ -54,7 +55,7 @@ def find_aim(
         prune = recipe.prune.model_copy(update={"round_to": measured["rounding"]["step"]})
         recipe = recipe.model_copy(update={"prune": prune})
     if times is None:
-        return Aim(resolve_target(options, source, backends), recipe, measured)
+        return Aim(resolve_target(*options.target, source, file_quantities(source, backends)), recipe, measured)
     quantity = Latency(**measured["speed"]["latency"])
     target = Target(quantity, int(quantity.unit / times), cost_of_graph(quantity, source))
     return Aim(target, recipe, measured)

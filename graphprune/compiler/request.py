@@ -3,9 +3,10 @@
 import torch
 
 from graphprune.errors import UsageError
-from graphprune.pipeline.options import AUTO, CompileOptions
+from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
 from graphprune.running.devices import multiplies_bf16, unused_gpu
+from graphprune.suggestions import AUTO
 
 # The options of the command line that stand for fields of a recipe.
 _FIELDS = {

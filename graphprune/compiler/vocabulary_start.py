@@ -12,7 +12,7 @@ from graphprune.budget.targets import Target, cost_of_graph
 from graphprune.compiler.goal import Aim
 from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError
-from graphprune.evaluation.measures import Measure
+from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step, chain
 from graphprune.ir.plan import Plan

@@ -2,10 +2,9 @@
 
 import math
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,22 +14,13 @@ from graphprune.artefacts.staging import folder_size
 from graphprune.budget.quantities import FileBytes, show_bytes
 from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text
+from graphprune.evaluation.measure import Measure
+from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.progress import Progress
 from graphprune.running.devices import memory_errors
 from graphprune.running.perplexity import Perplexity, perplexity
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One row of the result: a quantity before and after. None stands for what was not measured."""
-
-    name: str
-    before: float | None
-    after: float | None
-    unit: Literal["", "bytes"] = ""
-
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
@@ -99,6 +89,21 @@ def speed_measures(
         Measure("onnxruntime prefill tokens/s", old[0], new[0]),
         Measure("onnxruntime decode tokens/s", old[1], new[1]),
     )
+
+
+def artefact_measures(
+    backends: Sequence[Any], source: Graph, graph: Graph, folder: Path, progress: Progress
+) -> tuple[Measure, ...]:
+    """Files and speed of what the backends wrote, beside the source's."""
+    found = onnx_decoder(backends, graph)
+    files = file_measures(source.source.folder, folder) if any(b.name == "huggingface" for b in backends) else ()
+    return (*files, *(onnx_measures(found, source, folder, progress) if found else ()))
+
+
+def onnx_decoder(backends: Sequence[Any], graph: Graph) -> Any:
+    """The first backend that writes the graph as an ONNX decoder; None where there is none."""
+    decodes = graph.source.kind == "decoder" and rows_of_ids(graph) == 1
+    return next((b for b in backends if b.name in ("onnx", "ort")), None) if decodes else None
 
 
 def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:

@@ -1,7 +1,6 @@
 """Samples: how a model goes on from a text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ import torch
 from graphprune.artefacts.loading import runtime
 from graphprune.data.calibration import Text
 from graphprune.data.tokens import load_tokenizer
-from graphprune.evaluation.measures import LARGEST_MEASURED, Measure
+from graphprune.evaluation.measures import LARGEST_MEASURED
 from graphprune.ir.graph import Graph
 from graphprune.running.observations import greedy
 from graphprune.running.runners import graph_runner
@@ -17,28 +16,21 @@ from graphprune.running.runners import graph_runner
 _SAMPLE_TOKENS = 48
 
 
-@dataclass(frozen=True, eq=False)
-class Artefacts:
-    """What was written: the folder, its measurements, and whether it holds an ONNX decoder."""
+def onnx_sample(folder: Path, text: Text | None, graph: Graph) -> str:
+    """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
+    if text is None or graph.source.files is None or len(text.held_out) < 16:
+        return ""
+    made = runtime().load(folder, "cpu").generate([prompt_of(text)], max_new_tokens=_SAMPLE_TOKENS)[0]
+    return read_tokens(text, graph, made)
 
-    folder: Path
-    measures: tuple[Measure, ...]
-    onnx: bool
 
-    def sample(self, text: Text | None, graph: Graph) -> str:
-        """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
-        if not self.onnx or text is None or graph.source.files is None or len(text.held_out) < 16:
-            return ""
-        made = runtime().load(self.folder, "cpu").generate([prompt_of(text)], max_new_tokens=_SAMPLE_TOKENS)[0]
-        return read_tokens(text, graph, made)
-
-    def samples(self, text: Text | None, source: Graph, after: str) -> tuple[tuple[str, str], ...]:
-        """How the source goes on from the same prompt, and `after`; empty without a sample, or for a large source."""
-        if not after or text is None or source.parameter_count() > LARGEST_MEASURED:
-            return ()
-        with torch.no_grad():
-            made, _ = greedy(graph_runner(source), torch.tensor([prompt_of(text)]), _SAMPLE_TOKENS)
-        return (("before", read_tokens(text, source, made.tolist())), ("after", after))
+def two_samples(text: Text | None, source: Graph, after: str) -> tuple[tuple[str, str], ...]:
+    """How the source goes on from the same prompt, and `after`; empty without a sample, or for a large source."""
+    if not after or text is None or source.parameter_count() > LARGEST_MEASURED:
+        return ()
+    with torch.no_grad():
+        made, _ = greedy(graph_runner(source), torch.tensor([prompt_of(text)]), _SAMPLE_TOKENS)
+    return (("before", read_tokens(text, source, made.tolist())), ("after", after))
 
 
 def prompt_of(text: Text) -> list[int]:

@@ -8,7 +8,8 @@ from torch import Tensor
 from graphprune.artefacts.staging import folder_size
 from graphprune.data.calibration import Text
 from graphprune.evaluation.language_model import of_onnx
-from graphprune.evaluation.measures import LARGEST_MEASURED, Measure
+from graphprune.evaluation.measure import Measure
+from graphprune.evaluation.measures import LARGEST_MEASURED
 from graphprune.progress import Progress
 from graphprune.running.perplexity import stream_perplexity
 

@@ -6,10 +6,9 @@ from typing import Literal, get_args
 
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
-from graphprune.suggestions import check_choice
+from graphprune.suggestions import AUTO, check_choice
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
-AUTO: Literal["auto"] = "auto"
 Precision = Literal["auto", "float32", "bf16"]
 
 

@@ -14,10 +14,10 @@ from graphprune import registry
 from graphprune.amounts import parse_count
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
-from graphprune.pipeline.options import AUTO, PRUNABLE
+from graphprune.pipeline.options import PRUNABLE
 from graphprune.pipeline.token_shares import Shares
 from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
-from graphprune.suggestions import check_choice
+from graphprune.suggestions import AUTO, check_choice
 
 FOLDER = Path(__file__).parent / "recipe_files"
 _SUFFIXES = (".yaml", ".yml")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from graphprune.analysis.groups import Group, Groups, Kind
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
 from graphprune.errors import BudgetError, UsageError
-from graphprune.pipeline.options import AUTO
+from graphprune.suggestions import AUTO
 
 # What `auto` leaves of every group at least, and the share of MLP and attention below which the residual width goes:
 # a little less of everything costs less than the last of the channels (docs/methods/adapt-pruner.md).

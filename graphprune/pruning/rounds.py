@@ -13,12 +13,12 @@ from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.plan import Plan, Statistics
-from graphprune.pipeline.options import AUTO
 from graphprune.pruning.candidates import Choice, choose_candidates
 from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Round
 from graphprune.pruning.selection import select
 from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
+from graphprune.suggestions import AUTO
 
 Report = Callable[[str, int, int], None]
 

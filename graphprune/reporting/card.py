@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphprune.evaluation.measures import Measure
+from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe

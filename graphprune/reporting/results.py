@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.evaluation.measures import Measure
+from graphprune.evaluation.measure import Measure
 
 if TYPE_CHECKING:
     from graphprune.running.comparison import Check

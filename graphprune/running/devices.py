@@ -8,8 +8,8 @@ import torch
 from graphprune.drivers import has_gpu
 from graphprune.errors import GraphpruneError, MemoryShortError, UsageError
 from graphprune.processes import local_rank, process_count
+from graphprune.suggestions import AUTO
 
-AUTO = "auto"
 _NO_DOUBLES = ("mps",)  # these have no float64, in which sums and least squares are made
 
 

@@ -1,0 +1,280 @@
+"""Graphs of whole texts that continue a text: the whole at once and one token after the other give the same."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from graphprune import capture
+from graphprune.artefacts import check_process, parity
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.backends.runtime.runner import load
+from graphprune.errors import UsageError
+from graphprune.frontend.stepwise.derive import NotStepwiseError, stepwise
+from graphprune.frontend.tracing.normalise import capture_module
+from graphprune.generic.auto_classes import register
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
+from graphprune.ir.recurrence import linear_recurrence
+from graphprune.ir.verification import verify
+from graphprune.models.contract import Contract
+from graphprune.models.recurrent_scans import shifted
+from graphprune.rewriting.apply import apply
+from graphprune.running import comparison
+from graphprune.running.runners import graph_runner, runner_of, whole_runner
+from tests.support import oracle
+
+register()
+WIDTH, IDS = 8, 16
+Mix = Callable[[Tensor, Tensor], Tensor]
+
+
+class Text(nn.Module):
+    """Embeddings, something that mixes tokens (and may look at the mask), and logits."""
+
+    def __init__(self, mix: Mix) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(IDS, WIDTH)
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, IDS)
+        self.kernel = nn.Parameter(torch.randn(WIDTH, 1, 4))
+        self.mix = mix
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.mix(self.first(self.table(input_ids)), attention_mask)))  # type: ignore[no-any-return]
+
+
+def graph_of(mix: Mix) -> Graph:
+    ids = torch.randint(IDS, (2, 7))
+    names = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    dynamic = {name: {0: "batch", 1: "sequence"} for name in names}
+    return capture_module(Flat(Text(mix)).eval(), Contract(names, dynamic, ("logits",)))
+
+
+class Flat(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.module(*inputs),)
+
+
+def causal(mask: Tensor) -> Tensor:
+    """True where a token may look: at itself and before, and not at padding."""
+    places = torch.arange(mask.shape[1])
+    return (places[None, None] <= places[None, :, None]) & mask[:, None].bool()
+
+
+def heads(x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[:2], 2, WIDTH // 2).transpose(1, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def written_attention(x: Tensor, mask: Tensor) -> Tensor:
+    scores = heads(x) @ heads(x).transpose(-1, -2) / math.sqrt(WIDTH)
+    scores = scores.masked_fill(~causal(mask)[:, None], -1e9)
+    return joined(scores.softmax(-1) @ heads(x * 2))
+
+
+def fused_attention(x: Tensor, mask: Tensor) -> Tensor:
+    keys = heads(x)[:, :1].expand(-1, 2, -1, -1)  # one head of keys for two of queries
+    return joined(nn.functional.scaled_dot_product_attention(heads(x), keys, heads(x), causal(mask)[:, None]))
+
+
+def einsum_attention(x: Tensor, mask: Tensor) -> Tensor:
+    y = x.reshape(*x.shape[:2], 2, WIDTH // 2)
+    scores = torch.einsum("bihd,bjhd->bhij", y, y).masked_fill(~causal(mask)[:, None], -1e9)
+    return torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), y).flatten(2)
+
+
+def rows_alone(x: Tensor, mask: Tensor) -> Tensor:
+    """Routing as experts do it: tokens of all texts in one dimension, the best features of each, and back."""
+    flat = x.reshape(-1, WIDTH)
+    weights, places = flat.softmax(-1).topk(2, -1)
+    picked = flat.gather(1, places) * weights
+    twice = flat.repeat_interleave(2, 0).reshape(-1, 2, WIDTH).sum(1)
+    return (twice + picked.sum(-1, keepdim=True)).reshape(x.shape)
+
+
+def pieces(x: Tensor, mask: Tensor) -> Tensor:
+    a, b = x.split([3, 5], -1)
+    stacked = torch.stack([a, b[..., :3]], 2).permute(0, 3, 1, 2)[..., 1]
+    wide = torch.cat([a, b], -1).unsqueeze(1).squeeze(1)
+    return wide + stacked.mean(1).unsqueeze(-1) + nn.functional.layer_norm(wide, (WIDTH,))
+
+
+def positions(x: Tensor, mask: Tensor) -> Tensor:
+    """Places counted from the mask, and from the length."""
+    counted = (mask.cumsum(-1) - 1).clamp(min=0)
+    table = torch.linspace(0, 1, 64 * WIDTH).reshape(64, WIDTH)
+    return x + table[counted] + table[: x.shape[1]] + torch.arange(x.shape[1])[None, :, None] / 8
+
+
+def shifts(x: Tensor, mask: Tensor) -> Tensor:
+    return nn.functional.pad(x, (0, 0, 1, -1)) + shifted(x, 1, 0.0) * shifted(x * 2, 1, -3.0)
+
+
+def running(x: Tensor, mask: Tensor) -> Tensor:
+    return (
+        x.cumsum(1) + torch.cummax(x, 1).values + torch.cummax(x.transpose(1, 2), 2).values.clamp(min=0).transpose(1, 2)
+    )
+
+
+def loop(x: Tensor, mask: Tensor) -> Tensor:
+    y = heads(x)
+    state = torch.zeros_like(y[:, :, 0, :, None] * y[:, :, 0, None])
+    outputs, _ = linear_recurrence(y, y, y, -y[..., :1, None].abs(), state)
+    return joined(outputs)
+
+
+def window(x: Tensor, mask: Tensor) -> Tensor:
+    kernel = torch.linspace(-1, 1, WIDTH * 4).reshape(WIDTH, 1, 4)
+    wide = nn.functional.conv1d(x.transpose(1, 2), kernel, None, 1, 3, 1, WIDTH)
+    return wide[..., : x.shape[1]].transpose(1, 2)
+
+
+MIXES = [
+    written_attention,
+    fused_attention,
+    einsum_attention,
+    rows_alone,
+    pieces,
+    positions,
+    shifts,
+    running,
+    loop,
+    window,
+]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_the_whole_is_its_steps(mix: Mix) -> None:
+    graph = graph_of(mix)
+    found = stepwise(graph)
+    verify(found)
+    torch.manual_seed(1)
+    ids, mask = torch.randint(IDS, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :2] = 0
+    [whole] = graph(ids, mask)
+    run, past, start = graph_runner(found), None, 0
+    for length in (4, 1, 3, 1):  # a beginning, a token, some tokens at once
+        end = start + length
+        logits, past = run(ids[:, start:end], mask[:, :end], ids, past)
+        real = mask[:, start:end].bool()  # padding that may look at nothing looks at everything
+        torch.testing.assert_close(logits[real], whole[:, start:end][real], rtol=1e-4, atol=1e-5)
+        start = end
+
+
+def test_states_are_of_a_fixed_size_where_they_can_be() -> None:
+    shapes = [
+        str(node.meta["value"]) for name, node in stepwise(graph_of(window)).placeholders.items() if "past" in name
+    ]
+    assert shapes == ["float32[batch, 8, 3]"]
+    grown = stepwise(graph_of(fused_attention))
+    assert grown.inputs[2:] == ("past_key_values.0.key", "past_key_values.0.value")
+    assert grown.outputs == ("logits", "present.0.key", "present.0.value")
+    assert str(grown.placeholders["past_key_values.0.key"].meta["value"]) == "float32[batch, 1, past, 4]"
+
+
+@pytest.mark.parametrize(
+    ("mix", "reason"),
+    [
+        (lambda x, mask: x.flip(1), "would have to be kept"),
+        (lambda x, mask: written_attention(written_attention(x, mask), mask), "more than keys and values"),
+        (lambda x, mask: x.mean(1), "not of each token"),
+    ],
+)
+def test_what_cannot_go_on_is_named(mix: Mix, reason: str) -> None:
+    with pytest.raises(NotStepwiseError, match=reason):
+        stepwise(graph_of(mix))
+
+
+def openai_gpt() -> Any:
+    """A class without a cache."""
+    sizes = {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(vocab_size=64, **sizes))
+
+
+def musicgen() -> Any:
+    """Texts in four rows of codes; its class cannot start with a cache."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 48}
+    return transformers.MusicgenForCausalLM(transformers.MusicgenDecoderConfig(vocab_size=64, **sizes))
+
+
+def minimax() -> Any:
+    """Linear attention between layers of attention, and experts; its cache is of a class of its own."""
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return transformers.MiniMaxForCausalLM(
+        transformers.MiniMaxConfig(vocab_size=64, num_key_value_heads=2, head_dim=8, num_local_experts=2, **sizes)
+    )
+
+
+@pytest.mark.parametrize("make", [openai_gpt, musicgen, minimax])
+def test_models_without_a_usable_cache_get_one(make: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = capture(make().eval())
+    assert graph.source.kind == "decoder"
+    [note] = graph.memo["notes"]
+    assert note.startswith("its cache is derived from its graph: ")
+    wide, analysis, masked = oracle.analyses(graph)
+    keep = {g.id: tuple(range(g.units // 2, g.units)) for g in analysis.groups.prunable() if g.kind != "vocabulary"}
+    assert oracle.check_cut(wide, analysis, masked, Plan(keep, statistics="exact"), 1e-9) < 1e-9
+    cut = apply(graph, Plan(keep))
+    parity.save_reference(cut, tmp_path)
+    Onnx().export(cut, tmp_path)
+    expected, kind = check_process.read_reference(tmp_path)
+    assert kind == "derived"
+    comparison.require(list(check_process.check_onnx(tmp_path / "onnx", expected, kind)))
+    if make is musicgen:
+        with pytest.raises(UsageError, match="several for a text"):
+            load(tmp_path / "onnx", "cpu").generate([[1, 2]], 1)
+
+
+def test_a_model_that_looks_ahead_gets_none() -> None:
+    config = transformers.XLMConfig(vocab_size=64, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=64)
+    torch.manual_seed(0)
+    graph = capture(transformers.XLMWithLMHeadModel(config).eval())
+    assert graph.source.kind == "encoder"
+    [note] = graph.memo["notes"]
+    assert "none can be derived" in note
+    config.causal = True
+    assert capture(transformers.XLMWithLMHeadModel(config).eval()).source.kind == "decoder"
+
+
+def test_an_attempt_that_breaks_leaves_the_captured_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(graph: Graph) -> Graph:
+        raise AssertionError("Min(256, sequence) is not a sum or a product")
+
+    monkeypatch.setattr("graphprune.frontend.pretrained.stepwise", breaks)
+    graph = capture(openai_gpt().eval())
+    assert graph.source.kind == "encoder"
+    assert graph.memo["notes"][0].endswith("none can be derived: Min(256, sequence) is not a sum or a product")
+
+
+def test_a_class_without_a_cache_runs_on_the_whole_text() -> None:
+    torch.manual_seed(0)
+    model = openai_gpt().eval()
+    ids, mask = torch.randint(64, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    run = runner_of(model)
+    with torch.no_grad():
+        wanted = model(ids, attention_mask=mask).logits
+        first, past = run(ids[:, :5], mask[:, :5], ids, None)
+        second, _ = run(ids[:, 5:], mask, ids, past)
+    torch.testing.assert_close(torch.cat([first, second], 1), wanted)
+    assert run.__qualname__ == whole_runner(model).__qualname__
+
+
+def test_deep_models_need_no_deep_stack() -> None:
+    sizes = {"n_positions": 32, "n_embd": 8, "n_layer": 40, "n_head": 2}
+    with torch.device("meta"):
+        model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(vocab_size=64, **sizes))
+    assert len(capture(model.eval()).inputs) == 2 + 2 * 40

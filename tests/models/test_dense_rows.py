@@ -1,0 +1,149 @@
+"""Loops over rows that are picked by value are captured exactly, or refused."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from graphprune.errors import CaptureError
+from graphprune.frontend.pretrained import require_same
+from graphprune.frontend.source import capture
+from graphprune.frontend.tracing.normalise import capture_module
+from graphprune.models.contract import Contract
+from graphprune.models.patches import transformers_patches
+from graphprune.running import comparison
+from tests.analysis.test_choices import SMALL
+from tests.support import oracle
+
+DBRX: dict[str, Any] = {
+    "d_model": 32,
+    "n_heads": 4,
+    "n_layers": 1,
+    "vocab_size": 61,
+    "max_seq_len": 64,
+    "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+    "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 3, "moe_top_k": 2, "hidden_size": 32},
+    "pad_token_id": 0,
+}
+JETMOE: dict[str, Any] = {
+    **{name: SMALL[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")},
+    "kv_channels": 8,
+    "num_key_value_heads": 2,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+}
+CONFIGS = {"dbrx": lambda: transformers.DbrxConfig(**DBRX), "jetmoe": lambda: transformers.JetMoeConfig(**JETMOE)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_looped_experts_are_captured_exactly(name: str) -> None:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    graph = capture(model)
+    assert comparison.agree(model, graph)
+    wide, analysis, masked = oracle.analyses(graph)
+    keep = {g.id: tuple(range(1, g.units)) for g in analysis.groups.prunable() if g.kind != "vocabulary"}
+    assert keep
+    oracle.check_cut(wide, analysis, masked, oracle.Plan(keep, statistics="exact"), 1e-9)
+
+
+class Loop(nn.Module):
+    """Experts in the loop that models write, with something done to the rows of each."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.up, self.kind = nn.Linear(6, 4), nn.Parameter(torch.randn(4, 6, 6)), kind
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        weights, index = self.gate(x).softmax(-1).topk(2)
+        mask = nn.functional.one_hot(index, 5).permute(2, 1, 0)
+        result = torch.zeros_like(x)
+        for expert in mask.sum((-1, -2)).greater(0).nonzero():
+            place, token = torch.where(mask[expert[0]])
+            y = torch.tanh(x[token] @ self.up[expert[0]])
+            if self.kind == "mixed":
+                y = y - y.mean(0)
+            y = y * weights[token, place, None]
+            if self.kind == "assigned":
+                result[token] = result[token] + y
+            else:
+                result.index_add_(0, token, y)
+        return result
+
+
+def traced(kind: str) -> tuple[Any, Any, list[str]]:
+    used: list[str] = []
+    contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
+    loop = Loop(kind)
+    return loop, capture_module(loop, contract, "", lambda: transformers_patches(used)), used
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_a_loop_computes_the_same_for_any_number_of_rows(rows: int) -> None:
+    loop, graph, used = traced("rows")
+    x = torch.randn(rows, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x)[0], loop(x))
+    assert {"nonzero", "where", "index_add_"} <= set(used)
+
+
+def test_writes_that_are_not_understood_are_refused() -> None:
+    with pytest.raises(CaptureError, match="cannot trace __setitem__ with rows that are picked by value"):
+        traced("assigned")
+
+
+def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, graph, used = traced("mixed")
+    x = torch.randn(4, 6)
+    with torch.no_grad():
+        assert not torch.allclose(graph(x)[0], loop(x), atol=1e-3)
+    monkeypatch.setattr(
+        "graphprune.frontend.pretrained.compare_models",
+        lambda model, graph: [comparison.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
+    )
+    with pytest.raises(CaptureError, match=r"does not compute what it does.*picks rows by value"):
+        require_same(loop, graph, used)
+
+
+class Adapters(nn.Module):
+    """Rows go through the adapter of their own kind."""
+
+    def __init__(self, elsewhere: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.adapters, self.elsewhere = nn.Linear(6, 3), nn.Parameter(torch.randn(3, 6, 6)), elsewhere
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        kinds, result = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for kind in range(3):
+            own = kinds == kind
+            rows = x[own]
+            result[kinds == kind if self.elsewhere else own] = torch.tanh(rows @ self.adapters[kind])
+        return result
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rows_picked_by_a_condition_are_put_back_where_it_holds(rows: int) -> None:
+    used: list[str] = []
+    contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
+    module = Adapters()
+    graph = capture_module(module, contract, "", lambda: transformers_patches(used))
+    x = torch.randn(rows, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x)[0], module(x))
+    assert {"__getitem__", "__setitem__"} <= set(used)
+
+
+def test_rows_put_elsewhere_are_refused() -> None:
+    contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
+    with pytest.raises(CaptureError, match="elsewhere than where they were picked"):
+        capture_module(Adapters(elsewhere=True), contract, "", transformers_patches)

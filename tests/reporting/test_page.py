@@ -1,0 +1,150 @@
+"""report.html: one file without scripts, made from plain data, safe whatever the data hold."""
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from graphprune.artefacts.genai_check import NAME as GENAI
+from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat, position
+from graphprune.reporting.page import compatibility, report_page, show
+from graphprune.reporting.schema import json_schema
+
+REPORT: dict[str, Any] = {
+    "source": {"id": "/models/tiny", "revision": None},
+    "target": {"kind": "params", "value": "60%"},
+    "method": {"name": "adapt-pruner"},
+    "seed": 3,
+    "seconds": 12.4,
+    "measures": [
+        {"name": "parameters", "before": 1000.0, "after": 600.0, "unit": ""},
+        {"name": "ONNX model", "before": None, "after": 3 * 2**20, "unit": "bytes"},
+    ],
+    "widths": [
+        {"group": "a:0", "kind": "mlp", "block": "layers.0.mlp", "before": 8, "after": 5},
+        {"group": "b:0", "kind": "mlp", "block": "layers.1.mlp", "before": 8, "after": 8},
+        {"group": "v:0", "kind": "vocabulary", "block": None, "before": 61, "after": 61},
+    ],
+    "dropped": [],
+    "importance": {"a:0": [1.0, 2.0, 3.0, 4.0], "b:0": [5.0, 6.0, 7.0, 8.0]},
+    "notes": [],
+    "samples": [{"name": "before", "text": "Once <b>upon</b>"}, {"name": "after", "text": "a & b"}],
+    "parity": [
+        {
+            "artefact": "huggingface",
+            "name": "prefill",
+            "difference": 1e-7,
+            "tolerance": 1e-4,
+            "passed": True,
+            "detail": "",
+        },
+        {
+            "artefact": "onnx",
+            "name": "greedy tokens",
+            "difference": 9.0,
+            "tolerance": 0.0,
+            "passed": False,
+            "detail": "2 of 64",
+        },
+    ],
+    "files": [{"path": "onnx/model.onnx"}, {"path": "onnx/genai_config.json"}, {"path": "modeling_graphprune.py"}],
+    "history": [{"spec": "prune{target='600'}"}],
+    "text": {"source": "stdlib", "held_out": "a split"},
+    "versions": {"torch": "2.13.0"},
+}
+METRICS = [
+    {"step": step, "stage": 1 + step // 5, "loss": 3 - step / 10, "held_out": 3.0 if step % 4 == 0 else None}
+    for step in range(1, 11)
+]
+
+
+def test_the_page_is_one_file_that_fetches_and_runs_nothing() -> None:
+    page = report_page(REPORT, METRICS)
+    assert not re.search(r"<script|<link|https?://|@import|url\(| on\w+=", page)
+    assert page.count("<svg") == 3  # widths of one kind, importance, training
+    assert "vocabulary" not in page  # nothing of it was cut
+    assert "tiny, compiled to 60%<" in page
+    faster = report_page({**REPORT, "target": {"kind": "speed", "value": "2x"}}, METRICS)
+    assert "tiny, compiled to 2x the speed" in faster
+    assert '<td class="bad">failed</td>' in page
+
+
+def test_what_comes_from_outside_is_escaped() -> None:
+    evil = '<script>alert("x")</script>'
+    widths = [{**REPORT["widths"][0], "block": evil}]
+    page = report_page({**REPORT, "notes": [evil], "widths": widths, "source": {"id": evil, "revision": evil}}, METRICS)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 4
+    assert "Once &lt;b&gt;upon" in page
+
+
+def test_without_training_or_scores_there_is_no_empty_chart() -> None:
+    page = report_page({**REPORT, "importance": {}, "samples": []}, [])
+    assert page.count("<svg") == 1
+    assert all(title not in page for title in ("Training", "Importance", "The same prompt"))
+
+
+def test_what_loads_it_says_whether_that_was_tried() -> None:
+    rows = compatibility(REPORT)
+    assert [(row["runtime"], row["checked"]) for row in rows] == [
+        ("transformers", "loaded and compared"),
+        ("onnxruntime", "loaded and compared"),
+        ("onnxruntime-genai", "written for it; not run here"),
+    ]
+    assert "trust_remote_code" in rows[0]["what"]
+
+
+def test_other_runtimes_are_listed_with_what_was_tried() -> None:
+    check = {**REPORT["parity"][1], "name": GENAI}
+    files = [*REPORT["files"], {"path": "gguf/model-f16.gguf"}]
+    rows = {row["runtime"]: row for row in compatibility({**REPORT, "parity": [check], "files": files})}
+    assert rows["onnxruntime-genai"]["checked"] == "loaded and compared"
+    assert rows["llama.cpp"] == {
+        "runtime": "llama.cpp",
+        "what": "gguf/model-f16.gguf",
+        "checked": "written for it; not run here",
+    }
+
+
+def test_the_published_schema_is_the_one_that_reports_meet() -> None:
+    path = Path(__file__).parent.parent.parent / "docs" / "report.schema.json"
+    remedy = "python -m graphprune.reporting.schema > docs/report.schema.json"
+    assert path.read_text(encoding="utf-8") == json_schema(), remedy
+
+
+def test_bars_are_as_long_as_what_they_stand_for() -> None:
+    chart = ElementTree.fromstring(draw_bars([("one", 100, 25), ("two", 50, 50)]))
+    widths = [float(box.attrib["width"]) for box in chart.iter("rect")]
+    assert widths[1] == pytest.approx(widths[0] / 4, abs=0.1)
+    assert widths[2] == widths[3] == pytest.approx(widths[0] / 2, abs=0.1)
+
+
+def test_the_heat_of_a_score_is_its_rank_within_its_kind() -> None:
+    chart = ElementTree.fromstring(
+        draw_heat([("mlp", "a", [1.0, 3.0]), ("mlp", "b", [2.0, 9.0]), ("heads", "c", [7.0])])
+    )
+    shades = [float(box.attrib["fill-opacity"]) for box in chart.iter("rect")]
+    assert shades == [0.06, 0.69, 0.37, 1.0, 0.06]
+    assert position([1.0, 1.0, 2.0], 1.0) == 0.0
+
+
+def test_curves_go_down_where_the_loss_does_and_mark_the_cuts() -> None:
+    chart = ElementTree.fromstring(draw_curves(METRICS))
+    lines = [line.attrib["points"].split() for line in chart.iter("polyline")]
+    assert [len(points) for points in lines] == [10, 2]
+    heights = [float(point.split(",")[1]) for point in lines[0]]
+    assert heights == sorted(heights)  # y grows downwards
+    assert [entry.text for entry in chart.iter("text") if str(entry.text).startswith("cut")] == ["cut 2", "cut 3"]
+    assert draw_curves(METRICS[:1]) == ""
+
+
+def test_quantities_read_as_people_write_them() -> None:
+    assert [show(1234567), show(0.91234), show(3 * 2**20, "bytes"), show(12, "bytes"), show(None)] == [
+        "1,234,567",
+        "0.9123",
+        "3.00 MiB",
+        "12 B",
+        "-",
+    ]
