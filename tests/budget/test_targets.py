@@ -14,7 +14,7 @@ from graphprune.amounts import parse_bytes, parse_speed
 from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.staging import folder_size
 from graphprune.budget.quantities import CacheBytes, FileBytes, Latency, Parameters, parse_quantity
-from graphprune.budget.targets import Target, cost_of_graph, file_quantities
+from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
 from graphprune.compiler.compile import compile_model
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.request import resolve_recipe
