@@ -63,7 +63,7 @@ def run(stages: Stages, name: str, class_name: str, folder: Path) -> None:
     with stages.stage("capture"):
         graph = source()
         found["nodes"], found["kind"] = len(graph.nodes), graph.source.kind
-        found["derived"] = bool(graph.memo.get("derived"))
+        found["derived"] = graph.source.derived_cache
     with stages.stage("eager"):
         check_eager(model, graph)
     with stages.stage("groups"):

@@ -37,7 +37,11 @@ def analyze(graph: Graph) -> Groups:
 
 
 def analyze_axes(graph: Graph) -> Analysis:
-    """The same, together with the axes it was derived from."""
+    """The same, together with the axes it was derived from; made once for a graph."""
+    return replace(graph.derive(find_analysis), graph=graph)
+
+
+def find_analysis(graph: Graph) -> Analysis:
     inference = infer(graph, all_rules())
     kinds = Kinds(graph, inference, find_branches(graph))
     parameters = frozenset(graph.parameters())

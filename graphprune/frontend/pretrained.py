@@ -9,7 +9,7 @@ import torch
 from graphprune.errors import CaptureError, ParityError
 from graphprune.frontend.blocks.capture import capture_graph
 from graphprune.frontend.stepwise.derive import stepwise
-from graphprune.ir.contract import DERIVED, rows_of_ids
+from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
 from graphprune.models.patches import quiet_transformers, traceable_experts, tracing_patches
@@ -48,14 +48,15 @@ def capture_without_cache(model: Any, reason: str) -> Graph:
 def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
     """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
     try:
-        found = stepwise(graph).remember(DERIVED, True)
+        found = stepwise(graph)
+        found = replace(found, source=replace(found.source, derived_cache=True))
         if is_comparable(model):
             require_causal(graph)
             require_same(model, found, [])
-        return note(found, f"its cache is derived from its graph: {reason}")
+        return found.note(f"its cache is derived from its graph: {reason}")
     except Exception as error:  # a model that was captured stays captured, whatever the attempt on it runs into
         without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
-        return note(graph, f"{without}; none can be derived: {error}")
+        return graph.note(f"{without}; none can be derived: {error}")
 
 
 def require_causal(graph: Graph) -> None:
@@ -70,16 +71,13 @@ def require_causal(graph: Graph) -> None:
         raise CaptureError("its tokens look at what comes after them")
 
 
-def note(graph: Graph, text: str) -> Graph:
-    return graph.remember("notes", [*graph.memo.get("notes", ()), text])
-
-
 def capture_checked(model: Any, kind: str) -> Graph:
     """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
     used: list[str] = []
     generation = getattr(model, "generation_config", None)
     graph = with_own_tensors(capture_as(model, kind, used))
-    graph = replace(graph, source=Source(kind, "", type(model).__name__, model.config, generation))
+    name, changes = type(model).__name__, graph.source.changes
+    graph = replace(graph, source=Source(kind, "", name, model.config, generation, changes=changes))
     if is_comparable(model) or (used and has_weights(model)):
         require_same(model, graph, used)
     return graph
@@ -87,7 +85,7 @@ def capture_checked(model: Any, kind: str) -> Graph:
 
 def with_own_tensors(graph: Graph) -> Graph:
     """The graph with copies of the tensors that its model changes when it first runs (RWKV): in the graph they stay."""
-    changed = {name.removeprefix("model.") for name in graph.memo.get("changed", ())}
+    changed = {name.removeprefix("model.") for name in graph.source.changes}
     return graph.with_tensors({n: copy.deepcopy(t) for n, t in graph.tensors().items() if n in changed})
 
 

@@ -1,15 +1,17 @@
 """The IR: one functional, flat ATen graph with its parameters, the source it came from and what was done to it."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
 
 from graphprune.ir.lineage import Lineage, Step
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class Source:
     `config` is the transformers configuration object, or None for a plain module. `folder` holds tokenizer, chat
     template and licence files. `companions` is another folder with these files, where they had to change since tokens
     were cut. `kind` is `decoder` (cache contract), `seq2seq`, `encoder` or `module`. `dtype` is the type that the
-    source stores its weights in, which may be narrower than the graph's.
+    source stores its weights in, which may be narrower than the graph's. `derived_cache` says that the graph's cache
+    was derived from it, since the class has none that could be used; `changes` names tensors that the class itself
+    changes when it runs. Both decide how a model is compared with its graph.
     """
 
     kind: str = "module"
@@ -32,6 +36,8 @@ class Source:
     file_hashes: Mapping[str, str] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     companions: Path | None = None
+    derived_cache: bool = False
+    changes: tuple[str, ...] = ()
 
     @property
     def files(self) -> Path | None:
@@ -47,8 +53,8 @@ class Graph:
     returns them. Each node's `meta["value"]` is its `TensorType`, a size, or a tuple of these.
 
     `companions` are tensors that belong to parameters and have their shapes, by kind and parameter name: the moments of
-    an optimizer, say. A rewrite cuts them as it cuts the parameters. `memo` is plain data that one pass leaves for the
-    next, under the name of who wrote it.
+    an optimizer, say. A rewrite cuts them as it cuts the parameters. `notes` are what the user should know. `memo` is
+    plain data that one method leaves for its next round, under its name.
     """
 
     module: fx.GraphModule
@@ -58,6 +64,7 @@ class Graph:
     history: tuple[Step, ...] = ()
     lineage: Lineage = field(default_factory=Lineage)
     companions: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     memo: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -113,8 +120,23 @@ class Graph:
         module.train(self.module.training)
         return replace(self, module=module)
 
+    def derive(self, find: Callable[["Graph"], Found]) -> Found:
+        """What a pure function finds of this graph, found once: it is kept as long as the nodes are, and with them.
+
+        For functions of the nodes, the contract and the shapes; values of tensors may change.
+        """
+        kept = self.module.__dict__.setdefault("_derived", {})
+        key = (find, self.inputs, self.outputs, self.source.kind, self.module.code)
+        if key not in kept:
+            kept[key] = find(self)
+        return kept[key]  # type: ignore[no-any-return]
+
     def record(self, step: Step) -> "Graph":
         return replace(self, history=(*self.history, step))
+
+    def note(self, *texts: str) -> "Graph":
+        """Return the graph with further notes for the user, each once."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *texts))))
 
     def remember(self, name: str, value: Any) -> "Graph":
         """Return the graph with plain data under this name for later passes."""
@@ -136,16 +158,6 @@ def copy_nodes(graph: fx.Graph) -> fx.Graph:
         new.name, new.meta = node.name, dict(node.meta)
         mapping[node] = new
     return result
-
-
-def value_of(node: fx.Node) -> Any:
-    """The node's `TensorType`, size, or tuple of these."""
-    return node.meta.get("value")
-
-
-def iterate_inputs(node: fx.Node) -> Iterator[fx.Node]:
-    """The nodes that this node reads."""
-    return iter(node.all_input_nodes)
 
 
 def deep_copy(graph: Graph) -> Graph:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from graphprune.errors import PlanError
 
@@ -27,12 +27,14 @@ class Plan:
     statistics: Statistics = "survivors"
     biases: tuple[str, ...] = ()
 
-    def to_json(self) -> str:
+    def to_data(self) -> dict[str, Any]:
+        """The plan as JSON data, which `plan_of` reads; also the form in which unfinished runs keep it."""
         keep = {id: list(units) for id, units in sorted(self.keep.items())}
         data = {"format": FORMAT, "statistics": self.statistics, "dropped": list(self.dropped), "keep": keep}
-        if self.biases:
-            data["biases"] = list(self.biases)
-        return json.dumps(data, indent=1) + "\n"
+        return {**data, "biases": list(self.biases)} if self.biases else data
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_data(), indent=1) + "\n"
 
     def widths(self) -> dict[str, int]:
         """The kept count of each group that is cut and 0 for each dropped branch."""
@@ -42,10 +44,14 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """Read a plan from its JSON file. Raises PlanError where it is not one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise PlanError(f"{path} is a plan of format {data['format']}, this version reads format {FORMAT}")
-        keep = {str(id): tuple(int(u) for u in units) for id, units in data["keep"].items()}
-        return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"], tuple(data.get("biases", ())))
+        return plan_of(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} is not a plan: {error}") from error
+
+
+def plan_of(data: Mapping[str, Any], name: str = "this") -> Plan:
+    """The plan that is written as JSON data. Raises PlanError for another format, and what odd data raise."""
+    if data["format"] != FORMAT:
+        raise PlanError(f"{name} is a plan of format {data['format']}, this version reads format {FORMAT}")
+    keep = {str(id): tuple(int(u) for u in units) for id, units in data["keep"].items()}
+    return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"], tuple(data.get("biases", ())))

@@ -19,7 +19,7 @@ from graphprune.errors import InvariantError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.placement import unshared
-from graphprune.ir.plan import Plan
+from graphprune.ir.plan import plan_of
 from graphprune.rewriting.apply import apply
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
@@ -155,13 +155,13 @@ def metrics_files(folder: Path) -> list[Path]:
 
 def describe(graph: Graph) -> dict[str, Any]:
     """All of a graph that is not tensors, as plain data."""
-    plan = graph.lineage.plan
     memo = dict(graph.memo)
     if json.loads(json.dumps(memo)) != memo:
         raise InvariantError("a pass left something in the memo that is no plain JSON data, so it cannot be kept")
     return {
-        "plan": {"keep": dict(plan.keep), "dropped": plan.dropped, "statistics": plan.statistics},
+        "plan": graph.lineage.plan.to_data(),
         "ids": dict(graph.lineage.ids),
+        "notes": graph.notes,
         "memo": memo,
         "history": [asdict(step) for step in graph.history],
     }
@@ -195,9 +195,7 @@ def load_state(folder: Path, source: Graph) -> tuple[int, Graph] | None:
 
 def read_state(path: Path, source: Graph) -> Graph:
     data = json.loads((path / "graph.json").read_text(encoding="utf-8"))
-    plan = data["plan"]
-    keep = {id: tuple(units) for id, units in plan["keep"].items()}
-    lineage = Lineage(Plan(keep, tuple(plan["dropped"]), plan["statistics"]), data["ids"])
+    lineage = Lineage(plan_of(data["plan"]), data["ids"])
     graph = apply(replace(source, companions={}), lineage.plan)
     graph = with_values(graph, load_tensors(path / "tensors.safetensors"))
     companions: dict[str, dict[str, Tensor]] = {}
@@ -205,7 +203,8 @@ def read_state(path: Path, source: Graph) -> Graph:
         kind, _, parameter = name.partition("/")
         companions.setdefault(kind, {})[parameter] = tensor
     history = tuple(Step(**step) for step in data["history"])
-    return replace(graph, lineage=lineage, companions=companions, memo=data["memo"], history=history)
+    notes = tuple(data["notes"])
+    return replace(graph, lineage=lineage, companions=companions, notes=notes, memo=data["memo"], history=history)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

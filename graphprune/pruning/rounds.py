@@ -75,6 +75,7 @@ def prune(
         report("measuring blocks", 0, 0)
         current, notes = drop_blocks(current, request, batches)
     current = prepare(current, request)
+    cuts = int(current is not start)
     widths = source_widths(graph, source)
     choice = final_choice(current, request, source, widths)
     for step in range(1, request.steps + 1):
@@ -83,8 +84,9 @@ def prune(
         if cost_now(current, request.budget) > goal:
             current = prune_once(current, choice, goal, request, batches, widths)
             current = compensate(start, current, request, batches, report)
+            cuts += 1
     report("pruning", request.steps, request.steps)
-    if request.compensation is None and current is not start:
+    if request.compensation is None and cuts > 1:
         # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
         current = replace(apply(start, current.lineage.plan), memo=current.memo)
     lineage = chain(graph.lineage, current.lineage)

@@ -88,7 +88,7 @@ def is_trained(recipe: Recipe | None) -> bool:
 
 def notes_of(work: Work) -> tuple[str, ...]:
     """What the passes wanted the user to know, and how much training there was."""
-    notes, training = tuple(work.graph.memo.get("notes", ())), summarise_training(work.metrics)
+    notes, training = work.graph.notes, summarise_training(work.metrics)
     tokens, parameters = sum(row["tokens"] for row in training), work.graph.parameter_count()
     if not tokens:
         return notes

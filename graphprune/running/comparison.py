@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import ParityError
-from graphprune.ir.contract import DERIVED
 from graphprune.ir.graph import Graph
 from graphprune.models.decoder import same_tensors
 from graphprune.running.observations import encoder_reference, example_prompts, observe, observe_encoder
@@ -38,12 +37,12 @@ def agree(model: Any, graph: Graph) -> bool:
 
 def compare_models(model: Any, graph: Graph) -> list[Check]:
     """A transformers model against a graph, in this process; a copy runs, since some models keep things of a run."""
-    model = (copy.deepcopy(model) if graph.memo.get("changed") else same_tensors(model)).eval()
+    model = (copy.deepcopy(model) if graph.source.changes else same_tensors(model)).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         if graph.source.kind == "decoder":
             inputs = example_prompts(graph, generator)
-            runner = whole_runner(model) if graph.memo.get(DERIVED) else model_runner(model)
+            runner = whole_runner(model) if graph.source.derived_cache else model_runner(model)
             wanted, found = observe(graph_runner(graph), inputs), observe(runner, inputs)
         else:
             wanted = encoder_reference(graph, generator)

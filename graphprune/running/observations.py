@@ -140,4 +140,4 @@ def observe_encoder(model: Any, expected: Mapping[str, Tensor]) -> Observations:
 
 def reference_kind(graph: Graph) -> str:
     """The kind that a reference states: `derived` for decoders whose transformers class runs without a cache."""
-    return DERIVED if graph.memo.get(DERIVED) else graph.source.kind
+    return DERIVED if graph.source.derived_cache else graph.source.kind

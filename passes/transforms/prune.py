@@ -52,9 +52,7 @@ class Prune(Pass):
             result = prune(here, request, batches, context.progress, context.source)
         for note in result.notes:
             context.log(note)
-        pruned = place_like(result.graph, graph)
-        notes = dict.fromkeys((*pruned.memo.get("notes", ()), *result.notes))
-        return pruned.remember("notes", list(notes)) if notes else pruned
+        return place_like(result.graph, graph).note(*result.notes)
 
     def request(self, source: Graph) -> Request:
         """The options resolved for a source model."""

@@ -50,7 +50,7 @@ def require_equal(found: Graph, expected: Graph) -> None:
     assert [(n.op, n.name, str(n.target), str(n.args), str(n.kwargs), n.meta) for n in found.nodes] == [
         (n.op, n.name, str(n.target), str(n.args), str(n.kwargs), n.meta) for n in expected.nodes
     ]
-    assert (found.inputs, found.outputs, found.memo) == (expected.inputs, expected.outputs, expected.memo)
+    assert (found.inputs, found.outputs, found.notes) == (expected.inputs, expected.outputs, expected.notes)
     tensors, others = found.tensors(), expected.tensors()
     assert list(tensors) == list(others)
     for name, tensor in tensors.items():
@@ -282,7 +282,7 @@ def test_sizes_that_only_a_memory_layout_depends_on_stay_free() -> None:
     contract = Contract({"x": torch.randn(2, 7)}, {"x": {0: "batch", 1: "sequence"}}, ("y",))
     module = Windows()
     graph = capture_module(module, contract)
-    assert "notes" not in graph.memo
+    assert not graph.notes
     for x in (torch.randn(1, 2), torch.randn(3, 5), torch.randn(2, 40)):
         torch.testing.assert_close(graph(x)[0], module(x))
 

@@ -223,7 +223,7 @@ def test_models_without_a_usable_cache_get_one(make: Any, tmp_path: Path) -> Non
     torch.manual_seed(0)
     graph = capture(make().eval())
     assert graph.source.kind == "decoder"
-    [note] = graph.memo["notes"]
+    [note] = graph.notes
     assert note.startswith("its cache is derived from its graph: ")
     wide, analysis, masked = oracle.analyses(graph)
     keep = {g.id: tuple(range(g.units // 2, g.units)) for g in analysis.groups.prunable() if g.kind != "vocabulary"}
@@ -244,7 +244,7 @@ def test_a_model_that_looks_ahead_gets_none() -> None:
     torch.manual_seed(0)
     graph = capture(transformers.XLMWithLMHeadModel(config).eval())
     assert graph.source.kind == "encoder"
-    [note] = graph.memo["notes"]
+    [note] = graph.notes
     assert "none can be derived" in note
     config.causal = True
     assert capture(transformers.XLMWithLMHeadModel(config).eval()).source.kind == "decoder"
@@ -257,7 +257,7 @@ def test_an_attempt_that_breaks_leaves_the_captured_graph(monkeypatch: pytest.Mo
     monkeypatch.setattr("graphprune.frontend.pretrained.stepwise", breaks)
     graph = capture(openai_gpt().eval())
     assert graph.source.kind == "encoder"
-    assert graph.memo["notes"][0].endswith("none can be derived: Min(256, sequence) is not a sum or a product")
+    assert graph.notes[0].endswith("none can be derived: Min(256, sequence) is not a sum or a product")
 
 
 def test_a_class_without_a_cache_runs_on_the_whole_text() -> None:

@@ -38,7 +38,7 @@ def test_the_whole_text_goes_through_the_graph() -> None:
     model = prophetnet()
     graph = capture(model)
     assert graph.source.kind == "encoder"
-    [note] = [text for text in graph.memo["notes"] if text.startswith("captured without a cache")]
+    [note] = [text for text in graph.notes if text.startswith("captured without a cache")]
     assert "only supported for `decoder_input_ids` of length 1" in note
     for ids in (torch.randint(3, 64, (2, length)) for length in (2, 5, 11)):
         with torch.no_grad():
@@ -75,7 +75,7 @@ def test_a_graph_with_a_cache_that_is_not_the_model_is_not_taken() -> None:
     )
     model = Greeting(config).eval()
     graph, ids = capture(model), torch.randint(3, 32, (2, 6))
-    [note] = graph.memo["notes"]
+    [note] = graph.notes
     assert note.startswith("its cache is derived from its graph: ")
     assert "its graph does not compute what it does" in note
     with torch.no_grad():

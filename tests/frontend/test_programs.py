@@ -39,7 +39,7 @@ def test_a_model_with_a_window_is_captured_up_to_it() -> None:
     model: Any = transformers.DogeForCausalLM(config).eval()
     model.set_attn_implementation("eager")  # in transformers 5.17 the other one lets Doge look at later tokens
     graph = capture(model)
-    [note] = graph.memo["notes"]
+    [note] = graph.notes
     assert "sequence up to 78" in note
     ids = torch.randint(64, (2, 20))
     past = [torch.zeros(2, 2, 0, 8)] * 2

@@ -78,6 +78,7 @@ def assert_same(one: Graph, other: Graph) -> None:
     for kind, tensors in one.companions.items():
         assert_equal_tensors(tensors, other.companions[kind])
     assert (one.lineage, dict(one.memo), one.history) == (other.lineage, dict(other.memo), other.history)
+    assert one.notes == other.notes
     assert list(one.parameters()) == list(other.parameters()), "ties stay ties"
 
 
@@ -102,6 +103,18 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     ]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "shared") == ["after-2"]
     assert len(found[1].history) == 3
+
+
+def test_a_state_keeps_biases_that_a_compensation_added(tmp_path: Path) -> None:
+    source = tiny_graph()
+    weight = "model.layers.0.mlp.down_proj.weight"
+    graph = apply(source, Plan({f"{MLP}:0": tuple(range(0, 24, 2))}, biases=(weight,))).note("a note")
+    bias = weight.replace("weight", "bias")
+    graph = graph.with_tensors({bias: torch.nn.Parameter(torch.ones_like(graph.tensors()[bias]))})
+    save_state(tmp_path, 0, graph)
+    found = load_state(tmp_path, source)
+    assert found is not None
+    assert_same(found[1], graph)
 
 
 def test_only_what_is_left_is_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from graphprune.frontend.tracing.functional import functional, is_mutable, is_si
 from graphprune.frontend.tracing.layer_norms import fuse_layer_norms
 from graphprune.frontend.tracing.programs import export_within_bounds, note_bounds, size_names
 from graphprune.ir.canonical import CONSTANTS, canonical
-from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.graph import Graph, Source, get_tensor
 from graphprune.ir.operators import opname, remove_dead
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import Size, TensorType
@@ -50,7 +50,7 @@ def capture_module(
     except Exception as error:
         raise CaptureError(explain_failure(module, error)) from error
     graph = Normalizer(module, program, contract, prefix).run()
-    return graph.remember("notes", [note_bounds(bounds)]) if bounds else graph
+    return graph.note(note_bounds(bounds)) if bounds else graph
 
 
 @contextlib.contextmanager
@@ -114,9 +114,7 @@ class Normalizer:
         fuse_layer_norms(self.graph)
         remove_dead(self.graph)
         module = canonical(self.graph, self.tensors, tensor_names(self.module, self.prefix))
-        graph = Graph(module, tuple(self.contract.inputs), names)
-        changed = list(self.changed())
-        return graph.remember("changed", changed) if changed else graph
+        return Graph(module, tuple(self.contract.inputs), names, Source(changes=tuple(self.changed())))
 
     def add_inputs(self) -> None:
         """User inputs first, then one attribute node for each lifted parameter, buffer and constant."""
