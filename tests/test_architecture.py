@@ -2,11 +2,13 @@
 
 import ast
 import functools
+import importlib
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,45 @@ from graphprune import registry
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"graphprune": "graphprune", "passes": "graphprune.passes", "backends": "graphprune.backends"}
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+# The one order of the core: a package imports only what stands before it. docs/design.md shows it as a picture.
+ROOT_MODULES = (
+    "errors",
+    "progress",
+    "suggestions",
+    "amounts",
+    "registry",
+    "spec",
+    "processes",
+    "drivers",
+    "demo",
+    "generic",
+)
+LAYERS = (
+    "ir",
+    "data",
+    "models",
+    "running",
+    "axes",
+    "frontend",
+    "analysis",
+    "budget",
+    "rewriting",
+    "pruning",
+    "vocabulary",
+    "training",
+    "pipeline",
+    "artefacts",
+    "evaluation",
+    "reporting",
+    "compiler",
+    "cli",
+)
+# What stands beside the core, and what of it may be used there. Kinds of passes know nothing of each other.
+PASSES_USE = (*ROOT_MODULES, *LAYERS[: LAYERS.index("artefacts")])
+BACKENDS_USE = (*ROOT_MODULES, "ir", "budget", "running")
+BESIDE = ("passes", "backends")
+LONGEST_FILE, LONGEST_FUNCTION = 350, 60
+FEWEST_FILES, MOST_FILES = 4, 15
 FORBIDDEN = re.compile(r"model_type\s*[=!]=|torch\.(load|save)\(|\bimport c?[pP]ickle|\bpickle\.loads?\(")
 PUBLIC = {
     "Allocation",
@@ -76,23 +116,102 @@ def within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-def forbidden_packages(name: str) -> tuple[str, ...]:
-    """The packages that a file may not import."""
-    kinds = [f"graphprune.passes.{kind}" for kind in ("importance", "allocation", "compensation", "transforms")]
-    if within(name, "graphprune.passes"):
-        own = [kind for kind in kinds if within(name, kind)]
-        return ("graphprune.backends", "graphprune.cli", *(kind for kind in kinds if kind not in own))
-    if within(name, "graphprune.backends"):
-        return ("graphprune.passes", "graphprune.cli")
-    concrete = ("graphprune.passes", "graphprune.backends")
-    return concrete if within(name, "graphprune.cli") else (*concrete, "graphprune.cli")
+def part(name: str) -> str:
+    """The root module or package that a module of the core belongs to: `ir` for graphprune.ir.graph."""
+    return name.split(".")[1] if name.count(".") else ""
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
+def usable(name: str) -> tuple[str, ...]:
+    """The parts that a file may import."""
+    own = part(name)
+    if own == "passes":
+        kind = name.split(".")[2] if name.count(".") > 1 else ""
+        return (*PASSES_USE, f"passes.{kind}")
+    if own == "backends":
+        return (*BACKENDS_USE, own)
+    if own in ROOT_MODULES:
+        return ROOT_MODULES
+    return (*ROOT_MODULES, *LAYERS[: LAYERS.index(own) + 1])
+
+
+def against_the_order(name: str) -> list[str]:
+    allowed = [f"graphprune.{each}" for each in usable(name)]
+    ours = [i for i in imports(name) if within(i, "graphprune") and i.count(".")]
+    return [i for i in ours if not any(within(i, package) for package in allowed)]
+
+
+# graphprune/__init__.py gives out the public names and stands above all.
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"graphprune"}))
 def test_imports_go_in_the_allowed_direction(name: str) -> None:
-    wrong = [i for i in imports(name) for package in forbidden_packages(name) if within(i, package)]
-    assert not wrong, f"{name} imports {wrong}"
+    assert not against_the_order(name), f"{name} imports {against_the_order(name)}; see LAYERS"
     assert not [i for i in imports(name) if within(i, "tests")], "nothing imports the tests"
+
+
+def test_every_part_of_the_core_has_its_place_in_the_order() -> None:
+    parts = {part(name) for name in SOURCES if part(name)}
+    assert parts == {*ROOT_MODULES, *LAYERS, *BESIDE}
+
+
+def texts_of_modules(name: str) -> Iterator[str]:
+    """Every text of a file that reads like one of our modules: what is imported by text, run by `-m`, or loaded."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"\bgraphprune\.[a-z_]+(?:\.[a-z_]+)*", node.value) if is_code(node.value) else ()
+
+
+def is_code(text: str) -> bool:
+    return re.fullmatch(r"graphprune(\.\w+)+(:\w+)?", text) is not None
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"graphprune"}))
+def test_modules_that_are_named_by_text_exist_and_follow_the_order(name: str) -> None:
+    allowed = [f"graphprune.{each}" for each in usable(name)]
+    for module in texts_of_modules(name):
+        if part(module) in (*ROOT_MODULES, *LAYERS, *BESIDE):
+            assert module in SOURCES, f"{name} names {module}, which is no module"
+            assert any(within(module, package) for package in allowed), f"{name} reaches {module} by text"
+
+
+def test_what_is_run_as_a_module_can_be() -> None:
+    """`python -m NAME` in the code and in the docs names a module that does something when it is run."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *SOURCES.values(), *TESTS.values(), ROOT / "Makefile"]
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    named = set(re.findall(r'-m"?,? "?(graphprune(?:\.[a-z_]+)+)', texts))
+    assert named, "the check of artefacts runs in a process of its own"
+    for module in named:
+        assert module in SOURCES, f"{module} is no module"
+        assert "__main__" in SOURCES[module].read_text(encoding="utf-8"), f"{module} does nothing when it is run"
+
+
+def test_public_names_have_the_homes_that_are_written_down() -> None:
+    for name, home in graphprune._HOMES.items():
+        module, _, attribute = home.partition(":")
+        assert f"graphprune.{module}" in SOURCES
+        assert getattr(importlib.import_module(f"graphprune.{module}"), attribute) is getattr(graphprune, name)
+
+
+FOLDERS_OF_CODE = sorted({path.parent for path in SOURCES.values()})
+
+
+@pytest.mark.parametrize("folder", FOLDERS_OF_CODE, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_is_a_concept_of_few_files(folder: Path) -> None:
+    """4 to 15 files, packages in it counting towards the least; the demo is a model and not code."""
+    modules = [*folder.glob("*.py"), *folder.glob("*.yaml")]
+    packages = [path for path in folder.iterdir() if (path / "__init__.py").exists()]
+    assert len(modules) <= MOST_FILES, f"{folder} holds {len(modules)} files"
+    assert len(modules) + len(packages) >= FEWEST_FILES or folder.name == "demo", f"{folder} holds {len(modules)} files"
+
+
+def lengths(paths: Iterable[Path]) -> list[int]:
+    """The lines of every function."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in paths)
+    found = (n for tree in trees for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    return [(n.end_lineno or n.lineno) - n.lineno + 1 for n in found]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_functions_are_short_as_a_rule(folder: str) -> None:
+    assert statistics.median(lengths(files(folder))) <= 7
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES | TESTS))

@@ -1,13 +1,55 @@
-"""Tensors that are spread over processes: made whole, and filled from whole ones."""
+"""Distributed training: one training over many processes, each with the whole model or with a part of every tensor.
 
+Source: `torch.distributed.fsdp.fully_shard` (FSDP2); Zhao et al., arXiv 2304.11277.
+"""
+
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from graphprune.errors import TrainingError
+from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
+from graphprune.training.adapters import Trainee
+from graphprune.training.layer_modules import segmented, source_name
+from graphprune.training.options import TrainOptions
+
+
+def is_sharded(options: TrainOptions, accelerator: Any) -> bool:
+    """Say whether this training is to be sharded: the options say so, or `accelerate launch --use_fsdp`.
+
+    A single process has nothing to share. Raises UsageError for what cannot be sharded.
+    """
+    asked = options.shard or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if not asked or accelerator.num_processes == 1:
+        return False
+    if options.lora is not None:
+        raise UsageError("LoRA is not trained in shards; leave out shard (each process then has the whole model)")
+    if options.precision == "fp16":
+        raise UsageError("precision=fp16 is not trained in shards; take bf16 or none")
+    return True
+
+
+def shard(trainee: Trainee, device: torch.device) -> Trainee:
+    """Spread a model that is trained whole over all processes, layer by layer; no device ever holds all of it.
+
+    Its trainable tensors become `DTensor`s of the same names, so the optimizer must be made afterwards. Forward,
+    backward and `merged` are then collective: every process takes part in each.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    graph, layers = segmented(trainee.graph)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(graph.module, mesh=mesh)
+    found = {source_name(name): tensor for name, tensor in graph.module.named_parameters(remove_duplicate=False)}
+    trainable = {name: found[name] for name in trainee.trainable}
+    return Trainee(graph, trainable, lambda: {name: full(tensor.detach()) for name, tensor in trainable.items()})
 
 
 def full(tensor: Tensor) -> Tensor:

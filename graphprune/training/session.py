@@ -15,12 +15,12 @@ from graphprune.ir.placement import place, place_nodes
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device, make_current
 from graphprune.training.adapters import Trainee, adapted, whole
+from graphprune.training.distributed import is_sharded, shard
 from graphprune.training.divergence import Watch
 from graphprune.training.objective import Logits, Objective, Teacher, make_teacher
 from graphprune.training.optimizer import carried_moments, make_adamw, write_moments
 from graphprune.training.options import TrainOptions
 from graphprune.training.saved_state import Snapshot
-from graphprune.training.sharding import is_sharded, shard
 
 
 class Stream(Protocol):

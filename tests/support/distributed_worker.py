@@ -22,9 +22,8 @@ from graphprune.ir.verification import verify
 from graphprune.pipeline.options import CompileOptions
 from graphprune.processes import is_first, meet, process_count
 from graphprune.training.adapters import whole
-from graphprune.training.distributed import agreed
+from graphprune.training.distributed import agreed, shard
 from graphprune.training.options import LoraOptions, TrainOptions
-from graphprune.training.sharding import shard
 from graphprune.training.train import Trained, train
 from tests.support.rows import Rows, held_out
 from tests.support.tiny_llama import tiny_graph
