@@ -12,7 +12,8 @@ from graphprune.analysis.owners import owners
 from graphprune.axes.algebra import Algebra, Axis, divide
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import Size
-from tests.support.axis_programs import HIDDEN, (
+from tests.support.axis_programs import (
+    HIDDEN,
     Label,
     Labels,
     Make,
