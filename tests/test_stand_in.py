@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 REFUSES = """
 import torch
-from tests.stand_in import present
+from tests.support.stand_in import present
 
 def refused(work):
     try:

@@ -34,7 +34,7 @@ def test_names_the_line_and_the_module(capfd: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(CaptureError) as caught:
         capture(model, inputs={"x": torch.randn(2, 4)})
     text = str(caught.value)
-    assert "test_failure.py" in text
+    assert "test_failures.py" in text
     assert "of module.1 (if x.sum() > 0:)" in text
     assert "\n" not in text
     assert capfd.readouterr().err == ""

@@ -13,8 +13,8 @@ from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from graphprune.backends import runtime
 from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.backends.runtime import runner as runtime
 from graphprune.compiler.compile import compile_model
 from graphprune.generic.auto_classes import register
 from graphprune.ir.plan import Plan

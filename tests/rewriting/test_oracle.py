@@ -12,7 +12,6 @@ from torch import Tensor
 from graphprune.analysis.analyse import Analysis
 from graphprune.analysis.groups import Group
 from graphprune.analysis.owners import owners
-from graphprune.artefacts import parity
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.running import observations, runners
@@ -167,7 +166,7 @@ def test_the_graph_computes_what_the_eager_decoder_does(name: str) -> None:
     """Prefill, cached steps, a left-padded batch and a cached step after it, in fp32."""
     captured = graph(name)
     with torch.no_grad():
-        inputs = parity.decoder_inputs(captured, torch.Generator().manual_seed(1))
+        inputs = observations.example_prompts(captured, torch.Generator().manual_seed(1))
         found = observations.observe(runners.graph_runner(captured), inputs)
         wanted = observations.observe(runners.model_runner(model(name)), inputs)
     assert set(found) == {"prefill", "cached steps", "left-padded batch", "left-padded cached step"}

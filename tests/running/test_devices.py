@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graphprune import drivers
-from graphprune.backends import runtime
+from graphprune.backends.runtime import runner as runtime
 from graphprune.compiler.request import device_notes, with_precision
 from graphprune.errors import GraphpruneError, MemoryShortError, UsageError
 from graphprune.pipeline.options import CompileOptions

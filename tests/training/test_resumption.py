@@ -27,11 +27,11 @@ CHILD = """
 import os, signal, sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
-from graphprune import training_state
-from graphprune.training import train
-from tests.rows import Rows, held_out
-from tests.test_resumption import LONG
-from tests.tiny_llama import tiny_graph
+from graphprune.training import saved_state
+from graphprune.training.train import train
+from tests.support.rows import Rows, held_out
+from tests.support.tiny_llama import tiny_graph
+from tests.training.test_resumption import LONG
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,14 +43,14 @@ class Deadly(Rows):
             die()
         return super().rows(start, count)
 
-durable = training_state.make_durable
+durable = saved_state.make_durable
 
 def deadly(path):
     if path.name == "writing-state-00000020" and sys.argv[3] == "save":
         die()
     durable(path)
 
-training_state.make_durable = deadly
+saved_state.make_durable = deadly
 train(tiny_graph(), LONG, Deadly(), held_out=held_out(), folder=Path(sys.argv[1]))
 """
 
