@@ -116,7 +116,7 @@ class Translator:
                 return result
         function = self.functions(node.target)
         if function is None:
-            raise ExportError(f"no ONNX translation for {describe(node)}; add a lowering to backends/onnx_lowerings.py")
+            raise ExportError(f"no ONNX translation for {describe(node)}; add a lowering to backends/onnx/lowerings.py")
         kwargs = {key: -1 if key == "dtype" and value is None else value for key, value in kwargs.items()}
         return function(*args, **kwargs)
 
