@@ -1,5 +1,8 @@
 """Every error that graphprune raises on purpose; each message names the thing and the remedy."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 
 class GraphpruneError(Exception):
     """What went wrong, in one line a user can act on. The command line ends with exit code 1."""
@@ -65,3 +68,22 @@ class InterruptedRunError(GraphpruneError):
     """The user stopped a run that can go on: says how."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says anything, or the name of its class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def foreign(explain: Callable[[Exception], GraphpruneError]) -> Iterator[None]:
+    """Run code of others, and turn whatever it raises into the error that `explain` makes of it; ours pass as they are.
+
+    For libraries and models that raise what they like, where all of it is one thing to a user.
+    """
+    try:
+        yield
+    except GraphpruneError:
+        raise
+    except Exception as error:  # the one place for it: see above
+        raise explain(error) from error

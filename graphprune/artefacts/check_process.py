@@ -14,7 +14,7 @@ from torch import Tensor
 from graphprune.artefacts import genai_check, gguf_check
 from graphprune.artefacts.loading import DECODERS, is_own_code, load_checkpoint, onnx_runner
 from graphprune.artefacts.parity import REFERENCE
-from graphprune.errors import GraphpruneError, ParityError
+from graphprune.errors import GraphpruneError, ParityError, first_line
 from graphprune.ir.contract import DERIVED
 from graphprune.running.comparison import Check, compare, compare_tokens
 from graphprune.running.observations import Observations, greedy, observe, observe_encoder
@@ -36,15 +36,14 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:  # whatever a damaged artefact makes its loader raise becomes one line
         traceback.print_exc()
-        print(json.dumps({"error": f"an artefact in {arguments[0]} cannot be loaded or run: {first_line(error)}"}))
+        print(json.dumps({"error": f"an artefact in {arguments[0]} cannot be loaded or run: {describe(error)}"}))
         return 1
     print(json.dumps({"checks": [asdict(entry) for entry in checks]}))
     return 0 if checks and all(entry.passed for entry in checks) else 1
 
 
-def first_line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text[:300]}"
+def describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)[:300] if str(error).strip() else ''}"
 
 
 def check_all(out: Path) -> Iterator[Check]:

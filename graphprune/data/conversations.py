@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graphprune.data.readers import Row
 from graphprune.data.sources import open_rows
-from graphprune.errors import DataError
+from graphprune.errors import DataError, first_line, foreign
 
 LossOn = Literal["all", "assistant"]
 Message = Mapping[str, Any]
@@ -118,12 +118,10 @@ def render(tokenizer: Any, messages: Sequence[Message], prompt: bool = False) ->
 
 def guarded(tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
     """Apply the chat template. Raises DataError with the template's own words where it refuses."""
-    try:
+    roles = ", ".join(str(message["role"]) for message in messages[:6]) or "no message"
+    why = f"the chat template cannot render a conversation of {roles}"
+    with foreign(lambda error: DataError(f"{why}: {first_line(error)}")):
         return tokenizer.apply_chat_template(list(messages), **options)
-    except Exception as error:  # templates raise what they like
-        roles = ", ".join(str(message["role"]) for message in messages[:6]) or "no message"
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"the chat template cannot render a conversation of {roles}: {line}") from error
 
 
 def assistant_spans(tokenizer: Any, messages: Conversation, text: str) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphprune.errors import DataError
+from graphprune.errors import DataError, first_line, foreign
 
 _CONTINUATION = bytes(range(0x80, 0xC0))  # the bytes of a character in UTF-8 after its first
 SEPARATOR = "<|endoftext|>"  # what large plain-text corpora put between their documents
@@ -89,7 +89,7 @@ def read_parquet(path: Path, field: str | None = None) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 yield from (Row(str(path), row) for row in batch.to_pylist())
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
+        raise DataError(f"cannot read {path} as parquet: {first_line(error)}") from error
 
 
 def read_dataset(spec: str) -> Iterator[Row]:
@@ -97,9 +97,7 @@ def read_dataset(spec: str) -> Iterator[Row]:
     import datasets
 
     name, config, split = (*spec.split(":"), "", "")[:3]
-    try:
+    why = f"{spec!r} is no file, and as a data set it cannot be read"
+    with foreign(lambda error: DataError(f"{why}: {first_line(error)[:300]}")):
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
         yield from (Row(f"the data set {spec}", row) for row in rows)
-    except Exception as error:  # the library raises dozens of kinds, for what is one thing to a user
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{spec!r} is no file, and as a data set it cannot be read: {line[:300]}") from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.data.sources import _BYTES_PER_TOKEN, _VARIETY, read_texts
-from graphprune.errors import DataError, UsageError
+from graphprune.errors import DataError, UsageError, first_line, foreign
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 
@@ -22,11 +22,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise DataError(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it")
     from transformers import AutoTokenizer
 
-    try:
+    with foreign(lambda error: DataError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}")):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # each tokenizer library raises its own kinds
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"the tokenizer in {folder} cannot be loaded: {line}") from error
 
 
 def encode(tokenizer: Any, texts: Iterable[str]) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphprune.errors import DataError, GraphpruneError, UsageError
+from graphprune.errors import DataError, UsageError, foreign
 from graphprune.evaluation.language_model import LanguageModel
 from graphprune.evaluation.tasks.local import GROUPS, local_names, missing_files, write_tasks
 from graphprune.running.likelihood import Count
@@ -136,16 +136,12 @@ def run(
 
     from graphprune.evaluation.lm_eval_adapter import Harness
 
-    try:
+    with foreign(lambda error: DataError(explain_failure(tasks, error))):
         loaded = manager.load(tasks)
         for task in loaded["tasks"].values():
             set_shots(task, shots)
         adapter = Harness(model, batch, progress)
         found: Mapping[str, Any] = evaluate(adapter, loaded, limit, bootstrap_iters=_BOOTSTRAP, log_samples=False)
-    except GraphpruneError:
-        raise
-    except Exception as error:  # tasks are code of many hands, and data sets fail as they like
-        raise DataError(explain_failure(tasks, error)) from error
     return found
 
 

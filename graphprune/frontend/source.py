@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.demo import DEMO_FOLDER
-from graphprune.errors import SourceError, UsageError
+from graphprune.errors import SourceError, UsageError, first_line, foreign
 from graphprune.frontend import checks
 from graphprune.frontend.blocks.capture import capture_graph
 from graphprune.frontend.generic_checkpoint import read_generic
@@ -136,7 +136,7 @@ def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
         raise SourceError(
             f"no folder {model}, and the hub gives no model of that id: {reason[:200]}; {remedy}"
@@ -147,13 +147,15 @@ def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     """The configuration object. Raises SourceError where transformers does not know the model or needs its code."""
     import transformers
 
-    try:
+    with foreign(lambda error: explain_load_failure(name, error)):
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a configuration's own validation raises what it likes
-        raise SourceError(explain_load_failure(name, error)) from error
 
 
-def explain_load_failure(name: str, error: Exception) -> str:
+def explain_load_failure(name: str, error: Exception) -> SourceError:
+    return SourceError(load_failure(name, error))
+
+
+def load_failure(name: str, error: Exception) -> str:
     import transformers
 
     text = " ".join(str(error).split()) or type(error).__name__
@@ -171,7 +173,7 @@ def explain_load_failure(name: str, error: Exception) -> str:
 def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) -> Any:
     """The model with its weights, each of them present, of the right shape and finite."""
     loader = model_class(config)
-    try:
+    with foreign(lambda error: explain_load_failure(name, error)):
         load = functools.partial(
             loader.from_pretrained,
             folder,
@@ -183,8 +185,6 @@ def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) 
             trust_remote_code=trust_remote_code,
         )
         model, info = with_whole_attention(loader, load)
-    except Exception as error:  # remote code and configurations raise what they like
-        raise SourceError(explain_load_failure(name, error)) from error
     checks.check_keys(name, type(model).__name__, info)
     checks.check_finite(name, model.named_parameters())
     return model.eval()
@@ -195,12 +195,9 @@ def load_skeleton(folder: Path, name: str, config: Any, trust_remote_code: bool)
     loader = model_class(config)
     make = getattr(loader, "_from_config", None) or loader.from_config
     options = {"trust_remote_code": trust_remote_code} if make.__name__ == "from_config" else {}
-    try:
-        with torch.device("meta"):
-            load = functools.partial(make, config, dtype=config.dtype, **options)
-            return with_whole_attention(loader, load).eval()
-    except Exception as error:
-        raise SourceError(explain_load_failure(name, error)) from error
+    with foreign(lambda error: explain_load_failure(name, error)), torch.device("meta"):
+        load = functools.partial(make, config, dtype=config.dtype, **options)
+        return with_whole_attention(loader, load).eval()
 
 
 def with_whole_attention(loader: Any, load: Callable[..., Any]) -> Any:

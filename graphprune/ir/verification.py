@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from graphprune.errors import InvariantError
+from graphprune.errors import InvariantError, first_line, foreign
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import TensorType
 
+_WRONG = "does not run on the shapes it gets"
 _OPS = ("placeholder", "get_attr", "call_function", "output")
 # Two settings of the symbols: ordinary sizes, and single sequences without a past.
 _SETTINGS: tuple[Mapping[str, int], ...] = ({"batch": 2, "sequence": 3, "past": 5, "images": 4}, {"past": 0})
@@ -70,11 +71,8 @@ def run_node(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     kwargs = dict(torch.fx.node.map_arg(node.kwargs, lambda n: values[n]))
     if "device" in kwargs:
         kwargs["device"] = "cpu"
-    try:
+    with foreign(lambda error: InvariantError(f"{node.name}: {node.target} {_WRONG}: {first_line(error)}")):
         return node.target(*args, **kwargs)  # type: ignore[operator]
-    except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvariantError(f"{node.name}: {node.target} does not run on the shapes it gets: {text}") from error
 
 
 def compare(node: fx.Node, expected: Any, value: Any, setting: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from graphprune.errors import GraphpruneError, PassError
+from graphprune.errors import GraphpruneError, PassError, foreign
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
 from graphprune.ir.placement import device_of, place
@@ -106,18 +106,20 @@ def own_context(context: Context, index: int, count: int) -> Context:
 def run_pass(graph: Graph, item: Pass, context: Context, done: Sequence[Pass]) -> Graph:
     before, spec = graph.parameter_count(), print_spec(item)
     try:
-        result = item.run(graph, context)
-        verify(result)
+        with foreign(lambda error: PassError(explain_failure(spec, done, describe(error)))):
+            result = item.run(graph, context)
+            verify(result)
     except GraphpruneError as error:
-        if error.exit_code != 1:
+        if error.exit_code != 1 or isinstance(error, PassError):
             raise
         raise PassError(explain_failure(spec, done, str(error))) from error
-    except Exception as error:
-        reason = explain_shortage(error) if is_shortage(error) else f"{type(error).__name__}: {error}"
-        raise PassError(explain_failure(spec, done, reason)) from error
     after = result.parameter_count()
     context.log(f"{spec}: {before:,} -> {after:,} parameters")
     return result.record(Step(spec, context.seed, before, after))
+
+
+def describe(error: Exception) -> str:
+    return explain_shortage(error) if is_shortage(error) else f"{type(error).__name__}: {error}"
 
 
 def explain_shortage(error: BaseException) -> str:

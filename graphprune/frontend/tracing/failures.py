@@ -12,6 +12,8 @@ from pathlib import Path
 
 from torch import nn
 
+from graphprune.errors import first_line
+
 _OURS = __name__.partition(".tracing")[0]  # the package whose frames are not the model's
 
 
@@ -32,7 +34,7 @@ class Place:
 
 def explain_failure(model: nn.Module, error: BaseException) -> str:
     """One line: where in the model the export stopped, and what it said first."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = first_line(error)
     places = list(model_places(model, error))
     where = f" {places[-1]}" if places else ""
     fixed = fixed_sizes(str(error))
