@@ -5,7 +5,8 @@
 PYTHON is the interpreter in whose environment the tree is installed; the one that runs this is taken where none is
 named. Prints a page of Markdown. Every number is taken in a process of its own, with one torch thread, before and after
 in turn; of several times the least is shown. Seconds and memory include the processes that graphprune starts. Calls are
-counted in a second run, under cProfile, in the first process alone; its seconds are longer than those of a plain run.
+counted in a second run, under cProfile, in the first process alone; its seconds, of processor time, are longer than
+those of a plain run, and leave out the processes that are waited for.
 """
 
 import argparse
@@ -116,7 +117,7 @@ def profile(file: Path, arguments: Sequence[str]) -> None:
     from importlib.metadata import entry_points
 
     (command,) = {e.value: e for e in entry_points(group="console_scripts", name="graphprune")}.values()
-    main, profiler = command.load(), cProfile.Profile()
+    main, profiler = command.load(), cProfile.Profile(time.process_time)
     sys.argv = ["graphprune", *arguments]
     try:
         profiler.runcall(main)
@@ -225,7 +226,7 @@ def call_tables(trees: Mapping[str, Path], names: Sequence[str], folder: Path) -
     for name in names:
         rows = {tree: count(python, name, folder) for tree, python in trees.items()}
         lines += ["", f"## {name}", ""]
-        lines += table_head("function | what happens", [f"{w}, {t}" for w in ("calls", "seconds") for t in trees])
+        lines += table_head("function | what happens", [f"{w}, {t}" for w in ("calls", "processor s") for t in trees])
         for sought, meaning in (*FUNCTIONS, (TORCH_EXPORT, "torch.export itself")):
             found = [find_calls(rows[tree], sought) for tree in trees]
             cells = [show(c, lambda c: f"{c.count:,}") for c in found] + [

@@ -78,11 +78,11 @@ class Measured:
 _SPEED = r"onnxruntime (?:prefill|decode) tokens/s"
 # Every exception from byte for byte; each group of a match is replaced by a star.
 MEASURED = (
-    Measured("how long the run took", (REPORT, PAGE, STDOUT), r'"seconds": ([\d.]+)'),
+    Measured("how long the run took", (REPORT, STDOUT), r'"seconds": ([\d.]+)'),
     Measured("how long the run took, in words", (PAGE,), r"by graphprune with [^<\n]*, seed \d+, in ([\d.]+ \w+)</p>"),
     Measured(
         "tokens a second",
-        (REPORT, PAGE, STDOUT),
+        (REPORT, STDOUT),
         rf'"name": "{_SPEED}",\s+"before": ([\d.]+|null),\s+"after": ([\d.]+|null)',
     ),
     Measured("tokens a second, in the card", ("README.md",), rf"^\| {_SPEED} \| (.*) \| (.*) \|$"),
@@ -92,10 +92,10 @@ MEASURED = (
     Measured(
         "tokens a second, in the tile", (PAGE,), rf'>{_SPEED}</span><b>(.*?)</b><span class="soft">(.*?)</span></div>'
     ),
-    Measured("tokens a second of training", ("graphprune/metrics.jsonl", PAGE), r'"tokens_per_s": ([\d.]+)'),
+    Measured("tokens a second of training", ("graphprune/metrics.jsonl",), r'"tokens_per_s": ([\d.]+)'),
     Measured(
         "hashes of the files above",
-        (REPORT, PAGE, STDOUT),
+        (REPORT, STDOUT),
         rf'"path": "(?:{"|".join(map(re.escape, HASHED))})",\s+"bytes": (\d+),\s+"sha256": "(\w+)"',
     ),
 )
