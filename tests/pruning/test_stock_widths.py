@@ -51,8 +51,16 @@ def test_what_is_allowed_is_what_the_backend_expresses_when_it_is_cut() -> None:
 
 @LLAMA
 def test_the_stream_of_a_llama_without_head_size_is_a_multiple_of_its_heads() -> None:
-    counts = strided_counts(graph("llama"), analysis("llama"), members("llama", "residual"))
-    assert counts == {4, 8, 12, 16, 20, 24, 28, 32}
+    source, stream = graph("llama"), members("llama", "residual")
+    assert is_expressible(source, analysis("llama"), stream, 28)
+    assert not is_expressible(source, analysis("llama"), stream, 31)
+
+
+@LLAMA
+def test_widths_go_down_in_strides_of_the_first_that_can_be_said() -> None:
+    source, queries = graph("llama"), members("llama", "query")
+    assert strided_counts(source, analysis("llama"), queries) == {1, 2}
+    assert strided_counts(source, analysis("llama"), queries[:1]) == {2}, "whole where nothing less can be said"
 
 
 @LLAMA
