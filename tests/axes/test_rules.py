@@ -1,6 +1,5 @@
 """Every axis rule against brute force: what moves when one index of an operand changes, and what a cut computes."""
 
-import operator
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -19,57 +18,15 @@ from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_key
 from graphprune.ir.plan import Plan
-from graphprune.ir.types import TensorType
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from tests.support import oracle
+from tests.support.one_call import graph_of
 from tests.support.rule_samples import Sample, f, s, samples
 
 aten = torch.ops.aten
 SAMPLES = samples()
 EVERY = pytest.mark.parametrize("sample", SAMPLES, ids=[f"{n}-{sample}" for n, sample in enumerate(SAMPLES)])
-
-
-def value_type(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(map(value_type, value))
-    return TensorType(value.dtype, tuple(value.shape))
-
-
-def graph_of(sample: Sample) -> Graph:
-    """The call alone in a graph: floating-point operands are parameters, the others buffers; it returns all results."""
-    graph, tensors = fx.Graph(), {}
-
-    def operand(tensor: Any) -> Any:
-        if not isinstance(tensor, Tensor):
-            return [operand(t) for t in tensor] if isinstance(tensor, list) else tensor
-        name = f"operand{len(tensors)}"
-        tensors[name] = nn.Parameter(tensor) if tensor.is_floating_point() else tensor
-        node = graph.get_attr(name)
-        node.meta["value"] = value_type(tensor)
-        return node
-
-    call = graph.call_function(sample.target, tuple(map(operand, sample.args)), sample.kwargs)
-    call.meta["value"] = value_type(sample.target(*sample.args, **sample.kwargs))
-    results = [call]
-    if isinstance(call.meta["value"], tuple):
-        results = [graph.call_function(operator.getitem, (call, k)) for k in range(len(call.meta["value"]))]
-        for node, type_ in zip(results, call.meta["value"], strict=True):
-            node.meta["value"] = type_
-    results = [as_numbers(graph, node) for node in results if 0 not in node.meta["value"].shape]
-    graph.output(tuple(results))
-    # Named like cache entries, whose dimensions the contract lets shrink.
-    outputs = tuple(f"present.{k}" for k in range(len(results)))
-    return Graph(fx.GraphModule(tensors, graph), (), outputs)
-
-
-def as_numbers(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """Truth values as numbers, so that results can be subtracted."""
-    if node.meta["value"].dtype is not torch.bool:
-        return node
-    converted = graph.call_function(aten._to_copy.default, (node,), {"dtype": torch.float64})
-    converted.meta["value"] = TensorType(torch.float64, node.meta["value"].shape)
-    return converted
 
 
 def with_units(tensor: Tensor, dim: int, chosen: Any) -> Tensor:
