@@ -27,6 +27,7 @@ ROOT_MODULES = (
     "progress",
     "suggestions",
     "amounts",
+    "context",
     "registry",
     "spec",
     "processes",

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from graphprune.ir.contract import is_attended, is_state, rows_of_ids
+from graphprune.ir.contract import context_length, is_attended, is_state, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import tensor_type
-
-_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 
 
 def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list[Path]:
@@ -30,7 +28,7 @@ def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
 
     Heads and head sizes are the largest of any layer: genai reads each layer's own from the model's inputs.
     """
-    context = context_length(graph)
+    context = context_length(graph) or 2048
     vocabulary = int(tensor_type(graph.results["logits"]).shape[-1])
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -89,8 +87,3 @@ def special_tokens(graph: Graph) -> dict[str, int | list[int]]:
 def setting(graph: Graph, name: str) -> Any:
     places = (graph.source.generation_config, graph.source.config)
     return next((v for v in (getattr(place, name, None) for place in places) if v is not None), None)
-
-
-def context_length(graph: Graph) -> int:
-    lengths = (getattr(graph.source.config, name, None) for name in _CONTEXT_NAMES)
-    return next((int(length) for length in lengths if length), 2048)

@@ -12,6 +12,7 @@ import typer
 
 from graphprune.cli.arguments import Folder, Json, split_commas
 from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
+from graphprune.context import stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
 
@@ -105,8 +106,7 @@ def check_lengths(out: Path, prompts: Sequence[str], ids: Sequence[Sequence[int]
     """Refuse what goes beyond the positions that the model knows."""
     path = out / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    names = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-    context = next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    context = stated_context(config)
     if context is None:
         return
     for prompt, row in zip(prompts, ids, strict=True):

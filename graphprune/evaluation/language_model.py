@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from graphprune.context import stated_context
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import GraphpruneError, SourceError, UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
@@ -125,10 +126,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def sizes(config: dict[str, Any]) -> tuple[int, int | None]:
     """Context length and vocabulary, as a configuration names them."""
-    lengths = (config.get(name) for name in ("max_position_embeddings", "n_positions"))
-    context = next((length for length in lengths if isinstance(length, int) and length > 0), _UNSTATED_CONTEXT)
     vocabulary = config.get("vocab_size")
-    return context, vocabulary if isinstance(vocabulary, int) else None
+    return stated_context(config) or _UNSTATED_CONTEXT, vocabulary if isinstance(vocabulary, int) else None
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

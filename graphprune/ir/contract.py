@@ -5,6 +5,7 @@ from typing import Any, final
 
 import torch
 
+from graphprune.context import stated_context
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import tensor_type
 
@@ -71,11 +72,7 @@ def vocabulary_size(graph: Graph) -> int | None:
 
 def context_length(graph: Graph) -> int | None:
     """The longest sequence that the model was made for, None where its configuration does not say."""
-    for name in ("max_position_embeddings", "n_positions"):
-        length = getattr(graph.source.config, name, None)
-        if isinstance(length, int):
-            return length
-    return None
+    return stated_context(graph.source.config)
 
 
 DERIVED = "derived"  # a cache that was derived from the graph, since the model's own class has none that could be used

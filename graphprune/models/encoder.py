@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from graphprune.context import stated_context
 from graphprune.errors import CaptureError
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import BATCH, accepts, same_tensors
@@ -127,8 +128,8 @@ def first(config: Any, names: tuple[str, ...]) -> Any:
 
 def longest_text(model: Any, *symbols: str) -> dict[str, int]:
     """The bounds of text lengths that the configuration gives; -1 stands for no limit (XLNet)."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return dict.fromkeys(symbols, longest) if isinstance(longest, int) and longest > 0 else {}
+    longest = stated_context(model.config.get_text_config())
+    return dict.fromkeys(symbols, longest) if longest is not None else {}
 
 
 def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:

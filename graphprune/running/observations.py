@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.ir.contract import DERIVED, rows_of_ids
+from graphprune.ir.contract import DERIVED, context_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import TensorType
@@ -54,10 +54,7 @@ def example_prompts(graph: Graph, generator: torch.Generator) -> Observations:
 
 def context(graph: Graph) -> int:
     """The number of positions that the source model knows; 2048 where it does not say."""
-    config = graph.source.config
-    text = config.get_text_config() if config is not None else None
-    found = getattr(text, "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else 2048
+    return context_length(graph) or 2048
 
 
 def new_tokens(graph: Graph) -> int:
