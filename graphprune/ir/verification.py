@@ -23,11 +23,23 @@ def verify(graph: Graph) -> None:
     """Check a graph; raises InvariantError naming the node and the rule it breaks.
 
     Only known node kinds, no mutation, signature and tensors in place, and every value's shape and type equal to what a
-    fresh propagation on fake tensors gives - for ordinary sizes and for the empty past.
+    fresh propagation on fake tensors gives - for ordinary sizes and for the empty past. Shapes are propagated once for
+    a graph whose nodes and types are as they were.
     """
     check_structure(graph)
+    if graph.derive(checked_types) != types_of(graph):
+        checked_types(graph)
+
+
+def types_of(graph: Graph) -> tuple[int, ...]:
+    """What tells the types of all nodes from others: they are values, and a changed one is another object."""
+    return tuple(id(node.meta.get("value")) for node in graph.module.graph.nodes)
+
+
+def checked_types(graph: Graph) -> tuple[int, ...]:
     for setting in _SETTINGS:
         check_shapes(graph, {**dict.fromkeys(symbols(graph), 4), **setting})
+    return types_of(graph)
 
 
 def check_structure(graph: Graph) -> None:

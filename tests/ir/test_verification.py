@@ -12,6 +12,7 @@ from graphprune.ir.types import TensorType
 from graphprune.ir.verification import verify
 from tests.support import zoo
 from tests.support.families import families, graph
+from tests.support.tiny_llama import tiny_graph
 
 aten = torch.ops.aten
 LLAMA = pytest.mark.xdist_group("llama")
@@ -104,3 +105,15 @@ def test_a_size_that_holds_only_with_a_past_is_noticed() -> None:
     node.meta["value"] = TensorType(kind.dtype, (*kind.shape[:2], past * 8 / 5 + 0 * sequence, kind.shape[3]))
     with pytest.raises(InvariantError, match=r"past': 0"):
         verify(forked)
+
+
+def test_shapes_are_propagated_once_and_again_where_a_type_changed() -> None:
+    fork = tiny_graph().fork()
+    verify(fork)
+    verify(fork)
+    node = next(n for n in fork.nodes if n.op == "call_function" and isinstance(n.meta["value"], TensorType))
+    node.meta["value"] = TensorType(node.meta["value"].dtype, (977,))
+    with pytest.raises(InvariantError, match="its node says"):
+        verify(fork)
+    with pytest.raises(InvariantError, match="its node says"):
+        verify(fork)
