@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
 def inspect_command(
     model: Model,
     graph: Annotated[bool, typer.Option("--graph", help="Print the captured graph instead.")] = False,
+    passes: Annotated[bool, typer.Option("--passes", help="Print the passes that made the graph instead.")] = False,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -38,10 +39,14 @@ def inspect_command(
     """
     captured, groups = analyse_model(model, trust_remote_code)
     if as_json:
-        print_json(describe_groups(model, captured, groups) | ({"graph": str(captured)} if graph else {}))
-    elif graph:
+        asked = ({"graph": str(captured)} if graph else {}) | ({"passes": captured.cleanups} if passes else {})
+        print_json(describe_groups(model, captured, groups) | asked)
+        return
+    if passes:
+        print_table("Passes", ("pass", "what it did"), [(c.name, c.did or "-") for c in captured.cleanups], left=2)
+    if graph:
         print(captured)
-    else:
+    if not graph and not passes:
         print_groups(model, captured, groups)
 
 

@@ -1,5 +1,6 @@
 """Generic checkpoints: the graph that one holds is read, and nothing is traced again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from graphprune.errors import SourceError
+from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph, Source
 from graphprune.ir.serial import from_data
 
@@ -29,4 +31,6 @@ def read_generic(folder: Path) -> Graph:
         tensors = {name: t.to(getattr(torch, data["tensors"][name][0])) for name, t in stored.items()}
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
-    return from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
+    graph = from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
+    read = Cleanup("read", f"{len(graph.nodes):,} nodes read from the checkpoint, nothing traced")
+    return replace(graph, cleanups=(read,))

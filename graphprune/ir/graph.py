@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx
 
+from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.lineage import Lineage, Step
 
 Found = TypeVar("Found")
@@ -54,7 +55,8 @@ class Graph:
 
     `companions` are tensors that belong to parameters and have their shapes, by kind and parameter name: the moments of
     an optimizer, say. A rewrite cuts them as it cuts the parameters. `notes` are what the user should know. `memo` is
-    plain data that one method leaves for its next round, under its name.
+    plain data that one method leaves for its next round, under its name. `cleanups` are the passes that made the graph
+    from what was traced, in order; what was done to it later is its history.
     """
 
     module: fx.GraphModule
@@ -66,6 +68,7 @@ class Graph:
     companions: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     memo: Mapping[str, Any] = field(default_factory=dict)
+    cleanups: tuple[Cleanup, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the graph on the inputs in contract order; returns the outputs in contract order."""

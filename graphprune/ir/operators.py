@@ -84,11 +84,13 @@ def operator_name(node: fx.Node) -> str:
     return name.removeprefix("aten.").removesuffix(".default")
 
 
-def remove_dead(graph: fx.Graph) -> None:
-    """Erase every call and attribute whose value nothing reads."""
+def remove_dead(graph: fx.Graph) -> int:
+    """Erase every call and attribute whose value nothing reads; how many there were."""
+    before = len(graph.nodes)
     for node in reversed(list(graph.nodes)):
         if node.op in ("call_function", "get_attr") and not node.users:
             graph.erase_node(node)
+    return before - len(graph.nodes)
 
 
 def sweep(graph: fx.Graph) -> None:

@@ -198,6 +198,7 @@ def test_the_graph_of_a_generic_checkpoint_is_read_back_and_exported_again(
 ) -> None:
     again = read_generic(unequal_folder)
     assert str(again) == str(unequal)
+    assert [cleanup.name for cleanup in again.cleanups] == ["read"]
     assert torch.equal(logits_of(again, prompts()), logits_of(unequal, prompts()))
     HuggingFace().export(again, tmp_path)
     for name in ("config.json", "model.safetensors"):

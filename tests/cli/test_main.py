@@ -239,6 +239,17 @@ def test_inspect_needs_only_a_configuration(config_only: Path, capsys: Capture) 
     assert data["parameters"] == sum(p.numel() for p in skeleton(config_only).parameters())
 
 
+def test_inspect_lists_the_passes_that_made_the_graph(config_only: Path, capsys: Capture) -> None:
+    assert main.run(["inspect", str(config_only), "--passes", "--json"]) == 0
+    passes = {entry["name"]: entry["did"] for entry in json.loads(capsys.readouterr().out)["passes"]}
+    assert next(iter(passes)) == "export"
+    assert "calls traced" in passes["export"]
+    assert main.run(["inspect", str(config_only), "--passes"]) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows if row and row[0] in passes] == list(passes)
+    assert {row[1].strip() for row in rows if row and passes.get(row[0]) == ""} == {"-"}
+
+
 def skeleton(folder: Path) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig.from_pretrained(folder))
 

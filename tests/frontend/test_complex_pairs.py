@@ -11,6 +11,10 @@ from graphprune import Graph, analyze, capture
 from graphprune.artefacts import parity
 from graphprune.artefacts.check_process import check_all
 from graphprune.backends.onnx.backend import Onnx
+from graphprune.frontend.tracing.complex_pairs import complex_to_pairs
+from tests.support.drafts import Drawing, check
+
+_aten = torch.ops.aten
 
 
 def rotated(x: Tensor, factor: Tensor) -> Tensor:
@@ -79,3 +83,30 @@ def test_an_unknown_complex_call_leaves_the_graph_alone() -> None:
     with torch.no_grad():
         torch.testing.assert_close(graph(x)[0], module(x))
     assert any("no axis rule" in (g.locked or "") for g in analyze(graph).groups)
+
+
+def test_a_complex_product_is_written_in_real_numbers() -> None:
+    drawing = Drawing()
+    number = drawing.call(_aten.view_as_complex.default, drawing.input("x", 3, 2))
+    before = """
+  %0: complex64[3] = view_as_complex(x)
+  %1: complex64[3] = mul.Tensor(%0, 2j)
+  %2: float32[3, 2] = view_as_real(%1)
+outputs
+  output.0 = %2
+"""
+    after = """
+  %0: float32[3] = select.int(x, -1, 0)
+  %1: float32[3] = select.int(x, -1, 1)
+  %2: float32[3] = mul.Tensor(%0, 0.0)
+  %3: float32[3] = mul.Tensor(%1, 2.0)
+  %4: float32[3] = sub.Tensor(%2, %3)
+  %5: float32[3] = mul.Tensor(%0, 2.0)
+  %6: float32[3] = mul.Tensor(%1, 0.0)
+  %7: float32[3] = add.Tensor(%5, %6)
+  %8: float32[3, 2] = stack([%4, %7], -1)
+outputs
+  output.0 = %8
+"""
+    turned = drawing.call(_aten.mul.Tensor, number, 2j)
+    check(complex_to_pairs, drawing.output(drawing.call(_aten.view_as_real.default, turned)), 3, before, after)

@@ -53,6 +53,8 @@ def test_states_are_of_a_fixed_size_where_they_can_be() -> None:
     assert grown.inputs[2:] == ("past_key_values.0.key", "past_key_values.0.value")
     assert grown.outputs == ("logits", "present.0.key", "present.0.value")
     assert str(grown.placeholders["past_key_values.0.key"].meta["value"]) == "float32[batch, 1, past, 4]"
+    assert [cleanup.name for cleanup in grown.cleanups[-3:]] == ["derive_cache", "remove_unread", "canonical"]
+    assert grown.cleanups[-3].did.startswith("2 states ")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import Graph, capture
+from graphprune.frontend.tracing.folding import fold_constants
+from tests.support.drafts import Drawing, check
+
+_aten = torch.ops.aten
 
 
 class Sparse(nn.Module):
@@ -39,23 +43,22 @@ def test_parameters_and_buffers_are_not_constants() -> None:
     assert "aten.sqrt.default" in calls(capture(module.eval(), inputs={"x": torch.randn(3, 4)}))
 
 
-class Chosen(nn.Module):
-    """The largest of six scores, looked up in a table after bounds on their places."""
-
-    def __init__(self, low: int, high: int) -> None:
-        super().__init__()
-        self.low, self.high, self.table = low, high, nn.Parameter(torch.randn(6, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        places = x.topk(2, dim=-1)[1].reshape(-1)
-        return self.table[places.clamp(self.low, self.high)]
-
-
-def test_bounds_that_picked_places_keep_anyway_are_left_out() -> None:
-    """So the places stay those of an axis, as transformers 5.17 bounds the experts that a router picked."""
-    for low, high, there in ((0, 5, False), (-1, 9, False), (0, 4, True), (1, 5, True)):
-        module, x = Chosen(low, high).eval(), torch.randn(4, 6)
-        graph = capture(module, inputs={"x": torch.randn(3, 6)})
-        assert ("aten.clamp.default" in calls(graph)) is there
-        with torch.no_grad():
-            torch.testing.assert_close(graph(x)[0], module(x))
+def test_a_table_is_computed_once() -> None:
+    drawing = Drawing()
+    x, numbers = drawing.input("x", 3), drawing.tensor("constants.numbers", torch.tensor([4.0, 9.0, 1.0]))
+    table = drawing.call(_aten.neg.default, drawing.call(_aten.sqrt.default, numbers))
+    before = """
+  %0: float32[3] = sqrt(@constants.numbers)
+  %1: float32[3] = neg(%0)
+  %2: float32[3] = mul.Tensor(x, %1)
+outputs
+  output.0 = %2
+"""
+    after = """
+  %0: float32[3] = mul.Tensor(x, @constants.1)
+outputs
+  output.0 = %0
+"""
+    draft = drawing.output(drawing.call(_aten.mul.Tensor, x, table))
+    check(fold_constants, draft, 1, before, after)
+    assert draft.tensors["constants.1"].tolist() == [-2.0, -3.0, -1.0]

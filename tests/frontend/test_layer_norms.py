@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from graphprune import Graph, Plan, analyze, capture
+from graphprune.frontend.tracing.layer_norms import fuse_layer_norms
 from tests.support import oracle
+from tests.support.drafts import Drawing, check
+
+_aten = torch.ops.aten
 
 
 def centred(x: Tensor) -> Tensor:
@@ -77,3 +81,28 @@ def test_what_is_none_stays(form: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(3, 4)
     torch.testing.assert_close(graph(x)[0], Normed(form)(x))
     assert analyze(graph).groups
+
+
+def test_a_layer_norm_is_put_together_from_its_parts() -> None:
+    drawing = Drawing()
+    x = drawing.input("x", 2, 6)
+    less = drawing.call(_aten.sub.Tensor, x, drawing.call(_aten.mean.dim, x, [-1], True))
+    variance = drawing.call(_aten.mean.dim, drawing.call(_aten.pow.Tensor_Scalar, less, 2), [-1], True)
+    root = drawing.call(_aten.rsqrt.default, drawing.call(_aten.add.Tensor, variance, 1e-5))
+    before = """
+  %0: float32[2, 1] = mean.dim(x, [-1], True)
+  %1: float32[2, 6] = sub.Tensor(x, %0)
+  %2: float32[2, 6] = pow.Tensor_Scalar(%1, 2)
+  %3: float32[2, 1] = mean.dim(%2, [-1], True)
+  %4: float32[2, 1] = add.Tensor(%3, 1e-05)
+  %5: float32[2, 1] = rsqrt(%4)
+  %6: float32[2, 6] = mul.Tensor(%1, %5)
+outputs
+  output.0 = %6
+"""
+    after = """
+  %0: float32[2, 6] = layer_norm(x, [6], None, None, 1e-05)
+outputs
+  output.0 = %0
+"""
+    check(fuse_layer_norms, drawing.output(drawing.call(_aten.mul.Tensor, less, root)), 1, before, after)

@@ -4,9 +4,8 @@ Why the result equals the whole trace: decision 0020. Where anything does not fi
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -23,12 +22,12 @@ from graphprune.frontend.blocks.repetition import (
 )
 from graphprune.frontend.blocks.replication import replicate
 from graphprune.frontend.tracing.failures import quiet_torch
-from graphprune.frontend.tracing.normalise import capture_module, evaluating, named_tensors, tensor_names, uncollected
+from graphprune.frontend.tracing.normalise import Patches, capture_module, evaluating, uncollected
+from graphprune.frontend.tracing.program_reader import named_tensors, tensor_names
+from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import Decoder
-
-Patches = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ def capture_graph(
     """The graph that `capture_module` gives, with equal blocks traced once. Raises CaptureError."""
     with contextlib.suppress(NotRepeatedError), uncollected():
         return capture_repeated(module, contract, prefix, patches)
-    return capture_module(module, contract, prefix, patches)
+    graph = capture_module(module, contract, prefix, patches)
+    return replace(graph, cleanups=(*graph.cleanups, Cleanup("repeat_blocks")))
 
 
 def capture_repeated(module: nn.Module, contract: Contract, prefix: str, patches: Patches) -> Graph:
@@ -66,7 +66,12 @@ def capture_repeated(module: nn.Module, contract: Contract, prefix: str, patches
                 raise NotRepeatedError(str(error)) from error
     repetitions = [replace(r, path=r.path.removeprefix(prefix)) for r in repeated.repetitions]
     whole = {name.removeprefix(prefix): tensor for name, tensor in named_tensors(module).items()}
-    return replicate(small, repetitions, contract, whole, tensor_names(module, prefix))
+    graph = replicate(small, repetitions, contract, whole, tensor_names(module, prefix))
+    return replace(graph, cleanups=(*graph.cleanups, Cleanup("repeat_blocks", describe_repetitions(repetitions))))
+
+
+def describe_repetitions(repetitions: Sequence[Repetition]) -> str:
+    return ", ".join(f"{len(r.sources)} blocks of {r.path} made of the first {r.kept}" for r in repetitions)
 
 
 def find_repeated(module: nn.Module, contract: Contract, patches: Patches) -> Repeated:

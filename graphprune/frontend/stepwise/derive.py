@@ -36,10 +36,12 @@ from graphprune.frontend.stepwise.token_flow import (
     unchanged_operand,
 )
 from graphprune.frontend.stepwise.token_rules import rule_of
-from graphprune.ir.canonical import canonical
+from graphprune.frontend.tracing.cleanups import REMOVE_UNREAD, clean
+from graphprune.frontend.tracing.draft import Draft
+from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.contract import PREFIX, present_of
 from graphprune.ir.graph import Graph
-from graphprune.ir.operators import opname, remove_dead
+from graphprune.ir.operators import opname
 from graphprune.ir.sizes import emit_size
 from graphprune.ir.types import Size, TensorType
 
@@ -70,12 +72,14 @@ def stepwise(graph: Graph) -> Graph:
     except RecursionError:
         raise NotStepwiseError("it is too deep") from None
     builder.new.output((found, *builder.presents.values()))
-    remove_dead(builder.new)
-    names = list(graph.tensors())
-    module = canonical(builder.new, graph.tensors(), names)
+    tensors = graph.tensors()
+    module, done = clean(Draft(builder.new, tensors), list(tensors), (REMOVE_UNREAD,))
+    derived = Cleanup("derive_cache", f"{len(builder.presents):,} states of {len(graph.nodes):,} nodes for whole texts")
+    cleanups = (*graph.cleanups, derived, *done)
     inputs = (*graph.inputs, *builder.presents)
     outputs = ("logits", *map(present_of, builder.presents))
-    return replace(graph, module=module, inputs=inputs, outputs=outputs, source=replace(graph.source, kind="decoder"))
+    source = replace(graph.source, kind="decoder")
+    return replace(graph, module=module, inputs=inputs, outputs=outputs, source=source, cleanups=cleanups)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphprune.frontend.tracing.draft import Draft
 from graphprune.ir.operators import opname
 from graphprune.ir.types import TensorType
 
@@ -22,11 +23,12 @@ _MOVES = frozenset(
 )
 
 
-def complex_to_pairs(graph: fx.Graph) -> None:
-    """Rewrite every call that takes or returns complex tensors in real ones; nothing, where one is not known."""
+def complex_to_pairs(draft: Draft) -> int:
+    """Rewrite every call that takes or returns complex tensors in real ones; none, where one is not known. How many."""
+    graph = draft.graph
     touched = [node for node in graph.nodes if is_complex(node) or any(map(is_complex, node.all_input_nodes))]
     if not touched or any(not is_known(node) for node in touched):
-        return
+        return 0
     pairs: dict[fx.Node, Pair] = {}
     for node in touched:
         with graph.inserting_before(node):
@@ -37,6 +39,7 @@ def complex_to_pairs(graph: fx.Graph) -> None:
             node.replace_all_uses_with(result)
     for node in reversed(touched):
         graph.erase_node(node)
+    return len(touched)
 
 
 def is_complex(argument: Any) -> bool:

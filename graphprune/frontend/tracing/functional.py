@@ -4,15 +4,19 @@
 used where a program has something that this file does not know to be safe.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
+from graphprune.errors import CaptureError
+from graphprune.frontend.tracing.draft import Draft
 from graphprune.ir.operators import opname
 from graphprune.ir.types import TensorType
 
 _aten = torch.ops.aten
+_FULL = 2**63 - 1
 # Calls that return their operand where nothing about its type changes.
 _COPIES = {"to", "_to_copy", "contiguous", "alias", "lift_fresh_copy", "detach", "detach_", "clone"}
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten"}
@@ -81,6 +85,50 @@ def functional_overload(node: fx.Node) -> Any:
     return getattr(packet, node.target._overloadname, None) if packet is not None else None  # type: ignore[union-attr]
 
 
+def functional_form(draft: Draft) -> int:
+    """Write every call in its functional form, and leave out those that give their operand; how many there were.
+
+    Raises CaptureError where a run changes what it may not.
+    """
+    current: dict[fx.Node, fx.Node] = {}  # what was changed or is left out, and what stands for it from there on
+    left_out, written = list[fx.Node](), 0
+    for node in draft.graph.nodes:
+        read = node.args[0] if is_mutable(node) else None
+        args, kwargs = (fx.node.map_arg(a, lambda n: current.get(n, n)) for a in (node.args, node.kwargs))
+        if node.op == "call_function":
+            call = functional(node, args, dict(kwargs), node.meta["value"])
+            if isinstance(call, tuple):
+                written += call != (node.target, args, kwargs)
+                node.target, args, kwargs = call
+            else:
+                current[node] = call
+                left_out.append(node)
+        node.args, node.kwargs = args, kwargs
+        if isinstance(read, fx.Node):
+            current[read] = current.get(node, node)  # later readers see the changed tensor
+    for node in reversed(left_out):
+        draft.graph.erase_node(node)
+    check_changes(draft, {name: current.get(node, node) for name, node in draft.changed.items()})
+    return len(left_out) + written
+
+
+def check_changes(draft: Draft, changed: Mapping[str, fx.Node]) -> None:
+    """A model may only change parameters, and whatever its inputs are: not count its runs. Raises CaptureError."""
+    wrong = [name for name, node in changed.items() if name not in draft.own or depends_on_inputs(node)]
+    if wrong:
+        raise CaptureError(f"the model changes its own buffers when it runs: {', '.join(wrong[:3])}")
+
+
+def depends_on_inputs(node: fx.Node) -> bool:
+    """Say whether the value of a node is computed from what the graph takes."""
+    seen, left = {node}, [node]
+    while left:
+        new = [source for source in left.pop().all_input_nodes if source not in seen]
+        seen.update(new)
+        left += new
+    return any(found.op == "placeholder" for found in seen)
+
+
 def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
     """The call to write for an exported one: an operand itself, or `(target, args, kwargs)`.
 
@@ -90,7 +138,7 @@ def functional(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], val
     name, target = opname(node), node.target
     if name in _COPIES and isinstance(args[0], fx.Node):
         return copied(args[0], value)
-    if name == "dropout":
+    if name == "dropout" or (name == "slice" and is_full_slice(args)):
         return args[0]
     if name == "numpy_T":
         return _aten.permute.default, (args[0], list(range(len(value.shape)))[::-1]), {}
@@ -134,3 +182,9 @@ def copied(operand: fx.Node, value: TensorType) -> Any:
     if source.dtype == value.dtype:
         return operand
     return _aten._to_copy.default, (operand,), {"dtype": value.dtype}
+
+
+def is_full_slice(args: tuple[Any, ...]) -> bool:
+    """Say whether a slice keeps everything: `x[:]`."""
+    start, end, step = (*args[2:], None, None, None)[:3]
+    return not start and end in (None, _FULL) and step in (None, 1)

@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphprune.frontend.tracing.draft import Draft
+
 _aten = torch.ops.aten
 
 
-def fuse_layer_norms(graph: fx.Graph) -> None:
-    """Replace `(x - mean(x)) * rsqrt(mean((x - mean(x))^2) + eps)` over the last dimension, or what divides instead."""
+def fuse_layer_norms(draft: Draft) -> int:
+    """Replace `(x - mean(x)) * rsqrt(mean((x - mean(x))^2) + eps)` over the last dimension, or what divides instead.
+
+    Returns how many there were.
+    """
+    graph, fused = draft.graph, 0
     for node in list(graph.nodes):
         found = next(read_layer_norm(node), None)
         if found is None:
@@ -27,6 +33,8 @@ def fuse_layer_norms(graph: fx.Graph) -> None:
             norm = graph.call_function(_aten.layer_norm.default, (x, [size], None, None, eps))
         norm.meta = dict(node.meta)
         node.replace_all_uses_with(norm)
+        fused += 1
+    return fused
 
 
 def read_layer_norm(node: fx.Node) -> Iterator[tuple[fx.Node, float]]:
