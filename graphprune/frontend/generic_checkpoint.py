@@ -1,14 +1,14 @@
 """Generic checkpoints: the graph that one holds is read, and nothing is traced again."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 
 from graphprune.errors import SourceError
 from graphprune.ir.graph import Graph, Source
-from graphprune.ir.serial import from_data
+from graphprune.ir.serial import GraphData, from_data
 
 
 def read_generic(folder: Path) -> Graph:
@@ -29,4 +29,4 @@ def read_generic(folder: Path) -> Graph:
         tensors = {name: t.to(getattr(torch, data["tensors"][name][0])) for name, t in stored.items()}
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
-    return from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
+    return from_data(cast("GraphData", data), tensors, Source(data["kind"], str(folder), "", config, None, folder))
