@@ -4,15 +4,29 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 
 from graphprune import registry
 from graphprune.errors import UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _SPEC = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _SPECIAL = set("{}[],='\"\\")
 _WORDS = {"none": None, "true": True, "false": False}
+
+Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
+Plugin = TypeVar("Plugin")
+
+
+@typing.runtime_checkable
+class Named(Protocol):
+    """A plug-in: it has a name, and its options are the fields of a dataclass."""
+
+    @property
+    def name(self) -> str: ...
 
 
 def parse_spec(kind: registry.PluginKind, text: str) -> Any:
@@ -70,7 +84,7 @@ def scan(text: str) -> Iterator[tuple[int, str]]:
         position += 1
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> Value:
     """Read one value: a list, quoted text, a word with a meaning, a number, or a plain word."""
     if text.startswith("[") and text.endswith("]"):
         return tuple(parse_value(part.strip()) for part in split_list(text[1:-1], text))
@@ -86,19 +100,24 @@ def parse_value(text: str) -> Any:
     return text
 
 
-def build(cls: type, name: str, options: Mapping[str, str]) -> Any:
+def build(cls: type[Plugin], name: str, options: Mapping[str, str]) -> Plugin:
     """Make the instance; every option must be a field and its value of the field's type."""
-    fields = option_types(cls)
+    fields, make = option_types(cls), _maker(cls)
     unknown = next((key for key in options if key not in fields), None)
     if unknown is not None:
         raise UsageError(f"{name} has no option {unknown!r}; {describe_options(cls)}")
     try:
-        return cls(**{key: read_option(text, fields[key], key) for key, text in options.items()})
+        return make(**{key: read_option(text, fields[key], key) for key, text in options.items()})
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: {error}; {describe_options(cls)}") from error
 
 
-def read_option(text: str, annotation: Any, key: str) -> Any:
+def _maker(cls: type[Plugin]) -> Callable[..., Plugin]:
+    """A class as what it is called with, which its fields decide."""
+    return cls
+
+
+def read_option(text: str, annotation: object, key: str) -> object:
     """Read the text of one option as its field's type. Raises ValueError where it is none."""
     if get_origin(annotation) is Literal and text in get_args(annotation):
         return text  # a choice may be called none or true
@@ -110,7 +129,7 @@ def read_option(text: str, annotation: Any, key: str) -> Any:
     return convert(value, annotation)
 
 
-def option_types(cls: type) -> dict[str, Any]:
+def option_types(cls: type) -> dict[str, object]:
     """The options of a plug-in, which are the fields of its dataclass, with their types."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
@@ -123,18 +142,18 @@ def describe_options(cls: type) -> str:
     return f"its options: {', '.join(rows)}" if rows else "it has no options"
 
 
-def print_default(field: "dataclasses.Field[Any]") -> str:
+def print_default(field: "dataclasses.Field[object]") -> str:
     value = default_of(field)
     return ", required" if value is dataclasses.MISSING else f", default {print_value(value)}"
 
 
-def default_of(field: "dataclasses.Field[Any]") -> Any:
+def default_of(field: "dataclasses.Field[object]") -> object:
     """The default of a field, MISSING where there is none."""
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
 
 
-def fits(value: Any, annotation: Any) -> bool:
+def fits(value: object, annotation: object) -> bool:
     """Say whether a parsed value is of a field's type; a whole number is a float too, but never a truth value."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is Any:
@@ -145,22 +164,22 @@ def fits(value: Any, annotation: Any) -> bool:
         return any(fits(value, argument) for argument in arguments)
     if origin in (tuple, list):
         return isinstance(value, tuple) and all(fits(v, arguments[0]) for v in value)
-    if annotation in (int, float):
+    if annotation is int or annotation is float:
         return isinstance(value, (int, annotation)) and not isinstance(value, bool)
     return isinstance(annotation, type) and isinstance(value, annotation)
 
 
-def convert(value: Any, annotation: Any) -> Any:
+def convert(value: object, annotation: object) -> object:
     """Give a value that fits exactly the field's type: 1 becomes 1.0 where a float is wanted."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (tuple, list):
+    if origin in (tuple, list) and isinstance(value, (tuple, list)):
         return origin(convert(item, arguments[0]) for item in value)
     if origin in (Union, types.UnionType):
         return convert(value, next(a for a in arguments if fits(value, a)))
-    return float(value) if annotation is float else value
+    return float(value) if annotation is float and isinstance(value, (int, float)) else value
 
 
-def print_type(annotation: Any) -> str:
+def print_type(annotation: object) -> str:
     """A type as a person writes it: `int`, `vector or element`, `list of float`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
@@ -169,27 +188,27 @@ def print_type(annotation: Any) -> str:
         return " or ".join(map(print_type, arguments))
     if origin in (tuple, list):
         return f"list of {print_type(arguments[0])}"
-    words = {bool: "true or false", str: "text", type(None): "none"}
+    words: dict[object, str] = {bool: "true or false", str: "text", type(None): "none"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def print_spec(instance: Any) -> str:
+def print_spec(instance: Named) -> str:
     """Return the spec of a plug-in's instance: its name, and the options that differ from their defaults."""
     rows = []
-    for field in dataclasses.fields(instance):
+    for field in dataclasses.fields(cast("DataclassInstance", instance)):
         value = getattr(instance, field.name)
         if field.init and value != default_of(field):
             rows.append(f"{field.name}={print_value(value)}")
     return f"{instance.name}{{{','.join(rows)}}}" if rows else str(instance.name)
 
 
-def print_value(value: Any) -> str:
+def print_value(value: object) -> str:
     """Print one value so that it reads back as the same; a plug-in in an option prints as its own spec."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(print_value, value)) + "]"
-    if dataclasses.is_dataclass(value) and hasattr(value, "name"):
+    if dataclasses.is_dataclass(value) and isinstance(value, Named):
         return print_spec(value)
     if not isinstance(value, str):
         return repr(value)

@@ -30,7 +30,6 @@ def find_multiples(graph: Graph, inference: Inference) -> dict[Axis, int]:
     algebra, found = inference.algebra, dict[Axis, int]()
     for stack in find_stacks(graph, inference):
         for axis in inference.axes[stack][1:]:
-            assert isinstance(axis, int)
             for atom, step in steps(algebra, axis):
                 found[atom] = math.lcm(found.get(atom, 1), step)
     return {atom: step for atom, step in found.items() if step > 1}
@@ -41,7 +40,7 @@ def find_stacks(graph: Graph, inference: Inference) -> Iterator[fx.Node]:
     chosen = chosen_atoms(inference)
     for stack in graph.module.graph.find_nodes(op="get_attr"):
         shape, axes = tensor_type(stack).shape, inference.axes[stack]
-        if len(shape) != 3 or chosen.isdisjoint(inference.algebra.atoms(axes[0])):  # type: ignore[arg-type]
+        if len(shape) != 3 or chosen.isdisjoint(inference.algebra.atoms(axes[0])):
             continue
         if any(is_multiplied(user) for user in stack.users if opname(user) in ("index", "index_select")):
             yield stack

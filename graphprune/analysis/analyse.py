@@ -113,7 +113,7 @@ def collect_constants(graph: Graph, inference: Inference) -> dict[Axis, tuple[Co
     found: dict[Axis, list[Constant]] = defaultdict(list)
     for node in graph.nodes:
         axes = inference.axes.get(node, ())
-        if node.op != "call_function" or not axes or isinstance(axes[0], tuple):
+        if node.op != "call_function" or not axes:
             continue
         for path, axis in sized_arguments(node, axes):
             for atom in inference.algebra.atoms(axis):

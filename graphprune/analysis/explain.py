@@ -63,6 +63,4 @@ def find_dimension(analysis: Analysis, text: str) -> Axis:
         raise UsageError(
             f"{text} is no weight dimension; write it as parameter:dim, such as {next(iter(nodes))}:0{hint}"
         )
-    axis = analysis.inference.axes[nodes[name]][int(dim)]
-    assert isinstance(axis, int)
-    return axis
+    return analysis.inference.axes[nodes[name]][int(dim)]

@@ -38,9 +38,7 @@ class Kinds:
         axes = self.inference.axes.get(node, ())
         if len(axes) < abs(dim):
             return ()
-        axis = axes[dim]
-        assert isinstance(axis, int)
-        return self.inference.algebra.atoms(axis)
+        return self.inference.algebra.atoms(axes[dim])
 
     def attention_axes(self) -> tuple[frozenset[Axis], frozenset[Axis], frozenset[Axis]]:
         """Key heads, query heads per key head, and head sizes: from attention calls and from the cache."""
@@ -49,10 +47,10 @@ class Kinds:
         sizes: set[Axis] = set()
         for node in self.graph.nodes:
             if "scaled_dot_product_attention" in str(node.target):
-                query, key, value = node.args[:3]
-                heads.update(self.atoms_at(key, -3))  # type: ignore[arg-type]
-                queries.update(self.atoms_at(query, -3))  # type: ignore[arg-type]
-                sizes.update(self.atoms_at(key, -1) + self.atoms_at(value, -1))  # type: ignore[arg-type]
+                query, key, value = [operand for operand in node.args[:3] if isinstance(operand, fx.Node)]
+                heads.update(self.atoms_at(key, -3))
+                queries.update(self.atoms_at(query, -3))
+                sizes.update(self.atoms_at(key, -1) + self.atoms_at(value, -1))
         cached = {a for n, p in self.graph.placeholders.items() if is_attended(n) for a in self.atoms_at(p, 1)}
         for name, placeholder in self.graph.placeholders.items():
             if is_attended(name):
@@ -80,7 +78,6 @@ class Kinds:
         found: set[Axis] = set()
         for node in self.graph.module.graph.find_nodes(op="get_attr"):
             for axis in self.inference.axes[node]:
-                assert isinstance(axis, int)
                 inside = set(algebra.atoms(axis))
                 if inside & self.heads:
                     found |= {f for part in algebra.parts(axis) for f in algebra.factors(part)} - self.heads

@@ -29,10 +29,10 @@ def collect_locks(graph: Graph, inference: Inference, kinds: Kinds) -> dict[Axis
             locks.setdefault(atom, f"{lock.reason} (at {lock.node})")
     for name, node in graph.placeholders.items():
         if not is_state(name):
-            lock_all(locks, algebra, inference.axes[node], f"is a dimension of the input {name}")  # type: ignore[arg-type]
+            lock_all(locks, algebra, inference.axes[node], f"is a dimension of the input {name}")
     for name, node in graph.results.items():
         if not is_present(name):
-            lock_all(locks, algebra, inference.axes[node], f"is a dimension of the output {name}", kinds.vocabulary)  # type: ignore[arg-type]
+            lock_all(locks, algebra, inference.axes[node], f"is a dimension of the output {name}", kinds.vocabulary)
     lock_averaged_queries(locks, algebra, kinds)
     locks = {**leftover_locks(graph, inference), **locks}
     for index, axis in inference.indexed.items():

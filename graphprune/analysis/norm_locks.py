@@ -60,13 +60,12 @@ def averaged_atoms(inference: Inference, node: fx.Node, name: str) -> frozenset[
     assert isinstance(source, fx.Node)
     axes, arguments = inference.axes[source], bind(node)
     dims = range(-len(arguments["normalized_shape"]), 0) if name != "mean" else arguments.get("dim") or range(len(axes))
-    return frozenset(a for d in ([dims] if isinstance(dims, int) else dims) for a in inference.algebra.atoms(axes[d]))  # type: ignore[arg-type]
+    return frozenset(a for d in ([dims] if isinstance(dims, int) else dims) for a in inference.algebra.atoms(axes[d]))
 
 
 def atoms_of(inference: Inference, node: fx.Node) -> frozenset[Axis]:
-    axes = inference.axes.get(node, ())
-    flat = [a for part in axes for a in (part if isinstance(part, tuple) else (part,))]
-    return frozenset(atom for axis in flat for atom in inference.algebra.atoms(axis))
+    held = (inference.axes.get(node, ()), *inference.outputs.get(node, ()))
+    return frozenset(atom for axes in held for axis in axes for atom in inference.algebra.atoms(axis))
 
 
 def is_zeroed(node: fx.Node) -> bool:

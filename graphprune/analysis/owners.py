@@ -19,7 +19,6 @@ def find_carriers(graph: Graph, inference: Inference) -> dict[Axis, list[Carrier
     cache: dict[Axis, dict[Axis, Owner]] = {}
     for node in graph.module.graph.find_nodes(op="get_attr"):
         for dim, axis in enumerate(inference.axes[node]):
-            assert isinstance(axis, int)
             for atom, owner in owners(inference.algebra, axis, cache).items():
                 carriers[atom].append((str(node.target), dim, owner))
     return carriers

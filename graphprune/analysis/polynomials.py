@@ -12,7 +12,7 @@ from graphprune.analysis.groups import Group
 from graphprune.analysis.kinds import Kinds
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.axes.algebra import Algebra, Axis
-from graphprune.axes.inference import Axes, Inference
+from graphprune.axes.inference import Inference
 from graphprune.ir.contract import PREFIX, is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import symbol
@@ -30,7 +30,7 @@ def build_costs(graph: Graph, inference: Inference, groups: Mapping[Axis, Group]
     count, weight_bytes = Terms(), Terms()
     for node in graph.module.graph.find_nodes(op="get_attr"):
         name = str(node.target)
-        terms = sizes.product(inference.axes[node], presence(kinds.homes.get(name, ())))  # type: ignore[arg-type]
+        terms = sizes.product(inference.axes[node], presence(kinds.homes.get(name, ())))
         weight_bytes.update(scale(terms, itemsize(node)))
         if name in parameters:
             count.update(terms)
@@ -50,7 +50,7 @@ def storage(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Storage:
     found: dict[str, Terms] = defaultdict(Terms)
     for node in graph.module.graph.find_nodes(op="get_attr"):
         name = str(node.target)
-        axes: Axes = sizes.inference.axes[node]  # type: ignore[assignment]
+        axes = sizes.inference.axes[node]
         home = presence(kinds.homes.get(name, ()))
         if name not in parameters:
             found["buffer_bytes"].update(scale(sizes.product(axes, home), itemsize(node)))
@@ -76,7 +76,7 @@ def macs(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
         name = str(weight.target)
         home = presence(kinds.homes.get(name, ()))
         positions = [s for s in tensor_type(node).shape[2:] if isinstance(s, int)] if "conv" in str(node.target) else []
-        total.update(scale(sizes.product(sizes.inference.axes[weight], home), math.prod(positions)))  # type: ignore[arg-type]
+        total.update(scale(sizes.product(sizes.inference.axes[weight], home), math.prod(positions)))
     return Polynomial(total)
 
 
@@ -98,7 +98,7 @@ def cache_bytes(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
     for name, node in graph.placeholders.items():
         shape = tensor_type(node).shape
         if is_state(name) and _PAST in shape:
-            axes: Axes = sizes.inference.axes[node]  # type: ignore[assignment]
+            axes = sizes.inference.axes[node]
             entry = name.removeprefix(PREFIX)
             home = presence((owner[entry],) if entry in owner else ())
             kept = tuple(axis for axis, size in zip(axes, shape, strict=True) if isinstance(size, int))

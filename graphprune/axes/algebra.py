@@ -7,13 +7,13 @@ inference. An `Axis` is a plain number; the `Algebra` that made it knows what it
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NewType
 
 import sympy
 
 from graphprune.ir.types import Size
 
-Axis = int
+Axis = NewType("Axis", int)
 Form = tuple[Literal["product", "concat"], tuple[Axis, ...]]
 
 
@@ -68,10 +68,11 @@ class Algebra:
 
     def fresh(self, size: Size) -> Axis:
         """Make a new atomic axis of this size."""
+        axis = Axis(len(self.links))
         self.sizes.append(size)
-        self.links.append(len(self.links))
+        self.links.append(axis)
         self.forms.append(None)
-        return len(self.links) - 1
+        return axis
 
     def find(self, axis: Axis) -> Axis:
         """The representative of everything that this axis was unified with."""

@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import fx
+from torch.fx.node import Argument
 
 from graphprune.axes.algebra import Algebra, Axis
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, index_origin, operator_key
-from graphprune.ir.types import Size, TensorType, tensor_type
+from graphprune.ir.types import NodeValue, Size, TensorType, tensor_type
 
 Axes = tuple[Axis, ...]
 NodeAxes = Axes | tuple[Axes, ...]
+Changes = Mapping[str, Argument]
 
 
 class Resizer(Protocol):
@@ -23,7 +25,7 @@ class Resizer(Protocol):
 
     def size(self, axis: Axis) -> int: ...
     def place(self, axis: Axis, index: int) -> int: ...
-    def argument(self, axis: Axis, old: Any) -> Any: ...
+    def argument(self, axis: Axis, old: Argument) -> Argument: ...
     def was(self, axis: Axis) -> Size: ...
 
 
@@ -35,7 +37,7 @@ class Rule:
     """
 
     infer: Callable[["Call"], NodeAxes]
-    resize: Callable[["Call", Resizer], dict[str, Any]] = field(default=lambda call, sizes: {})
+    resize: Callable[["Call", Resizer], Changes] = field(default=lambda call, sizes: {})
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ class Choice:
 class Inference:
     """The result: the algebra, the axes of every node that holds a tensor, and what integer tensors index.
 
-    Also every call that runs over a whole axis, and every call that chooses among the entries of one.
+    A node that holds several tensors has its axes in `outputs`, tensor by tensor, and none in `axes`. Also every call
+    that runs over a whole axis, and every call that chooses among the entries of one.
     """
 
     algebra: Algebra
-    axes: dict[fx.Node, NodeAxes]
+    axes: dict[fx.Node, Axes]
+    outputs: dict[fx.Node, tuple[Axes, ...]]
     indexed: dict[fx.Node, Axis]
     notes: dict[fx.Node, tuple[Axis, ...]]
     reductions: list[Reduction]
@@ -99,7 +103,7 @@ class Call:
 
     def axes(self, node: fx.Node) -> Axes:
         """The axes of a tensor operand, outermost first."""
-        return self.state.axes[node]  # type: ignore[return-value]
+        return self.state.axes[node]
 
     def shape(self, node: fx.Node) -> tuple[Size, ...]:
         return tensor_type(node).shape
@@ -185,11 +189,20 @@ class _State:
 
     def __init__(self) -> None:
         self.algebra = Algebra()
-        self.axes: dict[fx.Node, NodeAxes] = {}
+        self.axes: dict[fx.Node, Axes] = {}
+        self.outputs: dict[fx.Node, tuple[Axes, ...]] = {}
         self.indexed: dict[fx.Node, Axis] = {}
         self.notes: dict[fx.Node, tuple[Axis, ...]] = {}
         self.reductions: list[Reduction] = []
         self.choices: list[Choice] = []
+
+    def keep(self, node: fx.Node, found: NodeAxes) -> None:
+        """Keep what a rule found, apart for one tensor and for several."""
+        outputs = tuple(axes for axes in found if isinstance(axes, tuple))
+        if outputs:
+            self.outputs[node] = outputs
+        else:
+            self.axes[node] = tuple(axis for axis in found if isinstance(axis, int))
 
 
 def infer(graph: Graph, rules: Mapping[str, Rule]) -> Inference:
@@ -203,9 +216,11 @@ def infer(graph: Graph, rules: Mapping[str, Rule]) -> Inference:
             state.algebra.at = node.name
             call = Call(node, state)
             rule = rules.get(operator_key(node))
-            state.axes[node] = rule.infer(call) if rule else unknown(call)
+            state.keep(node, rule.infer(call) if rule else unknown(call))
     join_vocabulary(graph, state)
-    return Inference(state.algebra, state.axes, state.indexed, state.notes, state.reductions, state.choices)
+    return Inference(
+        state.algebra, state.axes, state.outputs, state.indexed, state.notes, state.reductions, state.choices
+    )
 
 
 def join_vocabulary(graph: Graph, state: _State) -> None:
@@ -214,13 +229,12 @@ def join_vocabulary(graph: Graph, state: _State) -> None:
     if graph.source.kind != "decoder" or "logits" not in graph.outputs or rows is None:
         return
     columns = state.axes[graph.results["logits"]][-1]
-    assert isinstance(columns, int)
     if state.algebra.size(rows) == state.algebra.size(columns):
         state.algebra.at = graph.results["logits"].name
         state.algebra.unify(rows, columns)
 
 
-def is_size(value: Any) -> bool:
+def is_size(value: NodeValue) -> bool:
     return not isinstance(value, (TensorType, tuple))
 
 

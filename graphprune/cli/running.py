@@ -80,7 +80,7 @@ def generate_command(
         found = [{"prompt": p, "text": t, "tokens": row} for p, t, row in zip(prompts, texts, made, strict=True)]
         print_json({**found[0], "provider": model.provider} if len(found) == 1 else {"results": found})
         return
-    print("\n\n".join(tokenizer.decode(a + b, skip_special_tokens=True) for a, b in zip(ids, made, strict=True)))
+    print("\n\n".join(str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, made, strict=True)))
 
 
 def check_folder(out: Path) -> None:

@@ -122,9 +122,10 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     card = model_card(graph, work.options, work.recipe, measures, generic, onnx, summarise_training(work.metrics))
     (folder / "README.md").write_text(card, encoding="utf-8")
     report = make_report(work, result, folder, time.monotonic() - began)
-    (own / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    data = report.model_dump()
+    (own / "report.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (own / "report.html").write_text(report_page(report, read_metrics(work.metrics)), encoding="utf-8")
-    return replace(result, report=report)
+    return replace(result, report=data)
 
 
 def source_text(work: Work) -> Text | None:

@@ -1,7 +1,7 @@
 """The text of a compilation: one part to calibrate on, another, never calibrated on, to measure with."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +10,9 @@ from graphprune.data.tokens import check_tokens, encode, load_tokenizer, sample_
 from graphprune.errors import DataError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BYTES_PER_WINDOW_TOKEN = 64  # sixteen times the text that the windows need, at four bytes a token
 _HELD_OUT_BYTES = 200_000
@@ -24,7 +27,7 @@ class Text:
     held_out: Tensor
     held_out_bytes: int
     bos: int | None
-    tokenizer: Any = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
 
 
 def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int, held_out: str | None = None) -> Text:
@@ -67,7 +70,7 @@ def held_out_part(spec: str, held_out: str | None) -> str:
     return held_out or ("stdlib:held-out" if spec == "stdlib" else f"{spec}#held-out")
 
 
-def describe_text(spec: str, held_out: str | None = None, trained: bool = False) -> dict[str, Any]:
+def describe_text(spec: str, held_out: str | None = None, trained: bool = False) -> dict[str, str]:
     """How the text was split, for the report."""
     if held_out is not None:
         return {"source": spec, "held_out": held_out}

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy
 from numpy.typing import NDArray
@@ -11,8 +12,11 @@ from graphprune.data.readers import Row
 from graphprune.data.sources import open_rows
 from graphprune.errors import DataError, first_line, foreign
 
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
 LossOn = Literal["all", "assistant"]
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 Conversation = tuple[Message, ...]
 # Token ids [n], and for each whether the assistant says it: bool [n].
 Encoded = tuple[NDArray[numpy.int64], NDArray[numpy.bool_]]
@@ -54,7 +58,7 @@ def describe(row: Row) -> str:
     return f"it has {', '.join(map(str, row.fields)) or 'no fields'}"
 
 
-def read_message(message: Any, where: str) -> Message:
+def read_message(message: object, where: str) -> Message:
     """One message with `role` and `content`; ShareGPT's names are translated, every other key is kept."""
     if isinstance(message, dict) and isinstance(message.get("role"), str):
         return message
@@ -67,7 +71,7 @@ def read_message(message: Any, where: str) -> Message:
     return {"role": role, "content": message["value"]}
 
 
-def check_template(tokenizer: Any) -> None:
+def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise DataError where a tokenizer cannot render conversations or cannot tell where their tokens are."""
     if not tokenizer.chat_template:
         raise DataError(
@@ -78,7 +82,7 @@ def check_template(tokenizer: Any) -> None:
         raise DataError("the tokenizer is not a fast one and does not say where its tokens are; give a tokenizer.json")
 
 
-def encode_conversation(tokenizer: Any, messages: Conversation, loss_on: LossOn) -> Encoded:
+def encode_conversation(tokenizer: "PreTrainedTokenizerBase", messages: Conversation, loss_on: LossOn) -> Encoded:
     """The tokens of a conversation, and which carry the loss: all, or those that the assistant says.
 
     A token is the assistant's when any of its characters is. The template says where these are by its
@@ -91,7 +95,7 @@ def encode_conversation(tokenizer: Any, messages: Conversation, loss_on: LossOn)
     if _MARKS.search(tokenizer.get_chat_template()):
         return encode_marked(tokenizer, messages)
     text = render(tokenizer, messages)
-    found = tokenize(tokenizer, text, return_offsets_mapping=True)
+    found = tokenize(tokenizer, text, places=True)
     places = numpy.asarray(found["offset_mapping"], dtype=numpy.int64).reshape(-1, 2)
     said = numpy.zeros(len(places), dtype=numpy.bool_)
     for start, end in assistant_spans(tokenizer, messages, text):
@@ -99,32 +103,47 @@ def encode_conversation(tokenizer: Any, messages: Conversation, loss_on: LossOn)
     return numpy.asarray(found["input_ids"], dtype=numpy.int64), said
 
 
-def encode_marked(tokenizer: Any, messages: Conversation) -> Encoded:
+def encode_marked(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) -> Encoded:
     """The tokens of a conversation and the assistant's, by the marks in the template."""
-    found = guarded(tokenizer, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    with guarded(messages):
+        rendered = tokenizer.apply_chat_template(
+            as_dicts(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    found = cast("BatchEncoding", rendered)
     said = numpy.asarray(found["assistant_masks"], dtype=numpy.bool_)
     return numpy.asarray(found["input_ids"], dtype=numpy.int64), said
 
 
-def tokenize(tokenizer: Any, text: str, **options: Any) -> Any:
-    """Tokens of a rendered conversation, in which the template has put every special token."""
-    return tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False, **options)
+def tokenize(tokenizer: "PreTrainedTokenizerBase", text: str, places: bool = False) -> "BatchEncoding":
+    """Tokens of a rendered conversation, in which the template has put every special token; `places` adds where each
+    stands."""
+    found: BatchEncoding = tokenizer(
+        text, add_special_tokens=False, return_attention_mask=False, verbose=False, return_offsets_mapping=places
+    )
+    return found
 
 
-def render(tokenizer: Any, messages: Sequence[Message], prompt: bool = False) -> str:
+def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
     """The conversation as text, with `prompt` up to where the assistant begins."""
-    return str(guarded(tokenizer, messages, tokenize=False, add_generation_prompt=prompt))
+    with guarded(messages):
+        return str(tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=prompt))
 
 
-def guarded(tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
-    """Apply the chat template. Raises DataError with the template's own words where it refuses."""
+def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages as transformers declares them; templates take what else they hold, such as calls of tools."""
+    return cast("list[dict[str, str]]", list(messages))
+
+
+def guarded(messages: Sequence[Message]) -> AbstractContextManager[None]:
+    """Apply the chat template within. Raises DataError with the template's own words where it refuses."""
     roles = ", ".join(str(message["role"]) for message in messages[:6]) or "no message"
     why = f"the chat template cannot render a conversation of {roles}"
-    with foreign(lambda error: DataError(f"{why}: {first_line(error)}")):
-        return tokenizer.apply_chat_template(list(messages), **options)
+    return foreign(lambda error: DataError(f"{why}: {first_line(error)}"))
 
 
-def assistant_spans(tokenizer: Any, messages: Conversation, text: str) -> Iterator[tuple[int, int]]:
+def assistant_spans(
+    tokenizer: "PreTrainedTokenizerBase", messages: Conversation, text: str
+) -> Iterator[tuple[int, int]]:
     """The characters of a rendered conversation that each assistant's message adds to its generation prompt."""
     for index, message in enumerate(messages):
         if message["role"] == "assistant":

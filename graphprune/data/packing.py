@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy
 import torch
@@ -17,6 +17,9 @@ from graphprune.data.token_store import Tokens, collect, key_of, store
 from graphprune.data.tokenising import encode_source, first_tokens
 from graphprune.errors import DataError, UsageError
 from graphprune.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NO_LOSS = -100  # the label that torch's cross entropy passes over
 _HASHED = 1 << 24  # elements at a time
@@ -82,7 +85,7 @@ def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
 
 def open_stream(
     spec: str,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     length: int,
     seed: int,
     *,

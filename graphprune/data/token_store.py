@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -16,7 +16,12 @@ from graphprune.data.conversations import Encoded
 from graphprune.data.splits import split_name
 from graphprune.errors import DataError
 
-Ids = NDArray[numpy.uint16] | NDArray[numpy.int32]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Id = numpy.uint16 | numpy.int32
+Ids = NDArray[Id]
+Element = TypeVar("Element", bound=numpy.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +32,7 @@ class Tokens:
     learned: NDArray[numpy.bool_]
 
 
-def element_type(vocabulary: int | None) -> Any:
+def element_type(vocabulary: int | None) -> type[Id]:
     """The integers that hold every token."""
     return numpy.uint16 if vocabulary is not None and vocabulary <= 1 << 16 else numpy.int32
 
@@ -58,7 +63,7 @@ def store(encoded: Iterable[Encoded], vocabulary: int | None, folder: Path, key:
         raise DataError(f"cannot keep tokens in {folder}: {error.strerror}; make room or name another") from error
 
 
-def write(encoded: Iterable[Encoded], kind: Any, ids_path: Path, learned_path: Path) -> None:
+def write(encoded: Iterable[Encoded], kind: type[Id], ids_path: Path, learned_path: Path) -> None:
     """Write both files beside their places, then rename them."""
     partial = [path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial") for path in (ids_path, learned_path)]
     try:
@@ -73,12 +78,12 @@ def write(encoded: Iterable[Encoded], kind: Any, ids_path: Path, learned_path: P
             path.unlink(missing_ok=True)
 
 
-def map_file(path: Path, kind: Any) -> Any:
+def map_file(path: Path, kind: type[Element]) -> NDArray[Element]:
     """The elements of a file, read when they are looked at; an empty file cannot be mapped."""
     return numpy.memmap(path, dtype=kind, mode="r") if path.stat().st_size else numpy.empty(0, dtype=kind)
 
 
-def key_of(tokenizer: Any, spec: str, options: Mapping[str, Any]) -> str:
+def key_of(tokenizer: "PreTrainedTokenizerBase", spec: str, options: Mapping[str, object]) -> str:
     """A name for what the tokens of a source depend on: its files, the tokenizer and its template, the options."""
     path = Path(split_name(spec)[0]).expanduser()
     files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []

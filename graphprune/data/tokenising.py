@@ -1,7 +1,7 @@
 """Documents as tokens, a batch at a time: what a text of any length passes through on its way to be packed."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy
 from numpy.typing import NDArray
@@ -18,12 +18,15 @@ from graphprune.data.conversations import (
 from graphprune.data.sources import has_rows, open_rows, read_texts
 from graphprune.errors import DataError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # Characters: a tokenizer needs about a hundred bytes for each token of a batch.
 _BATCH = 1 << 20
 
 
 def encode_source(
-    tokenizer: Any, spec: str, field: str, loss_on: LossOn, limit_bytes: int | None = None
+    tokenizer: "PreTrainedTokenizerBase", spec: str, field: str, loss_on: LossOn, limit_bytes: int | None = None
 ) -> Iterator[Encoded]:
     """Yield the tokens of a source in order, and whether each carries the loss, as arrays of any length.
 
@@ -44,7 +47,7 @@ def encode_source(
     yield from encode_texts(tokenizer, read_texts(spec, field, limit_bytes))
 
 
-def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator[Encoded]:
+def encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Iterator[Encoded]:
     """Tokenise documents in batches, an end token between two of them."""
     end, begun = tokenizer.eos_token_id, False
     for batch in batches(parts(texts)):
@@ -95,7 +98,10 @@ def batches(items: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]
 
 
 def encode_conversations(
-    tokenizer: Any, conversations: Iterable[Conversation], loss_on: LossOn, limit_bytes: int | None
+    tokenizer: "PreTrainedTokenizerBase",
+    conversations: Iterable[Conversation],
+    loss_on: LossOn,
+    limit_bytes: int | None,
 ) -> Iterator[Encoded]:
     """Tokenise whole conversations up to a number of bytes; an end token that is put between two carries no
     assistant's loss."""

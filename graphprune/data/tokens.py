@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +13,13 @@ from graphprune.errors import DataError, UsageError, first_line, foreign
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Load the transformers tokenizer of a model folder without a network. Raises DataError where there is none."""
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise DataError(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it")
@@ -26,7 +29,7 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def encode(tokenizer: Any, texts: Iterable[str]) -> Tensor:
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Tensor:
     """Tokenise documents and join them with the end token where the tokenizer has one: int64 [tokens]."""
     rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     end = tokenizer.eos_token_id
@@ -34,7 +37,9 @@ def encode(tokenizer: Any, texts: Iterable[str]) -> Tensor:
     return torch.tensor(stream if end is None else stream[:-1], dtype=torch.long)
 
 
-def read_tokens(tokenizer: Any, spec: str, field: str = "text", limit: int | None = None) -> tuple[Tensor, int]:
+def read_tokens(
+    tokenizer: "PreTrainedTokenizerBase", spec: str, field: str = "text", limit: int | None = None
+) -> tuple[Tensor, int]:
     """Read and tokenise a text as one stream: int64 [tokens], and the number of bytes that it had in UTF-8."""
     texts = list(read_texts(spec, field, limit))
     return encode(tokenizer, texts), sum(len(text.encode("utf-8", "replace")) for text in texts)
@@ -89,7 +94,7 @@ class Calibration:
         if self.samples < 1 or self.length < 2:
             raise UsageError(f"calibration needs 1 sample of 2 tokens or more, not {self.samples} of {self.length}")
 
-    def batches(self, tokenizer: Any, graph: Graph, size: int = 8) -> tuple[Tensor, ...]:
+    def batches(self, tokenizer: "PreTrainedTokenizerBase", graph: Graph, size: int = 8) -> tuple[Tensor, ...]:
         """The windows as batches of `size` rows: int64 [rows, length]. Reads no more text than it needs."""
         length = min(self.length, context_length(graph) or self.length)
         limit = _VARIETY * _BYTES_PER_TOKEN * self.samples * length

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from graphprune.errors import SourceError
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph, Source
-from graphprune.ir.serial import from_data
+from graphprune.ir.serial import GraphData, from_data
 
 
 def read_generic(folder: Path) -> Graph:
@@ -31,6 +31,6 @@ def read_generic(folder: Path) -> Graph:
         tensors = {name: t.to(getattr(torch, data["tensors"][name][0])) for name, t in stored.items()}
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise SourceError(f"{folder} holds no readable generic checkpoint: {error}") from error
-    graph = from_data(data, tensors, Source(data["kind"], str(folder), "", config, None, folder))
+    graph = from_data(cast("GraphData", data), tensors, Source(data["kind"], str(folder), "", config, None, folder))
     read = Cleanup("read", f"{len(graph.nodes):,} nodes read from the checkpoint, nothing traced")
     return replace(graph, cleanups=(read,))

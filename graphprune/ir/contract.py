@@ -1,7 +1,7 @@
 """Contract names: the inputs and outputs of a graph by name, states among them, and what they say of the model."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 
@@ -36,7 +36,7 @@ class State:
         return {dim: size for dim, size in enumerate(self.shape) if isinstance(size, str)}
 
 
-def rows_of_ids(graph: Any) -> int:
+def rows_of_ids(graph: Graph) -> int:
     """How many rows of token ids one example has: 1, or the number of streams of codes that sound is told in."""
     rows = graph.placeholders["input_ids"].meta["value"].shape[0] if "input_ids" in graph.inputs else 1
     return 1 if isinstance(rows, int) else int(rows.as_coeff_Mul()[0])

@@ -67,12 +67,13 @@ class Graph:
     lineage: Lineage = field(default_factory=Lineage)
     companions: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    memo: Mapping[str, Any] = field(default_factory=dict)
+    memo: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cleanups: tuple[Cleanup, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the graph on the inputs in contract order; returns the outputs in contract order."""
-        return self.module(*inputs)  # type: ignore[no-any-return]
+        outputs: tuple[Tensor, ...] = self.module(*inputs)
+        return outputs
 
     def __str__(self) -> str:
         from graphprune.ir.printing import print_graph
@@ -91,7 +92,14 @@ class Graph:
     @property
     def results(self) -> dict[str, fx.Node]:
         """The nodes returned, by contract name."""
-        return dict(zip(self.outputs, self.module.graph.output_node().args[0], strict=True))  # type: ignore[arg-type]
+        return dict(zip(self.outputs, self.returned, strict=True))
+
+    @property
+    def returned(self) -> tuple[fx.Node, ...]:
+        """The nodes that the module returns, in order."""
+        results = self.module.graph.output_node().args[0]
+        assert isinstance(results, (tuple, list)), "a graph returns a tuple"
+        return tuple(node for node in results if isinstance(node, fx.Node))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer that the graph reads, by name, in graph order; ties appear under each name."""
@@ -102,7 +110,7 @@ class Graph:
         """Every trainable tensor once, under the first of its names in graph order."""
         unique = {id(t): n for n, t in reversed(self.tensors().items()) if isinstance(t, torch.nn.Parameter)}
         names = set(unique.values())
-        return {n: t for n, t in self.tensors().items() if n in names}  # type: ignore[misc]
+        return {n: t for n, t in self.tensors().items() if n in names and isinstance(t, torch.nn.Parameter)}
 
     def parameter_count(self) -> int:
         """Number of parameters, a tied one counted once."""
@@ -132,7 +140,8 @@ class Graph:
         key = (find, self.inputs, self.outputs, self.source.kind, self.module.code)
         if key not in kept:
             kept[key] = find(self)
-        return kept[key]  # type: ignore[no-any-return]
+        found: Found = kept[key]
+        return found
 
     def record(self, step: Step) -> "Graph":
         return replace(self, history=(*self.history, step))
@@ -141,7 +150,7 @@ class Graph:
         """Return the graph with further notes for the user, each once."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *texts))))
 
-    def remember(self, name: str, value: Any) -> "Graph":
+    def remember(self, name: str, value: Mapping[str, object]) -> "Graph":
         """Return the graph with plain data under this name for later passes."""
         return replace(self, memo={**self.memo, name: value})
 
@@ -149,7 +158,8 @@ class Graph:
 def get_tensor(module: torch.nn.Module, name: str) -> Tensor:
     """Return the parameter or buffer with this dotted name."""
     scope, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(scope), leaf)  # type: ignore[no-any-return]
+    tensor: Tensor = getattr(module.get_submodule(scope), leaf)
+    return tensor
 
 
 def copy_nodes(graph: fx.Graph) -> fx.Graph:

@@ -1,11 +1,12 @@
 """Operators: what a call calls, its arguments by name, and what is left without a reader."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch._dynamo.config
 from torch import fx
+from torch.fx.node import Argument
 
 
 def opname(node: fx.Node) -> str:
@@ -37,8 +38,24 @@ SAME_VALUES = {
 def index_origin(node: fx.Node) -> fx.Node:
     """The node that made an integer tensor's values: reshapes and copies are looked through."""
     while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in SAME_VALUES:
-        node = node.args[0]  # type: ignore[assignment]
+        node = node.all_input_nodes[0]
     return node
+
+
+def function_of(node: fx.Node) -> Callable[..., object]:
+    """The function that a call calls."""
+    assert callable(node.target), f"{node.name} calls nothing"
+    return node.target
+
+
+def arguments_of(node: fx.Node, values: Mapping[fx.Node, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+    """A call's arguments, with values in the place of nodes."""
+
+    def value_of(argument: fx.Node) -> Any:  # any object may stand where the node stood
+        return values[argument]
+
+    args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
+    return args, dict(kwargs)
 
 
 def operator_key(node: fx.Node) -> str:
@@ -62,7 +79,7 @@ def bind(node: fx.Node) -> dict[str, Any]:
     return arguments
 
 
-def rebind(node: fx.Node, changes: Mapping[str, Any]) -> None:
+def rebind(node: fx.Node, changes: Mapping[str, Argument]) -> None:
     """Write changed arguments back into the node, where the schema puts them."""
     assert isinstance(node.target, torch._ops.OpOverload)
     names = [argument.name for argument in node.target._schema.arguments]

@@ -4,12 +4,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 from graphprune.errors import PlanError
 
 FORMAT = 1
 Statistics = Literal["survivors", "exact"]
+
+
+class PlanData(TypedDict):
+    """A plan as JSON data."""
+
+    format: int
+    statistics: Statistics
+    dropped: list[str]
+    keep: dict[str, list[int]]
+    biases: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -27,10 +37,15 @@ class Plan:
     statistics: Statistics = "survivors"
     biases: tuple[str, ...] = ()
 
-    def to_data(self) -> dict[str, Any]:
+    def to_data(self) -> PlanData:
         """The plan as JSON data, which `plan_of` reads; also the form in which unfinished runs keep it."""
         keep = {id: list(units) for id, units in sorted(self.keep.items())}
-        data = {"format": FORMAT, "statistics": self.statistics, "dropped": list(self.dropped), "keep": keep}
+        data: PlanData = {
+            "format": FORMAT,
+            "statistics": self.statistics,
+            "dropped": list(self.dropped),
+            "keep": keep,
+        }
         return {**data, "biases": list(self.biases)} if self.biases else data
 
     def to_json(self) -> str:
@@ -49,7 +64,7 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"{path} is not a plan: {error}") from error
 
 
-def plan_of(data: Mapping[str, Any], name: str = "this") -> Plan:
+def plan_of(data: PlanData, name: str = "this") -> Plan:
     """The plan that is written as JSON data. Raises PlanError for another format, and what odd data raise."""
     if data["format"] != FORMAT:
         raise PlanError(f"{name} is a plan of format {data['format']}, this version reads format {FORMAT}")

@@ -1,8 +1,7 @@
 """The printed form of a graph: one line a node, short and stable across runs and machines."""
 
-from typing import Any
-
 from torch import fx
+from torch.fx.node import Argument
 
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_name
@@ -29,7 +28,7 @@ def print_graph(graph: Graph) -> str:
     return "\n".join(["inputs", *lines, "body", *body, "outputs", *returned])
 
 
-def print_value(value: Any) -> str:
+def print_value(value: object) -> str:
     if isinstance(value, tuple):
         return "(" + ", ".join(map(print_value, value)) + ")"
     return str(value) if isinstance(value, TensorType) else f"size {value}"
@@ -42,7 +41,7 @@ def print_call(node: fx.Node, names: dict[fx.Node, str]) -> str:
     return f"{operator_name(node)}({', '.join(positional + named)})"
 
 
-def print_argument(argument: Any, names: dict[fx.Node, str]) -> str:
+def print_argument(argument: Argument, names: dict[fx.Node, str]) -> str:
     if isinstance(argument, fx.Node):
         return names[argument]
     if isinstance(argument, (list, tuple)):

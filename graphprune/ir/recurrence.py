@@ -1,9 +1,11 @@
 """The operator `graphprune::linear_recurrence`: one node of a graph for the loop over tokens that no ATen call has."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 # The loop itself stands in a file that goes along with checkpoints.
 from graphprune.generic.program_graphprune import linear_recurrence as run_recurrence
@@ -25,11 +27,11 @@ def describe_recurrence(
     return torch.empty_like(value, memory_format=torch.contiguous_format), torch.empty_like(state)
 
 
-def save_operands(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def save_operands(ctx: BackwardCFunction, inputs: Sequence[Tensor], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def differentiate(ctx: Any, outputs: Tensor, last: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate(ctx: BackwardCFunction, outputs: Tensor, last: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients by running the loop again with autograd: what is kept between the passes is the operands alone."""
     operands: list[Any] = [t.detach().requires_grad_() if t is not None else None for t in ctx.saved_tensors]
     with torch.enable_grad():

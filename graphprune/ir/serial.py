@@ -6,17 +6,19 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import sympy
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir.graph import Graph, Source
 from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.sizes import symbol
-from graphprune.ir.types import TensorType
+from graphprune.ir.types import NodeValue, Size, TensorType, tensor_type
+from graphprune.json_data import Json
 
 FORMAT = 1
 _PYTHON = {"_operator": "operator", "math": "math", "torch": "torch"}
@@ -24,7 +26,21 @@ _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.
 _FUNCTIONS = {"Max": sympy.Max, "Min": sympy.Min, "Mod": sympy.Mod, "floor": sympy.floor}
 
 
-def to_data(graph: Graph) -> dict[str, Any]:
+class GraphData(TypedDict):
+    """A graph as JSON data; `to_data` says what each part holds."""
+
+    format: int
+    kind: str
+    dtype: str
+    inputs: list[list[Json]]
+    outputs: list[list[Json]]
+    tensors: dict[str, list[Json]]
+    nodes: list[list[Json]]
+    types: list[Json]
+    scopes: list[str | None]
+
+
+def to_data(graph: Graph) -> GraphData:
     """The graph as JSON data. Raises ExportError naming a node that has no JSON form.
 
     `nodes` are `["input", name]`, `["tensor", name]` or `[operator, args, kwargs]`; `outputs` pairs names with node
@@ -41,7 +57,7 @@ def to_data(graph: Graph) -> dict[str, Any]:
         "format": FORMAT,
         "kind": graph.source.kind,
         "dtype": type_name(main_dtype(graph)),
-        "inputs": [[name, *encode_type(node.meta["value"])] for name, node in graph.placeholders.items()],
+        "inputs": [[name, *encode_tensor(tensor_type(node))] for name, node in graph.placeholders.items()],
         "outputs": [[name, index[node]] for name, node in graph.results.items()],
         "tensors": {name: describe_tensor(tensor) for name, tensor in tensors.items()},
         "nodes": [encode_node(node, index, contract, names) for node in body],
@@ -50,7 +66,7 @@ def to_data(graph: Graph) -> dict[str, Any]:
     }
 
 
-def describe_tensor(tensor: Tensor) -> list[Any]:
+def describe_tensor(tensor: Tensor) -> list[Json]:
     return [type_name(tensor.dtype), list(tensor.shape), isinstance(tensor, torch.nn.Parameter)]
 
 
@@ -90,7 +106,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 def encode_node(
     node: fx.Node, index: Mapping[fx.Node, int], contract: Mapping[fx.Node, str], names: Mapping[str, str]
-) -> list[Any]:
+) -> list[Json]:
     if node.op == "placeholder":
         return ["input", contract[node]]
     if node.op == "get_attr":
@@ -107,10 +123,10 @@ def operator_name(node: fx.Node) -> str:
     space = _PYTHON.get(str(getattr(target, "__module__", "")))
     if space is None:
         raise ExportError(f"{node.name}: {target} has no name that a checkpoint can hold")
-    return f"{space}.{target.__name__}"  # type: ignore[union-attr]
+    return f"{space}.{getattr(target, '__name__', target)}"
 
 
-def encode_argument(node: fx.Node, argument: Any, index: Mapping[fx.Node, int]) -> Any:
+def encode_argument(node: fx.Node, argument: Argument, index: Mapping[fx.Node, int]) -> Json:
     if isinstance(argument, fx.Node):
         return {"node": index[argument]}
     if isinstance(argument, (list, tuple)):
@@ -127,16 +143,20 @@ def encode_argument(node: fx.Node, argument: Any, index: Mapping[fx.Node, int]) 
     raise ExportError(f"{node.name}: the argument {argument!r} has no form that a checkpoint can hold")
 
 
-def encode_type(value: Any) -> Any:
+def encode_type(value: NodeValue) -> Json:
     """`[element type, shape]` for a tensor, `{"size": text}`, `{"tuple": [...]}`, or None."""
     if isinstance(value, TensorType):
-        return [type_name(value.dtype), [s if isinstance(s, int) else str(s) for s in value.shape]]
+        return encode_tensor(value)
     if isinstance(value, (tuple, list)):
         return {"tuple": [encode_type(item) for item in value]}
     return None if value is None else {"size": str(value)}
 
 
-def from_data(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source | None = None) -> Graph:
+def encode_tensor(type_: TensorType) -> list[Json]:
+    return [type_name(type_.dtype), [s if isinstance(s, int) else str(s) for s in type_.shape]]
+
+
+def from_data(data: GraphData, tensors: Mapping[str, Tensor], source: Source | None = None) -> Graph:
     """Rebuild the graph that `to_data` described, on the given tensors. Raises SourceError where data is damaged."""
     try:
         return build_graph(data, tensors, source or Source(data["kind"]))
@@ -144,7 +164,7 @@ def from_data(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: So
         raise SourceError(f"the graph in this checkpoint is damaged: {error}") from error
 
 
-def build_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source) -> Graph:
+def build_graph(data: GraphData, tensors: Mapping[str, Tensor], source: Source) -> Graph:
     nodes = fx.Graph()
     built: list[fx.Node] = []
     for item, described, scope in zip(data["nodes"], data["types"], data["scopes"], strict=True):
@@ -153,53 +173,69 @@ def build_graph(data: Mapping[str, Any], tensors: Mapping[str, Tensor], source: 
         if scope is not None:
             node.meta["scope"] = scope
         built.append(node)
-    nodes.output(tuple(built[i] for _, i in data["outputs"]))
+    outputs = [read_output(item) for item in data["outputs"]]
+    nodes.output(tuple(built[index] for _, index in outputs))
     attached = {
         name: torch.nn.Parameter(tensors[name], tensors[name].is_floating_point()) if trained else tensors[name]
         for name, (_, _, trained) in data["tensors"].items()
     }
     module = fx.GraphModule(attached, nodes)
     module.eval()
-    return Graph(module, tuple(n for n, *_ in data["inputs"]), tuple(n for n, _ in data["outputs"]), source)
+    return Graph(module, tuple(str(n) for n, *_ in data["inputs"]), tuple(name for name, _ in outputs), source)
 
 
-def build_node(nodes: fx.Graph, item: list[Any], built: list[fx.Node]) -> fx.Node:
+def read_output(item: list[Json]) -> tuple[str, int]:
+    match item:
+        case [str(name), int(index)]:
+            return name, index
+    raise ValueError(f"{item} is not an output")
+
+
+def build_node(nodes: fx.Graph, item: list[Json], built: list[fx.Node]) -> fx.Node:
     from graphprune.generic.program_graphprune import resolve
 
-    if item[0] == "input":
-        return nodes.placeholder(re.sub(r"\W", "_", item[1]))
-    if item[0] == "tensor":
-        return nodes.get_attr(item[1])
-    kwargs = {key: decode_argument(value, built) for key, value in item[2].items()}
-    target = RECURRENCE if item[0] == str(RECURRENCE) else resolve(item[0])
-    return nodes.call_function(target, tuple(decode_argument(a, built) for a in item[1]), kwargs)
+    match item:
+        case ["input", str(name)]:
+            return nodes.placeholder(re.sub(r"\W", "_", name))
+        case ["tensor", str(name)]:
+            return nodes.get_attr(name)
+        case [str(name), list(arguments), dict(options)]:
+            kwargs = {key: decode_argument(value, built) for key, value in options.items()}
+            target = RECURRENCE if name == str(RECURRENCE) else resolve(name)
+            return nodes.call_function(target, tuple(decode_argument(a, built) for a in arguments), kwargs)
+    raise ValueError(f"{item} is not a node")
 
 
-def decode_argument(argument: Any, built: list[fx.Node]) -> Any:
+def decode_argument(argument: Json, built: list[fx.Node]) -> Argument:
     from graphprune.generic.program_graphprune import Device, Value, decode
 
     if isinstance(argument, list):
         return [decode_argument(item, built) for item in argument]
-    value = decode(argument)
+    value: Argument | Device | Value = decode(argument)
     if isinstance(value, Device):
         return torch.device("cpu")
     return built[value.index] if isinstance(value, Value) else value
 
 
-def decode_type(described: Any) -> Any:
-    if isinstance(described, list):
-        return TensorType(getattr(torch, described[0]), tuple(parse_size(s) for s in described[1]))
-    if isinstance(described, dict) and "tuple" in described:
-        return tuple(decode_type(item) for item in described["tuple"])
-    return None if described is None else sympy.sympify(parse_size(described["size"]))
+def decode_type(described: Json) -> NodeValue:
+    match described:
+        case None:
+            return None
+        case [str(dtype), list(shape)]:
+            return TensorType(getattr(torch, dtype), tuple(parse_size(size) for size in shape))
+        case {"tuple": list(parts)}:
+            return tuple(decode_type(part) for part in parts)
+        case {"size": size}:
+            return sympy.sympify(parse_size(size))
+    raise ValueError(f"{described} is not a type")
 
 
-def parse_size(text: int | str) -> Any:
+def parse_size(text: Json) -> Size:
     """A size from its text; read as arithmetic on names only, since the text may come from an untrusted file."""
-    return text if isinstance(text, int) else evaluate(ast.parse(text, mode="eval").body)
+    return text if isinstance(text, int) else evaluate(ast.parse(str(text), mode="eval").body)
 
 
-def evaluate(tree: ast.expr) -> Any:
+def evaluate(tree: ast.expr) -> sympy.Expr:
     match tree:
         case ast.Constant(value=int(value)):
             return sympy.Integer(value)

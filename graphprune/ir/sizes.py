@@ -2,13 +2,12 @@
 
 import operator
 from collections.abc import Mapping
-from typing import Any
 
 import sympy
 import torch
 from torch import fx
 
-from graphprune.ir.types import TensorType
+from graphprune.ir.types import Size, TensorType
 
 
 def symbol(name: str) -> sympy.Symbol:
@@ -16,7 +15,7 @@ def symbol(name: str) -> sympy.Symbol:
     return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
-def concrete(shape: tuple[Any, ...], setting: Mapping[str, int]) -> tuple[int, ...]:
+def concrete(shape: tuple[Size, ...], setting: Mapping[str, int]) -> tuple[int, ...]:
     """The shape with numbers for its symbols."""
     return tuple(s if isinstance(s, int) else evaluate(s, setting) for s in shape)
 
@@ -25,7 +24,7 @@ def evaluate(size: sympy.Expr, setting: Mapping[str, int]) -> int:
     return int(size.xreplace({symbol: sympy.Integer(setting[str(symbol)]) for symbol in size.free_symbols}))
 
 
-def emit_size(graph: fx.Graph, size: sympy.Expr, before: fx.Node) -> Any:
+def emit_size(graph: fx.Graph, size: sympy.Expr, before: fx.Node) -> fx.Node | int:
     """Insert the nodes that compute a symbolic size from the shapes of the graph's inputs."""
     if size.is_Integer:
         return int(size)
@@ -55,4 +54,5 @@ def combine(graph: fx.Graph, size: sympy.Expr, before: fx.Node) -> fx.Node:
             result = graph.call_function(function, (result, part))
         value = size.func(value, symbolic)
         result.meta["value"] = value
-    return result  # type: ignore[no-any-return]
+    assert isinstance(result, fx.Node)
+    return result

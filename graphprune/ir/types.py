@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 Size: TypeAlias = int | sympy.Expr
+NodeValue: TypeAlias = "TensorType | Size | tuple[NodeValue, ...] | None"  # what a node of the graph holds
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Verification: the rules that every graph keeps, checked by propagating shapes anew."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import sympy
 import torch
@@ -10,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphprune.errors import InvariantError, first_line, foreign
 from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.operators import arguments_of, function_of
 from graphprune.ir.sizes import concrete
-from graphprune.ir.types import TensorType
+from graphprune.ir.types import NodeValue, TensorType
 
 _WRONG = "does not run on the shapes it gets"
 _OPS = ("placeholder", "get_attr", "call_function", "output")
@@ -52,8 +52,8 @@ def check_structure(graph: Graph) -> None:
         if node.op == "get_attr" and tuple(get_tensor(graph.module, str(target)).shape) != node.meta["value"].shape:
             shape = list(get_tensor(graph.module, str(target)).shape)
             raise InvariantError(f"{node.name}: {target} has shape {shape}, its node says {node.meta['value']}")
-    taken, returned = graph.module.graph.find_nodes(op="placeholder"), graph.module.graph.output_node().args[0]
-    if len(graph.inputs) != len(taken) or len(graph.outputs) != len(returned):  # type: ignore[arg-type]
+    taken = graph.module.graph.find_nodes(op="placeholder")
+    if len(graph.inputs) != len(taken) or len(graph.outputs) != len(graph.returned):
         raise InvariantError("the inputs or outputs do not match the contract's names")
 
 
@@ -64,7 +64,7 @@ def symbols(graph: Graph) -> set[str]:
 
 def check_shapes(graph: Graph, setting: Mapping[str, int]) -> None:
     """Run the graph on fake tensors of these sizes and compare every value with what its node says."""
-    values: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, object] = {}
     with FakeTensorMode(), torch.no_grad():
         for node in graph.nodes:
             if node.op == "placeholder":
@@ -78,17 +78,17 @@ def check_shapes(graph: Graph, setting: Mapping[str, int]) -> None:
                 compare(node, node.meta.get("value"), values[node], setting)
 
 
-def run_node(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-    args = torch.fx.node.map_arg(node.args, lambda n: values[n])
-    kwargs = dict(torch.fx.node.map_arg(node.kwargs, lambda n: values[n]))
+def run_node(node: fx.Node, values: Mapping[fx.Node, object]) -> object:
+    args, kwargs = arguments_of(node, values)
     if "device" in kwargs:
         kwargs["device"] = "cpu"
     with foreign(lambda error: InvariantError(f"{node.name}: {node.target} {_WRONG}: {first_line(error)}")):
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return function_of(node)(*args, **kwargs)
 
 
-def compare(node: fx.Node, expected: Any, value: Any, setting: Mapping[str, int]) -> None:
+def compare(node: fx.Node, expected: NodeValue, value: object, setting: Mapping[str, int]) -> None:
     if isinstance(expected, tuple):
+        assert isinstance(value, Sequence)
         for part, entry in zip(expected, value, strict=True):
             compare(node, part, entry, setting)
     elif isinstance(expected, TensorType) and isinstance(value, Tensor):

@@ -7,10 +7,11 @@ of a weight.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.function import BackwardCFunction
+from torch.fx.node import Argument
 
 from graphprune.analysis.linear_calls import read_call
 from graphprune.ir.graph import Graph
@@ -25,24 +26,31 @@ _aten = torch.ops.aten
 Gates = Mapping[fx.Node, Mapping[int, fx.Node]]
 
 
+class _Kept(BackwardCFunction):
+    """What a tap keeps for backward."""
+
+    rows: int
+
+
 class _Tap(torch.autograd.Function):
     """x as it is; backward gives `gate` [rows, n] the sum of x dx over all but the samples and the last dimension."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
+    def forward(ctx: _Kept, x: Tensor, gate: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.rows = len(gate)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: _Kept, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (x,), (dx,) = ctx.saved_tensors, gradients
         return dx, (widen(x) * widen(dx)).reshape(ctx.rows, -1, x.shape[-1]).sum(1)
 
 
 def tap(x: Tensor, gate: Tensor) -> Tensor:
     """The identity, whose gate collects x dx for each sample and index of the last dimension."""
-    return _Tap.apply(x, gate)  # type: ignore[no-any-return, no-untyped-call]
+    tapped: Tensor = _Tap.apply(x, gate)  # type: ignore[no-untyped-call]
+    return tapped
 
 
 def tap_bias(bias: Tensor, like: Tensor, gate: Tensor) -> Tensor:
@@ -164,7 +172,7 @@ def tap_norm(call: fx.Node, gates: Gates) -> bool:
     return arguments.get("bias") is None and arguments["weight"] in gates and tap_product(call, gates)
 
 
-def follow(call: fx.Node, target: Callable[..., Tensor], *args: Any) -> bool:
+def follow(call: fx.Node, target: Callable[..., Tensor], *args: Argument) -> bool:
     """Put a call right behind this one, in its place for all who read it."""
     with call.graph.inserting_after(call):
         new = call.graph.call_function(target, args)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 from graphprune import registry
 from graphprune.analysis.analyse import Analysis, analyze_axes
@@ -50,7 +50,7 @@ def strided_counts(graph: Graph, analysis: Analysis, members: Sequence[Group]) -
 def is_expressible(graph: Graph, analysis: Analysis, members: Sequence[Group], count: int) -> bool:
     plan = Plan({group.id: tuple(range(count)) for group in members})
     small = cut(graph, Widths(analysis.inference, kept_masks(analysis, plan)))
-    return bool(stock_backend().expresses(small))
+    return stock_backend().expresses(small)
 
 
 def without_heads(allowed: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]]:
@@ -59,12 +59,19 @@ def without_heads(allowed: Mapping[str, frozenset[int]]) -> dict[str, frozenset[
 
 
 def has_stock_form(graph: Graph) -> bool:
-    return bool(stock_backend().expresses(graph))
+    return stock_backend().expresses(graph)
 
 
-def stock_backend() -> Any:
+class StockBackend(Protocol):
+    """A backend that can say whether a stock configuration has the widths of a graph."""
+
+    def expresses(self, graph: Graph) -> bool: ...
+
+
+def stock_backend() -> StockBackend:
     """The backend that writes stock checkpoints."""
-    return registry.load("backends", "huggingface")()
+    backend: StockBackend = registry.load("backends", "huggingface")()
+    return backend
 
 
 def require_stock(graph: Graph) -> None:

@@ -1,13 +1,13 @@
 """The model card: what the small model is, where it came from, what was measured, how to load it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
+from graphprune.reporting.schema import Stage
 
 
 def model_card(
@@ -17,7 +17,7 @@ def model_card(
     measures: Sequence[Measure],
     generic: bool,
     onnx: bool,
-    training: Sequence[Mapping[str, Any]] = (),
+    training: Sequence[Stage] = (),
 ) -> str:
     """The README.md of OUT, as markdown with the hub's front matter."""
     name = graph.source.name or graph.source.architecture
@@ -67,9 +67,9 @@ def describe_method(recipe: Recipe | None) -> str:
     return f"method `{recipe.name}`{stages}, {shown}"
 
 
-def describe_training(training: Sequence[Mapping[str, Any]]) -> str:
+def describe_training(training: Sequence[Stage]) -> str:
     """What the weights were trained on, in a sentence."""
-    tokens = sum(row["tokens"] for row in training)
+    tokens = sum(row.tokens for row in training)
     return f"Trained on {tokens:,} tokens." if tokens else "No recovery training."
 
 

@@ -1,10 +1,12 @@
 """Charts as SVG for a page: bars, a heat map, curves. Colours are the page's; texts are escaped."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeGuard
 
 from markupsafe import Markup, escape
+
+from graphprune.training.metrics import Line
 
 _WIDTH, _NAMES, _ROW = 900, 250, 18
 
@@ -66,10 +68,10 @@ def position(ordered: Sequence[float], value: float) -> float:
     return bisect.bisect_left(ordered, value) / max(1, len(ordered) - 1)
 
 
-def draw_curves(lines: Sequence[Mapping[str, Any]]) -> Markup | str:
+def draw_curves(lines: Sequence[Line]) -> Markup | str:
     """Loss over steps, and held-out loss where it was looked at; empty without training."""
-    every = [(line["step"], line["loss"]) for line in lines if is_number(line.get("loss"))]
-    held = [(line["step"], line["held_out"]) for line in lines if is_number(line.get("held_out"))]
+    every = [(line["step"], line["loss"]) for line in lines if is_number(line["loss"])]
+    held = [(line["step"], line["held_out"]) for line in lines if is_number(line["held_out"])]
     if len(every) < 2:
         return ""
     height, left, bottom = 260, 46, 24
@@ -96,5 +98,5 @@ def curve(points: Sequence[str], colour: str, width: float) -> str:
     return f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,53 +1,56 @@
 """report.html: the report for people, one file without scripts, from nothing but report.json and the metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import Any
+
+from markupsafe import Markup
 
 from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat
+from graphprune.reporting.schema import Check, Measure, Report, Target, Width
+from graphprune.training.metrics import Line
 
 _SHOWN_FIRST = ("parameters", "checkpoint file", "held-out bits per byte", "onnxruntime decode tokens/s")
 
 
-def report_page(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]] = ()) -> str:
+def report_page(report: Report, metrics: Sequence[Line] = ()) -> str:
     """The page of a report (report.json's content) and the lines of its metrics, oldest first."""
     import jinja2
 
     text = files("graphprune.reporting").joinpath("report_files", "report.html.j2").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
-    method = report["method"].get("name", "")
+    method = report.method.get("name", "")
     return template.render(
-        title=f"{report['source']['id'].rstrip('/').split('/')[-1]}, compiled to {name_target(report['target'])}",
-        subtitle=f"by graphprune with {method}, seed {report['seed']}, in {report['seconds']:.0f} s",
-        tiles=list(tiles(report["measures"])),
-        notes=report["notes"],
-        measures=[measure_row(row) for row in report["measures"]],
-        widths=width_charts(report["widths"]),
-        dropped=report["dropped"],
+        title=f"{report.source.id.rstrip('/').split('/')[-1]}, compiled to {name_target(report.target)}",
+        subtitle=f"by graphprune with {method}, seed {report.seed}, in {report.seconds:.0f} s",
+        tiles=list(tiles(report.measures)),
+        notes=report.notes,
+        measures=[measure_row(row) for row in report.measures],
+        widths=width_charts(report.widths),
+        dropped=report.dropped,
         heat=heat_map(report),
         curves=draw_curves(metrics),
-        checks=[check_row(check) for check in report["parity"]],
+        checks=[check_row(check) for check in report.parity],
         compatibility=compatibility(report),
-        samples=report.get("samples", []),
+        samples=report.samples,
         facts=facts(report),
     )
 
 
-def name_target(target: Mapping[str, Any]) -> str:
+def name_target(target: Target) -> str:
     """60%, or what else was asked for with its name."""
     words = {"size": "file size", "kv-bytes": "cache a token", "speed": "the speed", "vocabulary": "tokens"}
-    return " ".join([target["value"], words[target["kind"]]] if target["kind"] in words else [target["value"]])
+    return " ".join([target.value, words[target.kind]] if target.kind in words else [target.value])
 
 
-def tiles(measures: Sequence[Mapping[str, Any]]) -> Any:
+def tiles(measures: Sequence[Measure]) -> Iterator[dict[str, str]]:
     """The quantities that people look for first."""
-    found = {row["name"]: row for row in measures}
+    found = {row.name: row for row in measures}
     for name in _SHOWN_FIRST:
         row = found.get(name)
-        if row is not None and row["after"] is not None:
-            ratio = f"{row['after'] / row['before']:.2f} of {show(row['before'], row['unit'])}" if row["before"] else ""
-            yield {"name": name, "value": show(row["after"], row["unit"]), "note": ratio}
+        if row is not None and row.after is not None:
+            ratio = f"{row.after / row.before:.2f} of {show(row.before, row.unit)}" if row.before else ""
+            yield {"name": name, "value": show(row.after, row.unit), "note": ratio}
 
 
 def show(value: float | None, unit: str = "") -> str:
@@ -60,46 +63,42 @@ def show(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
 
 
-def measure_row(row: Mapping[str, Any]) -> dict[str, str]:
-    before, after = row["before"], row["after"]
+def measure_row(row: Measure) -> dict[str, str]:
+    before, after = row.before, row.after
     ratio = f"{after / before:.3f}" if before and after is not None else ""
-    return {"name": row["name"], "before": show(before, row["unit"]), "after": show(after, row["unit"]), "ratio": ratio}
+    return {"name": row.name, "before": show(before, row.unit), "after": show(after, row.unit), "ratio": ratio}
 
 
-def width_charts(widths: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def width_charts(widths: Sequence[Width]) -> list[dict[str, str]]:
     """One chart a kind, of those of which anything was cut."""
     charts = []
-    for kind in dict.fromkeys(row["kind"] for row in widths):
-        rows = [row for row in widths if row["kind"] == kind]
-        if any(row["after"] < row["before"] for row in rows):
-            named = [(row["block"] or row["group"], row["before"], row["after"]) for row in rows]
+    for kind in dict.fromkeys(row.kind for row in widths):
+        rows = [row for row in widths if row.kind == kind]
+        if any(row.after < row.before for row in rows):
+            named = [(row.block or row.group, row.before, row.after) for row in rows]
             charts.append({"kind": kind, "svg": draw_bars(named)})
     return charts
 
 
-def heat_map(report: Mapping[str, Any]) -> Any:
+def heat_map(report: Report) -> Markup | str:
     """The scores that the first round of pruning saw, one row a group."""
-    scores = report.get("importance", {})
-    rows = [
-        (row["kind"], row["block"] or row["group"], scores[row["group"]])
-        for row in report["widths"]
-        if row["group"] in scores
-    ]
+    scores = report.importance
+    rows = [(row.kind, row.block or row.group, scores[row.group]) for row in report.widths if row.group in scores]
     return draw_heat(rows)
 
 
-def check_row(check: Mapping[str, Any]) -> dict[str, Any]:
-    tokens = check["name"].startswith("greedy tokens")
-    shown = "" if tokens else f"{check['difference']:.1e}"
-    allowed = "" if tokens else f"{check['tolerance']:.0e}"
-    return {**check, "difference": shown, "allowed": allowed}
+def check_row(check: Check) -> dict[str, object]:
+    tokens = check.name.startswith("greedy tokens")
+    shown = "" if tokens else f"{check.difference:.1e}"
+    allowed = "" if tokens else f"{check.tolerance:.0e}"
+    return {**check.model_dump(), "difference": shown, "allowed": allowed}
 
 
-def compatibility(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def compatibility(report: Report) -> list[dict[str, str]]:
     """What opens the folder, and whether that was tried while it was made."""
-    checked = {check["artefact"] for check in report["parity"]}
-    in_genai = {check["artefact"] for check in report["parity"] if check["name"] == GENAI}
-    paths = {file["path"] for file in report["files"]}
+    checked = {check.artefact for check in report.parity}
+    in_genai = {check.artefact for check in report.parity if check.name == GENAI}
+    paths = {file.path for file in report.files}
     rows = []
     if "huggingface" in checked:
         generic = "modeling_graphprune.py" in paths
@@ -114,11 +113,11 @@ def compatibility(report: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"runtime": runtime, "what": what, "checked": said[tried]} for runtime, what, tried in rows]
 
 
-def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(report: Report) -> list[tuple[str, str]]:
     """Where it came from and with what."""
-    source, history = report["source"], [step["spec"] for step in report["history"]]
-    rows = [("source", source["id"]), *([("revision", source["revision"])] if source["revision"] else [])]
+    source, history = report.source, [step.spec for step in report.history]
+    rows = [("source", source.id), *([("revision", source.revision)] if source.revision else [])]
     rows += [(f"pass {number}", spec) for number, spec in enumerate(history, 1)]
-    if report["text"]:
-        rows.append(("text", f"{report['text']['source']}; held out: {report['text']['held_out']}"))
-    return [*rows, *((name, version) for name, version in report["versions"].items()), ("seed", str(report["seed"]))]
+    if report.text:
+        rows.append(("text", f"{report.text.source}; held out: {report.text.held_out}"))
+    return [*rows, *((name, version) for name, version in report.versions.items()), ("seed", str(report.seed))]

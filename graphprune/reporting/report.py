@@ -3,9 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,55 +13,72 @@ from graphprune.data.calibration import describe_text
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
+from graphprune.reporting import schema
 from graphprune.reporting.results import Result, Width
+from graphprune.reporting.schema import Report
 from graphprune.reporting.work import Work
+from graphprune.training.metrics import Line
+from graphprune.vocabulary.cutting import VocabularyCut
 
 
-def make_report(work: Work, result: Result, folder: Path, seconds: float) -> dict[str, Any]:
-    """Everything about the run as plain data."""
+def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Report:
+    """Everything about the run."""
     import transformers
 
     source = work.source.source
     options, graph = work.options, work.graph
-    return {
-        "schema_version": 1,
-        "source": {"id": source.name, "revision": source.revision, "files_sha256": dict(source.file_hashes)},
-        "target": describe_target(work),
-        "achieved": {"parameters": graph.parameter_count()},
-        "method": describe_method(work.recipe),
-        "training": summarise_training(work.metrics),
-        "text": describe_text(options.data, options.held_out, is_trained(work.recipe) or work.vocabulary is not None)
-        if work.text
-        else None,
-        "vocabulary": asdict(work.vocabulary) if work.vocabulary else None,
-        "statistics": graph.lineage.plan.statistics,
-        "measures": [{"name": m.name, "before": m.before, "after": m.after, "unit": m.unit} for m in result.measures],
-        "widths": [vars(w) for w in result.widths],
-        "dropped": list(result.dropped),
-        "importance": dict(graph.memo.get("importance", {})),
-        "parity": [vars(c) for c in result.checks],
-        "notes": list(result.notes),
-        "samples": [{"name": name, "text": sample} for name, sample in result.samples],
-        "history": [vars(step) for step in graph.history],
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "seconds": round(seconds, 1),
-        "seed": options.seed,
-        "files": record_files(folder),
-    }
+    return Report(
+        schema_version=1,
+        source=schema.Source(id=source.name, revision=source.revision, files_sha256=dict(source.file_hashes)),
+        target=describe_target(work),
+        achieved=schema.Achieved(parameters=graph.parameter_count()),
+        method=describe_method(work.recipe),
+        training=summarise_training(work.metrics),
+        text=split_text(work),
+        vocabulary=describe_vocabulary(work.vocabulary) if work.vocabulary else None,
+        statistics=graph.lineage.plan.statistics,
+        measures=[schema.Measure(name=m.name, before=m.before, after=m.after, unit=m.unit) for m in result.measures],
+        widths=[schema.Width(**vars(w)) for w in result.widths],
+        dropped=list(result.dropped),
+        importance=dict(graph.memo.get("importance", {})),
+        parity=[schema.Check(**vars(c)) for c in result.checks],
+        notes=list(result.notes),
+        samples=[schema.Sample(name=name, text=sample) for name, sample in result.samples],
+        history=[schema.Step(**vars(step)) for step in graph.history],
+        versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
+        seconds=round(seconds, 1),
+        seed=options.seed,
+        files=[schema.File(**file) for file in record_files(folder)],
+    )
 
 
-def describe_target(work: Work) -> dict[str, Any]:
+def split_text(work: Work) -> schema.Text | None:
+    """The text that was looked at, and what was only measured on."""
+    if work.text is None:
+        return None
+    changed = is_trained(work.recipe) or work.vocabulary is not None
+    return schema.Text(**describe_text(work.options.data, work.options.held_out, changed))
+
+
+def describe_vocabulary(cut: VocabularyCut) -> schema.Vocabulary:
+    return schema.Vocabulary(
+        before=cut.before, after=cut.after, counted=cut.counted, covered=cut.covered, left_out=list(cut.left_out)
+    )
+
+
+def describe_target(work: Work) -> schema.Target:
     """What was asked for, and what was measured on this machine to find the widths that meet it."""
     kind, value = work.options.target
-    return {"kind": kind.removeprefix("--").removeprefix("target-"), "value": value, "measured": dict(work.measured)}
+    asked = {"kind": kind.removeprefix("--").removeprefix("target-"), "value": value}
+    return schema.Target.model_validate({**asked, "measured": dict(work.measured)})
 
 
-def describe_method(recipe: Recipe | None) -> dict[str, Any]:
+def describe_method(recipe: Recipe | None) -> dict[str, object]:
     """The recipe with all its fields, as plain data; a replayed plan has none."""
     return {"name": "plan"} if recipe is None else recipe.model_dump(mode="json")
 
 
-def summarise_training(files: Sequence[Path]) -> list[dict[str, Any]]:
+def summarise_training(files: Sequence[Path]) -> list[schema.Stage]:
     """One row a stage: its tokens, its last step in the whole schedule and loss, and the first and last held-out loss.
 
     Losses are in nats per token; None where not measured.
@@ -71,13 +86,22 @@ def summarise_training(files: Sequence[Path]) -> list[dict[str, Any]]:
     lines, rows = read_metrics(files), []
     for stage in dict.fromkeys(line["stage"] for line in lines):
         own = [line for line in lines if line["stage"] == stage]
-        held = [line["held_out"] for line in own if line["held_out"] is not None] or [None]
-        last = {name: own[-1][name] for name in ("step", "tokens", "loss")}
-        rows.append({"stage": stage, **last, "held_out_first": held[0], "held_out_last": held[-1]})
+        held = [line["held_out"] for line in own if line["held_out"] is not None]
+        last = own[-1]
+        rows.append(
+            schema.Stage(
+                stage=stage,
+                step=last["step"],
+                tokens=last["tokens"],
+                loss=last["loss"],
+                held_out_first=held[0] if held else None,
+                held_out_last=held[-1] if held else None,
+            )
+        )
     return rows
 
 
-def read_metrics(files: Sequence[Path]) -> list[dict[str, Any]]:
+def read_metrics(files: Sequence[Path]) -> list[Line]:
     """The lines of all files of metrics, in order."""
     return [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -89,7 +113,7 @@ def is_trained(recipe: Recipe | None) -> bool:
 def notes_of(work: Work) -> tuple[str, ...]:
     """What the passes wanted the user to know, and how much training there was."""
     notes, training = work.graph.notes, summarise_training(work.metrics)
-    tokens, parameters = sum(row["tokens"] for row in training), work.graph.parameter_count()
+    tokens, parameters = sum(row.tokens for row in training), work.graph.parameter_count()
     if not tokens:
         return notes
     ratio = tokens / parameters

@@ -3,9 +3,10 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # written as it is: 3 does not become 3.0
 
 
 class Part(BaseModel):
@@ -42,9 +43,9 @@ class Stage(Part):
     stage: Count
     step: Count
     tokens: Count
-    loss: float | None
-    held_out_first: float | None
-    held_out_last: float | None
+    loss: Number | None
+    held_out_first: Number | None
+    held_out_last: Number | None
 
 
 class Text(Part):
@@ -61,7 +62,7 @@ class Vocabulary(Part):
     before: Count
     after: Count
     counted: Count
-    covered: float | None
+    covered: Number | None
     left_out: list[str]
 
 
@@ -69,8 +70,8 @@ class Measure(Part):
     """A quantity before and after; null where it was not measured."""
 
     name: str
-    before: float | None
-    after: float | None
+    before: Number | None
+    after: Number | None
     unit: Literal["", "bytes"]
 
 
@@ -89,9 +90,9 @@ class Check(Part):
 
     artefact: str
     name: str
-    difference: float
-    tolerance: float
-    scale: float
+    difference: Number
+    tolerance: Number
+    scale: Number
     passed: bool
     detail: str
 
@@ -135,13 +136,13 @@ class Report(Part):
     measures: list[Measure]
     widths: list[Width]
     dropped: list[str]
-    importance: dict[str, list[float]]
+    importance: dict[str, list[Number]]
     parity: list[Check]
     notes: list[str]
     samples: list[Sample]
     history: list[Step]
     versions: dict[str, str]
-    seconds: float
+    seconds: Number
     seed: int
     files: list[File]
 

@@ -2,29 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.analysis.choices import slot_masks
 from graphprune.analysis.groups import Groups
-from graphprune.axes.inference import Axes, Call, NodeAxes
+from graphprune.axes.algebra import Axis
+from graphprune.axes.inference import Axes, Call
 from graphprune.axes.rules import all_rules
 from graphprune.errors import InvariantError, PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.operators import operator_key, rebind, remove_dead
 from graphprune.ir.plan import Plan
-from graphprune.ir.types import TensorType
+from graphprune.ir.types import NodeValue, TensorType
 from graphprune.ir.verification import verify
 from graphprune.rewriting.biases import add_biases
 from graphprune.rewriting.branch_dropping import drop_branches
 from graphprune.rewriting.matching import match_groups
 from graphprune.rewriting.norm_statistics import keep_statistics
-from graphprune.rewriting.widths import NodeResizer, Widths
+from graphprune.rewriting.widths import Mask, NodeResizer, Widths
 
 
 def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
@@ -68,9 +69,9 @@ def check_plan(analysis: Analysis, plan: Plan) -> None:
             raise PlanError(f"the plan keeps {len(units)} units of {id}, from which {group.least} are always chosen")
 
 
-def kept_masks(analysis: Analysis, plan: Plan) -> Mapping[int, Any]:
+def kept_masks(analysis: Analysis, plan: Plan) -> Mapping[Axis, Mask]:
     """Which units of every atomic axis stay, where not all do."""
-    masks = {}
+    masks: dict[Axis, Mask] = {}
     for id, units in plan.keep.items():
         mask = numpy.zeros(analysis.groups[id].units, dtype=bool)
         mask[list(units)] = True
@@ -89,8 +90,7 @@ def cut(graph: Graph, widths: Widths) -> Graph:
     result = replace(result, companions=cut_companions(graph, nodes, widths))
     renamed = {node.name: node for node in result.nodes}
     for node in graph.nodes:
-        axes = widths.inference.axes.get(node)
-        if axes is None:
+        if node not in widths.inference.axes and node not in widths.inference.outputs:
             continue
         copy = renamed[node.name]
         rule = rules.get(operator_key(node)) if node.op == "call_function" else None
@@ -99,27 +99,34 @@ def cut(graph: Graph, widths: Widths) -> Graph:
             changes = rule.resize(Call(node, widths.inference), resizer)
             if changes:
                 rebind(copy, {k: translate(v, renamed) for k, v in changes.items()})
-        copy.meta["value"] = resized(node.meta["value"], axes, widths)
+        copy.meta["value"] = resized(node, widths)
     result.module.recompile()
     return result
 
 
-def translate(argument: Any, renamed: Mapping[str, fx.Node]) -> Any:
+def translate(argument: Argument, renamed: Mapping[str, fx.Node]) -> Argument:
     """Arguments that rules copied from the old graph refer to the nodes of the new one."""
     return torch.fx.node.map_arg(argument, lambda n: renamed.get(n.name, n))
 
 
-def resized(value: Any, axes: NodeAxes, widths: Widths) -> Any:
+def resized(node: fx.Node, widths: Widths) -> NodeValue:
+    """What a node holds, with the new sizes of its axes."""
+    value: NodeValue = node.meta["value"]
     if isinstance(value, TensorType):
-        return TensorType(value.dtype, tuple(widths.size(axis) for axis in axes))  # type: ignore[arg-type]
-    return tuple(resized(v, a, widths) if isinstance(v, TensorType) else v for v, a in zip(value, axes, strict=True))  # type: ignore[arg-type]
+        return resized_tensor(value, widths.inference.axes[node], widths)
+    assert isinstance(value, tuple)
+    outputs = zip(value, widths.inference.outputs[node], strict=True)
+    return tuple(resized_tensor(part, axes, widths) if isinstance(part, TensorType) else part for part, axes in outputs)
+
+
+def resized_tensor(value: TensorType, axes: Axes, widths: Widths) -> TensorType:
+    return TensorType(value.dtype, tuple(widths.size(axis) for axis in axes))
 
 
 def cut_tensor(tensor: Tensor, node: fx.Node, widths: Widths) -> Tensor:
     """The kept part of a parameter or buffer; the same object where nothing is removed."""
-    axes: Axes = widths.inference.axes[node]  # type: ignore[assignment]
     result = tensor.detach()
-    for dim, axis in enumerate(axes):
+    for dim, axis in enumerate(widths.inference.axes[node]):
         mask = widths.mask(axis)
         if not mask.all():
             kept = torch.from_numpy(numpy.flatnonzero(mask)).to(tensor.device)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
+from torch.fx.node import Argument
 
 from graphprune.axes.inference import Call
 from graphprune.errors import PlanError
@@ -55,7 +56,12 @@ def averaged_share(call: Call, widths: Widths) -> float | None:
 
 
 def after(
-    graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], like: fx.Node, reduced: Sequence[int] = ()
+    graph: fx.Graph,
+    node: fx.Node,
+    target: OpOverload,
+    args: tuple[Argument, ...],
+    like: fx.Node,
+    reduced: Sequence[int] = (),
 ) -> fx.Node:
     """Insert a call after `node` whose type is that of `like`, with these dimensions, if any, reduced to one."""
     with graph.inserting_after(node):
@@ -73,7 +79,8 @@ def scale_mean(graph: fx.Graph, node: fx.Node, share: float) -> None:
 
 
 def exact_layer_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
-    x, weight, bias, eps = norm_operands(node, "input", "weight", "bias", "eps")
+    check_norm(node)
+    x, weight, bias, eps = itemgetter("input", "weight", "bias", "eps")(bind(node))
     standardise(Chain(graph, node, x), share, weight, bias, eps)
 
 
@@ -97,7 +104,7 @@ def along_channels(graph: fx.Graph, node: fx.Node, weight: fx.Node, rank: int) -
     return weight
 
 
-def standardise(chain: "Chain", share: float, weight: Any, bias: Any, eps: float) -> None:
+def standardise(chain: "Chain", share: float, weight: fx.Node | None, bias: fx.Node | None, eps: float) -> None:
     """Mean and variance of the masked input: removed entries are zeros, each `mean` away from the mean.
 
     With r the kept share and m' the survivors' mean: m = r m', var = r mean'((x - m)^2) + (1 - r) m^2. The share is the
@@ -115,21 +122,20 @@ def standardise(chain: "Chain", share: float, weight: Any, bias: Any, eps: float
 
 
 def exact_rms_norm(graph: fx.Graph, node: fx.Node, share: float) -> None:
-    x, weight, eps = norm_operands(node, "input", "weight", "eps")
+    check_norm(node)
+    x, weight, eps = itemgetter("input", "weight", "eps")(bind(node))
     chain = Chain(graph, node, x)
     square = chain.mean(chain(_aten.mul.Tensor, x, x))
     machine = torch.finfo(x.meta["value"].dtype).eps
     chain.finish(x, chain(_aten.mul.Tensor, square, share, reduced=True), machine if eps is None else eps, weight, None)
 
 
-def norm_operands(node: fx.Node, *names: str) -> Any:
-    """A norm's operands by name, with their defaults."""
-    arguments = bind(node)
-    if len(arguments["normalized_shape"]) != 1:
+def check_norm(node: fx.Node) -> None:
+    """Raise PlanError where a norm is over several dimensions."""
+    if len(bind(node)["normalized_shape"]) != 1:
         raise PlanError(
             f"no exact statistics for a norm over several dimensions, at {node.name}; use statistics survivors"
         )
-    return itemgetter(*names)(arguments)
 
 
 class Chain:
@@ -139,7 +145,7 @@ class Chain:
         self.graph, self.node, self.like, self.last = graph, node, like, node
         self.dims = (len(like.meta["value"].shape) - 1,) if dims is None else dims
 
-    def __call__(self, target: Any, *args: Any, reduced: bool = False) -> fx.Node:
+    def __call__(self, target: OpOverload, *args: Argument, reduced: bool = False) -> fx.Node:
         self.last = after(self.graph, self.last, target, args, self.like, self.dims if reduced else ())
         return self.last
 
@@ -148,7 +154,9 @@ class Chain:
         dims = [-1] if self.dims == (len(x.meta["value"].shape) - 1,) else list(self.dims)
         return self(_aten.mean.dim, x, dims, True, reduced=True)
 
-    def finish(self, centred: fx.Node, variance: fx.Node, eps: Any, weight: Any, bias: Any) -> None:
+    def finish(
+        self, centred: fx.Node, variance: fx.Node, eps: float, weight: fx.Node | None, bias: fx.Node | None
+    ) -> None:
         """Divide by the root of the variance, scale, shift, and take the norm's place."""
         root = self(_aten.rsqrt.default, self(_aten.add.Tensor, variance, eps, reduced=True), reduced=True)
         result = self(_aten.mul.Tensor, centred, root)

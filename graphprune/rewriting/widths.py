@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 from torch import fx
+from torch.fx.node import Argument
 
 from graphprune.axes.algebra import Algebra, Axis, multiply, total
 from graphprune.axes.inference import Inference
@@ -77,7 +77,7 @@ class NodeResizer:
     def was(self, axis: Axis) -> Size:
         return self.widths.algebra.size(axis)
 
-    def argument(self, axis: Axis, old: Any) -> Any:
+    def argument(self, axis: Axis, old: Argument) -> Argument:
         """The argument that stands for this axis: unchanged, a new integer, or a node that computes the new size."""
         size = self.widths.size(axis)
         if size == self.was(axis):

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from graphprune.ir.graph import Graph
 from graphprune.models.decoder import same_tensors
 from graphprune.running.observations import encoder_reference, example_prompts, observe, observe_encoder
 from graphprune.running.runners import graph_runner, model_runner, whole_runner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 
@@ -30,12 +33,12 @@ class Check:
     detail: str = ""
 
 
-def agree(model: Any, graph: Graph) -> bool:
+def agree(model: "PreTrainedModel", graph: Graph) -> bool:
     """Say whether a transformers model computes what the graph computes, in this process: the quick form of `check`."""
     return all(entry.passed for entry in compare_models(model, graph))
 
 
-def compare_models(model: Any, graph: Graph) -> list[Check]:
+def compare_models(model: "PreTrainedModel", graph: Graph) -> list[Check]:
     """A transformers model against a graph, in this process; a copy runs, since some models keep things of a run."""
     model = (copy.deepcopy(model) if graph.source.changes else same_tensors(model)).eval()
     generator = torch.Generator().manual_seed(1)

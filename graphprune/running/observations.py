@@ -1,7 +1,7 @@
 """Observations: what a model computes on seeded inputs, small enough to be kept beside it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import TensorType
 from graphprune.running.runners import Runner, graph_runner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROMPT, STEPS, NEW_TOKENS = 12, 4, 64
 
@@ -127,7 +130,7 @@ def encoder_input(name: str, type_: TensorType, graph: Graph, generator: torch.G
     return torch.randint(vocabulary, shape, generator=generator).to(type_.dtype)
 
 
-def observe_encoder(model: Any, expected: Mapping[str, Tensor]) -> Observations:
+def observe_encoder(model: "PreTrainedModel", expected: Mapping[str, Tensor]) -> Observations:
     """The outputs of a transformers encoder on the inputs of a reference."""
     device = next(model.parameters()).device
     inputs = {n.removeprefix("input."): t.to(device) for n, t in expected.items() if n.startswith("input.")}

@@ -1,8 +1,7 @@
 """Runners: one interface to run a language model step by step, whatever form it has."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,8 +15,19 @@ from graphprune.models.caches import keeps_keys
 from graphprune.models.decoder import accepts, cache_argument, probe_states
 from graphprune.models.encoder import options
 
-# One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
-Runner = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+
+class Runner(Protocol):
+    """One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
+
+    Each runner has caches of its own kind, and takes what it gave.
+    """
+
+    def __call__(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, past: object | None, /
+    ) -> tuple[Tensor, object]: ...
 
 
 def graph_runner(graph: Graph) -> Runner:
@@ -26,25 +36,26 @@ def graph_runner(graph: Graph) -> Runner:
     caches = [name for name in graph.inputs if is_state(name)]
     device = next(iter(graph.tensors().values())).device
 
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: object | None) -> tuple[Tensor, dict[str, Tensor]]:
         sizes = {"batch": len(mask), "past": 0}
         empty = {n: torch.zeros(concrete(types[n].shape, sizes), dtype=types[n].dtype) for n in caches}
-        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **(past or empty)}
+        states: dict[str, Tensor] = past if isinstance(past, dict) and past else empty
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **states}
         outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
         return outputs["logits"], {name: outputs[present_of(name)] for name in caches}
 
     return run
 
 
-def model_runner(model: Any) -> Runner:
+def model_runner(model: "PreTrainedModel") -> Runner:
     """Run a transformers model step by step with a dynamic cache."""
     from transformers import DynamicCache
 
     accepted = inspect.signature(model.forward).parameters
     argument = str(cache_argument(model))
 
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-        cache = DynamicCache(config=model.config) if past is None else past
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: object | None) -> tuple[Tensor, object]:
+        cache = DynamicCache(config=model.config) if past is None else cast("Cache", past)
         mask = mask if keeps_keys(cache) else mask[:, -ids.shape[1] :]
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         placed = {name: tensor.to(model.device) for name, tensor in feed.items() if name in accepted}
@@ -54,20 +65,20 @@ def model_runner(model: Any) -> Runner:
     return run
 
 
-def whole_runner(model: Any) -> Runner:
+def whole_runner(model: "PreTrainedModel") -> Runner:
     """Run a transformers model on the whole text at every step; the past are the ids so far."""
     says, masked = options(model), accepts(model, "attention_mask")
 
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, past: object | None) -> tuple[Tensor, Tensor]:
         ids = ids.to(model.device)
-        whole = ids if past is None else torch.cat([past, ids], 1)
+        whole = torch.cat([past, ids], 1) if isinstance(past, Tensor) else ids
         given = {"attention_mask": mask.to(model.device)} if masked else {}
         return model(input_ids=whole, **given, **says).logits[:, -ids.shape[1] :], whole
 
     return run
 
 
-def runner_of(model: Any) -> Runner:
+def runner_of(model: "PreTrainedModel") -> Runner:
     """The runner with a cache where the class has one that holds layers, else the one on the whole text."""
     try:
         if cache_argument(model) is not None:

@@ -1,11 +1,12 @@
 """Step-wise execution: a graph run node by node over several batches at once; values are freed after their last use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
 
 from graphprune.ir.graph import Graph
+from graphprune.ir.operators import arguments_of, function_of
 
 
 class Stepper:
@@ -47,15 +48,13 @@ class Stepper:
             for gone in dead:
                 values.pop(gone, None)
 
-    def run(self, node: fx.Node, values: Mapping[fx.Node, Any], index: int) -> Any:
+    def run(self, node: fx.Node, values: Mapping[fx.Node, object], index: int) -> object:
         if node.op == "placeholder":
             return self.inputs[index].pop(0)
         if node.op == "get_attr":
             return self.tensors[str(node.target)]
-        args = fx.map_arg(node.args, values.__getitem__)
-        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
-        target: Callable[..., Any] = node.target  # type: ignore[assignment]
-        return target(*args, **kwargs)
+        args, kwargs = arguments_of(node, values)
+        return function_of(node)(*args, **kwargs)
 
     def value(self, node: fx.Node) -> list[Tensor]:
         """The node's value in every batch."""

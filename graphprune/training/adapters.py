@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph, copy_nodes, deep_copy, get_tensor
@@ -105,9 +106,9 @@ def is_linear(node: fx.Node, weight: str) -> bool:
         return False
     matrix, bias = weight_and_bias(node)
     plain = node.target is _LINEAR or not node.kwargs
-    attributes = isinstance(matrix, fx.Node) and matrix.op == "get_attr"
+    own = isinstance(matrix, fx.Node) and matrix.op == "get_attr" and str(matrix.target) == weight
     biased = bias is None or (isinstance(bias, fx.Node) and bias.op == "get_attr")
-    return plain and attributes and biased and str(matrix.target) == weight
+    return plain and own and biased
 
 
 def is_transposed(node: fx.Node) -> bool:
@@ -115,7 +116,7 @@ def is_transposed(node: fx.Node) -> bool:
     return node.target is _ADDMM
 
 
-def weight_and_bias(node: fx.Node) -> tuple[Any, Any]:
+def weight_and_bias(node: fx.Node) -> tuple[Argument, Argument]:
     if is_transposed(node):
         return node.args[2], node.args[0]
     return node.args[1], node.args[2] if len(node.args) > 2 else None
@@ -146,6 +147,7 @@ def make_layer(root: nn.Module, node: fx.Node) -> nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     matrix, bias = weight_and_bias(node)
+    assert isinstance(matrix, fx.Node)
     weight = get_tensor(root, str(matrix.target))
     with torch.device("meta"):
         if is_transposed(node):
@@ -153,7 +155,7 @@ def make_layer(root: nn.Module, node: fx.Node) -> nn.Module:
         else:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = weight
-    if bias is not None:
+    if isinstance(bias, fx.Node):
         layer.bias = get_tensor(root, str(bias.target))
     return layer  # type: ignore[no-any-return]
 

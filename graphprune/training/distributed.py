@@ -6,7 +6,7 @@ Source: `torch.distributed.fsdp.fully_shard` (FSDP2); Zhao et al., arXiv 2304.11
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
@@ -17,8 +17,11 @@ from graphprune.training.adapters import Trainee
 from graphprune.training.layer_modules import segmented, source_name
 from graphprune.training.options import TrainOptions
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-def is_sharded(options: TrainOptions, accelerator: Any) -> bool:
+
+def is_sharded(options: TrainOptions, accelerator: "Accelerator") -> bool:
     """Say whether this training is to be sharded: the options say so, or `accelerate launch --use_fsdp`.
 
     A single process has nothing to share. Raises UsageError for what cannot be sharded.

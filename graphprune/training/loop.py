@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,15 +18,18 @@ from graphprune.errors import TrainingError
 from graphprune.running.perplexity import perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
-from graphprune.training.metrics import Measured, Metrics, Moment, Report
+from graphprune.training.metrics import Line, Measured, Metrics, Moment, Report
 from graphprune.training.objective import counted_tokens
 from graphprune.training.optimizer import set_rate
 from graphprune.training.resumption import save_training, snapshot
 from graphprune.training.saved_state import Snapshot, write_snapshot
 from graphprune.training.session import Session, State
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, Any], report: Report) -> State:
+
+def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, object], report: Report) -> State:
     """The steps that are left."""
     options = session.options
     if state.step == 0 and session.held_out is not None and options.eval_every:
@@ -75,7 +78,7 @@ def advance(session: Session, step: int) -> Measured:
     return Measured(step + 1, values, rate, session.tokens_per_step)
 
 
-def together(accelerator: Any, value: float, how: str) -> float:
+def together(accelerator: "Accelerator", value: float, how: str) -> float:
     """The sum or mean of a number over the processes; a single process does not wait for its device."""
     if accelerator.num_processes == 1:
         return value
@@ -107,7 +110,7 @@ def seeded(session: Session, step: int, part: int) -> Iterator[None]:
 
 def read(session: Session, state: State, metrics: Metrics, look: bool, report: Report) -> State:
     """Read what was measured, check it, evaluate where it is due, write and report it."""
-    options, lines = session.options, list[dict[str, Any]]()
+    options, lines = session.options, list[Line]()
     rows, speed = metrics.take()
     try:
         for measured, values in rows:
@@ -127,7 +130,7 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
     return state
 
 
-def describe_step(session: Session, measured: Measured, values: Sequence[float], speed: float) -> dict[str, Any]:
+def describe_step(session: Session, measured: Measured, values: Sequence[float], speed: float) -> Line:
     """The line of metrics of a step."""
     loss, entropy, divergence, norm = values
     return {

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Protocol, TypedDict, final
 
 from torch import Tensor
 
@@ -43,6 +43,28 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Line(TypedDict):
+    """A line of metrics.jsonl: a step in the whole schedule, the tokens of this stage, losses in nats a token."""
+
+    step: int
+    stage: int
+    tokens: int
+    loss: float
+    ce: float
+    kd: float | None
+    lr: float
+    grad_norm: float | None
+    tokens_per_s: float
+    held_out: float | None
+
+
+class Writer(Protocol):
+    """What is used of TensorBoard's writer."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +121,27 @@ class Metrics:
         """How long so many steps take, with all that went on between those of this process."""
         return (time.monotonic() - self.began) / max(1, self.done) * steps
 
-    def write(self, lines: Sequence[dict[str, Any]]) -> None:
+    def write(self, lines: Sequence[Line]) -> None:
         """Append lines; numbers go to TensorBoard too."""
         if self.path is not None and lines:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
-        for line in lines if self.writer is not None else ():
-            for name, value in line.items():
-                if name != "step" and value is not None:
-                    self.writer.add_scalar(name, value, line["step"])  # type: ignore[union-attr]
+        if self.writer is not None:
+            for line in lines:
+                for name, value in line.items():
+                    if name != "step" and isinstance(value, (int, float)):
+                        self.writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
 
 
-def open_tensorboard(folder: Path, purge: int) -> Any:
+def open_tensorboard(folder: Path, purge: int) -> Writer:
     """A writer of event files. Raises UsageError where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("tensorboard is not installed; pip install graphprune[tensorboard]") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+    writer: Writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+    return writer

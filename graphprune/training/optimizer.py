@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from graphprune.ir.graph import Graph
 from graphprune.training.distributed import fill, full
 from graphprune.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from accelerate.optimizer import AcceleratedOptimizer
 
 KINDS = ("exp_avg", "exp_avg_sq")
 
@@ -47,7 +50,9 @@ def carried_moments(graph: Graph) -> Moments | None:
     return Moments({kind: graph.companions[kind] for kind in KINDS}, graph.memo.get("moments", {}).get("updates", 0))
 
 
-def write_moments(optimizer: Any, trainable: Mapping[str, torch.nn.Parameter], moments: Moments) -> None:
+def write_moments(
+    optimizer: "AcceleratedOptimizer", trainable: Mapping[str, torch.nn.Parameter], moments: Moments
+) -> None:
     """Let the optimizer go on from these moments; a parameter that has none there begins at zero.
 
     `optimizer` is what accelerate made of the optimizer.
@@ -61,7 +66,7 @@ def write_moments(optimizer: Any, trainable: Mapping[str, torch.nn.Parameter], m
         optimizer.optimizer.state[parameter] = state
 
 
-def read_moments(optimizer: Any, trainable: Mapping[str, torch.nn.Parameter]) -> Moments:
+def read_moments(optimizer: "AcceleratedOptimizer", trainable: Mapping[str, torch.nn.Parameter]) -> Moments:
     """The moments that the optimizer has now, copied to the CPU."""
     states = {name: optimizer.optimizer.state.get(parameter) for name, parameter in trainable.items()}
     known = {name: state for name, state in states.items() if state}

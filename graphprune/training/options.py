@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from graphprune.errors import UsageError
 from graphprune.training.schedule import Shape, learning_rate
@@ -106,7 +106,7 @@ class TrainOptions:
             decay=self.decay,
         )
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """What a resumed run must have in common with the one that was killed, as plain data: not where it computes."""
         fields = dataclasses.asdict(self)
         return {name: value for name, value in fields.items() if name not in _FREE}

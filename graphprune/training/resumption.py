@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from graphprune.ir.graph import Graph
 from graphprune.training.distributed import fill
@@ -11,6 +10,7 @@ from graphprune.training.divergence import Watch
 from graphprune.training.metrics import Metrics
 from graphprune.training.optimizer import read_moments, to_cpu, write_moments
 from graphprune.training.saved_state import (
+    Facts,
     Snapshot,
     fingerprint,
     hash_tensors,
@@ -29,10 +29,10 @@ def snapshot(session: Session, step: int) -> Snapshot:
     return Snapshot(step, weights, read_moments(session.optimizer, trainable))
 
 
-def save_training(session: Session, state: State, metrics: Metrics, identity: Mapping[str, Any]) -> None:
+def save_training(session: Session, state: State, metrics: Metrics, identity: Mapping[str, object]) -> None:
     """Save everything that the rest of the run depends on."""
     now, scaler = snapshot(session, state.step), session.accelerator.scaler
-    facts = {
+    facts: Facts = {
         "identity": identity,
         "watch": dataclasses.asdict(state.watch),
         "loss": state.loss,
@@ -45,7 +45,7 @@ def save_training(session: Session, state: State, metrics: Metrics, identity: Ma
     session.accelerator.wait_for_everyone()
 
 
-def describe(session: Session, graph: Graph) -> dict[str, Any]:
+def describe(session: Session, graph: Graph) -> dict[str, object]:
     """What two runs must have in common for one to go on where the other was killed."""
     stream, held = session.stream, session.held_out
     facts = {name: getattr(stream, name, None) for name in ("length", "seed", "tokens_per_epoch", "fingerprint")}
@@ -58,7 +58,7 @@ def describe(session: Session, graph: Graph) -> dict[str, Any]:
     }
 
 
-def resume(session: Session, identity: Mapping[str, Any]) -> tuple[State, Metrics]:
+def resume(session: Session, identity: Mapping[str, object]) -> tuple[State, Metrics]:
     """The state that a run in this folder left, or a new one."""
     folder, options = session.folder, session.options
     path = latest(folder) if folder is not None else None

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,18 @@ class Snapshot:
     moments: Moments
 
 
-def write_snapshot(folder: Path, name: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> Path:
+class Facts(TypedDict):
+    """What is saved beside the tensors of a state: whose it is, and all that the rest of the run depends on."""
+
+    identity: Mapping[str, object]
+    watch: dict[str, Any]
+    loss: float | None
+    best: str | None
+    metrics: int
+    scaler: dict[str, float] | None
+
+
+def write_snapshot(folder: Path, name: str, snapshot: Snapshot, facts: Mapping[str, object]) -> Path:
     """Write FOLDER/NAME in one go: it is there whole, or not at all. Raises TrainingError where the disk says no."""
     place, final = folder / f"{_WRITING}{name}", folder / name
     flat = {f"{kind}/{key}": t for kind, part in snapshot.moments.tensors.items() for key, t in part.items()}
@@ -57,7 +68,7 @@ def write_snapshot(folder: Path, name: str, snapshot: Snapshot, facts: Mapping[s
     return final
 
 
-def read_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
+def read_snapshot(path: Path) -> tuple[Snapshot, Facts]:
     """A snapshot and the facts saved with it. Raises TrainingError for files that were damaged."""
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -83,15 +94,15 @@ def latest(folder: Path) -> Path | None:
     return max(folder.glob("state-*"), default=None)
 
 
-def save_state(folder: Path, snapshot: Snapshot, facts: Mapping[str, Any]) -> None:
+def save_state(folder: Path, snapshot: Snapshot, facts: Facts) -> None:
     """Save the state, then remove the ones before it and the bests that no state speaks of any more."""
-    kept = {write_snapshot(folder, f"state-{snapshot.step:08d}", snapshot, facts).name, facts.get("best")}
+    kept = {write_snapshot(folder, f"state-{snapshot.step:08d}", snapshot, facts).name, facts["best"]}
     for path in (*folder.glob("state-*"), *folder.glob("best-*")):
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def require_same(folder: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
     """Raise UsageError, with the difference, where a folder belongs to another training."""
     old, new = flatten(before), flatten(json.loads(json.dumps(now)))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -101,9 +112,9 @@ def require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
         raise UsageError(f"{folder} holds another training: {shown}{more}; take it back, or train in another folder")
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested plain data as one level of dotted names."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from graphprune.training.optimizer import carried_moments, make_adamw, write_mom
 from graphprune.training.options import TrainOptions
 from graphprune.training.saved_state import Snapshot
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
 
 class Stream(Protocol):
     """An endless sequence of packed rows that any position of can be asked for, always with the same answer."""
@@ -39,10 +43,10 @@ class Session:
 
     options: TrainOptions
     stream: Stream
-    accelerator: Any
+    accelerator: "Accelerator"
     trainee: Trainee
     objective: Any
-    optimizer: Any
+    optimizer: "AcceleratedOptimizer"
     teacher: Teacher | None
     held_out: Tensor | None
     folder: Path | None
@@ -69,7 +73,7 @@ class State:
 
 
 def prepare(
-    accelerator: Any,
+    accelerator: "Accelerator",
     graph: Graph,
     options: TrainOptions,
     stream: Stream,
@@ -99,14 +103,14 @@ def prepare(
     return Session(options, stream, accelerator, trainee, objective, optimizer, teach, held_out, folder)
 
 
-def wrapped(optimizer: torch.optim.Optimizer) -> Any:
+def wrapped(optimizer: torch.optim.Optimizer) -> "AcceleratedOptimizer":
     """An optimizer of tensors that are spread over processes already, in the form that accelerate gives others."""
     from accelerate.optimizer import AcceleratedOptimizer
 
     return AcceleratedOptimizer(optimizer, device_placement=False)
 
 
-def make_accelerator(options: TrainOptions) -> Any:
+def make_accelerator(options: TrainOptions) -> "Accelerator":
     """Accelerate for one stretch of training; what an earlier one chose in this process does not bind it."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

@@ -4,9 +4,10 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from graphprune.errors import UsageError
+from graphprune.json_data import Json
+from graphprune.vocabulary.tokenizer_data import TokenizerData, TokenizerModel, ids_by_text, scored_texts
 
 Pair = tuple[str, str]
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -22,7 +23,7 @@ class Pieces:
     required: frozenset[int]
 
 
-def read_pieces(data: Mapping[str, Any]) -> Pieces:
+def read_pieces(data: TokenizerData) -> Pieces:
     """The pieces of the content of a tokenizer.json. Raises UsageError for a kind of tokenizer that is not known."""
     readers = {"BPE": merged_pieces, "Unigram": scored_pieces, "WordPiece": greedy_pieces, "WordLevel": whole_words}
     kind = model_kind(data)
@@ -32,22 +33,23 @@ def read_pieces(data: Mapping[str, Any]) -> Pieces:
         )
     added = {entry["content"]: int(entry["id"]) for entry in data.get("added_tokens") or ()}
     found = readers[kind](data, frozenset(added))
-    own = [found.ids[text] for text in (data["model"].get("unk_token"),) if text in found.ids]
+    unknown = data["model"].get("unk_token")
+    own = [found.ids[unknown]] if unknown is not None and unknown in found.ids else []
     return Pieces({**found.ids, **added}, found.parts, found.required | {*added.values(), *own})
 
 
-def model_kind(data: Mapping[str, Any]) -> str:
+def model_kind(data: TokenizerData) -> str:
     """BPE, Unigram, WordPiece or WordLevel; old files do not name the first."""
     model = data["model"]
     return str(model.get("type") or ("BPE" if "merges" in model else "unknown"))
 
 
-def merged_pieces(data: Mapping[str, Any], added: frozenset[str]) -> Pieces:
+def merged_pieces(data: TokenizerData, added: frozenset[str]) -> Pieces:
     """BPE. A token needs the symbols that it goes through when it is merged by itself: within any text they are the
     same, since merges across its ends never happened. Symbols that nothing merges into stay, or the bytes that stand
     for them."""
     model = data["model"]
-    ids, pairs = model["vocab"], read_merges(model)
+    ids, pairs = ids_by_text(model), read_merges(model)
     makers: dict[str, list[Pair]] = {}
     for pair in pairs:
         makers.setdefault(merge(pair, model), []).append(pair)
@@ -62,21 +64,23 @@ def merged_pieces(data: Mapping[str, Any], added: frozenset[str]) -> Pieces:
     return Pieces(ids, parts, frozenset(ids[text] for text in needed))
 
 
-def read_merges(model: Mapping[str, Any]) -> list[Pair]:
+def read_merges(model: TokenizerModel) -> list[Pair]:
     """The merges, strongest first; older files write a pair as one text."""
-    return [
-        tuple(entry.split(" ")) if isinstance(entry, str) else tuple(entry)  # type: ignore[misc]
-        for entry in model["merges"]
-    ]
+    return [read_pair(entry) for entry in model["merges"]]
 
 
-def merge(pair: Pair, model: Mapping[str, Any]) -> str:
+def read_pair(entry: str | Sequence[str]) -> Pair:
+    left, right = entry.split(" ") if isinstance(entry, str) else entry
+    return left, right
+
+
+def merge(pair: Pair, model: TokenizerModel) -> str:
     """What two symbols are merged into: the mark of a continued word stands at the front alone."""
     prefix = model.get("continuing_subword_prefix") or ""
     return pair[0] + pair[1].removeprefix(prefix)
 
 
-def letters(text: str, model: Mapping[str, Any]) -> list[str]:
+def letters(text: str, model: TokenizerModel) -> list[str]:
     """The symbols that a token's text begins as."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     inside = bool(prefix) and text.startswith(prefix) and text != prefix
@@ -87,7 +91,7 @@ def letters(text: str, model: Mapping[str, Any]) -> list[str]:
     return [*marked[:-1], marked[-1] + suffix] if ending and marked else marked
 
 
-def last_merge(text: str, model: Mapping[str, Any], ranks: Mapping[Pair, int]) -> Pair | None:
+def last_merge(text: str, model: TokenizerModel, ranks: Mapping[Pair, int]) -> Pair | None:
     """The pair that a text becomes one token by, when it is merged as BPE does; None where it does not become one."""
     symbols = letters(text, model)
     while len(symbols) > 2:
@@ -100,26 +104,26 @@ def last_merge(text: str, model: Mapping[str, Any], ranks: Mapping[Pair, int]) -
     return pair if len(pair) == 2 and pair in ranks else None
 
 
-def scored_pieces(data: Mapping[str, Any], added: frozenset[str]) -> Pieces:
+def scored_pieces(data: TokenizerData, added: frozenset[str]) -> Pieces:
     """Unigram. Single characters stay, or the bytes that stand for them, and the piece with the lowest score, by which
     the library scores what it does not know."""
     model = data["model"]
-    ids = {entry[0]: id for id, entry in enumerate(model["vocab"])}
+    ids, scored = ids_by_text(model), scored_texts(model)
     plain = [text for text in ids if text not in added]
     single = {text for text in plain if len(text) == 1}
     if has_bytes(model, ids):
         needed = spelled_by_bytes(data, single)
     else:
         needed = single | {text for text in plain if any(letter not in single for letter in text)}
-    lowest = min(range(len(model["vocab"])), key=lambda id: float(model["vocab"][id][1]))
-    unknown = [model["unk_id"]] if model.get("unk_id") is not None else []
+    lowest = min(range(len(scored)), key=lambda id: float(scored[id][1]))
+    unknown = [id for id in (model.get("unk_id"),) if id is not None]
     return Pieces(ids, {}, frozenset({*(ids[text] for text in needed), lowest, *unknown}))
 
 
-def greedy_pieces(data: Mapping[str, Any], added: frozenset[str]) -> Pieces:
+def greedy_pieces(data: TokenizerData, added: frozenset[str]) -> Pieces:
     """WordPiece. Single characters stay, at the start of a word and within, and what has one that lacks either."""
     model = data["model"]
-    ids, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
+    ids, prefix = ids_by_text(model), model.get("continuing_subword_prefix") or ""
 
     def body(text: str) -> str:
         return text.removeprefix(prefix) if text != prefix else text
@@ -132,32 +136,32 @@ def greedy_pieces(data: Mapping[str, Any], added: frozenset[str]) -> Pieces:
     return Pieces(ids, {}, frozenset(ids[text] for text in needed))
 
 
-def whole_words(data: Mapping[str, Any], added: frozenset[str]) -> Pieces:
+def whole_words(data: TokenizerData, added: frozenset[str]) -> Pieces:
     """WordLevel. A word that goes is read as the unknown token, so there must be one."""
     model = data["model"]
     if model.get("unk_token") not in model["vocab"]:
         raise UsageError("the tokenizer knows whole words and has no unknown token: no word of it can be left out")
-    return Pieces(model["vocab"], {}, frozenset())
+    return Pieces(ids_by_text(model), {}, frozenset())
 
 
-def has_bytes(model: Mapping[str, Any], ids: Mapping[str, int]) -> bool:
+def has_bytes(model: TokenizerModel, ids: Mapping[str, int]) -> bool:
     """Whether a character without a token is spelled as bytes."""
     return bool(model.get("byte_fallback")) and all(text in ids for text in _BYTES)
 
 
-def spelled_by_bytes(data: Mapping[str, Any], single: set[str]) -> set[str]:
+def spelled_by_bytes(data: TokenizerData, single: set[str]) -> set[str]:
     """What stays where bytes spell the rest: the bytes, and single characters that the rules around the model name,
     such as the one that stands for a space and is turned back into it."""
-    rules = (data.get(part) for part in ("normalizer", "pre_tokenizer", "decoder"))
+    rules = (data.get("normalizer"), data.get("pre_tokenizer"), data.get("decoder"))
     named = set("".join(text for rule in rules for text in texts_in(rule)))
     return {*_BYTES, *(single & named)}
 
 
-def texts_in(rule: Any, key: str = "") -> Iterator[str]:
+def texts_in(rule: Json, key: str = "") -> Iterator[str]:
     """Every text in a rule of a tokenizer, but for names of types and packed tables."""
     if isinstance(rule, str) and key not in ("type", "precompiled_charsmap"):
         yield rule
-    elif isinstance(rule, Mapping):
+    elif isinstance(rule, dict):
         for name, value in rule.items():
             yield from texts_in(value, name)
     elif isinstance(rule, list):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy
 
@@ -14,7 +14,11 @@ from graphprune.ir.graph import Graph
 from graphprune.progress import Progress, no_progress
 from graphprune.vocabulary.pieces import Pieces, read_pieces, removal_order
 from graphprune.vocabulary.token_ids import named_ids
+from graphprune.vocabulary.tokenizer_data import TokenizerData
 from graphprune.vocabulary.tokenizer_folder import read_tokenizer, rule_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COUNTED_BYTES = 100_000_000  # of a text so much is counted: more changes nothing but the time
 
@@ -71,7 +75,7 @@ def folder_of(graph: Graph) -> Path:
     return graph.source.files
 
 
-def required_pieces(graph: Graph, tokenizer: Any, data: dict[str, Any], rows: int) -> Pieces:
+def required_pieces(graph: Graph, tokenizer: "PreTrainedTokenizerBase", data: TokenizerData, rows: int) -> Pieces:
     """The pieces, with every id required that the configurations or the tokenizer's rules name. Raises UsageError."""
     pieces = read_pieces(data)
     known = {**tokenizer.get_vocab(), **pieces.ids}
@@ -82,6 +86,7 @@ def required_pieces(graph: Graph, tokenizer: Any, data: dict[str, Any], rows: in
             "out of the tokenizer's files, or give the model a row for it"
         )
     named = {*named_ids(graph.source.config, graph.source.generation_config), *rule_ids(data.get("post_processor"))}
-    named |= {(data.get("padding") or {}).get("pad_id", -1), *tokenizer.all_special_ids}
+    padding = data.get("padding")
+    named |= {padding.get("pad_id", -1) if padding else -1, *tokenizer.all_special_ids}
     named |= set(tokenizer.get_added_vocab().values())
     return replace(pieces, required=pieces.required | {id for id in named if 0 <= id < rows})

@@ -3,8 +3,13 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
+from graphprune.json_data import JsonObject
+
+Config = TypeVar("Config")
+
+_SIZE = "vocab_size"
 _ENDINGS = ("_token_id", "_token_ids", "_token_index")
 _LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias")
 _PLACED = ("forced_decoder_ids",)  # pairs of a place and an id
@@ -23,32 +28,32 @@ class Renumbering:
         return {old: new for new, old in enumerate(self.kept)}
 
 
-def renumber_data(data: Mapping[str, Any], numbers: Renumbering) -> dict[str, Any]:
+def renumber_data(data: JsonObject, numbers: Renumbering) -> dict[str, object]:
     """A configuration as JSON has it, its ids and `vocab_size` renumbered, parts in it too."""
-    new, result = numbers.new, dict[str, Any]()
+    new, result = numbers.new, dict[str, object]()
     for key, value in data.items():
-        if isinstance(value, Mapping) and not is_id(key):
+        if isinstance(value, dict) and not is_id(key):
             result[key] = renumber_data(value, numbers)
-        elif key == "vocab_size":
+        elif key == _SIZE:
             result[key] = len(numbers.kept) if value == numbers.rows else value
         else:
             result[key] = renumber_field(key, value, new, numbers.rows)
     return result
 
 
-def renumber_object(config: Any, numbers: Renumbering) -> Any:
+def renumber_object(config: Config, numbers: Renumbering) -> Config:
     """A copy of a configuration object of transformers, renumbered like `renumber_data`; None stays None."""
     result, new = copy.deepcopy(config), numbers.new
     for part in parts_of(result):
         for key, value in list(vars(part).items()):
             if is_id(key):
                 setattr(part, key, renumber_field(key, value, new, numbers.rows))
-        if getattr(part, "vocab_size", None) == numbers.rows:
-            part.vocab_size = len(numbers.kept)
+        if getattr(part, _SIZE, None) == numbers.rows:
+            setattr(part, _SIZE, len(numbers.kept))
     return result
 
 
-def parts_of(config: Any) -> Iterator[Any]:
+def parts_of(config: object) -> Iterator[object]:
     """A configuration and those within it."""
     if config is not None:
         yield config
@@ -61,7 +66,7 @@ def is_id(key: str) -> bool:
     return key.endswith(_ENDINGS) or key in _LISTS or key in _PLACED
 
 
-def renumber_field(key: str, value: Any, new: Mapping[int, int], rows: int) -> Any:
+def renumber_field(key: str, value: object, new: Mapping[int, int], rows: int) -> object:
     """The value of a field: renumbered where it holds ids. Entries of lists that name an id that went are left out."""
     if not is_id(key):
         return value
@@ -75,7 +80,7 @@ class Gone:
     """Stands for an id that is no more."""
 
 
-def renumber(value: Any, new: Mapping[int, int], rows: int, inside: bool = False) -> Any:
+def renumber(value: object, new: Mapping[int, int], rows: int, inside: bool = False) -> object:
     """An id, or ids in lists; `Gone` where it is no more. What is no row of the model, such as -1, stays as it is.
 
     A list loses the ids that went; a list in a list, the tokens of a word, goes with any of them.
@@ -93,7 +98,7 @@ def renumber(value: Any, new: Mapping[int, int], rows: int, inside: bool = False
     return value
 
 
-def named_ids(*configs: Any) -> frozenset[int]:
+def named_ids(*configs: object) -> frozenset[int]:
     """The ids that configurations give a meaning to, such as the end of a text; what is merely avoided may go."""
     found: set[int] = set()
     for config in configs:
@@ -106,7 +111,8 @@ def named_ids(*configs: Any) -> frozenset[int]:
     return frozenset(found)
 
 
-def integers(value: Any) -> Iterator[int]:
+def integers(value: object) -> Iterator[int]:
+    """The numbers in a value, lists in it too."""
     if isinstance(value, int) and not isinstance(value, bool):
         yield value
     elif isinstance(value, (list, tuple)):

@@ -1,15 +1,20 @@
 """Remapping: a folder with the tokenizer and the configurations of a model, for the tokens that are kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
+from graphprune.json_data import Json, JsonObject
 from graphprune.vocabulary.pieces import merge, model_kind, read_merges
-from graphprune.vocabulary.token_ids import Renumbering, renumber_data
+from graphprune.vocabulary.token_ids import Renumbering, integers, renumber_data
+from graphprune.vocabulary.tokenizer_data import AddedToken, TokenizerData, ids_by_text, scored_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Other forms of the same vocabulary, which readers would prefer to tokenizer.json or mistake for it.
 STALE = ("*.model", "vocab.*", "vocab-*", "merges.txt", "*.tiktoken", "tokenizer.bin")
@@ -17,7 +22,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth
 _REMEDY = "save it with a fast tokenizer: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 
 
-def read_tokenizer(folder: Path) -> tuple[Any, dict[str, Any]]:
+def read_tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, TokenizerData]":
     """The tokenizer of a folder, and what its tokenizer.json holds or would hold.
 
     Raises DataError where there is none, UsageError where it has no such form: its ids cannot be changed.
@@ -33,59 +38,63 @@ def read_tokenizer(folder: Path) -> tuple[Any, dict[str, Any]]:
     return tokenizer, json.loads(text)
 
 
-def renumber_tokenizer(data: Mapping[str, Any], numbers: Renumbering) -> dict[str, Any]:
+def renumber_tokenizer(data: TokenizerData, numbers: Renumbering) -> TokenizerData:
     """The content of tokenizer.json with the kept tokens alone, in the old order. Every added token must be kept."""
-    new, model = numbers.new, dict(data["model"])
+    new, old, model = numbers.new, data["model"], data["model"].copy()
     if model_kind(data) == "Unigram":
-        model["vocab"] = [entry for id, entry in enumerate(model["vocab"]) if id in new]
-        model["unk_id"] = None if model.get("unk_id") is None else new[model["unk_id"]]
+        unknown = old.get("unk_id")
+        model["vocab"] = [entry for id, entry in enumerate(scored_texts(old)) if id in new]
+        model["unk_id"] = None if unknown is None else new[unknown]
     else:
-        kept = ((new[id], text) for text, id in model["vocab"].items() if id in new)
+        kept = ((new[id], text) for text, id in ids_by_text(old).items() if id in new)
         model["vocab"] = {text: id for id, text in sorted(kept)}
     if "merges" in model:
-        old = data["model"]
-        known = model["vocab"]
+        known = ids_by_text(model)
         model["merges"] = [
             entry
             for entry, pair in zip(old["merges"], read_merges(old), strict=True)
             if pair[0] in known and pair[1] in known and merge(pair, old) in known
         ]
-    added = [{**entry, "id": new[entry["id"]]} for entry in data.get("added_tokens") or ()]
-    result = {**data, "added_tokens": added, "model": model}
-    if data.get("post_processor"):
-        result["post_processor"] = renumber_rule(data["post_processor"], new)
-    if data.get("padding"):
-        result["padding"] = {**data["padding"], "pad_id": new[data["padding"]["pad_id"]]}
+    added: list[AddedToken] = [{**entry, "id": new[entry["id"]]} for entry in data.get("added_tokens") or ()]
+    result: TokenizerData = {**data, "added_tokens": added, "model": model}
+    rule, padding = data.get("post_processor"), data.get("padding")
+    if rule:
+        result["post_processor"] = renumber_rule(rule, new)
+    if padding:
+        result["padding"] = {**padding, "pad_id": new[padding["pad_id"]]}
     return result
 
 
-def renumber_rule(rule: Any, new: Mapping[int, int]) -> Any:
+def renumber_rule(rule: Json, new: Mapping[int, int]) -> Json:
     """What is put around texts: its ids stand in lists of `ids`, or behind a token as `sep` and `cls`."""
     if isinstance(rule, list):
         return [renumber_rule(item, new) for item in rule]
-    if not isinstance(rule, Mapping):
+    if not isinstance(rule, dict):
         return rule
     result = {key: renumber_rule(value, new) for key, value in rule.items()}
-    if isinstance(rule.get("ids"), list):
-        result["ids"] = [new[id] for id in rule["ids"]]
+    ids = rule.get("ids")
+    if isinstance(ids, list):
+        result["ids"] = [new[id] for id in integers(ids)]
     for key in ("sep", "cls"):
-        if isinstance(rule.get(key), list) and len(rule[key]) == 2:
-            result[key] = [rule[key][0], new[rule[key][1]]]
+        match rule.get(key):
+            case [text, int(id)]:
+                result[key] = [text, new[id]]
     return result
 
 
-def rule_ids(rule: Any) -> frozenset[int]:
+def rule_ids(rule: Json) -> frozenset[int]:
     """The ids that `renumber_rule` renumbers."""
     if isinstance(rule, list):
         return frozenset().union(*map(rule_ids, rule))
-    if not isinstance(rule, Mapping):
+    if not isinstance(rule, dict):
         return frozenset()
-    pairs = [rule[key][1:] for key in ("sep", "cls") if isinstance(rule.get(key), list)]
-    own = [rule["ids"]] if isinstance(rule.get("ids"), list) else []
-    return frozenset(id for ids in (*pairs, *own) for id in ids).union(*map(rule_ids, rule.values()))
+    pairs = [pair[1:] for pair in (rule.get("sep"), rule.get("cls")) if isinstance(pair, list)]
+    own = rule.get("ids")
+    named = integers([*pairs, own if isinstance(own, list) else []])
+    return frozenset(named).union(*map(rule_ids, rule.values()))
 
 
-def write_folder(source: Path, target: Path, data: Mapping[str, Any], numbers: Renumbering) -> tuple[str, ...]:
+def write_folder(source: Path, target: Path, data: TokenizerData, numbers: Renumbering) -> tuple[str, ...]:
     """Fill a folder with what a model's folder holds beside weights, ids renumbered; returns the names left out.
 
     `data` is the content of the source's tokenizer.json. Files that name no ids are links. Raises UsageError where the
@@ -102,28 +111,33 @@ def write_folder(source: Path, target: Path, data: Mapping[str, Any], numbers: R
     for name in ("config.json", "generation_config.json"):
         change(target / name, lambda found: renumber_data(found, numbers))
     change(target / "tokenizer_config.json", lambda found: renumber_settings(found, numbers))
-    change(target / "added_tokens.json", lambda found: {text: numbers.new[id] for text, id in found.items()})
+    change(target / "added_tokens.json", lambda found: renumber_table(found, numbers))
     check_folder(source, target, numbers)
     return tuple(left_out)
 
 
-def change(path: Path, renumbered: Any) -> None:
+def change(path: Path, renumbered: Callable[[JsonObject], Mapping[str, object]]) -> None:
     """Replace a JSON file, where there is one, by what becomes of its content."""
     if path.is_file():
         write_over(path, renumbered(json.loads(path.read_text(encoding="utf-8"))))
 
 
-def write_over(path: Path, data: Mapping[str, Any]) -> None:
+def write_over(path: Path, data: Mapping[str, object]) -> None:
     """Write a file in place of the link to the source's."""
     path.unlink(missing_ok=True)
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def renumber_settings(data: Mapping[str, Any], numbers: Renumbering) -> dict[str, Any]:
+def renumber_table(data: JsonObject, numbers: Renumbering) -> dict[str, int]:
+    """added_tokens.json: ids by text."""
+    return {text: numbers.new[id] for text, id in data.items() if isinstance(id, int)}
+
+
+def renumber_settings(data: JsonObject, numbers: Renumbering) -> dict[str, object]:
     """tokenizer_config.json: its table of added tokens has ids as keys."""
     result = renumber_data(data, numbers)
     added = data.get("added_tokens_decoder")
-    if isinstance(added, Mapping):
+    if isinstance(added, dict):
         result["added_tokens_decoder"] = {str(numbers.new[int(id)]): entry for id, entry in added.items()}
     return result
 

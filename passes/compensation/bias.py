@@ -72,7 +72,7 @@ class Bias(Compensation):
 
 def mask_of(widths: Widths, node: torch.fx.Node) -> Tensor:
     """Which entries of a value's last dimension are kept."""
-    return torch.from_numpy(widths.mask(widths.inference.axes[node][-1]))  # type: ignore[arg-type]
+    return torch.from_numpy(widths.mask(widths.inference.axes[node][-1]))
 
 
 def mean_of(values: Sequence[Tensor]) -> Tensor:

@@ -70,7 +70,7 @@ class Joint:
         add = self.sums.get(call.node)
         place = self.places[(add or call.node).name]
         self.dense.advance(place)
-        kept = torch.from_numpy(self.widths.mask(self.widths.inference.axes[place][-1]))  # type: ignore[arg-type]
+        kept = torch.from_numpy(self.widths.mask(self.widths.inference.axes[place][-1]))
         values = [flat(value)[:, kept.to(value.device)] for value in self.dense.value(place)]
         self.dense.forget(place)
         bias = self.cut.tensors[call.bias].double() if call.bias else 0.0

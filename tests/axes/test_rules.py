@@ -70,12 +70,8 @@ def free_atoms(analysis: Analysis) -> set[Axis]:
     run_over = [reduction.axis for reduction in analysis.inference.reductions]
     marked = [axis for axis, _ in algebra.locks] + algebra.averaged + run_over
     marked_atoms = {a for axis in marked for a in algebra.atoms(axis)}
-    return {a for axes in analysis.inference.axes.values() for x in flat(axes) for a in algebra.atoms(x)} - marked_atoms
-
-
-def flat(axes: Any) -> Iterator[Axis]:
-    for entry in axes:
-        yield from flat(entry) if isinstance(entry, tuple) else (entry,)
+    held = [*analysis.inference.axes.values(), *(a for o in analysis.inference.outputs.values() for a in o)]
+    return {atom for axes in held for axis in axes for atom in algebra.atoms(axis)} - marked_atoms
 
 
 def test_every_rule_has_a_sample() -> None:
@@ -89,11 +85,11 @@ def test_every_rule_has_a_sample() -> None:
 def test_axes_have_the_sizes_of_the_values(sample: Sample) -> None:
     graph = graph_of(sample)
     inference = infer(graph, BUILT_IN)
-    for node, axes in inference.axes.items():
-        value = node.meta["value"]
-        types, all_axes = (value, axes) if isinstance(value, tuple) else ((value,), (axes,))
-        for type_, dims in zip(types, all_axes, strict=True):
-            assert tuple(inference.algebra.size(a) for a in dims) == type_.shape  # type: ignore[union-attr]
+    held = [(node.meta["value"], axes) for node, axes in inference.axes.items()]
+    for node, outputs in inference.outputs.items():
+        held += zip(node.meta["value"], outputs, strict=True)
+    for type_, axes in held:
+        assert tuple(inference.algebra.size(axis) for axis in axes) == type_.shape
 
 
 # The delta rule reads its whole state for what it writes: see test_recurrence.py for what its channels may do.
@@ -107,7 +103,7 @@ def test_units_move_only_what_they_own(sample: Sample) -> None:
     analysis = analyze_axes(graph)
     algebra, free = analysis.inference.algebra, free_atoms(analysis)
     for node, dim in operands(graph):
-        for atom, owner in owners(algebra, analysis.inference.axes[node][dim], {}).items():  # type: ignore[arg-type]
+        for atom, owner in owners(algebra, analysis.inference.axes[node][dim], {}).items():
             for unit in range(int(str(algebra.size(atom)))) if atom in free else ():
                 moves = movement(graph, str(node.target), dim, numpy.flatnonzero(owner == unit))
                 for result, moved in zip(graph.results.values(), moves, strict=True):
@@ -120,7 +116,7 @@ def positions_of(analysis: Analysis, result: fx.Node, atom: Axis, unit: int) -> 
     shape, axes = result.meta["value"].shape, analysis.inference.axes[result]
     owned, carried = torch.zeros(shape, dtype=torch.bool), False
     for dim, axis in enumerate(axes):
-        owner = owners(analysis.inference.algebra, axis, {}).get(atom)  # type: ignore[arg-type]
+        owner = owners(analysis.inference.algebra, axis, {}).get(atom)
         if owner is not None:
             carried = True
             owned |= torch.from_numpy(owner == unit).view([-1 if d == dim else 1 for d in range(len(shape))])
@@ -138,8 +134,8 @@ def test_what_moves_together_is_one_axis(sample: Sample) -> None:
         axis = analysis.inference.axes[node][dim]
         for result, out in one_to_one(graph, node, dim):
             other = analysis.inference.axes[result][out]
-            same = set(algebra.atoms(axis)) == set(algebra.atoms(other))  # type: ignore[arg-type]
-            assert same or set(algebra.atoms(other)) <= locked, (node.target, dim, out)  # type: ignore[arg-type]
+            same = set(algebra.atoms(axis)) == set(algebra.atoms(other))
+            assert same or set(algebra.atoms(other)) <= locked, (node.target, dim, out)
 
 
 def one_to_one(graph: Graph, node: fx.Node, dim: int) -> Iterator[tuple[fx.Node, int]]:

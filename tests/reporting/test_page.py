@@ -10,11 +10,17 @@ import pytest
 from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat, position
 from graphprune.reporting.page import compatibility, report_page, show
-from graphprune.reporting.schema import json_schema
+from graphprune.reporting.schema import Report, json_schema
+from graphprune.training.metrics import Line
 
 REPORT: dict[str, Any] = {
-    "source": {"id": "/models/tiny", "revision": None},
-    "target": {"kind": "params", "value": "60%"},
+    "schema_version": 1,
+    "source": {"id": "/models/tiny", "revision": None, "files_sha256": {}},
+    "target": {"kind": "params", "value": "60%", "measured": {}},
+    "achieved": {"parameters": 600},
+    "training": [],
+    "vocabulary": None,
+    "statistics": "survivors",
     "method": {"name": "adapt-pruner"},
     "seed": 3,
     "seconds": 12.4,
@@ -37,6 +43,7 @@ REPORT: dict[str, Any] = {
             "name": "prefill",
             "difference": 1e-7,
             "tolerance": 1e-4,
+            "scale": 1.0,
             "passed": True,
             "detail": "",
         },
@@ -45,28 +52,48 @@ REPORT: dict[str, Any] = {
             "name": "greedy tokens",
             "difference": 9.0,
             "tolerance": 0.0,
+            "scale": 1.0,
             "passed": False,
             "detail": "2 of 64",
         },
     ],
-    "files": [{"path": "onnx/model.onnx"}, {"path": "onnx/genai_config.json"}, {"path": "modeling_graphprune.py"}],
-    "history": [{"spec": "prune{target='600'}"}],
+    "files": [
+        {"path": path, "bytes": 1, "sha256": "00"}
+        for path in ("onnx/model.onnx", "onnx/genai_config.json", "modeling_graphprune.py")
+    ],
+    "history": [{"spec": "prune{target='600'}", "seed": 0, "parameters_before": 1000, "parameters_after": 600}],
     "text": {"source": "stdlib", "held_out": "a split"},
     "versions": {"torch": "2.13.0"},
 }
-METRICS = [
-    {"step": step, "stage": 1 + step // 5, "loss": 3 - step / 10, "held_out": 3.0 if step % 4 == 0 else None}
+METRICS: list[Line] = [
+    {
+        "step": step,
+        "stage": 1 + step // 5,
+        "tokens": 8 * step,
+        "loss": 3 - step / 10,
+        "ce": 3 - step / 10,
+        "kd": None,
+        "lr": 1e-4,
+        "grad_norm": 1.0,
+        "tokens_per_s": 100.0,
+        "held_out": 3.0 if step % 4 == 0 else None,
+    }
     for step in range(1, 11)
 ]
 
 
+def made(**changes: Any) -> Report:
+    """The report with some of its parts changed."""
+    return Report.model_validate({**REPORT, **changes})
+
+
 def test_the_page_is_one_file_that_fetches_and_runs_nothing() -> None:
-    page = report_page(REPORT, METRICS)
+    page = report_page(made(), METRICS)
     assert not re.search(r"<script|<link|https?://|@import|url\(| on\w+=", page)
     assert page.count("<svg") == 3  # widths of one kind, importance, training
     assert "vocabulary" not in page  # nothing of it was cut
     assert "tiny, compiled to 60%<" in page
-    faster = report_page({**REPORT, "target": {"kind": "speed", "value": "2x"}}, METRICS)
+    faster = report_page(made(target={"kind": "speed", "value": "2x", "measured": {}}), METRICS)
     assert "tiny, compiled to 2x the speed" in faster
     assert '<td class="bad">failed</td>' in page
 
@@ -74,20 +101,21 @@ def test_the_page_is_one_file_that_fetches_and_runs_nothing() -> None:
 def test_what_comes_from_outside_is_escaped() -> None:
     evil = '<script>alert("x")</script>'
     widths = [{**REPORT["widths"][0], "block": evil}]
-    page = report_page({**REPORT, "notes": [evil], "widths": widths, "source": {"id": evil, "revision": evil}}, METRICS)
+    source = {"id": evil, "revision": evil, "files_sha256": {}}
+    page = report_page(made(notes=[evil], widths=widths, source=source), METRICS)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 4
     assert "Once &lt;b&gt;upon" in page
 
 
 def test_without_training_or_scores_there_is_no_empty_chart() -> None:
-    page = report_page({**REPORT, "importance": {}, "samples": []}, [])
+    page = report_page(made(importance={}, samples=[]), [])
     assert page.count("<svg") == 1
     assert all(title not in page for title in ("Training", "Importance", "The same prompt"))
 
 
 def test_what_loads_it_says_whether_that_was_tried() -> None:
-    rows = compatibility(REPORT)
+    rows = compatibility(made())
     assert [(row["runtime"], row["checked"]) for row in rows] == [
         ("transformers", "loaded and compared"),
         ("onnxruntime", "loaded and compared"),
@@ -98,8 +126,8 @@ def test_what_loads_it_says_whether_that_was_tried() -> None:
 
 def test_other_runtimes_are_listed_with_what_was_tried() -> None:
     check = {**REPORT["parity"][1], "name": GENAI}
-    files = [*REPORT["files"], {"path": "gguf/model-f16.gguf"}]
-    rows = {row["runtime"]: row for row in compatibility({**REPORT, "parity": [check], "files": files})}
+    files = [*REPORT["files"], {"path": "gguf/model-f16.gguf", "bytes": 1, "sha256": "00"}]
+    rows = {row["runtime"]: row for row in compatibility(made(parity=[check], files=files))}
     assert rows["onnxruntime-genai"]["checked"] == "loaded and compared"
     assert rows["llama.cpp"] == {
         "runtime": "llama.cpp",

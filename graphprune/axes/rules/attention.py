@@ -2,6 +2,7 @@
 
 import math
 
+from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Axes, Call, Rule
 
 
@@ -19,7 +20,7 @@ def attention(call: Call) -> Axes:
     return (*query[:-1], value[-1])
 
 
-def relate_heads(call: Call, query: int, key: int) -> None:
+def relate_heads(call: Call, query: Axis, key: Axis) -> None:
     if not call["enable_gqa"]:
         if call.algebra.size(key) != 1 or call.algebra.size(query) == 1:  # one key head is broadcast to every query
             call.unify(query, key)

@@ -1,12 +1,11 @@
 """Contractions: linear maps, matrix products and convolutions sum over one axis of both operands."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import fx
 
 from graphprune.axes.algebra import Axis
-from graphprune.axes.inference import Axes, Call, Resizer, Rule
+from graphprune.axes.inference import Axes, Call, Changes, Resizer, Rule
 from graphprune.axes.rules.attention import lock_static
 from graphprune.ir.types import Size
 
@@ -108,7 +107,7 @@ def convolution(call: Call) -> Axes:
     return (x[0], channels, *call.locked(call.out.shape[2:], "image positions of a convolution"))
 
 
-def grouped(call: Call, source: int, rows: int, columns: int, groups: int) -> int:
+def grouped(call: Call, source: Axis, rows: Axis, columns: Axis, groups: int) -> Axis:
     """Relate input and output channels of a convolution; returns the output's."""
     if groups == 1:
         call.unify(source, columns)
@@ -122,7 +121,7 @@ def grouped(call: Call, source: int, rows: int, columns: int, groups: int) -> in
     return rows
 
 
-def transposed(call: Call, source: int, rows: int, columns: int, groups: int) -> int:
+def transposed(call: Call, source: Axis, rows: Axis, columns: Axis, groups: int) -> Axis:
     """The same of a transposed convolution: its rows are the input's channels, its columns the output's of a group."""
     call.unify(source, rows)
     if groups == 1:
@@ -135,7 +134,7 @@ def transposed(call: Call, source: int, rows: int, columns: int, groups: int) ->
     return call.algebra.product((group, columns))
 
 
-def resize_groups(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_groups(call: Call, resizer: Resizer) -> Changes:
     return {"groups": resizer.size(call.noted()[0])} if call.node in call.state.notes else {}
 
 

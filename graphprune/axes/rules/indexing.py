@@ -1,13 +1,12 @@
 """Indexing: an integer tensor carries the axis that its values point into."""
 
 import math
-from typing import Any
 
 import torch
 from torch import fx
 
 from graphprune.axes.algebra import subtract
-from graphprune.axes.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.inference import Axes, Call, Changes, NodeAxes, Resizer, Rule
 from graphprune.axes.rules.attention import lock_static
 from graphprune.axes.rules.shape import resize_sizes
 from graphprune.ir.types import Size, tensor_type
@@ -22,7 +21,7 @@ def embedding(call: Call) -> Axes:
     return (*call.axes(call["indices"]), columns)
 
 
-def resize_embedding(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_embedding(call: Call, resizer: Resizer) -> Changes:
     """The row of the padding token has another number, or is no more."""
     padding = call["padding_idx"]
     if padding < 0:
@@ -122,7 +121,7 @@ def topk(call: Call) -> NodeAxes:
     return (result, result)
 
 
-def resize_topk(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_topk(call: Call, resizer: Resizer) -> Changes:
     """No more are chosen than there are."""
     return {"k": resizer.argument(call.noted()[0], call["k"])}
 
@@ -176,7 +175,7 @@ def one_hot(call: Call) -> Axes:
     return (*axes, classes)
 
 
-def resize_one_hot(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_one_hot(call: Call, resizer: Resizer) -> Changes:
     return {"num_classes": resizer.size(call.noted()[0])} if call.node in call.state.notes else {}
 
 

@@ -1,5 +1,7 @@
 """The recurrence of linear attention: heads and both sizes of the state pass through, key channels are summed over."""
 
+from torch import fx
+
 from graphprune.axes.inference import Axes, Call, NodeAxes, Rule
 from graphprune.axes.rules.attention import lock_static
 
@@ -21,9 +23,9 @@ def linear_recurrence(call: Call) -> NodeAxes:
     return value, state
 
 
-def broadcast(call: Call, operand: object, axes: Axes) -> None:
+def broadcast(call: Call, operand: fx.Node, axes: Axes) -> None:
     """Relate an operand's axes to these, but for its dimensions of size one."""
-    for size, own, axis in zip(call.shape(operand), call.axes(operand), axes, strict=True):  # type: ignore[arg-type]
+    for size, own, axis in zip(call.shape(operand), call.axes(operand), axes, strict=True):
         if size != 1 or call.algebra.size(axis) == 1:
             call.unify(own, axis)
 

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from graphprune.axes.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.inference import Axes, Call, Changes, NodeAxes, Resizer, Rule
 from graphprune.axes.rules.attention import lock_static
 from graphprune.axes.rules.elementwise import broadcast
 from graphprune.axes.rules.shape import resize_sizes
@@ -106,7 +105,7 @@ def normalise(call: Call) -> Axes:
     return axes
 
 
-def resize_norm(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_norm(call: Call, resizer: Resizer) -> Changes:
     last = call.axes(call["input"])[-len(call["normalized_shape"]) :]
     return {"normalized_shape": [resizer.size(axis) for axis in last]}
 
@@ -144,7 +143,7 @@ def group_norm(call: Call) -> Axes:
     return axes
 
 
-def resize_group_norm(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_group_norm(call: Call, resizer: Resizer) -> Changes:
     return {"num_groups": resizer.size(call.noted()[0])} if call.node in call.state.notes else {}
 
 

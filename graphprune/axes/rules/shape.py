@@ -1,8 +1,9 @@
 """Shape: views, transpositions, slices, concatenations. Their integers follow the axes and are computed from them."""
 
-from typing import Any
+from collections.abc import Callable
 
-from graphprune.axes.inference import Axes, Call, NodeAxes, Resizer, Rule
+from graphprune.axes.algebra import Axis
+from graphprune.axes.inference import Axes, Call, Changes, NodeAxes, Resizer, Rule
 from graphprune.ir.types import Size
 
 _FULL = 2**63 - 1
@@ -24,11 +25,11 @@ def view(call: Call) -> Axes:
     return call.locked(call.out.shape, reason)
 
 
-def resize_sizes(name: str) -> Any:
+def resize_sizes(name: str) -> Callable[[Call, Resizer], Changes]:
     """The sizes of the result, where one of its axes changed."""
 
-    def resize(call: Call, resizer: Resizer) -> dict[str, Any]:
-        axes: Any = call.state.axes[call.node]
+    def resize(call: Call, resizer: Resizer) -> Changes:
+        axes = call.axes(call.node)
         return {name: [resizer.argument(axis, old) for axis, old in zip(axes, call[name], strict=True)]}
 
     return resize
@@ -99,15 +100,15 @@ def concatenate(call: Call) -> Axes:
             if d != dim:
                 call.unify(a, b)
     joined = join(call, [call.axes(node)[dim] for node in nodes], call.out.shape[dim])
-    indexed = [call.index_of(node) for node in nodes]
-    if not call.out.dtype.is_floating_point and all(axis is not None for axis in indexed):
+    indexed = [axis for node in nodes if (axis := call.index_of(node)) is not None]
+    if not call.out.dtype.is_floating_point and len(indexed) == len(nodes):
         for axis in indexed[1:]:
-            call.unify(indexed[0], axis)  # type: ignore[arg-type]
-        call.set_index(call.node, indexed[0])  # type: ignore[arg-type]
+            call.unify(indexed[0], axis)
+        call.set_index(call.node, indexed[0])
     return (*first[:dim], joined, *first[dim + 1 :])
 
 
-def join(call: Call, parts: list[int], size: Size) -> int:
+def join(call: Call, parts: list[Axis], size: Size) -> Axis:
     """The concatenation of axes; parts of symbolic length (past and sequence) make a new axis and hold nothing."""
     if isinstance(size, int):
         return call.algebra.concat(parts)
@@ -144,10 +145,10 @@ def slice_(call: Call) -> Axes:
     return tuple(axes)
 
 
-def cut(call: Call, axis: int, size: int, start: int, end: int) -> int | None:
+def cut(call: Call, axis: Axis, size: int, start: int, end: int) -> Axis | None:
     """Split an axis at both ends of a slice; returns the middle."""
     end = min(end if end >= 0 else end + size, size)
-    before: tuple[int, ...] = ()
+    before: Axes = ()
     rest = axis
     if start > 0:
         pair = call.algebra.split(rest, start)
@@ -163,7 +164,7 @@ def cut(call: Call, axis: int, size: int, start: int, end: int) -> int | None:
     return rest
 
 
-def every_nth(call: Call, axis: int) -> int | None:
+def every_nth(call: Call, axis: Axis) -> Axis | None:
     """`x[r::n]` with r < n picks from the inner factor of a product, as interleaved rotary does."""
     size, start, step = call.algebra.size(axis), call["start"] or 0, call["step"]
     if not isinstance(size, int) or size % step or not isinstance(start, int) or not 0 <= start < step:
@@ -176,7 +177,7 @@ def every_nth(call: Call, axis: int) -> int | None:
     return pair[0]
 
 
-def resize_slice(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_slice(call: Call, resizer: Resizer) -> Changes:
     if call.node not in call.state.notes:
         return {}
     if call["step"] != 1:
@@ -209,7 +210,7 @@ def write_slice(call: Call) -> Axes:
 def split_with_sizes(call: Call) -> NodeAxes:
     axes = call.axes(call["self"])
     dim = dimension(call, rank=len(axes))
-    pieces: list[int] = []
+    pieces: list[Axis] = []
     rest = axes[dim]
     for size in call["split_sizes"][:-1]:
         pair = split_off(call, rest, size)
@@ -225,7 +226,7 @@ def split_with_sizes(call: Call) -> NodeAxes:
     return tuple((*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces)
 
 
-def split_off(call: Call, axis: int, size: int) -> tuple[int, int] | None:
+def split_off(call: Call, axis: Axis, size: int) -> tuple[Axis, Axis] | None:
     """The first entries of an axis and the rest, one of which may have none."""
     if size == 0:
         return call.algebra.fresh(0), axis
@@ -234,7 +235,7 @@ def split_off(call: Call, axis: int, size: int) -> tuple[int, int] | None:
     return call.algebra.split(axis, size)
 
 
-def resize_split(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_split(call: Call, resizer: Resizer) -> Changes:
     return {"split_sizes": [resizer.size(axis) for axis in call.noted()]}
 
 
@@ -262,8 +263,7 @@ def unbind(call: Call) -> NodeAxes:
 
 
 def getitem(call: Call) -> Axes:
-    axes: Any = call.state.axes[call["0"]]
-    return tuple(axes[call["1"]])
+    return call.state.outputs[call["0"]][call["1"]]
 
 
 def repeat(call: Call) -> Axes:
@@ -282,7 +282,7 @@ def repeat(call: Call) -> Axes:
     return tuple(result)
 
 
-def resize_repeat(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_repeat(call: Call, resizer: Resizer) -> Changes:
     pairs = zip(call.noted(), call["repeats"], strict=True)
     return {"repeats": [1 if count == 1 else resizer.argument(axis, count) for axis, count in pairs]}
 
@@ -300,7 +300,7 @@ def repeat_interleave(call: Call) -> Axes:
     return (*axes[:dim], repeated, *axes[dim + 1 :])
 
 
-def resize_repeats(call: Call, resizer: Resizer) -> dict[str, Any]:
+def resize_repeats(call: Call, resizer: Resizer) -> Changes:
     if call.node not in call.state.notes:
         return {}
     times, repeated = call.noted()

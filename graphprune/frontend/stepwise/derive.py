@@ -210,7 +210,9 @@ class Builder:
         if mask is None:
             if not any(PAST in shape_of(n) for n in self.new.find_nodes(op="placeholder")):
                 raise NotStepwiseError("nothing that it takes says how long the text was before")
-            return emit_size(self.new, TOTAL, self.anchor)  # type: ignore[no-any-return]
+            total = emit_size(self.new, TOTAL, self.anchor)
+            assert isinstance(total, fx.Node)
+            return total
         with self.new.inserting_before(self.anchor):
             node = self.new.call_function(_aten.sym_size.int, (mask, shape_of(mask).index(TOTAL)))
         node.meta["value"] = TOTAL
