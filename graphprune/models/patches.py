@@ -1,8 +1,10 @@
 """Patches: what is changed in transformers while one of its models is traced."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from graphprune.models.dense_rows import dense_rows
 from graphprune.models.even_chunks import EvenChunks
@@ -16,10 +18,26 @@ def transformers_patches(used: list[str] | None = None) -> Iterator[None]:
     What the latter had to replace is added to `used`: the graph is then to be compared with the model.
     """
     import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
-    from transformers.exporters.utils import apply_patches
+    from transformers.exporters import utils
 
-    with apply_patches("dynamo"), whole_windows(), dense_rows([] if used is None else used):
+    with only_loaded(utils), utils.apply_patches("dynamo"), whole_windows(), dense_rows([] if used is None else used):
         yield
+
+
+@contextlib.contextmanager
+def only_loaded(exporters: Any) -> Iterator[None]:
+    """Leave out the patches of models whose code is not loaded: to apply one would load it, some seconds in all."""
+    registered: dict[str, list[Any]] = getattr(exporters, "_PATCHES", {})
+    patches = registered.get("dynamo", [])
+    loaded = [patch for patch in patches if not of_other_model(str(patch[0]))]
+    with mock.patch.dict(registered, {"dynamo": loaded}) if patches else contextlib.nullcontext():
+        yield
+
+
+def of_other_model(path: str) -> bool:
+    """Say whether a dotted path leads into the code of a model of transformers that is not loaded."""
+    parts = path.split(".")
+    return parts[:2] == ["transformers", "models"] and ".".join(parts[:4]) not in sys.modules
 
 
 @contextlib.contextmanager

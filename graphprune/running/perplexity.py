@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
-from graphprune.running.likelihood import IGNORED, Logits, token_scores
+from graphprune.running.likelihood import IGNORED, Logits
+from graphprune.running.scoring import scoring_form
+
+_LONG = 16  # windows, from which a form of the graph that is made for their length pays
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ def perplexity(
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Predict each token of a stream once, in windows of `window` tokens; see `stream_perplexity`."""
+    whole = window - 1 if len(tokens) >= _LONG * window else None
     return stream_perplexity(
-        graph_logits(graph),
+        graph_logits(graph, whole),
         tokens,
         window,
         batch,
@@ -54,12 +59,22 @@ def perplexity(
     )
 
 
-def graph_logits(graph: Graph) -> Logits:
-    """The graph as a function from token ids to logits. Raises UsageError where it has none."""
+def graph_logits(graph: Graph, length: int | None = None) -> Logits:
+    """The graph as a function from token ids to logits, the faster for rows of the given length.
+
+    Raises UsageError where it has none.
+    """
     if "logits" not in graph.outputs:
         raise UsageError("the graph has no logits; perplexity is for language models")
     place = graph.outputs.index("logits")
-    return lambda ids: graph(*decoder_inputs(graph, ids))[place]
+    form = graph if length is None else scoring_form(graph, length)
+
+    def logits(ids: Tensor) -> Tensor:
+        if ids.shape[1] == length:
+            return form(*decoder_inputs(form, ids))[0]
+        return graph(*decoder_inputs(graph, ids))[place]
+
+    return logits
 
 
 def stream_perplexity(
@@ -89,7 +104,7 @@ def stream_perplexity(
     with torch.no_grad():
         for rows in (rows for block in windows for rows in split_rows(block, batch)):
             seen = [0 if done + row == 0 else window - 1 - stride for row in range(len(rows))]
-            total -= token_scores(logits(rows[:, :-1]), targets(rows, seen))[0].double().sum().item()
+            total += stream_loss(logits(rows[:, :-1]), targets(rows, seen))
             done += len(rows)
             if progress is not None:
                 progress(done, count)
@@ -97,6 +112,15 @@ def stream_perplexity(
     nats = total / predicted
     bits = None if text_bytes is None else total / math.log(2) / text_bytes
     return Perplexity(nats, math.exp(nats) if nats < 700 else math.inf, bits, predicted)
+
+
+def stream_loss(logits: Tensor, targets: Tensor) -> float:
+    """The nats of all targets, a row at a time: what is computed of one row's logits stays in the processor's cache."""
+    losses = [
+        functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="none").double().sum()
+        for row, wanted in zip(logits, targets.to(logits.device), strict=True)
+    ]
+    return float(torch.stack(losses).sum())
 
 
 def check_windows(window: int, stride: int | None, batch: int) -> int:

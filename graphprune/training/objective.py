@@ -22,9 +22,9 @@ from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
+from graphprune.running.causal import causal_form
 from graphprune.running.devices import choose_device
 from graphprune.running.inputs import decoder_inputs
-from graphprune.training.causal import causal_form
 from graphprune.training.options import TrainOptions
 
 IGNORED = -100

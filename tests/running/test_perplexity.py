@@ -10,11 +10,16 @@ import transformers
 from torch import Tensor
 
 from graphprune.errors import DataError, UsageError
+from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs, run_batch
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import cut_windows, perplexity
+from graphprune.running.scoring import scoring_form
+from tests.support import oracle
+from tests.support.families import families, graph
 from tests.support.tiny_llama import CONFIG, ids, tiny_graph
+from tests.support.zoo import DECODERS
 
 
 @functools.cache
@@ -101,3 +106,30 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
     empty = graph.with_tensors({n: torch.nn.Parameter(p.to("meta")) for n, p in graph.parameters().items()})
     with pytest.raises(UsageError, match="without weights"):
         decoder_inputs(empty, ids(1, 4))
+
+
+def test_the_form_for_scoring_computes_the_same_with_less() -> None:
+    rows = ids(3, 45)
+    form = scoring_form(tiny_graph(), 45)
+    assert form.outputs == ("logits",)
+    calls = [n for n in form.nodes if n.target is torch.ops.aten.scaled_dot_product_attention.default]
+    assert len(calls) == 2 * 2  # two layers, blocks of 32 and of 13 queries
+    wanted = tiny_graph()(*decoder_inputs(tiny_graph(), rows))[0]
+    torch.testing.assert_close(form(*decoder_inputs(form, rows))[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", families(DECODERS))
+def test_every_family_scores_the_same(name: str) -> None:
+    wide = oracle.double(graph(name))
+    rows = torch.randint(3, 60, (2 * rows_of_ids(wide), 35), generator=torch.Generator().manual_seed(0))
+    form = scoring_form(wide, 35)
+    wanted = wide(*decoder_inputs(wide, rows))[wide.outputs.index("logits")]
+    torch.testing.assert_close(form(*decoder_inputs(form, rows))[0], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_many_windows_give_what_few_at_a_time_give() -> None:
+    stream = ids(1, 700)[0]
+    parts = [torch.cat([torch.tensor([0]), stream[i : i + 39]])[None] for i in range(0, 700, 39)]
+    total = sum(token_losses(part).sum().item() for part in parts)
+    result = perplexity(tiny_graph(), stream, window=40, batch=4, bos=0)
+    assert result.nats_per_token == pytest.approx(total / 700, rel=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
 
-_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 
 def causal_form(graph: Graph, length: int) -> Graph:
@@ -22,19 +22,37 @@ def causal_form(graph: Graph, length: int) -> Graph:
 
     Outputs are those of the graph but for rounding, for rows of that length alone. Parameters are shared.
     """
-    calls = [node for node in graph.nodes if node.target is _ATTENTION and mask_of(node) is not None]
-    chosen = look_back(graph, [mask_of(node) for node in calls], length) if calls else []
-    if not any(chosen):
+    causal = causal_calls(graph, length)
+    if not causal:
         return graph
     fork = graph.fork()
-    nodes = {node.name: node for node in fork.nodes}
-    for node in (nodes[call.name] for call, causal in zip(calls, chosen, strict=True) if causal):
+    for node in (node for node in fork.nodes if node.name in causal):
         dropout: Any = argument(node, 4, "dropout_p", 0.0)
         node.args = (*node.args[:3], None, dropout, True)
         node.kwargs = {name: value for name, value in node.kwargs.items() if name in ("scale", "enable_gqa")}
+    return swept(fork)
+
+
+def causal_calls(graph: Graph, length: int) -> set[str]:
+    """The names of the calls of attention whose mask is the triangle for rows of this many tokens."""
+    calls = [node for node in graph.nodes if node.target is ATTENTION and mask_of(node) is not None]
+    chosen = look_back(graph, [mask_of(node) for node in calls], length) if calls else []
+    return {call.name for call, causal in zip(calls, chosen, strict=True) if causal}
+
+
+def swept(fork: Graph) -> Graph:
+    """The graph itself, without the nodes that nothing reads, and with its code made again."""
     fork.module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     fork.module.recompile()
     return fork
+
+
+def with_outputs(graph: Graph, names: tuple[str, ...], nodes: tuple[str, ...]) -> Graph:
+    """The graph that computes these nodes alone, and returns them under these names."""
+    fork = graph.fork()
+    found = {node.name: node for node in fork.nodes}
+    fork.module.graph.output_node().args = (tuple(found[name] for name in nodes),)
+    return replace(swept(fork), outputs=names)
 
 
 def argument(node: fx.Node, place: int, name: str, default: object = None) -> object:
@@ -50,13 +68,8 @@ def mask_of(call: fx.Node) -> fx.Node | None:
 
 def look_back(graph: Graph, masks: list[fx.Node | None], length: int) -> list[bool]:
     """Say of each mask whether it is the triangle for one row of this many tokens, computed from the graph's inputs."""
-    names = list(dict.fromkeys(mask.name for mask in masks if mask is not None))
-    fork = graph.fork()
-    nodes = {node.name: node for node in fork.nodes}
-    fork.module.graph.output_node().args = (tuple(nodes[name] for name in names),)
-    fork.module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    fork.module.recompile()
-    probe = replace(fork, outputs=tuple(names))
+    names = tuple(dict.fromkeys(mask.name for mask in masks if mask is not None))
+    probe = with_outputs(graph, names, names)
     with torch.no_grad():
         values = probe(*decoder_inputs(graph, torch.zeros(1, length, dtype=torch.long)))
     known = dict(zip(names, map(is_triangle, values), strict=True))

@@ -6,8 +6,8 @@ import transformers
 
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
+from graphprune.running.causal import causal_form, is_triangle
 from graphprune.running.loss import next_token_loss
-from graphprune.training.causal import causal_form, is_triangle
 from graphprune.training.objective import Logits
 from tests.support import oracle
 from tests.support.families import families, graph
