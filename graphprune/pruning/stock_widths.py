@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from graphprune import registry
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.analysis.groups import Group, Groups
+from graphprune.budget.backend import Backend
+from graphprune.budget.installed import load_backend
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
@@ -16,6 +16,7 @@ from graphprune.rewriting.widths import Widths
 # Counts of these kinds are tried one by one; MLP channels may have any width.
 _TRIED = ("attention", "query", "head_dim", "experts")
 _LONGEST_STRIDE = 128
+STOCK = "huggingface"  # the spec of the backend whose format has classes of the source's own
 
 
 def allowed_counts(graph: Graph, groups: Groups) -> dict[str, frozenset[int]]:
@@ -50,7 +51,7 @@ def strided_counts(graph: Graph, analysis: Analysis, members: Sequence[Group]) -
 def is_expressible(graph: Graph, analysis: Analysis, members: Sequence[Group], count: int) -> bool:
     plan = Plan({group.id: tuple(range(count)) for group in members})
     small = cut(graph, Widths(analysis.inference, kept_masks(analysis, plan)))
-    return bool(stock_backend().expresses(small))
+    return stock_backend().expresses(small)
 
 
 def without_heads(allowed: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]]:
@@ -59,12 +60,12 @@ def without_heads(allowed: Mapping[str, frozenset[int]]) -> dict[str, frozenset[
 
 
 def has_stock_form(graph: Graph) -> bool:
-    return bool(stock_backend().expresses(graph))
+    return stock_backend().expresses(graph)
 
 
-def stock_backend() -> Any:
+def stock_backend() -> Backend:
     """The backend that writes stock checkpoints."""
-    return registry.load("backends", "huggingface")()
+    return load_backend(STOCK)
 
 
 def require_stock(graph: Graph) -> None:
