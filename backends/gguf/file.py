@@ -1,8 +1,8 @@
 """A GGUF file: the sizes, the tokenizer and the packed tensors of a decoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -14,20 +14,25 @@ from graphprune.backends.gguf.tokens import add_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+
 _ROW = 32  # weights of a q8_0 block
 
 
 def write_file(path: Path, graph: Graph, shape: Shape, precision: str, pre: str) -> None:
     """All tensors and what a reader needs to run them."""
-    gguf = load_gguf()
+    require_gguf()
+    import gguf
+
     writer = gguf.GGUFWriter(path, shape.architecture)
-    add_sizes(writer, shape, gguf)
+    add_sizes(writer, shape)
     writer.add_name(graph.source.name or "model")
-    writer.add_file_type(file_type(gguf, precision))
+    writer.add_file_type(file_type(precision))
     if graph.source.files is not None:
-        add_tokenizer(writer, graph.source.files, shape.vocabulary, gguf, pre)
+        add_tokenizer(writer, graph.source.files, shape.vocabulary, pre)
     for name, tensor in shape.tensors.items():
-        values, type_ = pack(gguf, to_numpy(tensor), precision if tensor.ndim > 1 else "f32")
+        values, type_ = pack(to_numpy(tensor), precision if tensor.ndim > 1 else "f32")
         writer.add_tensor(name, values, raw_dtype=type_)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -35,15 +40,15 @@ def write_file(path: Path, graph: Graph, shape: Shape, precision: str, pre: str)
     writer.close()
 
 
-def load_gguf() -> Any:
+def require_gguf() -> None:
+    """Raise UsageError where the gguf package is not installed."""
     try:
-        import gguf
+        import gguf  # noqa: F401
     except ImportError as error:
         raise UsageError("the backend gguf needs the gguf package; pip install 'graphprune[gguf]'") from error
-    return gguf
 
 
-def add_sizes(writer: Any, shape: Shape, gguf: Any) -> None:
+def add_sizes(writer: "GGUFWriter", shape: Shape) -> None:
     """Scalars where layers are equal, else lists with an entry a layer."""
     writer.add_block_count(len(shape.heads))
     writer.add_context_length(shape.context)
@@ -58,7 +63,9 @@ def add_sizes(writer: Any, shape: Shape, gguf: Any) -> None:
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(shape.epsilon)
     if shape.linear_scaling is not None:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        from gguf import RopeScalingType
+
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(shape.linear_scaling)
 
 
@@ -66,23 +73,20 @@ def one_or_all(values: Sequence[int]) -> int | list[int]:
     return values[0] if len(set(values)) == 1 else list(values)
 
 
-def file_type(gguf: Any, precision: str) -> Any:
-    types = gguf.LlamaFileType
-    names: Mapping[str, Any] = {
-        "f32": types.ALL_F32,
-        "f16": types.MOSTLY_F16,
-        "bf16": types.MOSTLY_BF16,
-        "q8_0": types.MOSTLY_Q8_0,
-    }
-    return names[precision]
+def file_type(precision: str) -> "LlamaFileType":
+    from gguf import LlamaFileType
+
+    return LlamaFileType[f"ALL_{precision.upper()}" if precision == "f32" else f"MOSTLY_{precision.upper()}"]
 
 
-def pack(gguf: Any, values: NDArray[Any], precision: str) -> tuple[NDArray[Any], Any]:
+def pack(values: NDArray[numpy.float32], precision: str) -> "tuple[NDArray[numpy.generic], GGMLQuantizationType]":
     """The values as the file holds them, and their type."""
     if precision == "q8_0" and values.shape[-1] % _ROW:
         precision = "f16"
     if precision == "f16" and numpy.abs(values).max(initial=0) > numpy.finfo(numpy.float16).max:
         precision = "f32"
+    import gguf
+
     kind = gguf.GGMLQuantizationType[precision.upper()]
     return gguf.quants.quantize(values, kind), kind
 

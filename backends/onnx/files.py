@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir
     from torch import fx
 
-    from graphprune.backends.onnx.translate import Fusion
+    from graphprune.backends.onnx.values import Fusion
 
 # What onnxruntime-genai and transformers read beside model.onnx, where the source has it.
 _COMPANIONS = (

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from graphprune.backends.runtime.failures import failures
 from graphprune.errors import GraphpruneError
 from graphprune.running.open_model import Array
 
@@ -64,7 +65,7 @@ class Decoding:
     def run(self, binding: "IOBinding") -> None:
         try:
             self.model.session.run_with_iobinding(binding)
-        except Exception as error:
+        except failures() as error:
             raise GraphpruneError(f"onnxruntime cannot run {self.model.path}: {str(error).strip()[:300]}") from error
 
     def grow(self, needed: int) -> None:

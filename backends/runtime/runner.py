@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.backends.runtime.decoding import Decoding
+from graphprune.backends.runtime.failures import failures, first_line
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.running.open_model import Array, Ids, OpenModel
 from graphprune.running.sampling import GREEDY, Sampling
@@ -85,7 +86,7 @@ class OnnxModel(OpenModel):
         """Run the session on named arrays; returns every output by name. Raises GraphpruneError on a bad input."""
         try:
             return dict(zip(self.outputs, self.session.run(None, dict(feeds)), strict=True))
-        except Exception as error:
+        except failures() as error:
             raise GraphpruneError(f"onnxruntime cannot run {self.path}: {first_line(error)}") from error
 
     def empty_past(self, batch: int) -> tuple[Array, ...]:
@@ -151,9 +152,7 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
         require_provider(provider, session)
         return OnnxModel(path, session, read_caches(session))
-    except GraphpruneError:
-        raise
-    except Exception as error:
+    except failures() as error:
         raise GraphpruneError(f"cannot open {path}: {first_line(error)}; export the model again") from error
 
 
@@ -232,7 +231,3 @@ def read_cache(value: "NodeArg") -> Cache:
     if value.type not in _ELEMENT_TYPES or not all(size is None or isinstance(size, int) for size in shape[1:]):
         raise GraphpruneError(f"{value.name} is {value.type} {value.shape}: all but batch and past must be integers")
     return Cache(value.name, int(layer), part, (None, *shape[1:]), _ELEMENT_TYPES[value.type])
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
