@@ -304,10 +304,12 @@ def test_the_core_names_no_backend_by_its_module(name: str) -> None:
 
 def test_backends_are_loaded_without_what_they_run() -> None:
     """A process that measures how much memory a model takes loads them too."""
-    code = (
-        "import sys; from graphprune.budget.installed import backend_classes; "
-        "print([c.name for c in backend_classes()], [m for m in ('torch', 'transformers', 'onnx', 'onnxruntime', 'sympy') if m in sys.modules])"
-    )
+    heavy = "torch", "transformers", "onnx", "onnxruntime", "sympy"
+    code = f"""
+import sys
+from graphprune.budget.installed import backend_classes
+print([c.name for c in backend_classes()], [m for m in {heavy} if m in sys.modules])
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "['gguf', 'huggingface', 'onnx', 'ort'] []"
 
