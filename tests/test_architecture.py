@@ -270,6 +270,50 @@ def test_the_packages_listed_are_those_of_the_tree() -> None:
     assert not stray, f"folders of modules without __init__.py: {stray}"
 
 
+def share_of_any(paths: Iterable[Path]) -> float:
+    """The part of all functions that say `Any` of an argument or of what they return."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, kinds)]
+    return sum(map(says_any, functions)) / len(functions)
+
+
+def says_any(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    given = function.args
+    arguments = (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
+    found = [argument.annotation for argument in arguments if argument is not None]
+    words = " ".join(ast.unparse(each) for each in (*found, function.returns) if each is not None)
+    return re.search(r"\bAny\b", words) is not None
+
+
+def test_backends_say_what_they_take_and_give() -> None:
+    assert share_of_any(files("backends")) <= 0.20
+
+
+def test_backends_catch_everything_in_one_place() -> None:
+    caught = [path for path in files("backends") if "except Exception" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in caught] == ["attempts.py"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SOURCES if within(name, "graphprune")))
+def test_the_core_names_no_backend_by_its_module(name: str) -> None:
+    if not within(name, "graphprune.backends"):
+        texts = {n.value for n in ast.walk(TREES[name]) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        assert not [text for text in texts if within(text, "graphprune.backends") and text != "graphprune.backends"]
+
+
+def test_backends_are_loaded_without_what_they_run() -> None:
+    """A process that measures how much memory a model takes loads them too."""
+    heavy = "torch", "transformers", "onnx", "onnxruntime", "sympy"
+    code = f"""
+import sys
+from graphprune.budget.installed import backend_classes
+print([c.name for c in backend_classes()], [m for m in {heavy} if m in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['gguf', 'huggingface', 'onnx', 'ort'] []"
+
+
 def table() -> dict[str, dict[str, str]]:
     return dict(PROJECT["project"]["entry-points"])
 

@@ -1,29 +1,22 @@
 """The GGUF backend: a Llama-shaped decoder as one file for llama.cpp and what is built on it."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-import numpy
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from graphprune.backends.gguf.shapes import Shape, read_shape
-from graphprune.backends.gguf.tokens import add_tokenizer
-from graphprune.budget.quantities import FileBytes
+from graphprune.budget.backend import Backend
 from graphprune.errors import ExportError, UsageError
-from graphprune.ir.graph import Graph
-from graphprune.ir.placement import on_cpu
+
+if TYPE_CHECKING:
+    from graphprune.budget.quantities import FileBytes
+    from graphprune.ir.graph import Graph
 
 _PRECISIONS = ("f32", "f16", "bf16", "q8_0")
-_ROW = 32  # weights of a q8_0 block
 
 
 @final
 @dataclass(frozen=True)
-class Gguf:
+class Gguf(Backend):
     """Write `gguf/model-f16.gguf`: architecture llama where layers are equal, deci where they differ.
 
     `precision` is that of matrices: f32, f16, bf16, or q8_0 with blocks of 32 (rows that are no multiple stay f16).
@@ -32,6 +25,7 @@ class Gguf:
     """
 
     name: ClassVar[str] = "gguf"
+    files: ClassVar[tuple[str, ...]] = ("*.gguf",)
     precision: Literal["f32", "f16", "bf16", "q8_0"] = "f16"
     pre: str = ""
     folder: str = "gguf"
@@ -42,98 +36,29 @@ class Gguf:
 
     @property
     def place(self) -> str:
-        """The folder below the artefact's."""
         return self.folder
 
-    def quantity(self, graph: Graph) -> FileBytes:
-        """What the file takes at most, as a function of the widths."""
-        return FileBytes("fp32" if self.precision == "f32" else "half", buffers=False, place=self.place)
+    def quantity(self, graph: "Graph") -> "FileBytes":
+        """What the file takes at most."""
+        from graphprune.budget.quantities import FileBytes
 
-    def export(self, graph: Graph, folder: Path) -> list[Path]:
-        """Write the file below `folder` and return its path.
+        return FileBytes("fp32" if self.precision == "f32" else "half", buffers=False, place=self.label)
+
+    def export(self, graph: "Graph", folder: Path) -> list[Path]:
+        """Write the file and return its path.
 
         Raises ExportError where llama.cpp has no architecture that computes this graph, with the reason.
         """
+        from graphprune.backends.gguf.file import write_file
+        from graphprune.backends.gguf.shapes import read_shape
+        from graphprune.ir.placement import on_cpu
+
         graph, target = on_cpu(graph), folder / self.place
         shape = read_shape(graph)
         try:
             target.mkdir(parents=True, exist_ok=True)
             path = target / f"model-{self.precision}.gguf"
-            write_file(path, graph, shape, self)
+            write_file(path, graph, shape, self.precision, self.pre)
         except OSError as error:
             raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
         return [path]
-
-
-def write_file(path: Path, graph: Graph, shape: Shape, options: Gguf) -> None:
-    """All tensors and what a reader needs to run them."""
-    gguf = load_gguf()
-    writer = gguf.GGUFWriter(path, shape.architecture)
-    add_sizes(writer, shape, gguf)
-    writer.add_name(graph.source.name or "model")
-    writer.add_file_type(file_type(gguf, options.precision))
-    if graph.source.files is not None:
-        add_tokenizer(writer, graph.source.files, shape.vocabulary, gguf, options.pre)
-    for name, tensor in shape.tensors.items():
-        values, type_ = pack(gguf, to_numpy(tensor), options.precision if tensor.ndim > 1 else "f32")
-        writer.add_tensor(name, values, raw_dtype=type_)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def load_gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise UsageError("the backend gguf needs the gguf package; pip install 'graphprune[gguf]'") from error
-    return gguf
-
-
-def add_sizes(writer: Any, shape: Shape, gguf: Any) -> None:
-    """Scalars where layers are equal, else lists with an entry a layer."""
-    writer.add_block_count(len(shape.heads))
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.width)
-    writer.add_vocab_size(shape.vocabulary)
-    writer.add_head_count(one_or_all(shape.heads))
-    writer.add_head_count_kv(one_or_all(shape.key_heads))
-    writer.add_feed_forward_length(one_or_all(shape.channels))
-    writer.add_key_length(shape.head_size)
-    writer.add_value_length(shape.head_size)
-    writer.add_rope_dimension_count(shape.head_size)
-    writer.add_rope_freq_base(shape.rope_base)
-    writer.add_layer_norm_rms_eps(shape.epsilon)
-    if shape.linear_scaling is not None:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(shape.linear_scaling)
-
-
-def one_or_all(values: Sequence[int]) -> int | list[int]:
-    return values[0] if len(set(values)) == 1 else list(values)
-
-
-def file_type(gguf: Any, precision: str) -> Any:
-    types = gguf.LlamaFileType
-    names: Mapping[str, Any] = {
-        "f32": types.ALL_F32,
-        "f16": types.MOSTLY_F16,
-        "bf16": types.MOSTLY_BF16,
-        "q8_0": types.MOSTLY_Q8_0,
-    }
-    return names[precision]
-
-
-def pack(gguf: Any, values: NDArray[Any], precision: str) -> tuple[NDArray[Any], Any]:
-    """The values as the file holds them, and their type."""
-    if precision == "q8_0" and values.shape[-1] % _ROW:
-        precision = "f16"
-    if precision == "f16" and numpy.abs(values).max(initial=0) > numpy.finfo(numpy.float16).max:
-        precision = "f32"
-    kind = gguf.GGMLQuantizationType[precision.upper()]
-    return gguf.quants.quantize(values, kind), kind
-
-
-def to_numpy(tensor: Tensor) -> NDArray[numpy.float32]:
-    return numpy.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())

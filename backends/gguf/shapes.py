@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import stored_tensors
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # Classes of transformers that compute what llama.cpp's architectures `llama` and `deci` do.
 _CLASSES = frozenset({"LlamaForCausalLM", "MistralForCausalLM"})
@@ -32,8 +35,6 @@ _OUTSIDE = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-_ATTENTION = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
-_MLP = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +94,9 @@ def read_shape(graph: Graph) -> Shape:
     )
 
 
-def check_source(graph: Graph) -> Any:
+def check_source(graph: Graph) -> "PretrainedConfig":
     """The configuration of a source that llama.cpp's architectures compute. Raises ExportError."""
-    config = graph.source.config
+    config: PretrainedConfig = graph.source.config
     if graph.source.kind != "decoder" or graph.source.architecture not in _CLASSES:
         found = graph.source.architecture or "this model"
         raise ExportError(f"gguf is written for {', '.join(sorted(_CLASSES))}, and {found} is none of them")
@@ -112,11 +113,11 @@ def check_source(graph: Graph) -> Any:
     return config
 
 
-def rope_of(config: Any) -> dict[str, Any]:
+def rope_of(config: "PretrainedConfig") -> dict[str, Any]:
     return dict(getattr(config, "rope_parameters", None) or {})
 
 
-def check_heads(graph: Graph, config: Any) -> int:
+def check_heads(graph: Graph, config: "PretrainedConfig") -> int:
     """The head size, which must be the source's: rotations go with it. Raises ExportError."""
     found = {int(n.meta["value"].shape[3]) for name, n in graph.placeholders.items() if name.startswith("past_key")}
     size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

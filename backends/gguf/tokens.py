@@ -5,9 +5,12 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import ExportError
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter, TokenType
 
 # The expressions that texts are split by before they are merged, and llama.cpp's names for them.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -15,7 +18,7 @@ _ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS + r"\p{N}{1,3}" + _ENDS: "llama-bpe", _WORDS + r"\p{N}" + _ENDS: "qwen2"}
 
 
-def add_tokenizer(writer: Any, folder: Path, vocabulary: int, gguf: Any, pre: str = "") -> None:
+def add_tokenizer(writer: "GGUFWriter", folder: Path, vocabulary: int, pre: str = "") -> None:
     """Write tokens, merges or scores, and special tokens of the tokenizer in a folder; nothing where there is none.
 
     `pre` names llama.cpp's way of splitting texts, where it cannot be told from the tokenizer. Raises ExportError for a
@@ -41,9 +44,11 @@ def add_tokenizer(writer: Any, folder: Path, vocabulary: int, gguf: Any, pre: st
         add_spaces(writer, data)
     tokens = tokens_of(data, vocabulary)
     writer.add_token_list(tokens)
-    writer.add_token_types(types_of(data, tokens, gguf))
+    writer.add_token_types(types_of(data, tokens))
+    from gguf import SpecialVocab
+
     with quiet():
-        gguf.SpecialVocab(folder, load_merges=by_bytes, n_vocab=vocabulary).add_to_gguf(writer, quiet=True)
+        SpecialVocab(folder, load_merges=by_bytes, n_vocab=vocabulary).add_to_gguf(writer, quiet=True)
 
 
 @contextlib.contextmanager
@@ -78,8 +83,11 @@ def tokens_of(data: Mapping[str, Any], vocabulary: int) -> list[str]:
     return [known.get(id, f"[UNUSED{id}]") for id in range(vocabulary)]
 
 
-def types_of(data: Mapping[str, Any], tokens: list[str], gguf: Any) -> list[Any]:
-    kinds, model = gguf.TokenType, data["model"]
+def types_of(data: Mapping[str, Any], tokens: list[str]) -> "list[TokenType]":
+    import gguf
+
+    kinds = gguf.TokenType
+    model = data["model"]
     added = {entry["id"]: entry for entry in data.get("added_tokens", ())}
     result = []
     for id, text in enumerate(tokens):
@@ -104,7 +112,7 @@ def scores_of(data: Mapping[str, Any], vocabulary: int) -> list[float]:
     return scores
 
 
-def add_spaces(writer: Any, data: Mapping[str, Any]) -> None:
+def add_spaces(writer: "GGUFWriter", data: Mapping[str, Any]) -> None:
     """What happens to spaces before a text is cut."""
     rules = json.dumps([data.get("normalizer"), data.get("pre_tokenizer")], ensure_ascii=False)
     writer.add_add_space_prefix('"prepend": "▁"' in rules or '"prepend_scheme": "always"' in rules)

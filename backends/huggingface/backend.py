@@ -2,24 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from safetensors import SafetensorError
-
-from graphprune.backends.huggingface.copying import copy_companions
-from graphprune.backends.huggingface.generic_checkpoint import write_generic
-from graphprune.backends.huggingface.stock_checkpoint import stock_models, write_stock
-from graphprune.backends.huggingface.stock_configs import quiet, stock_config
-from graphprune.budget.quantities import FileBytes
+from graphprune.budget.backend import Backend
 from graphprune.errors import ExportError
-from graphprune.ir.graph import Graph
-from graphprune.ir.placement import on_cpu
-from graphprune.ir.serial import narrowest_dtype
+
+if TYPE_CHECKING:
+    from graphprune.budget.quantities import FileBytes
+    from graphprune.ir.graph import Graph
 
 
 @final
 @dataclass(frozen=True)
-class HuggingFace:
+class HuggingFace(Backend):
     """Write config.json, safetensors and the source's tokenizer, template and licence files.
 
     `form` is `auto`: a stock checkpoint where a configuration of the source's own architecture has the graph's shapes
@@ -28,20 +23,32 @@ class HuggingFace:
     """
 
     name: ClassVar[str] = "huggingface"
+    files: ClassVar[tuple[str, ...]] = ("*.safetensors",)
     form: Literal["auto", "stock", "generic"] = "auto"
     shard_bytes: int = 5_000_000_000
 
-    def quantity(self, graph: Graph) -> FileBytes:
-        """What the checkpoint takes, as a function of the widths."""
-        half = graph.source.dtype is not None and graph.source.dtype.itemsize == 2
-        return FileBytes("half" if half else "fp32", buffers=False, place="checkpoint")
+    @property
+    def place(self) -> str:
+        """The artefact's own folder, which transformers opens."""
+        return ""
 
-    def export(self, graph: Graph, folder: Path) -> list[Path]:
-        """Write the checkpoint into `folder`; returns the paths of its files.
+    def quantity(self, graph: "Graph") -> "FileBytes":
+        from graphprune.budget.quantities import FileBytes
+
+        half = graph.source.dtype is not None and graph.source.dtype.itemsize == 2
+        return FileBytes("half" if half else "fp32", buffers=False, place=self.label)
+
+    def export(self, graph: "Graph", folder: Path) -> list[Path]:
+        """Write the checkpoint; returns the paths of its files.
 
         Raises ExportError where the graph has no stock form and `stock` was asked for, where a tensor has no data, or
         where a file cannot be written.
         """
+        from safetensors import SafetensorError
+
+        from graphprune.backends.huggingface.copying import copy_companions
+        from graphprune.ir.placement import on_cpu
+
         meta = next((name for name, tensor in graph.tensors().items() if tensor.is_meta), None)
         if meta is not None:
             raise ExportError(f"{meta} has no weights; capture the model with weights before exporting it")
@@ -55,15 +62,23 @@ class HuggingFace:
         except SafetensorError as error:
             raise ExportError(f"cannot write {folder}: {error}") from error
 
-    def expresses(self, graph: Graph) -> bool:
+    def expresses(self, graph: "Graph") -> bool:
         """Say whether some configuration of the source's own architecture has this graph's shapes."""
+        from graphprune.backends.huggingface.stock_configs import stock_config
+
         return stock_config(graph) is not None
 
-    def write(self, graph: Graph, folder: Path) -> list[Path]:
+    def write(self, graph: "Graph", folder: Path) -> list[Path]:
+        from graphprune.backends.huggingface.generic_checkpoint import write_generic
+        from graphprune.backends.huggingface.skeletons import quiet
+        from graphprune.backends.huggingface.stock_checkpoint import stock_models, write_stock
+        from graphprune.ir.serial import narrowest_dtype
+
         with quiet():
             model = None if self.form == "generic" else next(stock_models(graph), None)
             if model is not None:
-                return write_stock(model.to(narrowest_dtype(graph)), folder, self.shard_bytes)
+                model.to(narrowest_dtype(graph))  # type: ignore[arg-type]  # transformers' wrapper hides self
+                return write_stock(model, folder, self.shard_bytes)
         if self.form == "stock":
             raise ExportError(f"no configuration of {graph.source.architecture or 'the source'} fits; use form=generic")
         return write_generic(graph, folder, self.shard_bytes)

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +41,7 @@ def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
     return {n: t.to(narrow) if n in parameters and t.dtype == main else t for n, t in stored_tensors(graph).items()}
 
 
-def generic_config(graph: Graph) -> dict[str, Any]:
+def generic_config(graph: Graph) -> dict[str, object]:
     """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
     from graphprune.generic.program_graphprune import pack
 
@@ -63,7 +62,7 @@ def generic_config(graph: Graph) -> dict[str, Any]:
     }
 
 
-def cache_fields(graph: Graph) -> dict[str, Any]:
+def cache_fields(graph: Graph) -> dict[str, object]:
     """What a cache is made from: how many layers keep something, and what, where it is not keys and values alone."""
     layers: dict[str, set[str]] = {}
     for name in filter(is_state, graph.inputs):
@@ -71,7 +70,7 @@ def cache_fields(graph: Graph) -> dict[str, Any]:
     types = [layer_type(parts) for parts in layers.values()]
     if set(types) == {"linear_attention"}:  # transformers asks a cache for its length: this layer says none
         types.append("full_attention")
-    count: dict[str, Any] = {"num_hidden_layers": len(types)}
+    count: dict[str, object] = {"num_hidden_layers": len(types)}
     if set(types) <= {"full_attention"}:
         return count
     windows = max(sum(part.startswith("conv") for part in parts) for parts in layers.values())
@@ -85,7 +84,7 @@ def layer_type(parts: set[str]) -> str:
     return "indexed_attention" if "indexer" in parts else "hybrid" if len(parts) > 2 else "full_attention"
 
 
-def plain_fields(graph: Graph) -> dict[str, Any]:
+def plain_fields(graph: Graph) -> dict[str, object]:
     """The numbers, texts and token ids of the source's configuration, under the common names as well as its own."""
     if graph.source.config is None:
         return {}
@@ -111,6 +110,6 @@ def tokenizer_class(model_type: str) -> str | None:
     return TOKENIZER_MAPPING_NAMES.get(model_type)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
     return numbers or isinstance(value, (int, float, str, bool))

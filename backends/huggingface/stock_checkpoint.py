@@ -4,20 +4,25 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from graphprune.backends.attempts import attempt
 from graphprune.backends.huggingface.files import write_json
-from graphprune.backends.huggingface.stock_configs import renumber, skeleton, stock_configs
+from graphprune.backends.huggingface.skeletons import renumber, skeleton
+from graphprune.backends.huggingface.stock_configs import stock_configs
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, stored_tensors
 from graphprune.running.comparison import agree
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
 ATTEMPTS = 8  # stock configurations with the right shapes that are tried for the right function
 
 
-def stock_models(graph: Graph) -> Iterator[Any]:
+def stock_models(graph: Graph) -> Iterator["PreTrainedModel"]:
     """The source's own class with the graph's weights, under each configuration with which it computes the same."""
     for config in itertools.islice(stock_configs(graph), ATTEMPTS):
         model = stock_model(graph, config)
@@ -25,15 +30,12 @@ def stock_models(graph: Graph) -> Iterator[Any]:
             yield model
 
 
-def computes_alike(model: Any, graph: Graph) -> bool:
+def computes_alike(model: "PreTrainedModel", graph: Graph) -> bool:
     """Say whether the class computes what the graph does; one that has the shapes may still be unable to run them."""
-    try:
-        return agree(model, graph)
-    except Exception:  # whatever a model's own code raises on sizes that it never meant to have
-        return False
+    return attempt(lambda: agree(model, graph)) is True
 
 
-def stock_model(graph: Graph, config: Any) -> Any:
+def stock_model(graph: Graph, config: "PretrainedConfig") -> "PreTrainedModel | None":
     """The model on the graph's own tensors, or None where a parameter that the graph never read cannot be found."""
     import transformers
     from transformers.initialization import no_init_weights
@@ -52,7 +54,7 @@ def stock_model(graph: Graph, config: Any) -> Any:
     return model if all(id(parameter) in loaded for parameter in model.parameters()) else None
 
 
-def model_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def model_shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
@@ -74,7 +76,7 @@ def unread_parameters(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> di
     return {n: found[n].detach() for n, shape in shapes.items() if n in found and tuple(found[n].shape) == shape}
 
 
-def write_stock(model: Any, folder: Path, shard_bytes: int) -> list[Path]:
+def write_stock(model: "PreTrainedModel", folder: Path, shard_bytes: int) -> list[Path]:
     """Write the stock checkpoint by transformers' own means; config.json in today's spelling and in the older one."""
     before = set(folder.iterdir())
     model.save_pretrained(folder, max_shard_size=shard_bytes)
@@ -89,7 +91,7 @@ def write_stock(model: Any, folder: Path, shard_bytes: int) -> list[Path]:
     return sorted(set(folder.iterdir()) - before | {path})
 
 
-def older_spelling(data: Mapping[str, Any]) -> dict[str, Any]:
+def older_spelling(data: Mapping[str, object]) -> dict[str, object]:
     """The fields that readers before transformers 5 look for: without `rope_theta` they would assume 10000."""
     result = {"torch_dtype": data["dtype"]} if "dtype" in data else {}
     rope = data.get("rope_parameters")
@@ -101,7 +103,7 @@ def older_spelling(data: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def reads_back(config: Any, folder: Path) -> bool:
+def reads_back(config: "PretrainedConfig", folder: Path) -> bool:
     """Say whether config.json, with both spellings, still means the same configuration."""
     read = type(config).from_pretrained(folder).to_dict()
     wanted = config.to_dict()

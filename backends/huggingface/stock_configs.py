@@ -1,38 +1,41 @@
 """The stock configuration of a pruned model: found by search, proved on the meta device, the same for every family."""
 
-import contextlib
 import heapq
 import itertools
-import logging
-import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from graphprune.backends.attempts import attempt
+from graphprune.backends.huggingface.skeletons import (
+    Shapes,
+    Skeleton,
+    layer_count,
+    layer_index,
+    partial_layers,
+    quiet,
+    renumber,
+    shapes_of,
+    skeleton,
+    unequal_layers,
+    unread_fit,
+)
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import tensor_type
 
-Shapes = Mapping[str, tuple[int, ...]]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 Path = tuple[str, ...]
-Assignment = frozenset[tuple[Path, Any]]
+Assignment = frozenset[tuple[Path, object]]
 BUDGET = 300  # configurations that are instantiated before the search gives up
 LONGEST, SLOW = 120.0, 2.0  # seconds: for the whole search; for one class, after which what was changed is left alone
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
-@dataclass(frozen=True)
-class Skeleton:
-    """The shapes of a class under one configuration: all parameters and buffers, and which of them are parameters."""
-
-    shapes: Shapes
-    parameters: frozenset[str]
-
-
-def stock_config(graph: Graph) -> Any:
+def stock_config(graph: Graph) -> "PretrainedConfig | None":
     """The first of `stock_configs`, or None.
 
     Equal shapes do not prove equal function (attention scales, statistics of norms): compare before trusting it.
@@ -40,7 +43,7 @@ def stock_config(graph: Graph) -> Any:
     return next(stock_configs(graph), None)
 
 
-def stock_configs(graph: Graph) -> Iterator[Any]:
+def stock_configs(graph: Graph) -> Iterator["PretrainedConfig"]:
     """The configurations under which the source's own class has exactly this graph's parameter and buffer shapes.
 
     Where the graph chooses all that there is to choose from, also those with lower numbers that no shape shows.
@@ -51,7 +54,7 @@ def stock_configs(graph: Graph) -> Iterator[Any]:
         yield from fewer_choices(config, graph)
 
 
-def fewer_choices(config: Any, graph: Graph) -> Iterator[Any]:
+def fewer_choices(config: "PretrainedConfig", graph: Graph) -> Iterator["PretrainedConfig"]:
     """The configuration with one or two numbers lowered to how many entries the graph chooses, such as experts."""
     counts = exhausted_choices(graph)
     if not counts:
@@ -78,7 +81,7 @@ def exhausted_choices(graph: Graph) -> list[int]:
     return sorted({count for count, size in sizes if count == size})
 
 
-def is_expressible(config: Any, shapes: Shapes, architecture: str) -> Any:
+def is_expressible(config: "PretrainedConfig | None", shapes: Shapes, architecture: str) -> "PretrainedConfig | None":
     """A configuration of `architecture` (a transformers class name) with these tensor shapes by name, or None.
 
     `shapes` may name buffers too; they tell head sizes from head counts. Layers of which nothing is left may be absent:
@@ -87,14 +90,14 @@ def is_expressible(config: Any, shapes: Shapes, architecture: str) -> Any:
     return next(solutions(config, shapes, architecture), None)
 
 
-def solutions(config: Any, shapes: Shapes, architecture: str) -> Iterator[Any]:
+def solutions(config: "PretrainedConfig | None", shapes: Shapes, architecture: str) -> Iterator["PretrainedConfig"]:
     with quiet():
         old = None if config is None else skeleton(config, architecture)
-        if old is not None:
+        if config is not None and old is not None:
             yield from solve(config, old, shapes, architecture)
 
 
-def solve(config: Any, old: Skeleton, shapes: Shapes, architecture: str) -> Iterator[Any]:
+def solve(config: "PretrainedConfig", old: Skeleton, shapes: Shapes, architecture: str) -> Iterator["PretrainedConfig"]:
     names = renumber(old.shapes, shapes)
     new = {names[name]: shape for name, shape in shapes.items() if name in names}
     if not new or partial_layers(old, shapes) or unequal_layers(old.shapes, new):
@@ -109,87 +112,14 @@ def solve(config: Any, old: Skeleton, shapes: Shapes, architecture: str) -> Iter
     target = {name: shape for name, shape in new.items() if layer_index(name) < few}
     for assignment in search(shallow, architecture, target):
         full = rebuild(resize_depth(shallow, depth, few, kept, config), assignment)
-        found = None if full is None else skeleton(full, architecture)
+        if full is None:
+            continue
+        found = skeleton(full, architecture)
         if found is not None and all(found.shapes.get(n) == s for n, s in new.items()) and unread_fit(old, found, new):
             yield full
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from warning about what is only tried, and from drawing progress bars of its own."""
-    import transformers
-
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity(logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-
-
-def skeleton(config: Any, architecture: str) -> Skeleton | None:
-    """The shapes of the class under a configuration; None where the class is unknown or refuses it."""
-    import transformers
-
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model = getattr(transformers, architecture)(config)
-    except Exception:  # any refusal by a constructor, whatever its class, rules the candidate out
-        return None
-    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    buffers = {name: tuple(b.shape) for name, b in model.named_buffers()}
-    return Skeleton({**parameters, **buffers}, frozenset(parameters))
-
-
-def renumber(old: Shapes, shapes: Shapes) -> dict[str, str]:
-    """New names of the surviving parameters: where whole layers are gone, the later ones move up."""
-    result = {name: name for name in shapes if name in old}
-    survivors = {index for index in map(layer_index, result) if index >= 0}
-    if survivors == set(range(layer_count(old))):
-        return result
-    order = {index: position for position, index in enumerate(sorted(survivors))}
-    return {name: _NUMBER.sub(lambda m: str(order[int(m.group())]), name, count=1) for name in result}
-
-
-def layer_index(name: str) -> int:
-    """The first number among the parts of a name, -1 where there is none."""
-    found = _NUMBER.search(name)
-    return int(found.group()) if found else -1
-
-
-def layer_count(shapes: Shapes) -> int:
-    return max(map(layer_index, shapes), default=-1) + 1
-
-
-def pattern(name: str) -> str:
-    return _NUMBER.sub("*", name)
-
-
-def partial_layers(old: Skeleton, shapes: Shapes) -> bool:
-    """Say whether some layer lost a part that another kept: a dropped branch."""
-    survivors = {layer_index(name) for name in shapes if name in old.shapes and layer_index(name) >= 0}
-    present = {pattern(name) for name in shapes}
-    missing = old.parameters - shapes.keys()
-    return any(layer_index(name) in survivors and pattern(name) in present for name in missing)
-
-
-def unequal_layers(old: Shapes, new: Shapes) -> bool:
-    """Say whether parameters that had one shape across layers now have several."""
-    seen: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = defaultdict(set)
-    for name, shape in new.items():
-        seen[pattern(name), old[name]].add(shape)
-    return any(len(shapes) > 1 for shapes in seen.values())
-
-
-def unread_fit(old: Skeleton, found: Skeleton, new: Shapes) -> bool:
-    """Parameters that the graph never read keep their shape: there is nothing to cut them by."""
-    return all(old.shapes.get(name) == found.shapes[name] for name in found.parameters - new.keys())
-
-
-def rebuild(config: Any, changes: Assignment | Mapping[Path, Any]) -> Any:
+def rebuild(config: "PretrainedConfig", changes: Assignment | Mapping[Path, object]) -> "PretrainedConfig | None":
     """The configuration with some values changed, through its constructor as in loading; None where that refuses."""
     data = config.to_dict()
     for path, value in changes.items() if isinstance(changes, Mapping) else changes:
@@ -198,13 +128,11 @@ def rebuild(config: Any, changes: Assignment | Mapping[Path, Any]) -> Any:
             place = place[key]
         place[path[-1]] = value
     data.pop("transformers_version", None)
-    try:
-        return type(config).from_dict(data)
-    except Exception:  # validation differs from class to class; a refusal rules the candidate out
-        return None
+    found = attempt(lambda: type(config).from_dict(data))
+    return None if isinstance(found, Exception) else found
 
 
-def fields(data: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+def fields(data: Mapping[str, object], prefix: Path = ()) -> Iterator[tuple[Path, object]]:
     """Every value of a configuration by path, sub-configurations included."""
     for key, value in data.items():
         if isinstance(value, dict):
@@ -213,7 +141,7 @@ def fields(data: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, A
             yield (*prefix, key), value
 
 
-def depth_path(config: Any, architecture: str, old: Shapes) -> Path | None:
+def depth_path(config: "PretrainedConfig", architecture: str, old: Shapes) -> Path | None:
     """The field that holds the number of layers: lowering it removes the last layer. None where there is none."""
     count = layer_count(old)
     for path, value in fields(config.to_dict()):
@@ -225,20 +153,29 @@ def depth_path(config: Any, architecture: str, old: Shapes) -> Path | None:
     return None
 
 
-def resized(config: Any, depth: Path, old: int, new: int, full: Any = None) -> dict[Path, Any]:
+def resized(
+    config: "PretrainedConfig", depth: Path, old: int, new: int, full: "PretrainedConfig | None" = None
+) -> dict[Path, object]:
     """The changes for another number of layers; lists with one entry a layer are cut short, or taken from `full`."""
     known = dict(fields((full or config).to_dict()))
-    lists = {p: v for p, v in fields(config.to_dict()) if isinstance(v, (list, tuple)) and len(v) == old}
-    return {p: list(known[p])[:new] for p in lists} | {depth: new}
+    lists = [p for p, v in fields(config.to_dict()) if isinstance(v, (list, tuple)) and len(v) == old]
+    return {p: shortened(known[p], new) for p in lists} | {depth: new}
 
 
-def resize_depth(config: Any, depth: Path | None, old: int, new: int, full: Any = None) -> Any:
+def shortened(entries: object, count: int) -> list[object]:
+    assert isinstance(entries, (list, tuple))
+    return list(entries[:count])
+
+
+def resize_depth(
+    config: "PretrainedConfig", depth: Path | None, old: int, new: int, full: "PretrainedConfig | None" = None
+) -> "PretrainedConfig":
     if depth is None or old == new:
         return config
     return rebuild(config, resized(config, depth, old, new, full)) or config
 
 
-def explicit(config: Any, architecture: str) -> Any:
+def explicit(config: "PretrainedConfig", architecture: str) -> "PretrainedConfig":
     """The configuration with every unset size written out: `n_inner`, `head_dim`, where a class derives them.
 
     A field counts as a size if some value for it changes a shape; its value is the one that changes none.
@@ -256,24 +193,19 @@ def explicit(config: Any, architecture: str) -> Any:
     return config
 
 
-def quotients(config: Any) -> set[int]:
+def quotients(config: "PretrainedConfig") -> set[int]:
     """Every whole quotient of two sizes in the configuration: a head size is one."""
     numbers = {v for _, v in fields(config.to_dict()) if isinstance(v, int) and not isinstance(v, bool) and v > 1}
     return {a // b for a in numbers for b in numbers if a > b and a % b == 0}
 
 
-def shapes_of(config: Any, architecture: str) -> Shapes | None:
-    found = None if config is None else skeleton(config, architecture)
-    return None if found is None else found.shapes
-
-
-def influences(config: Any, architecture: str, path: Path, base: Shapes) -> bool:
+def influences(config: "PretrainedConfig", architecture: str, path: Path, base: Shapes) -> bool:
     """Say whether an odd value for a field changes a shape."""
     shapes = shapes_of(rebuild(config, {path: 6}), architecture)
     return shapes is not None and shapes != base
 
 
-def search(config: Any, architecture: str, target: Shapes) -> Iterator[Assignment]:
+def search(config: "PretrainedConfig", architecture: str, target: Shapes) -> Iterator[Assignment]:
     """Assignments of configuration values under which the class has the target shapes, most promising first."""
     start: Assignment = frozenset()
     base = shapes_of(config, architecture) or {}
@@ -298,14 +230,14 @@ def search(config: Any, architecture: str, target: Shapes) -> Iterator[Assignmen
             found = shapes_of(candidate, architecture)
             if time.monotonic() > tried_at + SLOW:
                 slow.add(option[0])
-            if found is None:
+            if candidate is None or found is None:
                 # What a class refuses it may take with one more change: kept behind everything valid.
                 heapq.heappush(queue, (wrong + 1000, size + 1, tried, following, reached, shapes))
             elif found != shapes and mismatch(found, target) <= wrong:
                 heapq.heappush(queue, (mismatch(found, target), size + 1, tried, following, candidate, found))
 
 
-def candidates(config: Any, shapes: Shapes, target: Shapes) -> list[tuple[Path, Any]]:
+def candidates(config: "PretrainedConfig", shapes: Shapes, target: Shapes) -> list[tuple[Path, int]]:
     """Values that may explain the sizes that still differ: those equal to an old size, then those of the same ratio."""
     exact, scaled = [], []
     for path, value in whole_numbers(config):
@@ -317,7 +249,7 @@ def candidates(config: Any, shapes: Shapes, target: Shapes) -> list[tuple[Path, 
     return list(dict.fromkeys([*exact, *scaled]))
 
 
-def whole_numbers(config: Any) -> Iterator[tuple[Path, int]]:
+def whole_numbers(config: "PretrainedConfig") -> Iterator[tuple[Path, int]]:
     """The positive integers of a configuration by path."""
     for path, value in fields(config.to_dict()):
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:

@@ -1,33 +1,42 @@
 """Lowerings of element-wise calls that torchlib does not have, or has for another opset."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import fx
 
+from graphprune.backends.onnx.values import Lowered, Lowering, Operators
 
-def square(op: Any, node: fx.Node, value: Any) -> Any:
+
+def square(op: Operators, node: fx.Node, value: ir.Value) -> Lowered:
     return op.Mul(value, value)
 
 
-def smaller(op: Any, node: fx.Node, left: Any, *right: Any) -> Any:
+def smaller(op: Operators, node: fx.Node, left: object, *right: object) -> Lowered:
     """The element-wise form of `min`; the reducing forms are torchlib's."""
-    return op.Min(left, right[0]) if overload(node) == "other" else NotImplemented
+    return op.Min(left, right[0]) if overload(node) == "other" else None
 
 
-def larger(op: Any, node: fx.Node, left: Any, *right: Any) -> Any:
-    return op.Max(left, right[0]) if overload(node) == "other" else NotImplemented
+def larger(op: Operators, node: fx.Node, left: object, *right: object) -> Lowered:
+    return op.Max(left, right[0]) if overload(node) == "other" else None
 
 
-def log1p(op: Any, node: fx.Node, value: Any) -> Any:
+def log1p(op: Operators, node: fx.Node, value: ir.Value) -> Lowered:
     """log(1 + x); for |x| < 1e-7 in float32 that is 0, where torch gives x."""
     return op.Log(op.Add(value, op.CastLike(op.Constant(value_float=1.0), value)))
 
 
-def rms_norm(op: Any, node: fx.Node, value: Any, shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+def rms_norm(
+    op: Operators,
+    node: fx.Node,
+    value: ir.Value,
+    shape: Sequence[object],
+    weight: ir.Value | None = None,
+    eps: float | None = None,
+) -> Lowered:
     """The norm over the last dimensions, in what opset 20 has; without `eps` torch takes the machine epsilon."""
     axes = op.Constant(value_ints=list(range(-len(shape), 0)))
     small = torch.finfo(node.meta["value"].dtype).eps if eps is None else eps
@@ -36,16 +45,22 @@ def rms_norm(op: Any, node: fx.Node, value: Any, shape: Any, weight: Any = None,
     return result if weight is None else op.Mul(result, weight)
 
 
-def reshape_as(op: Any, node: fx.Node, value: Any, other: Any) -> Any:
+def reshape_as(op: Operators, node: fx.Node, value: ir.Value, other: ir.Value) -> Lowered:
     return op.Reshape(value, op.Shape(other), allowzero=1)
 
 
 def differences(
-    op: Any, node: fx.Node, value: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None
-) -> Any:
+    op: Operators,
+    node: fx.Node,
+    value: ir.Value,
+    n: int = 1,
+    dim: int = -1,
+    prepend: ir.Value | None = None,
+    append: ir.Value | None = None,
+) -> Lowered:
     """What each entry has more than the one before it."""
     if n != 1:
-        return NotImplemented
+        return None
     given = [x for x in (prepend, value, append) if x is not None]
     whole = op.Concat(*given, axis=dim) if len(given) > 1 else value
     place, zero, one, last = (op.Constant(value_ints=[x]) for x in (dim, 0, 1, -1))
@@ -53,14 +68,14 @@ def differences(
     return op.Sub(op.Slice(whole, one, end, place), op.Slice(whole, zero, last, place))
 
 
-def broadcast_all(op: Any, node: fx.Node, tensors: Any) -> Any:
+def broadcast_all(op: Operators, node: fx.Node, tensors: Sequence[ir.Value]) -> Lowered:
     whole = tensors[0]
     for tensor in tensors[1:]:
         whole = op.Expand(whole, op.Shape(tensor))
     return [op.Expand(tensor, op.Shape(whole)) for tensor in tensors]
 
 
-def eye(op: Any, node: fx.Node, rows: Any, columns: Any = None, **kwargs: Any) -> Any:
+def eye(op: Operators, node: fx.Node, rows: object, columns: object = None, **kwargs: object) -> Lowered:
     """Ones on the diagonal; sizes are numbers or values."""
     sizes = [rows, rows if columns is None or isinstance(columns, str) else columns]
     minus = op.Constant(value_ints=[-1])
@@ -69,15 +84,21 @@ def eye(op: Any, node: fx.Node, rows: Any, columns: Any = None, **kwargs: Any) -
     return op.EyeLike(zeros, dtype=ir.tensor_adapters.from_torch_dtype(node.meta["value"].dtype))
 
 
-def one_hot(op: Any, node: fx.Node, indices: Any, classes: int = -1) -> Any:
+def one_hot(op: Operators, node: fx.Node, indices: ir.Value, classes: int = -1) -> Lowered:
     if classes < 0:
-        return NotImplemented
+        return None
     return op.OneHot(indices, op.Constant(value_ints=[classes]), op.Constant(value_ints=[0, 1]), axis=-1)
 
 
 def variance(
-    op: Any, node: fx.Node, value: Any, dim: Any = None, unbiased: bool = True, *rest: Any, **kwargs: Any
-) -> Any:
+    op: Operators,
+    node: fx.Node,
+    value: ir.Value,
+    dim: Sequence[int] | None = None,
+    unbiased: bool = True,
+    *rest: bool,
+    **kwargs: Any,
+) -> Lowered:
     """The mean square around the mean, over dimensions of known size; torch divides by the size less a correction."""
     shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
     positional = overload(node) == "dim"
@@ -85,23 +106,23 @@ def variance(
     keepdim = (*rest, kwargs.get("keepdim", False))[0]
     count = math.prod(shape[d] if isinstance(shape[d], int) else math.nan for d in dim or range(len(shape)))
     if overload(node) not in ("dim", "correction") or not count > correction:
-        return NotImplemented
+        return None
     axes = op.Constant(value_ints=list(dim or range(len(shape))))
     centred = op.Sub(value, op.ReduceMean(value, axes, keepdims=1))
     mean = op.ReduceMean(op.Mul(centred, centred), axes, keepdims=int(keepdim))
     return op.Mul(mean, op.CastLike(op.Constant(value_float=count / (count - correction)), value))
 
 
-def deviation(op: Any, node: fx.Node, value: Any, *args: Any, **kwargs: Any) -> Any:
+def deviation(op: Operators, node: fx.Node, value: ir.Value, *args: Any, **kwargs: Any) -> Lowered:
     square = variance(op, node, value, *args, **kwargs)
-    return square if square is NotImplemented else op.Sqrt(square)
+    return None if square is None else op.Sqrt(square)
 
 
 def overload(node: fx.Node) -> str:
     return str(getattr(node.target, "_overloadname", ""))
 
 
-ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
+ELEMENTWISE: Mapping[str, Lowering] = {
     "square": square,
     "min": smaller,
     "max": larger,

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from graphprune.ir.contract import context_length, is_attended, is_state, rows_of_ids
 from graphprune.ir.graph import Graph
-from graphprune.ir.types import tensor_type
+from graphprune.ir.types import TensorType, tensor_type
 
 
 def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list[Path]:
@@ -23,7 +22,7 @@ def write_genai_config(graph: Graph, folder: Path, shared: bool = False) -> list
     return [path]
 
 
-def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
+def genai_config(graph: Graph, shared: bool = False) -> dict[str, object]:
     """The settings as genai's strict parser takes them.
 
     Heads and head sizes are the largest of any layer: genai reads each layer's own from the model's inputs.
@@ -41,7 +40,7 @@ def genai_config(graph: Graph, shared: bool = False) -> dict[str, Any]:
             "present_value_names": "present.%d.value",
         },
     }
-    model: dict[str, Any] = {"type": "decoder", **special_tokens(graph)}  # which genai feeds as our contract says
+    model: dict[str, object] = {"type": "decoder", **special_tokens(graph)}  # which genai feeds as our contract says
     model |= {"context_length": context, "vocab_size": vocabulary, "decoder": decoder}
     search = {"max_length": min(context, 4096), "do_sample": False, "num_beams": 1, "past_present_share_buffer": shared}
     return {"model": model, "search": search}
@@ -56,7 +55,7 @@ def equal_parts(graph: Graph) -> bool:
     )
 
 
-def cache_types(graph: Graph) -> dict[int, Any]:
+def cache_types(graph: Graph) -> dict[int, TensorType]:
     """The type of each layer's key cache, by layer number."""
     keys = {n: node for n, node in graph.placeholders.items() if is_attended(n) and n.endswith(".key")}
     return {int(name.split(".")[1]): tensor_type(node) for name, node in keys.items()}
@@ -84,6 +83,6 @@ def special_tokens(graph: Graph) -> dict[str, int | list[int]]:
     return {name: value if value is not None else fallback[name] or 0 for name, value in found.items()}
 
 
-def setting(graph: Graph, name: str) -> Any:
+def setting(graph: Graph, name: str) -> int | list[int] | None:
     places = (graph.source.generation_config, graph.source.config)
     return next((v for v in (getattr(place, name, None) for place in places) if v is not None), None)

@@ -1,39 +1,43 @@
 """Lowerings of what image models call: norms over channels, pooling, padding by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from torch import fx
 
-from graphprune.ir.types import TensorType
+from graphprune.backends.onnx.values import Lowered, Lowering, Operators
+from graphprune.ir.types import Size, TensorType
+
+Spread = int | Sequence[int]  # one number for all dimensions, or one for each
 
 
-def shape_of(node: fx.Node, index: int = 0) -> tuple[Any, ...]:
+def shape_of(node: fx.Node, index: int = 0) -> tuple[Size, ...]:
     value: TensorType = node.args[index].meta["value"]  # type: ignore[union-attr]
     return value.shape
 
 
 def batch_norm(
-    op: Any,
+    op: Operators,
     node: fx.Node,
-    value: Any,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    variance: Any,
+    value: ir.Value,
+    weight: ir.Value | None,
+    bias: ir.Value | None,
+    mean: ir.Value | None,
+    variance: ir.Value | None,
     training: bool,
     momentum: float,
     eps: float,
-    *rest: Any,
-) -> Any:
+    *rest: object,
+) -> Lowered:
     """Frozen statistics are ai.onnx's own; without running ones, those of the batch (standardised weights)."""
     if not training and None not in (weight, bias):
         result = op.BatchNormalization(value, weight, bias, mean, variance, epsilon=eps)
         return result[0] if isinstance(result, (list, tuple)) else result
     if training and mean is not None:
-        return NotImplemented
+        return None
     rank = len(shape_of(node))
     channels = op.Constant(value_ints=[-1, *[1] * (rank - 2)])
     if training:
@@ -49,11 +53,11 @@ def batch_norm(
     return result if bias is None else op.Add(result, op.Reshape(bias, channels))
 
 
-def adaptive_average(op: Any, node: fx.Node, value: Any, size: Any) -> Any:
+def adaptive_average(op: Operators, node: fx.Node, value: ir.Value, size: Sequence[int | None]) -> Lowered:
     """Every output position averages a range of input positions: a product with a matrix for each dimension."""
     before = shape_of(node)[-len(size) :]
     if not all(isinstance(s, int) for s in before):
-        return NotImplemented
+        return None
     if all(s == 1 for s in size):
         return op.ReduceMean(value, op.Constant(value_ints=list(range(-len(size), 0))), keepdims=1)
     element = ir.tensor_adapters.from_torch_dtype(node.meta["value"].dtype)
@@ -66,7 +70,7 @@ def adaptive_average(op: Any, node: fx.Node, value: Any, size: Any) -> Any:
     return value
 
 
-def ranges(old: int, new: int) -> Any:
+def ranges(old: int, new: int) -> NDArray[np.float64]:
     """Shares [old, new]: output j averages the inputs from floor(j old / new) to ceil((j + 1) old / new)."""
     result = np.zeros((old, new))
     for j in range(new):
@@ -75,12 +79,20 @@ def ranges(old: int, new: int) -> Any:
     return result
 
 
-def convolution(op: Any, node: fx.Node, value: Any, weight: Any, bias: Any = None, *options: Any, **named: Any) -> Any:
+def convolution(
+    op: Operators,
+    node: fx.Node,
+    value: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None = None,
+    *options: Any,
+    **named: Any,
+) -> Lowered:
     """A convolution whose padding is a word: `valid` is none, `same` keeps the size at a stride of one."""
     names = ("stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, options, strict=False)), **named}
     if getattr(node.target, "_overloadname", "") != "padding":
-        return NotImplemented
+        return None
     padding, rank = given.get("padding", "valid"), len(shape_of(node)) - 2
     kernel = shape_of(node, 1)[2:]
     stride, dilation = (spread(given.get(name, 1), rank) for name in ("stride", "dilation"))
@@ -91,17 +103,17 @@ def convolution(op: Any, node: fx.Node, value: Any, weight: Any, bias: Any = Non
 
 
 def transposed(
-    op: Any,
+    op: Operators,
     node: fx.Node,
-    value: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    value: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None = None,
+    stride: Spread = 1,
+    padding: Spread = 0,
+    output_padding: Spread = 0,
     groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
+    dilation: Spread = 1,
+) -> Lowered:
     """A transposed convolution."""
     rank = len(shape_of(node)) - 2
     strides, pads, dilations = (spread(x, rank) for x in (stride, padding, dilation))
@@ -110,11 +122,11 @@ def transposed(
     return op.ConvTranspose(*operands, output_padding=spread(output_padding, rank), **given)
 
 
-def spread(value: Any, rank: int) -> list[int]:
+def spread(value: Spread, rank: int) -> list[int]:
     return [value] * rank if isinstance(value, int) else list(value) if len(value) == rank else [value[0]] * rank
 
 
-IMAGES: Mapping[str, Callable[..., Any]] = {
+IMAGES: Mapping[str, Lowering] = {
     "batch_norm": batch_norm,
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), adaptive_average),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),

@@ -6,12 +6,20 @@ import onnx_ir as ir
 from onnxscript import evaluator
 from torch import fx
 
+from graphprune.backends.onnx.values import Lowered, Operators
 from graphprune.ir.types import TensorType
 
 
 def scan_recurrence(
-    op: Any, node: fx.Node, query: Any, key: Any, value: Any, decay: Any, state: Any, beta: Any = None
-) -> Any:
+    op: Operators,
+    node: fx.Node,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    decay: ir.Value,
+    state: ir.Value,
+    beta: ir.Value | None = None,
+) -> Lowered:
     """Run the recurrence with the state as the loop's; every operand is scanned along its tokens, dimension 2."""
     scanned = [query, key, value, decay] + ([] if beta is None else [beta])
     types = [source.meta["value"] for source in (*node.args[:4], *node.args[5:6]) if isinstance(source, fx.Node)]
@@ -24,10 +32,10 @@ def scan_recurrence(
     return outputs, last
 
 
-def scan_maximum(op: Any, node: fx.Node, value: Any, dim: int) -> Any:
+def scan_maximum(op: Operators, node: fx.Node, value: ir.Value, dim: int) -> Lowered:
     """The largest value so far along a dimension, without where it stood; it starts from the least of all."""
     if any(user.args[1] == 1 and user.users for user in node.users):
-        return NotImplemented
+        return None
     kind = node.args[0].meta["value"]  # type: ignore[union-attr]
     element, dim = ir.tensor_adapters.from_torch_dtype(kind.dtype), dim % len(kind.shape)
     sizes = [size if isinstance(size, int) else None for d, size in enumerate(kind.shape) if d != dim]

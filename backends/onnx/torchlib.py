@@ -2,12 +2,16 @@
 
 import functools
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+from torch.fx.node import Target
+
+TorchlibFunction = Callable[..., ir.Value | Sequence[ir.Value]]
 
 
 @functools.cache
-def torchlib_functions(opset: int) -> Callable[[Any], Callable[..., Any] | None]:
+def torchlib_functions(opset: int) -> Callable[[Target], TorchlibFunction | None]:
     """Return the look-up from an ATen overload (or a Python operator on sizes) to its torchlib function, or None."""
     # The registry warns about every optional package that is not installed.
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
@@ -20,8 +24,9 @@ def torchlib_functions(opset: int) -> Callable[[Any], Callable[..., Any] | None]
     finally:
         logger.setLevel(level)
 
-    def find(target: Any) -> Callable[..., Any] | None:
-        found = [entry for entry in registry.get_decomps(target) if not entry.is_complex]
+    def find(target: Target) -> TorchlibFunction | None:
+        known = registry.get_decomps(target)  # type: ignore[arg-type]
+        found = [entry for entry in known if not entry.is_complex]
         return found[0].onnx_function if found else None
 
     return find

@@ -1,29 +1,30 @@
 """Translation: every ATen call of a graph becomes ai.onnx nodes, by our own lowering or by onnxscript's torchlib."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import cast, final
 
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from onnx_ir.tensor_adapters import from_torch_dtype as torch_dtype_to_onnx_dtype
 from onnxscript.evaluator import default_as
-from onnxscript.values import Opset
+from onnxscript.values import OnnxFunction, Opset
 from torch import Tensor, fx
 from torch.onnx._internal.exporter._building import OpRecorder
 from torch.onnx._internal.exporter._tensors import SymbolicTensor
 
+from graphprune.backends.attempts import attempt
 from graphprune.backends.onnx.lowerings import LOWERINGS, promoted_arguments
 from graphprune.backends.onnx.torchlib import torchlib_functions
 from graphprune.backends.onnx.types import DOMAIN, size_name
+from graphprune.backends.onnx.values import Fusion, Operators, Recorder, Values, value_of
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.types import TensorType
 
-# Writes one fused call: gets the opset, the recorder and all values so far; may set values of other nodes too.
-Fusion = Callable[[Any, Any, dict[fx.Node, Any]], Any]
+LocalFunction = ir.Function | OnnxFunction[..., object]
 
 
 def translate(graph: Graph, opset: int, fusions: Mapping[fx.Node, Fusion] | None = None) -> ir.Model:
@@ -43,18 +44,20 @@ class Translator:
         self.graph = graph
         self.fusions = fusions
         self.opset = Opset("", opset)
+        self.operators = cast(Operators, self.opset)
         self.functions = torchlib_functions(opset)
-        self.values: dict[fx.Node, Any] = {}
+        self.values: Values = {}
         self.initializers: dict[int, ir.Value] = {}
         self.transposed = linear_weights(graph)
-        self.constants: dict[Any, ir.Value] = {}
-        self.local_functions: dict[Any, Any] = {}
+        self.constants: dict[object, ir.Value] = {}
+        self.local_functions: dict[ir.OperatorIdentifier, ir.Function | OnnxFunction[..., object]] = {}
         self.result = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="graphprune")
 
     def run(self) -> ir.Model:
         for name, node in self.graph.placeholders.items():
-            self.values[node] = self.new_value(name, node.meta["value"])
-            self.result.inputs.append(self.values[node])
+            value = self.new_value(name, node.meta["value"])
+            self.values[node] = value
+            self.result.inputs.append(value)
         for node in self.graph.nodes:
             if node.op == "get_attr":
                 self.values[node] = self.initializer(str(node.target), node.meta["value"])
@@ -84,43 +87,46 @@ class Translator:
             self.initializers[id(tensor)] = result
         return self.initializers[id(tensor)]
 
-    def call(self, node: fx.Node) -> Any:
+    def call(self, node: fx.Node) -> ir.Value | Sequence[ir.Value]:
         """Record one call and return its value, or a sequence of values."""
-        if node.target is operator.getitem and isinstance(self.values[node.args[0]], Sequence):  # type: ignore[index]
-            return self.values[node.args[0]][node.args[1]]  # type: ignore[index]
+        if node.target is operator.getitem:
+            source, index = node.args
+            assert isinstance(source, fx.Node)
+            parts = self.values[source]
+            if isinstance(parts, Sequence):
+                return parts[index]  # type: ignore[index]
         recorder = OpRecorder(self.opset, self.constants)  # type: ignore[abstract]
         with default_as(recorder):
-            try:
-                result = self.fuse(node, recorder)
-                if result is NotImplemented:
-                    result = self.lower(node)
-            except ExportError:
-                raise
-            except Exception as error:
-                raise ExportError(f"cannot translate {describe(node)} to ONNX: {innermost(error)}") from error
+            result = attempt(lambda: self.record(node, recorder))
+        if isinstance(result, ExportError):
+            raise result
+        if isinstance(result, Exception):
+            raise ExportError(f"cannot translate {describe(node)} to ONNX: {innermost(result)}") from result
         self.local_functions.update(recorder.functions)
         self.adopt(node, recorder.nodes, result)
         return result
 
-    def fuse(self, node: fx.Node, recorder: Any) -> Any:
-        """The value of a node that ends a fused call; NotImplemented for any other."""
+    def record(self, node: fx.Node, recorder: Recorder) -> ir.Value | Sequence[ir.Value]:
+        """Record a call, fused with others where that is known; raises what any lowering raises."""
         fusion = self.fusions.get(node)
-        return NotImplemented if fusion is None else fusion(self.opset, recorder, self.values)
+        fused = None if fusion is None else fusion(self.operators, recorder, self.values)
+        return self.lower(node) if fused is None else fused
 
-    def lower(self, node: fx.Node) -> Any:
-        args, kwargs = promoted_arguments(self.opset, node, self.convert(node.args), self.convert(node.kwargs))
+    def lower(self, node: fx.Node) -> ir.Value | Sequence[ir.Value]:
+        given = [self.convert(argument) for argument in node.args]
+        named = {name: self.convert(argument) for name, argument in node.kwargs.items()}
+        args, kwargs = promoted_arguments(self.operators, node, given, named)
         lowering = LOWERINGS.get(operator_key(node))
-        if lowering is not None:
-            result = lowering(self.opset, node, *args, **kwargs)
-            if result is not NotImplemented:
-                return result
+        result = None if lowering is None else lowering(self.operators, node, *args, **kwargs)
+        if result is not None:
+            return result
         function = self.functions(node.target)
         if function is None:
             raise ExportError(f"no ONNX translation for {describe(node)}; add a lowering to backends/onnx/lowerings.py")
         kwargs = {key: -1 if key == "dtype" and value is None else value for key, value in kwargs.items()}
         return function(*args, **kwargs)
 
-    def convert(self, argument: Any) -> Any:
+    def convert(self, argument: object) -> object:
         """Replace nodes by their values and torch's constants by what torchlib takes."""
         if isinstance(argument, fx.Node):
             return self.values[argument]
@@ -132,7 +138,7 @@ class Translator:
             return torch_dtype_to_onnx_dtype(argument)
         return str(argument) if isinstance(argument, (torch.device, torch.memory_format, torch.layout)) else argument
 
-    def adopt(self, node: fx.Node, nodes: Sequence[ir.Node], result: Any) -> None:
+    def adopt(self, node: fx.Node, nodes: Sequence[ir.Node], result: ir.Value | Sequence[ir.Value]) -> None:
         """Name the new nodes after the module and the call they come from, and add them to the model."""
         scope = node.meta.get("scope") or ""
         prefix = f"{scope}/{node.name}" if scope else node.name
@@ -150,7 +156,7 @@ class Translator:
 
     def add_output(self, name: str, node: fx.Node) -> None:
         """Return the node's value under its contract name; one that is returned or named already gets a copy."""
-        value = self.values[node]
+        value = value_of(self.values, node)
         if value.producer() is None or value in self.result.outputs:
             copy = ir.Node("", "Identity", [value], outputs=[self.new_value(name, node.meta["value"])])
             self.result.append(copy)
@@ -160,7 +166,7 @@ class Translator:
         self.result.outputs.append(value)
 
 
-def set_type(value: ir.Value, described: Any) -> None:
+def set_type(value: ir.Value, described: object) -> None:
     """Give an ONNX value the type of a graph value; a size is an integer scalar."""
     if isinstance(described, TensorType):
         value.dtype = torch_dtype_to_onnx_dtype(described.dtype)
@@ -200,13 +206,19 @@ def lazy_tensor(name: str, tensor: Tensor, dtype: torch.dtype, transposed: bool)
     return ir.LazyTensor(convert, dtype=torch_dtype_to_onnx_dtype(dtype), shape=ir.Shape(shape), name=name)
 
 
-def finish(model: ir.Model, functions: dict[Any, Any], domains: set[str]) -> ir.Model:
+def finish(
+    model: ir.Model,
+    functions: Mapping[ir.OperatorIdentifier, LocalFunction],
+    domains: set[str],
+) -> ir.Model:
     """Inline torchlib's functions, share equal subexpressions, and drop what nothing reads."""
     from onnx_ir.passes import common
 
     for identifier, function in functions.items():
-        known = isinstance(function, ir.Function)
-        made = function if known else ir.serde.deserialize_function(function.to_function_proto())
+        if isinstance(function, ir.Function):
+            made = function
+        else:
+            made = ir.serde.deserialize_function(function.to_function_proto())
         made.opset_imports[""] = model.opset_imports[""]  # torchlib's are of opset 18, which later ones contain
         model.functions[identifier] = made
     if functions:

@@ -3,20 +3,18 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-import torch
-
-from graphprune.backends.onnx.backend import build_model, write_companions, write_model
-from graphprune.backends.onnx.types import widen_types
-from graphprune.backends.ort.reduced_precision import PRECISION, reduce_precision
-from graphprune.budget.quantities import FileBytes, Precision
+from graphprune.backends.onnx.backend import Onnx
+from graphprune.budget.backend import Backend
 from graphprune.errors import ExportError, UsageError
-from graphprune.ir.graph import Graph
-from graphprune.ir.placement import on_cpu
 
 if TYPE_CHECKING:
     import onnx_ir
+
+    from graphprune.backends.runtime.runner import OnnxModel
+    from graphprune.budget.quantities import FileBytes, Precision
+    from graphprune.ir.graph import Graph
 
 _PRECISIONS = ("fp32", "fp16", "int8", "int4")
 _BLOCKS = (16, 32, 64, 128, 256)
@@ -24,7 +22,7 @@ _BLOCKS = (16, 32, 64, 128, 256)
 
 @final
 @dataclass(frozen=True)
-class Ort:
+class Ort(Backend):
     """Write `onnx-ort/`, or `onnx-fp16/`, `onnx-int8/`, `onnx-int4/`: the same contract, with com.microsoft operators.
 
     Attention over a cache becomes GroupQueryAttention, rotations RotaryEmbedding, a sum and its RMS norm one call; what
@@ -35,6 +33,8 @@ class Ort:
     """
 
     name: ClassVar[str] = "ort"
+    files: ClassVar[tuple[str, ...]] = Onnx.files
+    runtime: ClassVar[str] = Onnx.runtime
     precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
     block: int = 32
     symmetric: bool = False
@@ -49,20 +49,23 @@ class Ort:
 
     @property
     def place(self) -> str:
-        """The folder below the artefact's."""
         return self.folder or ("onnx-ort" if self.precision == "fp32" else f"onnx-{self.precision}")
 
-    def quantity(self, graph: Graph) -> FileBytes:
-        """What the model file takes, as a function of the widths."""
-        kept: Precision = "half" if self.precision == "fp16" else self.precision
-        return FileBytes(kept, self.block, self.symmetric, self.embeddings, place=self.place)
+    def quantity(self, graph: "Graph") -> "FileBytes":
+        from graphprune.budget.quantities import FileBytes
 
-    def export(self, graph: Graph, folder: Path) -> list[Path]:
-        """Write the files below `folder` and return their paths, model.onnx first. Raises ExportError."""
+        kept: Precision = "half" if self.precision == "fp16" else self.precision
+        return FileBytes(kept, self.block, self.symmetric, self.embeddings, place=self.label)
+
+    def export(self, graph: "Graph", folder: Path) -> list[Path]:
+        """Write the files and return their paths, model.onnx first. Raises ExportError."""
+        from graphprune.backends.onnx.files import build_model, write_companions
+        from graphprune.backends.onnx.types import widen_types
         from graphprune.backends.ort.fusions import find_fusions
+        from graphprune.ir.placement import on_cpu
 
         graph, target = on_cpu(graph), folder / self.place
-        wide = widen_types(graph, torch.float32)
+        wide = widen_types(graph)
         model = build_model(wide, 20, find_fusions(wide))
         shared = shares_cache(model)
         if shared:
@@ -74,17 +77,41 @@ class Ort:
             raise ExportError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
 
     def write(self, model: "onnx_ir.Model", target: Path) -> list[Path]:
+        from graphprune.backends.onnx.files import write_model
+        from graphprune.backends.ort.reduced_precision import PRECISION
+
         model.metadata_props[PRECISION] = self.precision
         if self.precision == "fp32":
             return write_model(model, target)
         with tempfile.TemporaryDirectory(prefix=".full-", dir=target) as full:
-            path = write_model(model, Path(full))[0]
-            return reduce_precision(path, target, self.precision, self.options())
+            return self.reduce(write_model(model, Path(full))[0], target, self.embeddings)
 
-    def options(self) -> dict[str, Any]:
-        if self.precision != "int4":
-            return {}
-        return {"block": self.block, "symmetric": self.symmetric, "embeddings": self.embeddings}
+    def reduce(self, full: Path, target: Path, embeddings: bool) -> list[Path]:
+        """Write a float32 model again in the precision that was asked for."""
+        from graphprune.backends.ort.reduced_precision import Packing, reduce_precision
+
+        return reduce_precision(full, target, self.precision, Packing(self.block, self.symmetric, embeddings))
+
+    @classmethod
+    def opens(cls, folder: Path) -> bool:
+        return Onnx.opens(folder)
+
+    @classmethod
+    def open(cls, folder: Path, provider: str = "auto", threads: int | None = None) -> "OnnxModel":
+        return Onnx.open(folder, provider, threads)
+
+    @classmethod
+    def provider(cls, asked: str) -> str:
+        return Onnx.provider(asked)
+
+    def open_layers(self, folder: Path, narrow: int, wide: int, count: int) -> "OnnxModel":
+        from graphprune.backends.onnx.layers import write_layers
+
+        if self.precision in ("fp32", "fp16"):
+            return Onnx().open_layers(folder, narrow, wide, count)
+        write_layers(folder / "full.onnx", narrow, wide, count)
+        self.reduce(folder / "full.onnx", folder, embeddings=False)
+        return self.open(folder, "cpu")
 
 
 def shares_cache(model: "onnx_ir.Model") -> bool:

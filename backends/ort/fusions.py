@@ -1,15 +1,15 @@
 """The `ort` flavour: com.microsoft operators in place of the calls that they compute in one."""
 
-from collections.abc import Mapping
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import onnx_ir as ir
 import torch
 from torch import fx
 
 from graphprune.backends.onnx.lowerings import constant
-from graphprune.backends.onnx.translate import Fusion
 from graphprune.backends.onnx.types import DOMAIN
+from graphprune.backends.onnx.values import Fusion, Lowered, Operators, Recorder, Values, value_of
 from graphprune.backends.ort.patterns import (
     CachedAttention,
     Rotation,
@@ -43,11 +43,13 @@ def find_fusions(graph: Graph) -> Mapping[fx.Node, Fusion]:
     return found
 
 
-def node(recorder: Any, kind: str, inputs: list[Any], outputs: int = 1, domain: str = DOMAIN, **attributes: Any) -> Any:
-    """Record a node of onnxruntime's own domain; returns its value or values."""
-    made = ir.node(kind, inputs, attributes, domain=domain, num_outputs=outputs)
+def record(
+    recorder: Recorder, kind: str, inputs: Sequence[ir.Value | None], outputs: int = 1, **attributes: float
+) -> Sequence[ir.Value]:
+    """Record a node of onnxruntime's own domain; returns its values."""
+    made = ir.node(kind, inputs, attributes, domain=DOMAIN, num_outputs=outputs)
     recorder.nodes.append(made)
-    return made.outputs[0] if outputs == 1 else list(made.outputs)
+    return made.outputs
 
 
 @final
@@ -56,21 +58,21 @@ class FusedNorm:
 
     def __init__(self, pattern: SkipNorm) -> None:
         self.pattern = pattern
-        self.result: Any = None
+        self.result: ir.Value | None = None
 
-    def __call__(self, op: Any, recorder: Any, values: dict[fx.Node, Any]) -> Any:
+    def __call__(self, op: Operators, recorder: Recorder, values: Values) -> Lowered:
         one = self.pattern
         if values.get(one.scale) is None:  # a scale that is computed later than the sum
             return op.Add(values[one.left], values[one.right])
-        inputs = [values[one.left], values[one.right], values[one.scale]]
-        self.result, _, _, total = node(
+        inputs = [value_of(values, each) for each in (one.left, one.right, one.scale)]
+        self.result, _, _, total = record(
             recorder, "SkipSimplifiedLayerNormalization", inputs, outputs=4, epsilon=one.epsilon
         )
         return total
 
-    def normal(self, op: Any, recorder: Any, values: dict[fx.Node, Any]) -> Any:
-        """The norm, where it was written with the sum; NotImplemented otherwise."""
-        return NotImplemented if self.result is None else self.result
+    def normal(self, op: Operators, recorder: Recorder, values: Values) -> Lowered:
+        """The norm, where it was written with the sum; None otherwise."""
+        return self.result
 
 
 @final
@@ -85,14 +87,14 @@ class FusedAttention:
         self.pattern = pattern
         self.rotations = rotations
 
-    def __call__(self, op: Any, recorder: Any, values: dict[fx.Node, Any]) -> Any:
+    def __call__(self, op: Operators, recorder: Recorder, values: Values) -> Lowered:
         one = self.pattern
         query, key = (self.rotated(op, recorder, values, heads) for heads in (one.query, one.new[0]))
         value = flat(op, values, one.new[1])
         length, total = self.lengths(op, values)
-        past = [values[each] for each in one.past]
+        past = [value_of(values, each) for each in one.past]
         inputs = [query, key, value, *past, length, total, None, None, None, self.bias(op, values)]
-        made, *present = node(
+        made, *present = record(
             recorder,
             "GroupQueryAttention",
             inputs,
@@ -107,25 +109,25 @@ class FusedAttention:
         split = op.Reshape(made, constant(op, [0, 0, one.heads, one.size]))
         return op.Transpose(split, perm=[0, 2, 1, 3])
 
-    def rotated(self, op: Any, recorder: Any, values: dict[fx.Node, Any], heads: fx.Node) -> Any:
+    def rotated(self, op: Operators, recorder: Recorder, values: Values, heads: fx.Node) -> ir.Value:
         """Queries or keys side by side, [batch, sequence, heads * size], turned by their positions."""
         rotation = self.rotations.get(heads)
         if rotation is None:
             return flat(op, values, heads)
         half = self.pattern.size // 2
-        tables = [self.table(op, values[each], half) for each in (rotation.cos, rotation.sin)]
+        tables = [self.table(op, value_of(values, each), half) for each in (rotation.cos, rotation.sin)]
         rows = op.Shape(values[rotation.cos], start=0, end=2)
         numbers = op.Range(constant(op, 0), op.ReduceProd(rows, keepdims=0), constant(op, 1))
         places = op.Reshape(numbers, rows)  # the tables have a row for each token
         inputs = [flat(op, values, rotation.heads), places, *tables]
-        return node(recorder, "RotaryEmbedding", inputs, interleaved=0)
+        return record(recorder, "RotaryEmbedding", inputs, interleaved=0)[0]
 
-    def table(self, op: Any, values: Any, half: int) -> Any:
+    def table(self, op: Operators, angles: ir.Value, half: int) -> ir.Value:
         """The first half of cos or sin, one row a token."""
-        first = op.Slice(values, constant(op, [0]), constant(op, [half]), constant(op, [2]))
+        first = op.Slice(angles, constant(op, [0]), constant(op, [half]), constant(op, [2]))
         return op.Reshape(first, constant(op, [-1, half]))
 
-    def lengths(self, op: Any, values: dict[fx.Node, Any]) -> tuple[Any, Any]:
+    def lengths(self, op: Operators, values: Values) -> tuple[ir.Value, ir.Value]:
         """The last place of every row, [batch], and the number of places, both with the cache, as int32."""
         shape_ = op.Shape(values[self.graph.placeholders["attention_mask"]])
         batch, total = (op.Slice(shape_, constant(op, [i]), constant(op, [i + 1])) for i in (0, 1))
@@ -133,22 +135,24 @@ class FusedAttention:
         last = op.Sub(total, constant(op, [1], ir.DataType.INT32))
         return op.Expand(last, batch), op.Squeeze(total)
 
-    def bias(self, op: Any, values: dict[fx.Node, Any]) -> Any:
-        mask, dtype = values[self.pattern.mask], values[self.pattern.past[0]].dtype
+    def bias(self, op: Operators, values: Values) -> ir.Value:
+        mask, dtype = value_of(values, self.pattern.mask), value_of(values, self.pattern.past[0]).dtype
+        assert dtype is not None
         if mask.dtype != ir.DataType.BOOL:
             return mask
         element = torch.float16 if dtype == ir.DataType.FLOAT16 else torch.float32
         return op.Where(mask, constant(op, 0.0, dtype), constant(op, torch.finfo(element).min / 2, dtype))
 
 
-def flat(op: Any, values: dict[fx.Node, Any], heads: fx.Node) -> Any:
+def flat(op: Operators, values: Values, heads: fx.Node) -> ir.Value:
     """[batch, heads, sequence, size] as [batch, sequence, heads * size]; where it comes from there, that."""
     _, count, _, size = shape(heads)
     wide = constant(op, [0, 0, count * size])
     if name_of(heads) == "transpose" and heads.args[1:] in ((1, 2), (2, 1)):
-        split: Any = heads.args[0]
+        split = heads.args[0]
+        assert isinstance(split, fx.Node)
         before = split.args[0] if name_of(split) in ("reshape", "view") else None
         if isinstance(before, fx.Node) and shape(before) == (*shape(split)[:2], count * size):
-            return values[before]
+            return value_of(values, before)
         return op.Reshape(values[split], wide)
     return op.Reshape(op.Transpose(values[heads], perm=[0, 2, 1, 3]), wide)

@@ -1,13 +1,14 @@
 """What onnxruntime has one operator for, found in a graph by its calls: norms, rotations, attention with a cache."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from graphprune.backends.attempts import attempt
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.types import TensorType
 
@@ -57,7 +58,7 @@ class CachedAttention:
     scale: float
 
 
-def name_of(node: Any) -> str:
+def name_of(node: object) -> str:
     """The ATen name of a call: `mul`; empty for anything else."""
     if not isinstance(node, fx.Node) or node.op != "call_function":
         return ""
@@ -67,6 +68,11 @@ def name_of(node: Any) -> str:
 def shape(node: fx.Node) -> tuple[Any, ...]:
     value = node.meta.get("value")
     return tuple(value.shape) if isinstance(value, TensorType) else ()
+
+
+def operands(node: object, *names: str) -> tuple[Any, ...]:
+    """What a call of one of these names is given; nothing for anything else."""
+    return node.args if isinstance(node, fx.Node) and name_of(node) in names else ()
 
 
 def users(node: fx.Node, name: str) -> Iterator[fx.Node]:
@@ -123,33 +129,40 @@ def read_rotation(result: fx.Node) -> Rotation | None:
     return None
 
 
-def swaps_halves(node: Any, heads: fx.Node) -> bool:
+def swaps_halves(node: object, heads: fx.Node) -> bool:
     """Say whether the node is (-x2, x1) of these heads."""
     size = shape(heads)[-1]
-    if name_of(node) != "cat" or node.args[1] not in (-1, 3) or len(node.args[0]) != 2:
+    parts, *axis = operands(node, "cat") or ((),)
+    if axis not in ([-1], [3]) or len(parts) != 2:
         return False
-    negative, first = node.args[0]
-    second: Any = negative.args[0] if name_of(negative) == "neg" else None
-    if name_of(first) != "slice" or name_of(second) != "slice" or first.args[0] is not heads:
+    negative, first = parts
+    second = next(iter(operands(negative, "neg")), None)
+    if operands(first, "slice") != (heads, 3, 0, size // 2) or operands(second, "slice")[:3] != (heads, 3, size // 2):
         return False
-    halves = first.args[1:] == (3, 0, size // 2) and second.args[:3] == (heads, 3, size // 2)
-    return halves and shape(second)[-1] == size // 2 and not first.kwargs and not second.kwargs
+    return isinstance(second, fx.Node) and shape(second)[-1] == size // 2 and not (first.kwargs or second.kwargs)
 
 
-def read_angles(node: Any, heads: fx.Node) -> fx.Node | None:
+def read_angles(node: object, heads: fx.Node) -> fx.Node | None:
     """The [batch, sequence, size] table of cos or sin behind a view with one head, its halves equal."""
-    if name_of(node) != "unsqueeze" or node.args[1] != 1:
+    table, *axis = operands(node, "unsqueeze") or (None,)
+    if axis != [1] or not isinstance(table, fx.Node):
         return None
-    table = node.args[0]
     batch, _, sequence, size = shape(heads)
     return table if shape(table) == (batch, sequence, size) and has_equal_halves(table) else None
 
 
-def has_equal_halves(node: Any) -> bool:
+def has_equal_halves(node: object) -> bool:
     """Say whether the last axis is the same twice: from a join of one tensor with itself, by calls on each element."""
-    while name_of(node) in _UNARY or (name_of(node) == "mul" and not isinstance(node.args[1], fx.Node)):
-        node = node.args[0]
-    return name_of(node) == "cat" and node.args[1] == -1 and len(node.args[0]) == 2 and len(set(node.args[0])) == 1
+    while single := operands(node, *_UNARY) or scaled_by_number(node):
+        node = single[0]
+    parts, *axis = operands(node, "cat") or ((),)
+    return axis == [-1] and len(parts) == 2 and parts[0] is parts[1]
+
+
+def scaled_by_number(node: object) -> tuple[Any, ...]:
+    """The operands of a product with a plain number; nothing for anything else."""
+    factors = operands(node, "mul")
+    return () if factors and isinstance(factors[1], fx.Node) else factors
 
 
 def find_attentions(graph: Graph) -> Iterator[CachedAttention]:
@@ -166,8 +179,7 @@ def read_attention(graph: Graph, node: fx.Node) -> CachedAttention | None:
     query, key, value, mask = (*node.args, None)[:4]
     if len(node.args) > 4 or set(node.kwargs) - {"scale", "enable_gqa"} or not isinstance(mask, fx.Node):
         return None
-    joined = [strip_repeats(key), strip_repeats(value)]
-    parts = [read_join(graph, part) for part in joined]
+    parts = [read_join(graph, strip_repeats(part)) for part in (key, value)]
     if parts[0] is None or parts[1] is None or not isinstance(query, fx.Node) or len(shape(query)) != 4:
         return None
     _, heads, _, size = shape(query)
@@ -182,7 +194,7 @@ def read_attention(graph: Graph, node: fx.Node) -> CachedAttention | None:
         query,
         (parts[0][1], parts[1][1]),
         (parts[0][0], parts[1][0]),
-        (joined[0], joined[1]),
+        (parts[0][2], parts[1][2]),
         mask,
         heads,
         key_heads,
@@ -191,22 +203,22 @@ def read_attention(graph: Graph, node: fx.Node) -> CachedAttention | None:
     )
 
 
-def strip_repeats(node: Any) -> Any:
+def strip_repeats(node: object) -> object:
     """The keys before they are repeated for the queries of a group."""
-    if name_of(node) in ("reshape", "view"):
-        wide = node.args[0]
-        if name_of(wide) == "expand" and name_of(wide.args[0]) == "unsqueeze" and wide.args[0].args[1] == 2:
-            return wide.args[0].args[0]
-    return node
+    wide = operands(node, "reshape", "view")
+    narrow = operands(wide[0], "expand") if wide else ()
+    keys, *axis = (operands(narrow[0], "unsqueeze") if narrow else ()) or (None,)
+    return keys if axis == [2] else node
 
 
-def read_join(graph: Graph, node: Any) -> tuple[fx.Node, fx.Node] | None:
-    """The cache input and what is put behind it."""
-    if name_of(node) != "cat" or node.args[1] not in (-2, 2) or len(node.args[0]) != 2:
+def read_join(graph: Graph, node: object) -> tuple[fx.Node, fx.Node, fx.Node] | None:
+    """The cache input, what is put behind it, and the call that does it."""
+    parts, *axis = operands(node, "cat") or ((),)
+    if not isinstance(node, fx.Node) or axis not in ([-2], [2]) or len(parts) != 2:
         return None
-    past, new = node.args[0]
+    past, new = parts
     known = past.op == "placeholder" and past in graph.placeholders.values()
-    return (past, new) if known and node in graph.results.values() else None
+    return (past, new, node) if known and node in graph.results.values() else None
 
 
 def side_by_side(node: fx.Node) -> fx.Node:
@@ -237,16 +249,15 @@ def is_causal(graph: Graph, mask: fx.Node, past: int = 2, sequence: int = 3) -> 
             if positions
             else torch.ones(concrete, dtype=node.meta["value"].dtype)
         )
-    try:
-        seen = compute(graph, mask, feeds)
-    except Exception:
+    seen = attempt(lambda: compute(graph, mask, feeds))
+    if not isinstance(seen, torch.Tensor):
         return False  # what can not be computed alone is not known to be causal
     visible = seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 4
     future = torch.ones(sequence, past + sequence, dtype=torch.bool).triu(past + 1)
     return seen.shape[-2:] == future.shape and not bool((visible & future).any())
 
 
-def compute(graph: Graph, node: fx.Node, feeds: dict[fx.Node, torch.Tensor]) -> Any:
+def compute(graph: Graph, node: fx.Node, feeds: Mapping[fx.Node, torch.Tensor]) -> object:
     """The value of one node, computed from its inputs alone."""
     known: dict[fx.Node, Any] = dict(feeds)
     needed, stack = set[fx.Node](), [node]

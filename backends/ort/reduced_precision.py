@@ -4,26 +4,44 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, final
 
 from graphprune.errors import ExportError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 PRECISION = "graphprune.precision"  # the key of a model's metadata
 _THRESHOLD = 1024
 
 
-def reduce_precision(full: Path, target: Path, precision: str, options: dict[str, Any]) -> list[Path]:
+@final
+@dataclass(frozen=True)
+class Packing:
+    """How int4 packs: blocks of so many weights, with an offset unless `symmetric`, tables of `embeddings` too."""
+
+    block: int
+    symmetric: bool
+    embeddings: bool
+
+
+def reduce_precision(full: Path, target: Path, precision: str, packing: Packing) -> list[Path]:
     """Write the float32 model `full` to `target` as fp16, int8 or int4; returns the paths, model.onnx first.
 
     Raises ExportError where the quantizer refuses the model.
     """
     import onnx
 
-    writers: dict[str, Callable[..., Any]] = {"fp16": to_half, "int8": to_int8, "int4": to_int4}
+    writers: dict[str, Callable[[], ModelProto]] = {
+        "fp16": lambda: to_half(full),
+        "int8": lambda: to_int8(full),
+        "int4": lambda: to_int4(full, packing),
+    }
     with quiet():
         try:
-            model = writers[precision](full, **options)
+            model = writers[precision]()
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise ExportError(f"onnxruntime cannot write this model as {precision}: {error}") from error
     path, data = target / "model.onnx", target / "model.onnx.data"
@@ -55,7 +73,7 @@ def quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def to_half(full: Path) -> Any:
+def to_half(full: Path) -> "ModelProto":
     """Half precision inside and in the cache; logits stay in float32, and so do sums of squares, which overflow."""
     import onnx
     import onnx_ir
@@ -72,7 +90,7 @@ def to_half(full: Path) -> Any:
     return onnx_ir.serde.serialize_model(sorted_)
 
 
-def drop_repeated_casts(graph: Any) -> None:
+def drop_repeated_casts(graph: "GraphProto") -> None:
     """Leave out what stands there twice, and its type: onnxruntime before 1.32 casts a value once for each reader."""
     made, repeated = set[str](), []
     for index, node in enumerate(graph.node):
@@ -88,7 +106,7 @@ def drop_repeated_casts(graph: Any) -> None:
         graph.value_info.extend(kept)
 
 
-def to_int8(full: Path) -> Any:
+def to_int8(full: Path) -> "ModelProto":
     """Linear layers with weights in 8 bits, one scale a column, and activations quantized as they come."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -106,7 +124,7 @@ def to_int8(full: Path) -> Any:
     return onnx.load(made)
 
 
-def to_int4(full: Path, block: int, symmetric: bool, embeddings: bool) -> Any:
+def to_int4(full: Path, packing: Packing) -> "ModelProto":
     """Linear layers with weights in 4 bits."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -114,14 +132,15 @@ def to_int4(full: Path, block: int, symmetric: bool, embeddings: bool) -> Any:
 
     model = onnx.load(full)
     ONNXModel(model).replace_gemm_with_matmul()  # the quantizer passes over Gemm, which linear layers of GPT-2 are
-    if embeddings:
-        pack_embeddings(model, block, symmetric)
-    quantizer = MatMulNBitsQuantizer(model, block_size=block, is_symmetric=symmetric, accuracy_level=4)
+    if packing.embeddings:
+        pack_embeddings(model, packing)
+    quantizer = MatMulNBitsQuantizer(model, block_size=packing.block, is_symmetric=packing.symmetric, accuracy_level=4)
     quantizer.process()
-    return quantizer.model.model
+    made: ModelProto = quantizer.model.model
+    return made
 
 
-def pack_embeddings(model: Any, block: int, symmetric: bool) -> None:
+def pack_embeddings(model: "ModelProto", packing: Packing) -> None:
     """Read tables of embeddings from 4 bits, and a head that is tied to one from the same tensor.
 
     A table [vocabulary, width] is packed row by row in blocks along its width: as MatMulNBits has the head's weight
@@ -132,26 +151,26 @@ def pack_embeddings(model: Any, block: int, symmetric: bool) -> None:
     tables = [node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in weights]
     for name in dict.fromkeys(tables):
         if len(weights[name].dims) == 2:
-            pack_table(graph, weights[name], block, symmetric)
+            pack_table(graph, weights[name], packing)
     if not any(entry.domain == "com.microsoft" for entry in model.opset_import):
         model.opset_import.add(domain="com.microsoft", version=1)
 
 
-def pack_table(graph: Any, tensor: Any, block: int, symmetric: bool) -> None:
+def pack_table(graph: "GraphProto", tensor: "TensorProto", packing: Packing) -> None:
     import numpy as np
     from onnx import numpy_helper
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
     table = numpy_helper.to_array(tensor)
     rows, width = table.shape
-    config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=symmetric)
+    config = DefaultWeightOnlyQuantConfig(block_size=packing.block, is_symmetric=packing.symmetric)
     packed, scales, zeros = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(table.T))
-    parts = {"packed": packed, "scales": scales} | ({} if symmetric else {"zeros": zeros})
+    parts = {"packed": packed, "scales": scales} | ({} if packing.symmetric else {"zeros": zeros})
     names = {part: f"{tensor.name}.{part}" for part in parts}
     graph.initializer.extend(numpy_helper.from_array(array, names[part]) for part, array in parts.items())
     flat = f"{tensor.name}.rows"
     graph.initializer.append(numpy_helper.from_array(np.array([rows, -1]), f"{flat}.shape"))
-    sizes = {"block": block, "width": width, "padded": packed.shape[1] * block, "rows": rows}
+    sizes = {"block": packing.block, "width": width, "padded": packed.shape[1] * packing.block, "rows": rows}
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.append(make("Reshape", [names["packed"], f"{flat}.shape"], [flat], flat))
@@ -166,13 +185,17 @@ def pack_table(graph: Any, tensor: Any, block: int, symmetric: bool) -> None:
     drop_unread(graph, {tensor.name, *heads})
 
 
-def make(kind: str, inputs: list[str], outputs: list[str], name: str, domain: str = "", **attributes: int) -> Any:
+def make(
+    kind: str, inputs: list[str], outputs: list[str], name: str, domain: str = "", **attributes: int
+) -> "NodeProto":
     from onnx import helper
 
     return helper.make_node(kind, inputs, outputs, name, None, domain, None, **attributes)
 
 
-def gather(graph: Any, node: Any, flat: str, names: dict[str, str], sizes: dict[str, int]) -> Iterator[Any]:
+def gather(
+    graph: "GraphProto", node: "NodeProto", flat: str, names: dict[str, str], sizes: dict[str, int]
+) -> Iterator["NodeProto"]:
     """The rows of a packed table; what pads the last block is cut off."""
     import numpy as np
     from onnx import numpy_helper
@@ -198,7 +221,7 @@ def gather(graph: Any, node: Any, flat: str, names: dict[str, str], sizes: dict[
         yield make("Slice", [result, *(f"{result}.{part}" for part in bounds)], [node.output[0]], f"{result}.cut")
 
 
-def head(node: Any, names: dict[str, str], sizes: dict[str, int]) -> Any:
+def head(node: "NodeProto", names: dict[str, str], sizes: dict[str, int]) -> "NodeProto":
     """The product with a packed table, transposed."""
     inputs = [node.input[0], names["packed"], names["scales"], *([names["zeros"]] if "zeros" in names else [])]
     return make(
@@ -215,7 +238,7 @@ def head(node: Any, names: dict[str, str], sizes: dict[str, int]) -> Any:
     )
 
 
-def drop_unread(graph: Any, names: set[str]) -> None:
+def drop_unread(graph: "GraphProto", names: set[str]) -> None:
     """Remove the transposes and tables that nothing reads any more."""
     for _ in range(2):
         read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}

@@ -1,16 +1,17 @@
 """Decoding step by step in onnxruntime, the cache staying where it was computed."""
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from graphprune.backends.runtime.failures import failures
 from graphprune.errors import GraphpruneError
+from graphprune.running.open_model import Array
 
 if TYPE_CHECKING:
-    from graphprune.backends.runtime.runner import OnnxModel
+    from onnxruntime import IOBinding, OrtValue
 
-Array = NDArray[Any]
+    from graphprune.backends.runtime.runner import OnnxModel
 
 
 @final
@@ -31,7 +32,7 @@ class Decoding:
         places = room if self.shared else 0
         self.past = [self.place(cache.empty(batch, places)) for cache in model.caches]
 
-    def place(self, array: Array) -> Any:
+    def place(self, array: Array) -> "OrtValue":
         """Put an array where the model computes."""
         from onnxruntime import OrtValue
 
@@ -61,10 +62,10 @@ class Decoding:
             self.past = list(present)
         return np.asarray(logits.numpy()[:, -1])
 
-    def run(self, binding: Any) -> None:
+    def run(self, binding: "IOBinding") -> None:
         try:
             self.model.session.run_with_iobinding(binding)
-        except Exception as error:
+        except failures() as error:
             raise GraphpruneError(f"onnxruntime cannot run {self.model.path}: {str(error).strip()[:300]}") from error
 
     def grow(self, needed: int) -> None:

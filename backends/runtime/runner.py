@@ -2,25 +2,32 @@
 
 import contextlib
 import io
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.backends.runtime.decoding import Decoding
-from graphprune.backends.runtime.sampling import GREEDY, Sampling
+from graphprune.backends.runtime.failures import failures, first_line
 from graphprune.errors import GraphpruneError, UsageError
+from graphprune.running.open_model import Array, Ids, OpenModel
+from graphprune.running.sampling import GREEDY, Sampling
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
+
 # The folders of ONNX models below an artefact's, the one that is opened first in front.
 PLACES = ("onnx", "onnx-ort", "onnx-fp16", "onnx-int8", "onnx-int4")
 _CUDA = "CUDAExecutionProvider"
 _PAST = "past_sequence_length"
-_ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_ELEMENT_TYPES: Mapping[str, type[np.floating]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
 
 
 @final
@@ -33,7 +40,7 @@ class Cache:
     layer: int
     part: str
     shape: tuple[int | None, ...]
-    dtype: type[Any]
+    dtype: type[np.floating]
 
     @property
     def present(self) -> str:
@@ -46,11 +53,11 @@ class Cache:
 
 @final
 @dataclass(frozen=True)
-class OnnxModel:
+class OnnxModel(OpenModel):
     """An open onnxruntime session. `caches` lists the layers that have a cache, in input order; encoders have none."""
 
     path: Path
-    session: Any
+    session: "InferenceSession"
     caches: tuple[Cache, ...]
 
     @property
@@ -79,7 +86,7 @@ class OnnxModel:
         """Run the session on named arrays; returns every output by name. Raises GraphpruneError on a bad input."""
         try:
             return dict(zip(self.outputs, self.session.run(None, dict(feeds)), strict=True))
-        except Exception as error:
+        except failures() as error:
             raise GraphpruneError(f"onnxruntime cannot run {self.path}: {first_line(error)}") from error
 
     def empty_past(self, batch: int) -> tuple[Array, ...]:
@@ -88,24 +95,15 @@ class OnnxModel:
     def run(
         self, ids: Array, mask: Array, positions: Array, past: Sequence[Array] | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Run one step of a decoder.
-
-        `ids` and `positions` are int64 [batch, sequence], `mask` int64 [batch, past + sequence], `past` the arrays of
-        `caches` in order (None: empty). Returns logits [batch, sequence, vocabulary] and the cache for the next step.
-        """
+        """One step; `past` are the arrays of `caches` in order."""
         past = self.empty_past(len(mask)) if past is None else past
         known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         feeds = {name: array for name, array in known.items() if name in self.inputs}
         result = self.infer(feeds | {cache.name: array for cache, array in zip(self.caches, past, strict=True)})
         return result["logits"], tuple(result[cache.present] for cache in self.caches)
 
-    def steps(
-        self, ids: Sequence[Sequence[int]], sampling: Sampling = GREEDY, room: int = 256
-    ) -> Iterator[NDArray[np.int64]]:
-        """Yield the next token of every prompt, without end. Prompts are padded on the left to one length.
-
-        `room` is how many tokens are expected in all, where the cache is one buffer.
-        """
+    def steps(self, ids: Ids, sampling: Sampling = GREEDY, room: int = 256) -> Iterator[NDArray[np.int64]]:
+        """The next tokens; `room` is made at once where the cache is one buffer."""
         rows = next((value.shape[0] for value in self.session.get_inputs() if value.name == "input_ids"), "batch")
         if "*" in str(rows):
             raise UsageError(f"{self.path} takes {rows} rows of ids, several for a text: call `run` for each step")
@@ -123,37 +121,8 @@ class OnnxModel:
             tokens, positions = chosen[:, None], positions[:, -1:] + 1
             mask = np.concatenate([mask, np.ones_like(tokens)], axis=1)
 
-    def generate(
-        self,
-        ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        stop: Sequence[int] = (),
-        sampling: Sampling = GREEDY,
-    ) -> list[list[int]]:
-        """Return the new tokens of every prompt, each ending before its first stop token."""
-        result: list[list[int]] = [[] for _ in ids]
-        longest = max(map(len, ids), default=0)
-        running = set(range(len(ids)))
-        for _, chosen in zip(range(max_new_tokens), self.steps(ids, sampling, longest + max_new_tokens), strict=False):
-            running -= {row for row in running if int(chosen[row]) in stop}
-            for row in running:
-                result[row].append(int(chosen[row]))
-            if not running:
-                break
-        return result
 
-    def stream(
-        self, ids: Sequence[int], max_new_tokens: int, stop: Sequence[int] = (), sampling: Sampling = GREEDY
-    ) -> Iterator[int]:
-        """Yield the new tokens of one prompt as they are made, up to its first stop token."""
-        steps = self.steps([ids], sampling, len(ids) + max_new_tokens)
-        for _, chosen in zip(range(max_new_tokens), steps, strict=False):
-            if int(chosen[0]) in stop:
-                return
-            yield int(chosen[0])
-
-
-def pad_left(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pad_left(ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Stack prompts to [batch, longest], zeros on the left, with the mask that is 1 on real tokens."""
     if not ids or not all(len(row) for row in ids):
         raise UsageError("nothing to generate from: every prompt needs at least one token")
@@ -183,19 +152,22 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
         require_provider(provider, session)
         return OnnxModel(path, session, read_caches(session))
-    except GraphpruneError:
-        raise
-    except Exception as error:
+    except failures() as error:
         raise GraphpruneError(f"cannot open {path}: {first_line(error)}; export the model again") from error
 
 
 def find_model(folder: Path) -> Path:
     """The model file of an exported folder."""
-    candidates = [folder / place / "model.onnx" for place in (*PLACES, ".")]
+    candidates = model_files(folder)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise GraphpruneError(f"no ONNX model in {folder}: expected {candidates[0]}; export one with the onnx backend")
     return found
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Where the model of an artefact, or of one of its folders, may be, the one that is opened first in front."""
+    return [folder / place / "model.onnx" for place in (*PLACES, ".")]
 
 
 def check_external_data(path: Path) -> None:
@@ -239,7 +211,7 @@ def load_cuda(providers: Sequence[str]) -> None:
             onnxruntime.preload_dlls()
 
 
-def require_provider(provider: str, session: Any) -> None:
+def require_provider(provider: str, session: "InferenceSession") -> None:
     """Raise GraphpruneError where CUDA was asked for and onnxruntime went on without it."""
     if provider == "cuda" and session.get_providers()[0] != _CUDA:
         raise GraphpruneError(
@@ -248,48 +220,14 @@ def require_provider(provider: str, session: Any) -> None:
         )
 
 
-def read_caches(session: Any) -> tuple[Cache, ...]:
+def read_caches(session: "InferenceSession") -> tuple[Cache, ...]:
     """The cache inputs of a session, each with the static heads and head size of its own layer."""
     return tuple(read_cache(value) for value in session.get_inputs() if value.name.startswith("past_key_values."))
 
 
-def read_cache(value: Any) -> Cache:
+def read_cache(value: "NodeArg") -> Cache:
     _, layer, part = value.name.split(".")
     shape = tuple(None if size == _PAST else size for size in value.shape)
     if value.type not in _ELEMENT_TYPES or not all(size is None or isinstance(size, int) for size in shape[1:]):
         raise GraphpruneError(f"{value.name} is {value.type} {value.shape}: all but batch and past must be integers")
     return Cache(value.name, int(layer), part, (None, *shape[1:]), _ELEMENT_TYPES[value.type])
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-
-
-def tokens_per_second(
-    model: OnnxModel, prompt_length: int, new_tokens: int, threads: int | None = None
-) -> tuple[float, float]:
-    """Time one prompt: tokens per second of the prefill and of cached decoding, after one warm-up run of each.
-
-    With `threads`, the model is opened again with this number of CPU threads.
-    """
-    if prompt_length < 1 or new_tokens < 1:
-        raise UsageError("measuring needs a prompt of at least one token and at least one new token")
-    timed = model if threads is None else load(model.path.parent, provider_name(model), threads)
-    run_timed(timed, prompt_length, 1)
-    prefill, decode = run_timed(timed, prompt_length, new_tokens)
-    return prompt_length / prefill, new_tokens / decode
-
-
-def provider_name(model: OnnxModel) -> str:
-    return "cuda" if model.provider == _CUDA else "cpu"
-
-
-def run_timed(model: OnnxModel, prompt_length: int, new_tokens: int) -> tuple[float, float]:
-    """Seconds of the prefill, and of `new_tokens` cached steps after it."""
-    steps = model.steps([[1] * prompt_length], room=prompt_length + new_tokens + 1)
-    start = time.perf_counter()
-    next(steps)
-    middle = time.perf_counter()
-    for _ in range(new_tokens):
-        next(steps)
-    return middle - start, time.perf_counter() - middle

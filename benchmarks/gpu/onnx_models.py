@@ -1,6 +1,5 @@
 """The models of `onnx-cuda`: what they are, their exports, the logits that all are compared with, and their speed."""
 
-import importlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,12 +119,12 @@ def measure_export(
 
 def measure_session(subject: Subject, form: str, provider: str, expected: Sequence[Tensor]) -> Mapping[str, Any]:
     """Open one export with a provider: parity and speed."""
-    runtime: Any = importlib.import_module("graphprune.backends.runtime.runner")
     timing = subject.timing
-    model = runtime.load(subject.folder / load_backends([FORMS[form][1]])[0].place, provider)
+    backend = load_backends([FORMS[form][1]])[0]
+    model = backend.open(subject.folder / backend.place, provider)
     difference = measure_parity(model, expected, form.split()[1])
-    runtime.run_timed(model, timing.context, WARM)  # the first run allocates
-    runs = [runtime.run_timed(model, timing.context, timing.tokens) for _ in range(timing.runs)]
+    model.run_timed(timing.context, WARM)  # the first run allocates
+    runs = [model.run_timed(timing.context, timing.tokens) for _ in range(timing.runs)]
     return {"difference": float(f"{difference:.2e}"), **timing.speeds(runs)}
 
 

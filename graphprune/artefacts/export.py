@@ -7,11 +7,12 @@ from typing import Any
 
 from graphprune.artefacts import parity
 from graphprune.artefacts.staging import staging
+from graphprune.budget.backend import Backend
+from graphprune.budget.installed import load_backend
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.progress import Progress, no_progress
 from graphprune.running import comparison
-from graphprune.spec import parse_spec
 
 
 def export(
@@ -31,17 +32,17 @@ def export(
     return tuple(checks)
 
 
-def load_backends(specs: Sequence[str]) -> list[Any]:
+def load_backends(specs: Sequence[str]) -> tuple[Backend, ...]:
     """The backends by their specs. Raises RegistryError for an unknown one, UsageError where two write to one place."""
-    found = [parse_spec("backends", spec) for spec in specs]
-    places = [getattr(backend, "place", backend.name) for backend in found]
+    found = tuple(map(load_backend, specs))
+    places = [backend.place or backend.name for backend in found]
     twice = next((place for place in places if places.count(place) > 1), None)
     if twice is not None:
         raise UsageError(f"two backends write to {twice}; name each once, or give one another folder=...")
     return found
 
 
-def write_all(backends: Sequence[Any], graph: Graph, folder: Path, progress: Progress = no_progress) -> None:
+def write_all(backends: Sequence[Backend], graph: Graph, folder: Path, progress: Progress = no_progress) -> None:
     """Write a graph with every backend. Raises ExportError where one cannot."""
     for index, backend in enumerate(backends):
         progress(f"writing {backend.name}", index, len(backends))

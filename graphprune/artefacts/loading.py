@@ -1,10 +1,7 @@
 """Loading: an artefact as a user would load it."""
 
 import hashlib
-import importlib
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,8 @@ from torch import Tensor
 from graphprune.errors import ParityError
 from graphprune.generic import CODE, MODELING
 from graphprune.ir.contract import DERIVED
+from graphprune.running.open_model import OpenModel
+from graphprune.running.runners import Runner
 
 DECODERS = ("decoder", DERIVED)
 
@@ -48,14 +47,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def onnx_runner(model: Any) -> Callable[..., tuple[Tensor, Any]]:
+def onnx_runner(model: OpenModel) -> Runner:
     def run(ids: Tensor, mask: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
         logits, present = model.run(ids.numpy(), mask.numpy(), positions.contiguous().numpy(), past)
         return torch.from_numpy(logits), present
 
     return run
-
-
-def runtime() -> Any:
-    """The onnxruntime runner; a backend, so it is found by name."""
-    return importlib.import_module("graphprune.backends.runtime.runner")

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from graphprune.amounts import parse_bytes, parse_target
 from graphprune.analysis.analyse import analyze
+from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import CacheBytes, FileBytes, Parameters, Quantity
 from graphprune.errors import BudgetError, UsageError
 from graphprune.ir.graph import Graph
@@ -61,10 +61,10 @@ def cost_of_graph(quantity: Quantity, graph: Graph) -> int:
     return quantity.cost(groups)(groups.sizes())
 
 
-def file_quantities(source: Graph, backends: Sequence[Any]) -> Mapping[str, FileBytes]:
+def file_quantities(source: Graph, backends: Sequence[Backend]) -> Mapping[str, FileBytes]:
     """What the model files of the backends hold, by the names of their folders."""
-    found = (backend.quantity(source) for backend in backends if hasattr(backend, "quantity"))
-    return {quantity.place: quantity for quantity in found}
+    found = (backend.quantity(source) for backend in backends)
+    return {quantity.place: quantity for quantity in found if quantity is not None}
 
 
 def largest_file(source: Graph, files: Mapping[str, FileBytes], place: str) -> FileBytes:

@@ -50,10 +50,11 @@ def list_methods() -> list[dict[str, Any]]:
 
 def describe(kind: registry.PluginKind, name: str) -> dict[str, Any]:
     """Name, first line of the docstring and options; a plug-in that cannot be imported says so in their place."""
+    from graphprune.budget.installed import backend_class
     from graphprune.spec import describe_options, option_types
 
     try:
-        cls = registry.load(kind, name)
+        cls: Any = backend_class(name) if kind == "backends" else registry.load(kind, name)
     except RegistryError as error:
         return {"name": name, "does": f"error: {error}", "options": ""}
     if kind == "axis_rules":

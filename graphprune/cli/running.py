@@ -58,11 +58,12 @@ def generate_command(
 ) -> None:
     """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT."""
     check_folder(out)
-    from graphprune.artefacts.loading import runtime
+    from graphprune.budget.installed import open_model
     from graphprune.data.tokens import load_tokenizer
+    from graphprune.running.sampling import Sampling
 
-    sampling = runtime().Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    model = runtime().load(find_variant(out, variant), provider)
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+    model = open_model(find_variant(out, variant), provider)
     note_unused_gpu(model.provider, provider)
     tokenizer = load_tokenizer(out)
     ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
@@ -151,17 +152,17 @@ def bench_command(
 ) -> None:
     """Measure prefill and decoding speed, time to the first token, and memory of every ONNX model in OUT."""
     check_folder(out)
-    from graphprune.artefacts.loading import runtime
+    from graphprune.budget.installed import require_opener
     from graphprune.evaluation.bench import Setting, bench, models_in
     from graphprune.evaluation.bench import engines as check_engines
 
     chosen = check_engines(split_commas(engines))
-    note_unused_gpu(runtime().choose_providers(provider)[0], provider)
     setting = Setting(context, tokens, runs, threads or None, provider)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as scratch, progress_on_stderr() as progress:
         subjects = [*label(out, models_in(out), chosen)]
         if not subjects:
             raise UsageError(f"{out} holds no ONNX model; compile with --backends huggingface,onnx,ort")
+        note_unused_gpu(require_opener(subjects[0].folder).provider(provider), provider)
         if against:
             other = find_other(against, Path(scratch), progress)
             subjects = [*label(Path(against), models_in(other), chosen), *subjects]

@@ -12,6 +12,7 @@ import torch
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.staging import staging
+from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
@@ -87,7 +88,7 @@ def meet_followers(recipe: Recipe) -> None:
         meet()
 
 
-def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], device: torch.device) -> Result:
+def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend], device: torch.device) -> Result:
     """What every process but the first does: prune and train along where there is training, and write nothing."""
     assert options.out is not None
     if recipe.recover is not None:

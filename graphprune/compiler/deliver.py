@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts import parity
 from graphprune.artefacts.export import write_all
+from graphprune.budget.backend import Backend
 from graphprune.compiler.request import device_notes
 from graphprune.compiler.vocabulary_start import (
     cuts_vocabulary,
@@ -25,8 +25,8 @@ from graphprune.evaluation.measures import (
     check_file,
     cost_measures,
     held_out_perplexity,
-    onnx_decoder,
     perplexity_measures,
+    running_decoder,
 )
 from graphprune.evaluation.samples import onnx_sample, two_samples
 from graphprune.evaluation.variants import variant_measures
@@ -80,7 +80,7 @@ def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: 
         return None  # text would only have been measured on
 
 
-def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress) -> Result:
+def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Progress) -> Result:
     """Write every artefact, check it in a fresh process, measure, and write the report."""
     began = time.monotonic()
     graph, plan, text = work.graph, work.graph.lineage.plan, work.text
@@ -95,7 +95,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     )
     write_all(backends, graph, folder, progress)
     files = artefact_measures(backends, work.source, graph, folder, progress)
-    onnx = onnx_decoder(backends, graph) is not None
+    onnx = running_decoder(backends, graph) is not None
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def finish(work: Work, backends: Sequence[Any], folder: Path, progress: Progress
     notes = (*vocabulary_notes(work.vocabulary, work.options), *notes_of(work))
     if work.recipe is not None:
         notes = (*notes, *device_notes(work.recipe, work.options, work.device))
-    notes = (*notes, *(check_file(work.target, folder) if work.target else ()))
+    notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
     card = model_card(graph, work.options, work.recipe, measures, generic, onnx, summarise_training(work.metrics))

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
+from graphprune.budget.backend import Backend
 from graphprune.budget.targets import file_quantities, resolve_target
 from graphprune.compiler.goal import Aim
 from graphprune.compiler.vocabulary_start import cuts_vocabulary, shorten_evenly
@@ -32,7 +33,7 @@ from graphprune.spec import parse_spec
 from graphprune.suggestions import AUTO
 
 
-def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Any], progress: Progress) -> Result:
+def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend], progress: Progress) -> Result:
     """Plan widths from the configuration alone; scores are equal, so shares are uniform unless text were read."""
     if "blocks" in recipe.prune.kinds:
         raise UsageError("--dry-run cannot choose blocks, which are measured on text; leave blocks out or run it")

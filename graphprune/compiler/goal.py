@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.amounts import parse_speed
+from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import Latency
 from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
 from graphprune.errors import UsageError
@@ -34,7 +35,7 @@ def find_aim(
     options: CompileOptions,
     recipe: Recipe,
     source: Graph,
-    backends: Sequence[Any],
+    backends: Sequence[Backend],
     kept: Path | None = None,
     progress: Progress = no_progress,
 ) -> Aim:
@@ -61,22 +62,22 @@ def find_aim(
     return Aim(target, recipe, measured)
 
 
-def rounding(source: Graph, backends: Sequence[Any], progress: Progress) -> dict[str, Any]:
-    found = first_onnx(backends)
+def rounding(source: Graph, backends: Sequence[Backend], progress: Progress) -> dict[str, Any]:
+    found = first_timed(backends)
     if found is None:
         raise UsageError("--round-to auto measures onnxruntime; add onnx or ort to --backends, or give a number")
-    step, table = measure_rounding(source, found.quantity(source), progress)
+    step, table = measure_rounding(source, found, progress)
     return {"step": step, "file": found.place, "table": [asdict(timing) for timing in table]}
 
 
-def speed(source: Graph, backends: Sequence[Any], progress: Progress) -> dict[str, Any]:
-    found = first_onnx(backends)
+def speed(source: Graph, backends: Sequence[Backend], progress: Progress) -> dict[str, Any]:
+    found = first_timed(backends)
     if found is None:
         raise UsageError("--target-speed is measured in onnxruntime; add ort to --backends")
     latency, points = measure_latency(source, found, progress)
     return {"latency": asdict(latency), "file": found.place, "points": [asdict(point) for point in points]}
 
 
-def first_onnx(backends: Sequence[Any]) -> Any:
-    """The first backend that writes an ONNX model, or None."""
-    return next((backend for backend in backends if backend.name in ("ort", "onnx")), None)
+def first_timed(backends: Sequence[Backend]) -> Backend | None:
+    """The first backend whose models are timed here, or None."""
+    return next((backend for backend in backends if backend.runtime), None)

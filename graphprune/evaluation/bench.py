@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from graphprune.artefacts.staging import folder_size
+from graphprune.budget.installed import require_opener
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.progress import Progress
 
@@ -99,6 +99,7 @@ def worker(subject: Subject, setting: Setting) -> Iterator["subprocess.Popen[str
             work: dict[str, Any] = {
                 "folder": str(subject.folder),
                 "engine": subject.engine,
+                "backend": require_opener(subject.folder).name,
                 "provider": setting.provider,
             }
             work |= {"context": setting.context, "tokens": setting.tokens, "threads": setting.threads}
@@ -140,5 +141,5 @@ def summarise(subject: Subject, setting: Setting, runs: Sequence[dict[str, Any]]
         decode=setting.tokens / decode,
         first=1000 * prefill,
         memory=runs[-1]["peak"],
-        size=folder_size(subject.folder, "model.onnx*"),
+        size=require_opener(subject.folder).size_in(subject.folder),
     )

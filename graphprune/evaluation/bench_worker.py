@@ -4,10 +4,11 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from graphprune.budget.installed import backend_class
 from graphprune.errors import GraphpruneError
 
 TOKEN = 1  # what is fed does not change how long it takes
@@ -33,14 +34,13 @@ def answers(work: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"prefill": prefill, "decode": decode, "peak": peak_memory()}
 
 
-def open_own(work: dict[str, Any]) -> Any:
+def open_own(work: dict[str, Any]) -> Callable[[], tuple[float, float]]:
     """Seconds to the first token and of the tokens after it, in our runner."""
-    runtime: Any = importlib.import_module("graphprune.backends.runtime.runner")
-    model = runtime.load(work["folder"], work["provider"], work["threads"])
-    return lambda: runtime.run_timed(model, work["context"], work["tokens"])
+    model = backend_class(work["backend"]).open(Path(work["folder"]), work["provider"], work["threads"])
+    return lambda: model.run_timed(work["context"], work["tokens"])
 
 
-def open_genai(work: dict[str, Any]) -> Any:
+def open_genai(work: dict[str, Any]) -> Callable[[], tuple[float, float]]:
     """The same in onnxruntime-genai, whose threads are those of its configuration."""
     import numpy as np
 

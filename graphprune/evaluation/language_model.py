@@ -86,19 +86,21 @@ def of_checkpoint(
 
 def of_onnx(out: Path, provider: str = "cpu") -> LanguageModel:
     """The ONNX model that compile wrote into a folder. Raises UsageError where there is none."""
-    from graphprune.artefacts.loading import onnx_runner, runtime
+    from graphprune.artefacts.loading import onnx_runner
+    from graphprune.budget.installed import open_model
 
     if not runs_in_onnx(out):
         raise UsageError(
             f"{out} holds no ONNX model; compile with --backends huggingface,onnx or evaluate another face"
         )
-    model = runtime().load(out, provider)
-    if not model.caches or "logits" not in model.outputs:
+    model = open_model(out, provider)
+    past = model.empty_past(1)
+    if not past or "logits" not in model.outputs:
         raise UsageError(f"{model.path} is no language model with a cache; it cannot be scored")
     config = read_config(model.path.parent)
     if "model" in config:  # genai_config.json
         config = {**config["model"], "max_position_embeddings": config["model"].get("context_length")}
-    kind = name_of(torch.from_numpy(model.empty_past(1)[0]).dtype)
+    kind = name_of(torch.from_numpy(past[0]).dtype)
     return LanguageModel("onnx", onnx_runner(model), onnx_tokenizer(model.path.parent), *sizes(config), kind)
 
 

@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.analyse import analyze
+from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import Latency
 from graphprune.errors import UsageError
 from graphprune.evaluation.bench import Setting, Subject, bench
@@ -40,7 +40,7 @@ class Point:
     time: float
 
 
-def measure_latency(graph: Graph, backend: Any, progress: Progress) -> tuple[Latency, tuple[Point, ...]]:
+def measure_latency(graph: Graph, backend: Backend, progress: Progress) -> tuple[Latency, tuple[Point, ...]]:
     """Decode with the source and with models of other widths, in turns, and fit what a token takes.
 
     Raises UsageError for a model that does not decode.
@@ -51,7 +51,7 @@ def measure_latency(graph: Graph, backend: Any, progress: Progress) -> tuple[Lat
     return fit_latency(graph, points), points
 
 
-def measure_points(graph: Graph, backend: Any, progress: Progress) -> Iterator[Point]:
+def measure_points(graph: Graph, backend: Backend, progress: Progress) -> Iterator[Point]:
     """One point a shape; each is measured beside the source in full, in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
         dense = Path(name) / "source"

@@ -2,15 +2,13 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from graphprune.analysis.groups import Groups
-from graphprune.artefacts.loading import runtime
-from graphprune.artefacts.staging import folder_size
+from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import FileBytes, show_bytes
 from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text
@@ -20,6 +18,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.progress import Progress
 from graphprune.running.devices import memory_errors
+from graphprune.running.open_model import OpenModel
 from graphprune.running.perplexity import Perplexity, perplexity
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
@@ -68,66 +67,63 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def file_measures(before: Path | None, after: Path) -> tuple[Measure, ...]:
-    """Bytes of the checkpoint's weights and of the ONNX model."""
-    source = float(folder_size(before, "*.safetensors")) if before is not None else None
-    rows = [Measure("checkpoint file", source or None, float(folder_size(after, "*.safetensors")), "bytes")]
-    return tuple(row for row in rows if row.after)
-
-
-def speed_measures(
-    before: Path | None, after: Path, load: Callable[..., Any], speed: Callable[..., tuple[float, float]]
-) -> tuple[Measure, ...]:
-    """Tokens per second of both ONNX models, runs interleaved, the better of three each; `before` may be missing."""
-    models = {name: load(folder) for name, folder in (("before", before), ("after", after)) if folder is not None}
-    best: dict[str, list[float]] = {name: [0.0, 0.0] for name in models}
+def speed_measures(before: OpenModel, after: OpenModel, runtime: str) -> tuple[Measure, ...]:
+    """Tokens per second of both models, runs interleaved, the better of three each."""
+    old, new = (0.0, 0.0), (0.0, 0.0)
     for _ in range(3):
-        for name, model in models.items():
-            best[name] = [max(pair) for pair in zip(best[name], speed(model, 64, 32), strict=True)]
-    old, new = best.get("before", [None, None]), best["after"]
+        old, new = faster(old, before.tokens_per_second(64, 32)), faster(new, after.tokens_per_second(64, 32))
     return (
-        Measure("onnxruntime prefill tokens/s", old[0], new[0]),
-        Measure("onnxruntime decode tokens/s", old[1], new[1]),
+        Measure(f"{runtime} prefill tokens/s", old[0], new[0]),
+        Measure(f"{runtime} decode tokens/s", old[1], new[1]),
     )
 
 
+def faster(known: tuple[float, float], found: tuple[float, float]) -> tuple[float, float]:
+    return max(known[0], found[0]), max(known[1], found[1])
+
+
 def artefact_measures(
-    backends: Sequence[Any], source: Graph, graph: Graph, folder: Path, progress: Progress
+    backends: Sequence[Backend], source: Graph, graph: Graph, folder: Path, progress: Progress
 ) -> tuple[Measure, ...]:
     """Files and speed of what the backends wrote, beside the source's."""
-    found = onnx_decoder(backends, graph)
-    files = file_measures(source.source.folder, folder) if any(b.name == "huggingface" for b in backends) else ()
-    return (*files, *(onnx_measures(found, source, folder, progress) if found else ()))
+    checkpoint = next((backend for backend in backends if not backend.place), None)
+    files = file_measures(checkpoint, source.source.folder, folder) if checkpoint else ()
+    running = running_decoder(backends, graph)
+    return (*files, *(running_measures(running, source, folder, progress) if running else ()))
 
 
-def onnx_decoder(backends: Sequence[Any], graph: Graph) -> Any:
-    """The first backend that writes the graph as an ONNX decoder; None where there is none."""
+def file_measures(backend: Backend, before: Path | None, after: Path) -> tuple[Measure, ...]:
+    """Bytes of the checkpoint's weights."""
+    source, size = backend.size_in(before) if before is not None else 0, backend.size_in(after)
+    return (Measure("checkpoint file", float(source) or None, float(size), "bytes"),) if size else ()
+
+
+def running_decoder(backends: Sequence[Backend], graph: Graph) -> Backend | None:
+    """The first backend that writes the graph as a decoder that runs here; None where there is none."""
     decodes = graph.source.kind == "decoder" and rows_of_ids(graph) == 1
-    return next((b for b in backends if b.name in ("onnx", "ort")), None) if decodes else None
+    return next((backend for backend in backends if backend.runtime), None) if decodes else None
 
 
-def onnx_measures(backend: Any, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
-    """Size and speed of the ONNX model; the source is exported too, in a folder that is removed, where it is small."""
-    progress("measuring speed in onnxruntime", 0, 0)
-    after = float(folder_size(folder / backend.place, "model.onnx*"))
+def running_measures(backend: Backend, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
+    """Size and speed of the model that runs; the source is exported too, and removed, where it is small."""
+    progress(f"measuring speed in {backend.runtime}", 0, 0)
+    after = float(backend.size_in(folder / backend.place))
     if source.parameter_count() > LARGEST_MEASURED:
         return (Measure("ONNX model", None, after, "bytes"),)
-    run = runtime()
     with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
         backend.export(source, Path(name))
-        before = float(folder_size(Path(name) / backend.place, "model.onnx*"))
-        speed = speed_measures(Path(name), folder, lambda path: run.load(path, "cpu"), run.tokens_per_second)
+        before = float(backend.size_in(Path(name) / backend.place))
+        models = backend.open(Path(name), "cpu"), backend.open(folder, "cpu")
+        speed = speed_measures(*models, backend.runtime)
     return (Measure("ONNX model", before, after, "bytes"), *speed)
 
 
-def check_file(target: Target, folder: Path) -> tuple[str, ...]:
+def check_file(target: Target, backends: Sequence[Backend], folder: Path) -> tuple[str, ...]:
     """A note where the file that was asked for came out larger."""
     if not isinstance(target.quantity, FileBytes):
         return ()
     place, asked = target.quantity.place, target.most // target.quantity.unit
-    names = ("model.onnx*", "*.gguf")
-    size = sum(folder_size(folder / place, name) for name in names)
-    size = folder_size(folder, "*.safetensors") if place == "checkpoint" else size
+    size = sum(backend.size_in(folder / backend.place) for backend in backends if backend.label == place)
     if size <= asked:
         return ()
     return (f"{place} has {show_bytes(size)}, above the {show_bytes(asked)} asked for; ask for a little less",)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from graphprune.artefacts.loading import runtime
+from graphprune.budget.installed import open_model
 from graphprune.data.calibration import Text
 from graphprune.data.tokens import load_tokenizer
 from graphprune.evaluation.measures import LARGEST_MEASURED
@@ -20,7 +20,7 @@ def onnx_sample(folder: Path, text: Text | None, graph: Graph) -> str:
     """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
     if text is None or graph.source.files is None or len(text.held_out) < 16:
         return ""
-    made = runtime().load(folder, "cpu").generate([prompt_of(text)], max_new_tokens=_SAMPLE_TOKENS)[0]
+    made = open_model(folder, "cpu").generate([prompt_of(text)], max_new_tokens=_SAMPLE_TOKENS)[0]
     return read_tokens(text, graph, made)
 
 

@@ -2,11 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+<<<<<<< HEAD
 from typing import Protocol
+=======
+>>>>>>> backend-abc
 
-from graphprune import registry
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.analysis.groups import Group, Groups
+from graphprune.budget.backend import Backend
+from graphprune.budget.installed import load_backend
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
@@ -16,6 +20,7 @@ from graphprune.rewriting.widths import Widths
 # Counts of these kinds are tried one by one; MLP channels may have any width.
 _TRIED = ("attention", "query", "head_dim", "experts")
 _LONGEST_STRIDE = 128
+STOCK = "huggingface"  # the spec of the backend whose format has classes of the source's own
 
 
 def allowed_counts(graph: Graph, groups: Groups) -> dict[str, frozenset[int]]:
@@ -62,6 +67,7 @@ def has_stock_form(graph: Graph) -> bool:
     return stock_backend().expresses(graph)
 
 
+<<<<<<< HEAD
 class StockBackend(Protocol):
     """A backend that can say whether a stock configuration has the widths of a graph."""
 
@@ -72,6 +78,11 @@ def stock_backend() -> StockBackend:
     """The backend that writes stock checkpoints."""
     backend: StockBackend = registry.load("backends", "huggingface")()
     return backend
+=======
+def stock_backend() -> Backend:
+    """The backend that writes stock checkpoints."""
+    return load_backend(STOCK)
+>>>>>>> backend-abc
 
 
 def require_stock(graph: Graph) -> None:

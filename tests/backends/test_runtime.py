@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from graphprune.backends.onnx.backend import Onnx
-from graphprune.backends.runtime.runner import OnnxModel, load, pad_left, tokens_per_second
-from graphprune.backends.runtime.sampling import Sampling
+from graphprune.backends.runtime.runner import OnnxModel, load, pad_left
 from graphprune.errors import GraphpruneError, UsageError
+from graphprune.running.sampling import Sampling
 from tests.support.tiny_llama import CONFIG, tiny_graph
 
 PROMPTS = [[5, 9, 11, 7, 3], [8, 2], [40, 41, 42]]
@@ -100,11 +100,11 @@ def test_an_empty_prompt_is_refused(model: OnnxModel, prompts: list[list[int]]) 
 
 
 def test_speed_is_measured_for_prefill_and_decoding(model: OnnxModel) -> None:
-    prefill, decode = tokens_per_second(model, prompt_length=8, new_tokens=4, threads=1)
+    prefill, decode = model.tokens_per_second(prompt_length=8, new_tokens=4)
     assert prefill > 0
     assert decode > 0
     with pytest.raises(UsageError, match="at least one new token"):
-        tokens_per_second(model, 8, 0)
+        model.tokens_per_second(8, 0)
 
 
 def copy_of(folder: Path, target: Path) -> Path:

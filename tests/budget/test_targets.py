@@ -13,6 +13,7 @@ from graphprune import Graph, Plan, analyze, apply
 from graphprune.amounts import parse_bytes, parse_speed
 from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.staging import folder_size
+from graphprune.budget.installed import load_backend
 from graphprune.budget.quantities import CacheBytes, FileBytes, Latency, Parameters, parse_quantity
 from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
 from graphprune.compiler.compile import compile_model
@@ -229,13 +230,13 @@ def test_the_smallest_step_that_is_fast_is_taken(monkeypatch: pytest.MonkeyPatch
     table = read_table(128, seconds)
     assert [timing.ratio for timing in table] == [2, 2, 2, 2, 1, 1, 1]
     monkeypatch.setattr(kernel_rounding, "time_models", lambda models: seconds)
-    assert measure_rounding(family("llama"), FileBytes(), no_progress)[0] == 16
+    assert measure_rounding(family("llama"), load_backend("onnx"), no_progress)[0] == 16
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_layers_are_timed(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_rounding, "_RUNS", 2)
-    step, table = measure_rounding(family("llama"), FileBytes(precision), no_progress)
+    step, table = measure_rounding(family("llama"), load_backend(f"ort{{precision={precision}}}"), no_progress)
     assert step in (*kernel_rounding.STEPS, 128)
     assert all(min(timing.seconds) > 0 for timing in table)
 
@@ -257,5 +258,6 @@ def test_a_file_above_its_target_is_said_to_be(name: str, tmp_path: Path) -> Non
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes(100))
     quantity = FileBytes(place=path.parent.name if "/" in name else "checkpoint")
-    assert check_file(Target(quantity, 100 * quantity.unit, 0), tmp_path) == ()
-    assert "100 bytes, above the 99 bytes" in check_file(Target(quantity, 99 * quantity.unit, 0), tmp_path)[0]
+    backends = load_backends(("huggingface", "onnx", "gguf"))
+    assert check_file(Target(quantity, 100 * quantity.unit, 0), backends, tmp_path) == ()
+    assert "100 bytes, above the 99 bytes" in check_file(Target(quantity, 99 * quantity.unit, 0), backends, tmp_path)[0]

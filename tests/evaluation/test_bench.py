@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.backends.ort.backend import Ort
 from graphprune.backends.runtime.runner import OnnxModel, load
-from graphprune.backends.runtime.sampling import Sampling, keep_nucleus
 from graphprune.cli.main import app
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.evaluation.bench import Setting, Subject, bench, engines, models_in
 from graphprune.frontend.source import capture
+from graphprune.running.sampling import Sampling, keep_nucleus
 from tests.support.families import graph
 from tests.support.tiny_source import write_source
 
