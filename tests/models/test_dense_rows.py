@@ -6,12 +6,14 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from graphprune.errors import CaptureError
 from graphprune.frontend.pretrained import require_same
 from graphprune.frontend.source import capture
 from graphprune.frontend.tracing.normalise import capture_module
 from graphprune.models.contract import Contract
+from graphprune.models.dense_rows import DenseRows, dense_rows, tolist
 from graphprune.models.patches import transformers_patches
 from graphprune.running import comparison
 from tests.analysis.test_choices import SMALL
@@ -147,3 +149,57 @@ def test_rows_put_elsewhere_are_refused() -> None:
     contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
     with pytest.raises(CaptureError, match="elsewhere than where they were picked"):
         capture_module(Adapters(elsewhere=True), contract, "", transformers_patches)
+
+
+def test_a_loop_over_all_rows_computes_the_same_on_values_too() -> None:
+    """Without a trace, so that a difference is the mode's own."""
+    loop, x, used = Loop("rows"), torch.randn(7, 6), list[str]()
+    with torch.no_grad():
+        wanted = loop(x)
+        with DenseRows(used):
+            torch.testing.assert_close(loop(x), wanted)
+    assert used.count("where") == 4, "an encoding with room for a fifth expert never has it"
+
+
+def test_parts_of_computed_sizes_are_put_together_as_they_were() -> None:
+    x, sizes, used = torch.randn(9, 3), torch.tensor([4, 0, 5]), list[str]()
+    wanted = torch.cat([part * (index + 1) for index, part in enumerate(torch.split(x, sizes.tolist()))])
+    with DenseRows(used):
+        parts = torch.split(x, tolist(sizes))
+        assert {part.shape for part in parts} == {x.shape}, "all rows each time"
+        found = torch.cat([part * (index + 1) for index, part in enumerate(parts)])
+    assert torch.equal(found, wanted)
+    assert used == ["split", "cat"]
+
+
+def test_parts_in_another_order_and_columns_are_refused() -> None:
+    x, place = torch.randn(4, 3), torch.tensor([True, False, True])
+    with DenseRows([]):
+        parts = torch.split(x, tolist(torch.tensor([1, 3])))
+        with pytest.raises(CaptureError, match="some parts of a split by computed sizes"):
+            torch.cat([parts[1], parts[0]])
+        with pytest.raises(CaptureError, match="some parts of a split by computed sizes"):
+            torch.cat([parts[0], parts[1]], dim=1)
+        (columns,) = torch.where(place)
+        with pytest.raises(CaptureError, match="columns that are picked by value"):
+            torch.zeros(4, 3).index_add(1, columns, x)
+
+
+def test_what_picks_nothing_by_value_is_left_alone() -> None:
+    x, used = torch.randn(4, 3), list[str]()
+    with DenseRows(used):
+        chosen = torch.where(x > 0, x, 0.0)
+        assert [part.shape[0] for part in torch.split(x, [1, 3])] == [1, 3]
+        assert torch.equal(torch.cat([x, x])[:4], x)
+        assert torch.equal(x[torch.tensor([2, 0])], torch.stack([x[2], x[0]]))
+        assert torch.equal(torch.zeros(4, 3).index_add(0, torch.arange(4), x), x)
+    assert torch.equal(chosen, x.clamp(min=0))
+    assert used == []
+
+
+def test_traced_tensors_list_their_values_as_before_once_the_trace_is_over() -> None:
+    before = FakeTensor.tolist
+    with pytest.raises(ZeroDivisionError), dense_rows([]):
+        assert FakeTensor.tolist is not before
+        raise ZeroDivisionError
+    assert FakeTensor.tolist is before

@@ -13,6 +13,7 @@ from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.artefacts import check_process, parity
 from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.backends.onnx.backend import Onnx
+from graphprune.models.seq2seq import is_seq2seq, seq2seq_contract
 from graphprune.running import comparison
 from tests.support import oracle
 
@@ -76,6 +77,20 @@ def test_the_graph_takes_both_sequences_and_computes_what_the_model_does(name: s
     with torch.no_grad():
         wanted = model(name)(input_ids=ids, attention_mask=mask, decoder_input_ids=target).logits
         torch.testing.assert_close(captured(ids, mask, target)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_both_lengths_vary_each_on_its_own(name: str) -> None:
+    assert is_seq2seq(model(name))
+    wrapper, contract = seq2seq_contract(model(name))
+    assert list(contract.inputs) == ["input_ids", "attention_mask", "decoder_input_ids"]
+    text, target = {0: "batch", 1: "sequence"}, {0: "batch", 1: "target"}
+    assert contract.dynamic == {"input_ids": text, "attention_mask": text, "decoder_input_ids": target}
+    assert len({*contract.inputs["input_ids"].shape, *contract.inputs["decoder_input_ids"].shape}) == 3
+    assert contract.maximum == ({} if name == "t5" else {"sequence": 32, "target": 32}), "positions that are learned"
+    with torch.no_grad():
+        (logits,) = wrapper(*contract.inputs.values())
+        torch.testing.assert_close(logits, model(name)(**contract.inputs, use_cache=False).logits)
 
 
 @EVERY
