@@ -4,9 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphprune.analysis.analyse import analyze_axes
+from graphprune.analysis.norm_locks import averaged_atoms, is_zeroed, leftover_locks
 from graphprune.frontend.source import capture
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import opname
 from graphprune.ir.plan import Plan
 from tests.support import oracle
+from tests.support.families import analysis, families, graph
 
 
 class Stream(nn.Module):
@@ -56,3 +61,51 @@ def test_functions_that_are_not_zero_at_zero(wave: str) -> None:
     assert (hidden.locked is not None) == (wave == "cos")
     if wave != "cos":
         oracle.check_cut(wide, analysis, masked, Plan({hidden.id: (0, 2, 5)}, statistics="exact"), 1e-9)
+
+
+def stream(offset: float) -> Graph:
+    return capture(Stream(offset).eval(), inputs={"x": torch.randn(4, 5)})
+
+
+def test_the_lock_names_the_norm_that_would_count_what_is_left_over() -> None:
+    captured = stream(1.0)
+    inference = analyze_axes(captured).inference
+    norms = [node for node in captured.nodes if opname(node) == "layer_norm"]
+    (over,) = averaged_atoms(inference, norms[1], "layer_norm")
+    reason = f"is averaged over where a removed unit is not zero, and nothing before makes it so (at {norms[1].name})"
+    assert leftover_locks(captured, inference) == {over: reason}
+    plain = stream(0.0)
+    assert leftover_locks(plain, analyze_axes(plain).inference) == {}
+
+
+def test_only_a_parameter_or_a_product_with_one_is_zero_for_removed_units() -> None:
+    weights = []
+    for offset in (0.0, 1.0):
+        [first, _] = [node for node in stream(offset).nodes if opname(node) == "layer_norm"]
+        weights.append(first.args[2])
+    assert [is_zeroed(weight) for weight in weights] == [True, False]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", families(("llama", "gpt_neox", "bert", "falcon_h1")))
+def test_models_whose_norms_have_weights_have_no_leftovers(name: str) -> None:
+    assert leftover_locks(graph(name), analysis(name).inference) == {}
+
+
+class Means(nn.Module):
+    """A mean over the first, the last or all dimensions of something."""
+
+    def __init__(self, dims: list[int]) -> None:
+        super().__init__()
+        self.enter, self.dims = nn.Linear(5, 8), dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.enter(x).mean(self.dims)
+
+
+@pytest.mark.parametrize(("dims", "sizes"), [([1], {6}), ([-1], {8}), ([1, 2], {6, 8}), ([], {6, 8})])
+def test_a_mean_runs_over_the_dimensions_that_it_names_or_over_all(dims: list[int], sizes: set[int]) -> None:
+    captured = capture(Means(dims).eval(), inputs={"x": torch.randn(4, 6, 5)})
+    inference = analyze_axes(captured).inference
+    node = next(n for n in captured.nodes if opname(n) == "mean")
+    found = {inference.algebra.size(atom) for atom in averaged_atoms(inference, node, "mean")}
+    assert {size for size in found if isinstance(size, int)} == sizes
