@@ -15,7 +15,14 @@ def test_every_choice_is_taken(value: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "near"),
-    [("mpl", "mlp"), ("atention", "attention"), ("residuals", "residual"), ("autos", "auto"), ("MLP", None), ("", None)],
+    [
+        ("mpl", "mlp"),
+        ("atention", "attention"),
+        ("residuals", "residual"),
+        ("autos", "auto"),
+        ("MLP", None),
+        ("", None),
+    ],
 )
 def test_another_is_refused_with_the_near_one_and_all(value: str, near: str | None) -> None:
     with pytest.raises(UsageError) as caught:

@@ -2,10 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
-from typing import Protocol
-=======
->>>>>>> backend-abc
 
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.analysis.groups import Group, Groups
@@ -67,22 +63,9 @@ def has_stock_form(graph: Graph) -> bool:
     return stock_backend().expresses(graph)
 
 
-<<<<<<< HEAD
-class StockBackend(Protocol):
-    """A backend that can say whether a stock configuration has the widths of a graph."""
-
-    def expresses(self, graph: Graph) -> bool: ...
-
-
-def stock_backend() -> StockBackend:
-    """The backend that writes stock checkpoints."""
-    backend: StockBackend = registry.load("backends", "huggingface")()
-    return backend
-=======
 def stock_backend() -> Backend:
     """The backend that writes stock checkpoints."""
     return load_backend(STOCK)
->>>>>>> backend-abc
 
 
 def require_stock(graph: Graph) -> None:

@@ -77,7 +77,15 @@ def test_training_is_said_in_tokens_of_all_stages() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0, "0"), (7.0, "7"), (0.123456, "0.1235"), (999.96, "1000"), (1000.4, "1,000"), (2e6 + 0.5, "2,000,000")],
+    [
+        (None, "-"),
+        (0, "0"),
+        (7.0, "7"),
+        (0.123456, "0.1235"),
+        (999.96, "1000"),
+        (1000.4, "1,000"),
+        (2e6 + 0.5, "2,000,000"),
+    ],
 )
 def test_numbers_are_as_people_write_them(value: float | None, text: str) -> None:
     assert number(value) == text

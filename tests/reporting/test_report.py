@@ -136,7 +136,10 @@ def test_the_user_is_told_how_little_was_trained(trained: tuple[Path, Path]) -> 
     ("changes", "command"),
     [
         ({}, "--target-params 60% --data 'my text.txt'"),
-        ({"held_out": "b.txt", "vocabulary": "60"}, "--target-params 60% --vocabulary 60 --data 'my text.txt' --held-out b.txt"),
+        (
+            {"held_out": "b.txt", "vocabulary": "60"},
+            "--target-params 60% --vocabulary 60 --data 'my text.txt' --held-out b.txt",
+        ),
         ({"target_params": None, "vocabulary": "60"}, "--vocabulary 60 --data 'my text.txt'"),
     ],
 )
