@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_architecture import BESIDE, LAYERS, ROOT, ROOT_MODULES, SOURCES
+from tests.support.tree import BESIDE, LAYERS, ROOT, ROOT_MODULES, SOURCES
 from tests.test_docs import PAGES, name_of
 
 DESIGN = ROOT / "docs" / "design.md"

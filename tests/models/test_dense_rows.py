@@ -1,5 +1,6 @@
 """Loops over rows that are picked by value are captured exactly, or refused."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -199,7 +200,7 @@ def test_what_picks_nothing_by_value_is_left_alone() -> None:
 
 def test_traced_tensors_list_their_values_as_before_once_the_trace_is_over() -> None:
     before = FakeTensor.tolist
-    with pytest.raises(ZeroDivisionError), dense_rows([]):
+    with contextlib.suppress(ZeroDivisionError), dense_rows([]):
         assert FakeTensor.tolist is not before
         raise ZeroDivisionError
     assert FakeTensor.tolist is before
