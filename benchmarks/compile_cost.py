@@ -69,7 +69,7 @@ FUNCTIONS = (
     ("reference(graph", "what artefacts are compared with is computed"),
     ("hash_file", "a file is hashed"),
     ("check(out", "artefacts are checked in a fresh process"),
-    ("onnx_measures", "speed in onnxruntime, for which the source is written too"),
+    ("speed_measures", "speed in onnxruntime, of the source and of the result"),
 )
 TORCH_EXPORT = "torch.export.export"  # the one function that is not graphprune's own
 

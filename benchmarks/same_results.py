@@ -168,8 +168,10 @@ def record(folder: Path, executable: Path, model: Path, text: Path) -> None:
         raise SystemExit(f"{work} exists; remove it, or name another folder")
     work.mkdir(parents=True)
     prepare(work, model, text)
-    results = {name: run(executable, name, work) for name in COMMANDS}
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = {}
+    for name in COMMANDS:
+        results[name] = run(executable, name, work)
+        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
