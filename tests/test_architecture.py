@@ -26,6 +26,7 @@ ROOT_MODULES = (
     "errors",
     "progress",
     "suggestions",
+    "garbage",
     "amounts",
     "context",
     "registry",
