@@ -10,6 +10,7 @@ from graphprune.artefacts.staging import check_output
 from graphprune.cli.arguments import DEVICE_HELP, Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
+from graphprune.garbage import uncollected
 from graphprune.ir.plan import Statistics
 from graphprune.pipeline.options import PRUNABLE, ApplyOptions, CompileOptions, work_folder
 from graphprune.processes import is_first
@@ -176,7 +177,8 @@ def read_rounding(text: str | None) -> int | Literal["auto"] | None:
 
 
 def run_compile(options: CompileOptions) -> Result:
-    from graphprune.compiler.compile import compile_model
+    with uncollected():
+        from graphprune.compiler.compile import compile_model
 
     with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
         try:
@@ -202,7 +204,8 @@ def apply_command(
     if out is None:
         raise UsageError("where to? give -o OUT")
     check_output(out, overwrite)
-    from graphprune.compiler.compile import apply_plan
+    with uncollected():
+        from graphprune.compiler.compile import apply_plan
 
     options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code)
     with progress_on_stderr() as progress:

@@ -17,6 +17,7 @@ from graphprune.frontend import checks
 from graphprune.frontend.blocks.capture import capture_graph
 from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.pretrained import capture_pretrained
+from graphprune.garbage import uncollected
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
@@ -100,7 +101,7 @@ def load_source(
     checks.check_config(folder)
     if weights:
         checks.check_weights(folder)
-    with quiet_transformers():
+    with uncollected(), quiet_transformers():
         config = load_config(folder, str(model), trust_remote_code)
         stored = config.dtype if isinstance(config.dtype, torch.dtype) else None
         load = load_weights if weights else load_skeleton

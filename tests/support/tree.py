@@ -14,6 +14,7 @@ ROOT_MODULES = (
     "suggestions",
     "amounts",
     "json_data",
+    "garbage",
     "context",
     "registry",
     "spec",

@@ -22,8 +22,9 @@ from graphprune.frontend.blocks.repetition import (
 )
 from graphprune.frontend.blocks.replication import replicate
 from graphprune.frontend.tracing.failures import quiet_torch
-from graphprune.frontend.tracing.normalise import Patches, capture_module, evaluating, uncollected
+from graphprune.frontend.tracing.normalise import Patches, capture_module, evaluating
 from graphprune.frontend.tracing.program_reader import named_tensors, tensor_names
+from graphprune.garbage import uncollected
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph
 from graphprune.models.contract import Contract

@@ -1,7 +1,6 @@
 """Capture: any `nn.Module` with example inputs becomes one functional, flat `Graph` with named symbolic sizes."""
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -15,6 +14,7 @@ from graphprune.frontend.tracing.failures import explain_failure, quiet_torch
 from graphprune.frontend.tracing.functional import is_simple
 from graphprune.frontend.tracing.program_reader import ProgramReader, tensor_names
 from graphprune.frontend.tracing.programs import export_within_bounds, note_bounds
+from graphprune.garbage import uncollected
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
@@ -81,18 +81,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Trace without garbage collection, which would walk all that was traced so far again and again."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def uncached() -> contextlib.AbstractContextManager[object]:
