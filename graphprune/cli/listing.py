@@ -1,7 +1,7 @@
 """`graphprune list`: the plug-ins that are installed, with their options."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,7 +40,7 @@ def list_command(
         print("none is installed")
 
 
-def list_methods() -> list[dict[str, Any]]:
+def list_methods() -> list[dict[str, str]]:
     """The shipped recipes by name, with what each is and where it is from."""
     from graphprune.pipeline.recipes import read_yaml, shipped
 
@@ -48,7 +48,7 @@ def list_methods() -> list[dict[str, Any]]:
     return [{"name": row["name"], "does": row["summary"], "source": row["source"]} for row in read]
 
 
-def describe(kind: registry.PluginKind, name: str) -> dict[str, Any]:
+def describe(kind: registry.PluginKind, name: str) -> dict[str, str]:
     """Name, first line of the docstring and options; a plug-in that cannot be imported says so in their place."""
     from graphprune.budget.installed import backend_class
     from graphprune.spec import describe_options, option_types

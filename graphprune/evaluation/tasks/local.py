@@ -110,7 +110,7 @@ def by_subject(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def first_row(path: Path) -> dict[str, Any]:
+def first_row(path: Path) -> dict[str, object]:
     """The first object of a .jsonl file; empty where it holds none."""
     try:
         with path.open(encoding="utf-8") as file:
