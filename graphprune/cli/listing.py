@@ -54,7 +54,7 @@ def describe(kind: registry.PluginKind, name: str) -> dict[str, str]:
     from graphprune.spec import describe_options, option_types
 
     try:
-        cls: Any = backend_class(name) if kind == "backends" else registry.load(kind, name)
+        cls = backend_class(name) if kind == "backends" else registry.load(kind, name)
     except RegistryError as error:
         return {"name": name, "does": f"error: {error}", "options": ""}
     if kind == "axis_rules":
