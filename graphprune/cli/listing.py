@@ -57,7 +57,7 @@ def describe(kind: registry.PluginKind, name: str) -> dict[str, str]:
         cls = backend_class(name) if kind == "backends" else registry.load(kind, name)
     except RegistryError as error:
         return {"name": name, "does": f"error: {error}", "options": ""}
-    if kind == "axis_rules":
+    if not isinstance(cls, type):  # axis rules
         return {"name": name, "does": f"rules for {', '.join(cls)}", "options": ""}
     does = (inspect.getdoc(cls) or "").split("\n", 1)[0]
     options = describe_options(cls).removeprefix("its options: ") if option_types(cls) else ""

@@ -48,11 +48,11 @@ def each_block(graph: fx.Graph, call: fx.Node, length: int) -> Iterator[fx.Node]
     mask, dropout = mask_of(call), argument(call, 4, "dropout_p", 0.0)
     options: dict[str, Any] = {name: value for name, value in call.kwargs.items() if name in ("scale", "enable_gqa")}
 
-    def cut(node: Any, dimension: int, start: int, end: int) -> fx.Node:
+    def cut(node: Argument, dimension: int, start: int, end: int) -> fx.Node:
         return graph.call_function(_aten.slice.Tensor, (node, dimension, start, end))
 
     for start in range(0, length, _BLOCK):
         end = min(start + _BLOCK, length)
         seen = cut(cut(mask, -2, start, end), -1, 0, end)
         parts = (cut(queries, -2, start, end), cut(keys, -2, 0, end), cut(values, -2, 0, end))
-        yield graph.call_function(ATTENTION, (*parts, seen, dropout, False), options)  # type: ignore[arg-type]
+        yield graph.call_function(ATTENTION, (*parts, seen, dropout, False), options)

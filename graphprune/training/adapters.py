@@ -157,7 +157,7 @@ def make_layer(root: nn.Module, node: fx.Node) -> nn.Module:
     layer.weight = weight
     if isinstance(bias, fx.Node):
         layer.bias = get_tensor(root, str(bias.target))
-    return layer  # type: ignore[no-any-return]
+    return layer
 
 
 def merge(module: nn.Module, calls: Mapping[str, list[fx.Node]]) -> dict[str, Tensor]:
