@@ -8,7 +8,7 @@ Names are loaded when they are first used, so that `import graphprune` takes no 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphprune.generic.auto_classes import install
 
@@ -80,7 +80,7 @@ install()  # transformers can load a generic checkpoint without trust_remote_cod
 
 if not TYPE_CHECKING:  # a checker knows the names from the imports above, and misspelt ones by their absence
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
         module, _, attribute = _HOMES[name].partition(":")

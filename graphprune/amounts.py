@@ -2,7 +2,6 @@
 
 import re
 from decimal import Decimal
-from typing import Any
 
 from graphprune.errors import BudgetError, UsageError
 
@@ -31,7 +30,7 @@ def parse_target(text: str, current: int) -> int:
 _TOKENS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
-def parse_count(value: Any) -> int:
+def parse_count(value: object) -> int:
     """Read a number of tokens: 2M, 500k, 1e6, 1_000_000. Raises ValueError with examples."""
     plain = re.sub(r"(?<=\d)[_,](?=\d)", "", str(value).strip().lower())
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\+?\d{1,2})?\s*([kmb]?)", plain)

@@ -96,10 +96,10 @@ def read_shape(graph: Graph) -> Shape:
 
 def check_source(graph: Graph) -> "PretrainedConfig":
     """The configuration of a source that llama.cpp's architectures compute. Raises ExportError."""
-    config: PretrainedConfig = graph.source.config
     if graph.source.kind != "decoder" or graph.source.architecture not in _CLASSES:
         found = graph.source.architecture or "this model"
         raise ExportError(f"gguf is written for {', '.join(sorted(_CLASSES))}, and {found} is none of them")
+    config = graph.source.model_config
     if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
         raise ExportError(f"llama.cpp computes silu in this architecture, and the model {config.hidden_act}")
     if getattr(config, "sliding_window", None):
@@ -139,7 +139,7 @@ def sort_tensors(graph: Graph) -> tuple[list[dict[str, Tensor]], dict[str, Tenso
             outside[_OUTSIDE[name]] = tensor
         elif name in parameters:
             raise ExportError(f"llama.cpp's architecture has no place for {name}")
-    if graph.source.config.tie_word_embeddings:
+    if graph.source.model_config.tie_word_embeddings:
         outside.pop("output.weight", None)
     return [layers[index] for index in sorted(layers)], outside
 

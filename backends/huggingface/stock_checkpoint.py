@@ -60,7 +60,7 @@ def model_shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:
 
 def renumbered_from(graph: Graph) -> dict[str, str]:
     """The name in the stock model of each of the graph's tensors; the same unless whole layers were dropped."""
-    found = skeleton(graph.source.config, graph.source.architecture)
+    found = skeleton(graph.source.model_config, graph.source.architecture)
     return renumber(found.shapes if found else {}, {n: tuple(t.shape) for n, t in graph.tensors().items()})
 
 

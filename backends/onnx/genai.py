@@ -62,7 +62,7 @@ def cache_types(graph: Graph) -> dict[int, TensorType]:
 
 
 def decoder_sizes(graph: Graph) -> dict[str, int]:
-    types, config = cache_types(graph), graph.source.config.get_text_config()
+    types, config = cache_types(graph), graph.source.model_config.get_text_config()
     heads = max(int(t.shape[1]) for t in types.values())
     sizes = {"head_size": max(int(t.shape[3]) for t in types.values()), "hidden_size": config.hidden_size}
     sizes |= {"num_attention_heads": max(heads, config.num_attention_heads), "num_key_value_heads": heads}

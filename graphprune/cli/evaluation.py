@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -135,7 +135,7 @@ def score_models(
     """One scorecard for each face of each model; one model is in memory at a time."""
     import torch
 
-    from graphprune.evaluation.language_model import Face, faces_in, load_face
+    from graphprune.evaluation.language_model import FACES, faces_in, load_face
     from graphprune.evaluation.scorecard import fill_in
     from graphprune.running.devices import choose_device, memory_errors, unused_gpu
 
@@ -146,7 +146,7 @@ def score_models(
             progress(f"note: {note}", 0, 0)
         for name in models:
             known = faces_in(name)
-            chosen: tuple[Face, ...] = known if backend == "all" else (backend,)  # type: ignore[assignment]
+            chosen = known if backend == "all" else tuple(face for face in FACES if face == backend)
             for face in chosen:
                 progress(f"loading {name} ({face})", 0, 0)
                 yield fill_in(name, load_face(name, face, trust, type_, place), questions, progress)
@@ -225,6 +225,6 @@ def differing(labels: Sequence[str]) -> tuple[str, ...]:
     return ("difference",) if len(labels) == 2 else ()
 
 
-def difference(values: Sequence[Any]) -> tuple[str, ...]:
+def difference(values: Sequence[float]) -> tuple[str, ...]:
     """The first less the second, where there are two."""
     return (f"{values[0] - values[1]:+.4f}",) if len(values) == 2 else ()

@@ -1,7 +1,7 @@
 """`graphprune inspect` and `graphprune explain`: what can shrink in a model, what can not, and why."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from graphprune.cli.show import number, print_json, print_table, progress_on_std
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups
     from graphprune.ir.graph import Graph
+    from graphprune.progress import Progress
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -69,7 +70,7 @@ def explain_command(
         print(text)
 
 
-def capture_skeleton(model: str, trust_remote_code: bool, progress: Any) -> "Graph":
+def capture_skeleton(model: str, trust_remote_code: bool, progress: "Progress") -> "Graph":
     progress(f"capturing {model}", 0, 0)
     from graphprune.frontend.source import capture
 
@@ -101,7 +102,7 @@ def slopes(groups: "Groups") -> dict[str, int]:
     return {name: parameters.slope(sizes, name) for name in sizes if name in parameters.variables()}
 
 
-def describe_groups(model: str, graph: "Graph", groups: "Groups") -> dict[str, Any]:
+def describe_groups(model: str, graph: "Graph", groups: "Groups") -> dict[str, object]:
     """Everything that inspect shows, as plain data."""
     prices = slopes(groups)
     rows = [

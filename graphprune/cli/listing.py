@@ -1,7 +1,7 @@
 """`graphprune list`: the plug-ins that are installed, with their options."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,7 +40,7 @@ def list_command(
         print("none is installed")
 
 
-def list_methods() -> list[dict[str, Any]]:
+def list_methods() -> list[dict[str, str]]:
     """The shipped recipes by name, with what each is and where it is from."""
     from graphprune.pipeline.recipes import read_yaml, shipped
 
@@ -48,16 +48,16 @@ def list_methods() -> list[dict[str, Any]]:
     return [{"name": row["name"], "does": row["summary"], "source": row["source"]} for row in read]
 
 
-def describe(kind: registry.PluginKind, name: str) -> dict[str, Any]:
+def describe(kind: registry.PluginKind, name: str) -> dict[str, str]:
     """Name, first line of the docstring and options; a plug-in that cannot be imported says so in their place."""
     from graphprune.budget.installed import backend_class
     from graphprune.spec import describe_options, option_types
 
     try:
-        cls: Any = backend_class(name) if kind == "backends" else registry.load(kind, name)
+        cls = backend_class(name) if kind == "backends" else registry.load(kind, name)
     except RegistryError as error:
         return {"name": name, "does": f"error: {error}", "options": ""}
-    if kind == "axis_rules":
+    if not isinstance(cls, type):  # axis rules
         return {"name": name, "does": f"rules for {', '.join(cls)}", "options": ""}
     does = (inspect.getdoc(cls) or "").split("\n", 1)[0]
     options = describe_options(cls).removeprefix("its options: ") if option_types(cls) else ""

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +17,9 @@ from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from graphprune.evaluation.bench import Speed, Subject
+    from transformers import PreTrainedTokenizerBase
+
+    from graphprune.evaluation.bench import Engine, Setting, Speed, Subject
     from graphprune.progress import Progress
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -118,7 +120,7 @@ def check_lengths(out: Path, prompts: Sequence[str], ids: Sequence[Sequence[int]
             )
 
 
-def stop_tokens(out: Path, tokenizer: Any) -> tuple[int, ...]:
+def stop_tokens(out: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """The tokens that end a text: what the generation configuration says, else the tokenizer's end token."""
     path = out / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -126,12 +128,12 @@ def stop_tokens(out: Path, tokenizer: Any) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
 
-def decode_stream(tokenizer: Any, ids: list[int], stream: Iterable[int]) -> Iterator[str]:
+def decode_stream(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stream: Iterable[int]) -> Iterator[str]:
     """Yield the prompt and then the text of each token; a character of several tokens waits for its last one."""
     tokens, shown = list(ids), ""
     for new in itertools.chain([()], ((token,) for token in stream)):
         tokens += new
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
         if not text.endswith("\ufffd"):
             yield text[len(shown) :]
             shown = text
@@ -188,7 +190,7 @@ def find_other(model: str, scratch: Path, progress: "Progress") -> Path:
     return scratch
 
 
-def label(out: Path, folders: Sequence[Path], engines: Sequence[Any]) -> "Iterator[Subject]":
+def label(out: Path, folders: Sequence[Path], engines: "Sequence[Engine]") -> "Iterator[Subject]":
     from graphprune.evaluation.bench import Subject
 
     for folder in folders:
@@ -198,7 +200,7 @@ def label(out: Path, folders: Sequence[Path], engines: Sequence[Any]) -> "Iterat
                 yield Subject(name if len(engines) == 1 else f"{name} ({engine})", folder, engine)
 
 
-def describe(speed: "Speed") -> dict[str, Any]:
+def describe(speed: "Speed") -> dict[str, object]:
     """A result as JSON has it."""
     return {
         "model": speed.subject.label,
@@ -211,7 +213,7 @@ def describe(speed: "Speed") -> dict[str, Any]:
     }
 
 
-def print_speeds(found: "Sequence[Speed]", setting: Any) -> None:
+def print_speeds(found: "Sequence[Speed]", setting: "Setting") -> None:
     first = found[0]
     rows = [
         (

@@ -7,10 +7,10 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 _BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     """Print one JSON object; dataclasses become objects, paths text, and numbers that are not finite null."""
     print(json.dumps(plain(data), allow_nan=False, indent=1))
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -90,7 +90,7 @@ def lines_of_stages() -> Progress:
 
 
 def bars_of_stages(bars: Bars) -> Progress:
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, TaskID] = {}
 
     def report(stage: str, done: int, total: int) -> None:
         name = stage.partition(": ")[0]

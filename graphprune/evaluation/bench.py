@@ -9,13 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal, TypedDict
 
 from graphprune.budget.installed import require_opener
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.progress import Progress
 
 Engine = Literal["onnxruntime", "genai"]
+
+
+class Run(TypedDict):
+    """What a worker answers: seconds of both parts, and the most bytes of memory that it took."""
+
+    prefill: float
+    decode: float
+    peak: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def bench(subjects: Sequence[Subject], setting: Setting, progress: Progress) -> 
     """
     if setting.context < 1 or setting.tokens < 1 or setting.runs < 1:
         raise UsageError("measuring needs at least one token of context, one new token and one run")
-    found: dict[Subject, list[dict[str, Any]]] = {subject: [] for subject in subjects}
+    found: dict[Subject, list[Run]] = {subject: [] for subject in subjects}
     with ExitStack() as stack:
         workers = {}
         for index, subject in enumerate(subjects):
@@ -96,7 +104,7 @@ def worker(subject: Subject, setting: Setting) -> Iterator["subprocess.Popen[str
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            work: dict[str, Any] = {
+            work: dict[str, object] = {
                 "folder": str(subject.folder),
                 "engine": subject.engine,
                 "backend": require_opener(subject.folder).name,
@@ -109,13 +117,13 @@ def worker(subject: Subject, setting: Setting) -> Iterator["subprocess.Popen[str
             process.kill()
 
 
-def ask(subject: Subject, process: "subprocess.Popen[str]", line: str) -> dict[str, Any]:
+def ask(subject: Subject, process: "subprocess.Popen[str]", line: str) -> Run:
     """Send a line and wait for the answer. Raises GraphpruneError where the process ended or says why it cannot."""
     stdin, stdout, stderr = pipes(process)
     try:
         stdin.write(line + "\n")
         stdin.flush()
-        answer: dict[str, Any] = json.loads(stdout.readline())
+        answer = json.loads(stdout.readline())
     except (BrokenPipeError, ValueError) as error:
         said = stderr.read().strip().splitlines()
         raise GraphpruneError(
@@ -123,7 +131,8 @@ def ask(subject: Subject, process: "subprocess.Popen[str]", line: str) -> dict[s
         ) from error
     if "error" in answer:
         raise GraphpruneError(answer["error"])
-    return answer
+    measured: Run = answer
+    return measured
 
 
 def pipes(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str], IO[str]]:
@@ -133,8 +142,9 @@ def pipes(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str], IO[str]]:
     return process.stdin, process.stdout, process.stderr
 
 
-def summarise(subject: Subject, setting: Setting, runs: Sequence[dict[str, Any]]) -> Speed:
-    prefill, decode = (statistics.median(run[part] for run in runs) for part in ("prefill", "decode"))
+def summarise(subject: Subject, setting: Setting, runs: Sequence[Run]) -> Speed:
+    prefill = statistics.median(run["prefill"] for run in runs)
+    decode = statistics.median(run["decode"] for run in runs)
     return Speed(
         subject,
         prefill=setting.context / prefill,

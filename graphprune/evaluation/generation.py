@@ -34,7 +34,7 @@ def greedy_texts(
                 running.discard(row)
         if not running:
             break
-    return [cut(model.tokenizer.decode(tokens, skip_special_tokens=True), stop) for tokens in made]
+    return [cut(str(model.tokenizer.decode(tokens, skip_special_tokens=True)), stop) for tokens in made]
 
 
 def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def ends(model: LanguageModel, tokens: Sequence[int], stop: Sequence[str]) -> bool:
     """Say whether a stop string is among the last tokens; as many are looked at as it can have."""
     longest = max((len(text.encode()) for text in stop), default=0)
-    text = model.tokenizer.decode(tokens[-(longest + 4) :], skip_special_tokens=True)
+    text = str(model.tokenizer.decode(list(tokens[-(longest + 4) :]), skip_special_tokens=True))
     return any(each in text for each in stop)
 
 

@@ -1,9 +1,10 @@
 """One language model behind one call, whatever it is made of: a captured graph, a checkpoint or an ONNX model."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +15,11 @@ from graphprune.errors import GraphpruneError, SourceError, UsageError
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
+from graphprune.json_data import JsonObject
 from graphprune.running.runners import Runner, graph_runner, runner_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Face = Literal["graph", "checkpoint", "onnx"]
 FACES: tuple[Face, ...] = get_args(Face)
@@ -30,7 +35,7 @@ class LanguageModel:
 
     face: Face
     runner: Runner
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     context: int
     vocabulary: int | None
     dtype: str
@@ -42,19 +47,20 @@ class LanguageModel:
             return self.runner(ids, torch.ones_like(ids), positions, None)[0]
 
 
-def of_graph(graph: Graph, tokenizer: Any = None) -> LanguageModel:
+def of_graph(graph: Graph, tokenizer: "PreTrainedTokenizerBase | None" = None) -> LanguageModel:
     """The model that a captured decoder is. Without a tokenizer, the one in the source's folder is loaded."""
     if graph.source.kind != "decoder":
         raise UsageError(f"{graph.source.name or 'the graph'} is no language model with a cache; it cannot be scored")
-    if tokenizer is None and graph.source.files is None:
-        raise UsageError("the graph has no folder with a tokenizer; pass the tokenizer")
-    tokenizer = tokenizer or load_tokenizer(graph.source.files)  # type: ignore[arg-type]
+    if tokenizer is None:
+        if graph.source.files is None:
+            raise UsageError("the graph has no folder with a tokenizer; pass the tokenizer")
+        tokenizer = load_tokenizer(graph.source.files)
     dtype = next(t.dtype for t in graph.parameters().values() if t.is_floating_point())
     context = context_length(graph) or _UNSTATED_CONTEXT
     return LanguageModel("graph", graph_runner(graph), tokenizer, context, vocabulary_size(graph), name_of(dtype))
 
 
-def of_module(model: Any, tokenizer: Any) -> LanguageModel:
+def of_module(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> LanguageModel:
     """A transformers model in memory."""
     config = sizes(model.config.get_text_config().to_dict())
     return LanguageModel("checkpoint", runner_of(model), tokenizer, *config, name_of(model.dtype))
@@ -98,8 +104,9 @@ def of_onnx(out: Path, provider: str = "cpu") -> LanguageModel:
     if not past or "logits" not in model.outputs:
         raise UsageError(f"{model.path} is no language model with a cache; it cannot be scored")
     config = read_config(model.path.parent)
-    if "model" in config:  # genai_config.json
-        config = {**config["model"], "max_position_embeddings": config["model"].get("context_length")}
+    inner = config.get("model")
+    if isinstance(inner, dict):  # genai_config.json
+        config = {**inner, "max_position_embeddings": inner.get("context_length")}
     kind = name_of(torch.from_numpy(past[0]).dtype)
     return LanguageModel("onnx", onnx_runner(model), onnx_tokenizer(model.path.parent), *sizes(config), kind)
 
@@ -109,7 +116,7 @@ def runs_in_onnx(out: Path) -> bool:
     return (out / "model.onnx").is_file() or any(out.glob("onnx*/model.onnx"))
 
 
-def onnx_tokenizer(folder: Path) -> Any:
+def onnx_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of an ONNX folder, or of the folder around it."""
     try:
         return load_tokenizer(folder)
@@ -117,16 +124,17 @@ def onnx_tokenizer(folder: Path) -> Any:
         return load_tokenizer(folder.parent)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """The configuration of an ONNX model: the checkpoint's around it, or its own for onnxruntime-genai."""
     for path in (folder.parent / "config.json", folder / "config.json", folder / "genai_config.json"):
         if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found.get("text_config") or found
+            found: JsonObject = json.loads(path.read_text(encoding="utf-8"))
+            text = found.get("text_config")
+            return text if isinstance(text, dict) and text else found
     return {}
 
 
-def sizes(config: dict[str, Any]) -> tuple[int, int | None]:
+def sizes(config: Mapping[str, object]) -> tuple[int, int | None]:
     """Context length and vocabulary, as a configuration names them."""
     vocabulary = config.get("vocab_size")
     return stated_context(config) or _UNSTATED_CONTEXT, vocabulary if isinstance(vocabulary, int) else None

@@ -1,7 +1,7 @@
 """The adapter through which lm-eval asks a `LanguageModel`; importing it needs lm-eval (`graphprune[eval]`)."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, TypedDict, final
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -12,7 +12,19 @@ from graphprune.evaluation.language_model import LanguageModel
 from graphprune.evaluation.minimal_pairs import first_token
 from graphprune.running.likelihood import Continuation, Count, score_continuations
 
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
 _NEW_TOKENS = 256  # where a task does not say, as lm-eval's own models have it
+
+
+class Options(TypedDict, total=False):
+    """What a task says of the texts that it wants."""
+
+    do_sample: bool
+    temperature: float
+    until: str | list[str] | None
+    max_gen_toks: int
 
 
 @final
@@ -41,9 +53,9 @@ class Harness(TemplateLM):  # type: ignore[misc]
     def tokenizer_name(self) -> str:
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
         """Token ids of a text; the tokenizer adds its special tokens unless the text starts with the first one."""
-        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+        if add_special_tokens is None and string.startswith(str(self.tokenizer.decode(self.prefix_token_id))):
             add_special_tokens = False
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer.encode(string, verbose=False, **options))
@@ -58,18 +70,18 @@ class Harness(TemplateLM):  # type: ignore[misc]
             )
         )
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list["Instance"], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return list(super().loglikelihood(requests, disable_tqdm=True))
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
+        self, requests: Sequence[tuple[object, list[int], list[int]]], **kwargs: object
     ) -> list[tuple[float, bool]]:
         """Score (text, context, continuation); contexts lose their oldest tokens where they are too long."""
         wanted = [Continuation(tuple(context), tuple(tokens)) for _, context, tokens in requests]
         scores = score_continuations(self.model.logits, wanted, self.batch, self.model.context, self.progress)
         return [(score.log_probability, score.greedy) for score in scores]
 
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(self, requests: list["Instance"], disable_tqdm: bool = True) -> list[float]:
         """The log-probability of whole texts in windows of the context, each token predicted once.
 
         The first window starts with the tokenizer's first token, each later one with the token before it; the last
@@ -89,7 +101,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
         )
         return [make_disjoint_window(pair) for pair in rolled]
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+    def generate_until(self, requests: list["Instance"], disable_tqdm: bool = True) -> list[str]:
         """Greedy texts through the cache, each ended by the first of the request's stop strings or the end token.
 
         At most half of the context is generated; prompts lose their oldest tokens to make room.
@@ -106,7 +118,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
                 self.progress(done, len(requests))
         return found
 
-    def generate(self, prompts: Sequence[str], options: dict[str, Any]) -> list[str]:
+    def generate(self, prompts: Sequence[str], options: Options) -> list[str]:
         """Continue prompts of one set of options. Raises UsageError where a task asks for sampling."""
         if options.get("do_sample") and options.get("temperature", 1.0) > 0:
             raise UsageError(
@@ -119,7 +131,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
         return greedy_texts(self.model, ids, count, [each for each in stop if each])
 
 
-def group_by_options(order: Sequence[int], requests: Sequence[Any], size: int) -> list[list[int]]:
+def group_by_options(order: Sequence[int], requests: Sequence["Instance"], size: int) -> list[list[int]]:
     """Batches of requests whose generation options are the same, in the given order."""
     kinds: dict[str, list[int]] = {}
     for index in order:

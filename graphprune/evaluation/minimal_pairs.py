@@ -5,12 +5,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.language_model import LanguageModel, of_graph
 from graphprune.ir.graph import Graph
 from graphprune.running.likelihood import Continuation, score_continuations
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BATCH = 64
 
@@ -36,7 +39,7 @@ class PairScore:
 def minimal_pairs(
     model: Graph | LanguageModel,
     files: Sequence[Path],
-    tokenizer: Any = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     limit: int | None = None,
     batch: int = _BATCH,
     progress: Callable[[int, int], None] | None = None,
@@ -81,14 +84,14 @@ def parse_pair(line: str, place: str) -> Pair:
         raise DataError(f"{place}: expected sentence_good and sentence_bad in a JSON object") from error
 
 
-def sentence(tokenizer: Any, text: str) -> Continuation:
+def sentence(tokenizer: "PreTrainedTokenizerBase", text: str) -> Continuation:
     """A whole sentence after the first token, with the space that lm-eval puts between a prompt and its answer."""
     first = first_token(tokenizer)
     tokens = tokenizer.encode(f" {text}", add_special_tokens=False)
     return Continuation((first,), tuple(tokens[1:] if tokens[:1] == [first] else tokens))
 
 
-def first_token(tokenizer: Any) -> int:
+def first_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token that stands before a text: the first token, or the end token where there is none."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:

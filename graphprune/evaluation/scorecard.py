@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from graphprune.data.tokens import check_tokens, read_tokens
 from graphprune.errors import UsageError
@@ -10,6 +12,9 @@ from graphprune.evaluation.language_model import Face, LanguageModel
 from graphprune.evaluation.task_scores import TaskScore, score_tasks
 from graphprune.progress import Progress, no_progress
 from graphprune.running.perplexity import stream_perplexity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_TEXT = "stdlib:held-out"
 _WINDOW = 256
@@ -135,7 +140,7 @@ def choose_window(model: LanguageModel, window: int | None) -> int:
     return window or min(_WINDOW, model.context)
 
 
-def count_unknown(tokenizer: Any, tokens: Any) -> int:
+def count_unknown(tokenizer: "PreTrainedTokenizerBase", tokens: Tensor) -> int:
     unknown = tokenizer.unk_token_id
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     return 0 if unknown is None or unknown in ends else int((tokens == unknown).sum())

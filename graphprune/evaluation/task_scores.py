@@ -9,15 +9,38 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from graphprune.errors import DataError, UsageError, foreign
 from graphprune.evaluation.language_model import LanguageModel
 from graphprune.evaluation.tasks.local import GROUPS, local_names, missing_files, write_tasks
 from graphprune.running.likelihood import Count
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
 _BOOTSTRAP = 1000  # for metrics whose standard error has no closed form; accuracies have one
 _SEED = 1234  # lm-eval's own for worked examples
+
+
+class Counts(TypedDict):
+    """The examples of a task, and how many of them were asked."""
+
+    original: int
+    effective: int
+
+
+EvalResults = TypedDict(
+    "EvalResults",
+    {
+        "results": Mapping[str, Mapping[str, object]],
+        "groups": NotRequired[Mapping[str, Mapping[str, object]]],
+        "group_subtasks": NotRequired[Mapping[str, Sequence[str]]],
+        "n-shot": NotRequired[Mapping[str, int | None]],
+        "n-samples": NotRequired[Mapping[str, Counts]],
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +107,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def task_manager(tasks: Sequence[str], folder: Path, offered: Sequence[str]) -> Any:
+def task_manager(tasks: Sequence[str], folder: Path, offered: Sequence[str]) -> "TaskManager":
     """The index of tasks; lm-eval's own thousands are read only where one of them is asked for."""
     from lm_eval.tasks import TaskManager
 
@@ -123,14 +146,14 @@ def explain_unknown(name: str, known: Sequence[str]) -> str:
 
 
 def run(
-    manager: Any,
+    manager: "TaskManager",
     model: LanguageModel,
     tasks: list[str],
     limit: int | None,
     shots: int | None,
     batch: int,
     progress: Count | None,
-) -> Mapping[str, Any]:
+) -> "EvalResults":
     """What lm-eval's `evaluate` gives, its failures as one line."""
     from lm_eval.evaluator import evaluate
 
@@ -141,11 +164,11 @@ def run(
         for task in loaded["tasks"].values():
             set_shots(task, shots)
         adapter = Harness(model, batch, progress)
-        found: Mapping[str, Any] = evaluate(adapter, loaded, limit, bootstrap_iters=_BOOTSTRAP, log_samples=False)
+        found: EvalResults = evaluate(adapter, loaded, limit, bootstrap_iters=_BOOTSTRAP, log_samples=False)
     return found
 
 
-def set_shots(task: Any, shots: int | None) -> None:
+def set_shots(task: "Task", shots: int | None) -> None:
     """Set the number of worked examples as lm-eval's `simple_evaluate` does: a task that says 0 keeps it.
 
     The rest of `simple_evaluate` reseeds every random generator of the process and asks git and pip about it.
@@ -163,7 +186,7 @@ def explain_failure(tasks: Sequence[str], error: Exception) -> str:
     return f"lm-eval cannot run {', '.join(tasks)}: {type(error).__name__}: {line[:200]}{hint}"
 
 
-def read_scores(results: Mapping[str, Any]) -> Iterator[TaskScore]:
+def read_scores(results: "EvalResults") -> Iterator[TaskScore]:
     """The metrics of lm-eval's results, groups first, in lm-eval's order."""
     groups = results.get("groups", {})
     counts, members = results.get("n-samples", {}), results.get("group_subtasks", {})
@@ -176,8 +199,8 @@ def read_scores(results: Mapping[str, Any]) -> Iterator[TaskScore]:
             metric, comma, _ = key.partition(",")
             if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = metrics.get(key.replace(metric, f"{metric}_stderr", 1))
-                error = float(error) if isinstance(error, (int, float)) else None
-                yield TaskScore(name, metric, float(value), error, examples, shown, inner)
+                spread = float(error) if isinstance(error, (int, float)) else None
+                yield TaskScore(name, metric, float(value), spread, examples, shown, inner)
 
 
 def leaves(name: str, members: Mapping[str, Sequence[str]]) -> list[str]:

@@ -4,13 +4,16 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, fx
 
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.lineage import Lineage, Step
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig
 
 Found = TypeVar("Found")
 
@@ -30,8 +33,8 @@ class Source:
     kind: str = "module"
     name: str = ""
     architecture: str = ""
-    config: Any = None
-    generation_config: Any = None
+    config: "PreTrainedConfig | None" = None
+    generation_config: "GenerationConfig | None" = None
     folder: Path | None = None
     revision: str | None = None
     file_hashes: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +42,12 @@ class Source:
     companions: Path | None = None
     derived_cache: bool = False
     changes: tuple[str, ...] = ()
+
+    @property
+    def model_config(self) -> "PreTrainedConfig":
+        """The configuration of a source that is known to have one."""
+        assert self.config is not None, f"{self.name or 'a plain module'} has no configuration"
+        return self.config
 
     @property
     def files(self) -> Path | None:

@@ -1,7 +1,7 @@
 """Operators: what a call calls, its arguments by name, and what is left without a reader."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._dynamo.config
@@ -51,8 +51,8 @@ def function_of(node: fx.Node) -> Callable[..., object]:
 def arguments_of(node: fx.Node, values: Mapping[fx.Node, object]) -> tuple[tuple[object, ...], dict[str, object]]:
     """A call's arguments, with values in the place of nodes."""
 
-    def value_of(argument: fx.Node) -> Any:  # any object may stand where the node stood
-        return values[argument]
+    def value_of(argument: fx.Node) -> Argument:
+        return cast("Argument", values[argument])  # any object may stand where the node stood
 
     args, kwargs = fx.node.map_arg(node.args, value_of), fx.node.map_arg(node.kwargs, value_of)
     return args, dict(kwargs)

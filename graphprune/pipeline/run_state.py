@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,7 +27,7 @@ _SAMPLE = 1 << 20
 
 
 @contextlib.contextmanager
-def open_run(folder: Path, identity: Mapping[str, Any], restart: bool = False) -> Iterator[bool]:
+def open_run(folder: Path, identity: Mapping[str, object], restart: bool = False) -> Iterator[bool]:
     """Take the folder of a run for this process; gives whether there is something to go on with.
 
     `identity` is plain data: all that the result depends on. A folder in which nothing was kept is removed at the end.
@@ -66,7 +65,7 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+def check_identity(folder: Path, identity: Mapping[str, object]) -> None:
     """Compare with the run that the folder belongs to, or write whose it is. Raises UsageError with the difference."""
     path = folder / _IDENTITY
     now = json.loads(json.dumps(identity))
@@ -85,7 +84,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def flatten(value: Any, key: str = "") -> dict[str, Any]:
+def flatten(value: object, key: str = "") -> dict[str, object]:
     """Nested plain data as dotted keys."""
     if isinstance(value, Mapping):
         return {
@@ -94,17 +93,17 @@ def flatten(value: Any, key: str = "") -> dict[str, Any]:
     return {key: value}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """`key: old -> new` for every key that differs."""
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key}: {print_plain(old.get(key))} -> {print_plain(new.get(key))}" for key in keys]
 
 
-def print_plain(value: Any) -> str:
+def print_plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def fingerprint(spec: str) -> dict[str, Any]:
+def fingerprint(spec: str) -> dict[str, str | int]:
     """What tells a text from another: its name, and for a file its size and a hash of its first and last mebibyte."""
     path = Path(spec).expanduser()
     if not path.is_file():
@@ -153,7 +152,7 @@ def metrics_files(folder: Path) -> list[Path]:
     return [path / METRICS for path in states[-1:]]
 
 
-def describe(graph: Graph) -> dict[str, Any]:
+def describe(graph: Graph) -> dict[str, object]:
     """All of a graph that is not tensors, as plain data."""
     memo = dict(graph.memo)
     if json.loads(json.dumps(memo)) != memo:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from graphprune import registry
 from graphprune.amounts import parse_target
@@ -47,15 +47,25 @@ def recoveries(recipe: Recipe) -> list[Pass]:
     ]
 
 
-def last_request(passes: Sequence[Any], source: Graph) -> Request:
+@runtime_checkable
+class Pruning(Protocol):
+    """A pass that prunes: it can say what it is asked for."""
+
+    def request(self, source: Graph) -> Request: ...
+
+
+def prunings(passes: Sequence[Pass]) -> list[Pruning]:
+    return [item for item in passes if item.name == "prune" and isinstance(item, Pruning)]
+
+
+def last_request(passes: Sequence[Pass], source: Graph) -> Request:
     """What the last pruning of the passes is asked for."""
-    request: Request = [item for item in passes if item.name == "prune"][-1].request(source)
-    return request
+    return prunings(passes)[-1].request(source)
 
 
-def check_target(source: Graph, passes: Sequence[Any]) -> None:
+def check_target(source: Graph, passes: Sequence[Pass]) -> None:
     """Raise BudgetError, with the least that is possible, before anything is done on the way to the target."""
-    if not any(item.name == "prune" for item in passes):
+    if not prunings(passes):
         return
     request = last_request(passes, source)
     if "blocks" not in request.kinds:

@@ -6,10 +6,10 @@ pass over the half that is not seen.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
@@ -27,7 +27,7 @@ def causal_form(graph: Graph, length: int) -> Graph:
         return graph
     fork = graph.fork()
     for node in (node for node in fork.nodes if node.name in causal):
-        dropout: Any = argument(node, 4, "dropout_p", 0.0)
+        dropout = argument(node, 4, "dropout_p", 0.0)
         node.args = (*node.args[:3], None, dropout, True)
         node.kwargs = {name: value for name, value in node.kwargs.items() if name in ("scale", "enable_gqa")}
     return swept(fork)
@@ -55,7 +55,7 @@ def with_outputs(graph: Graph, names: tuple[str, ...], nodes: tuple[str, ...]) -
     return replace(swept(fork), outputs=names)
 
 
-def argument(node: fx.Node, place: int, name: str, default: object = None) -> object:
+def argument(node: fx.Node, place: int, name: str, default: Argument = None) -> Argument:
     """An argument of a call by place or name."""
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 

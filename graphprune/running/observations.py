@@ -124,9 +124,8 @@ def encoder_input(name: str, type_: TensorType, graph: Graph, generator: torch.G
         return torch.randn(shape, generator=generator).to(type_.dtype)
     if "mask" in name:
         return torch.ones(shape, dtype=type_.dtype)
-    config = graph.source.config
-    ids = config is not None and name.endswith("input_ids")
-    vocabulary = getattr(config.get_text_config(), "vocab_size", 2) if ids else 1
+    config = graph.source.config if name.endswith("input_ids") else None
+    vocabulary = 1 if config is None else getattr(config.get_text_config(), "vocab_size", 2)
     return torch.randint(vocabulary, shape, generator=generator).to(type_.dtype)
 
 

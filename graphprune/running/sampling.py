@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import UsageError
+
+Logits: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]  # [batch, vocabulary]
 
 
 @final
@@ -34,7 +36,7 @@ class Sampling:
             raise UsageError(f"a repetition penalty is above 0 (1: none), not {self.repetition_penalty}")
 
     def choose(
-        self, logits: NDArray[Any], random: np.random.Generator, seen: Sequence[Sequence[int]] = ()
+        self, logits: Logits, random: np.random.Generator, seen: Sequence[Sequence[int]] = ()
     ) -> NDArray[np.int64]:
         """Return one token id for each row of logits [batch, vocabulary]; equal logits give the lowest id.
 
@@ -53,7 +55,7 @@ class Sampling:
         # Adding Gumbel noise and taking the maximum draws from the softmax.
         return np.asarray((scaled + random.gumbel(size=scaled.shape)).argmax(-1), np.int64)
 
-    def penalise(self, logits: NDArray[Any], seen: Sequence[Sequence[int]]) -> NDArray[Any]:
+    def penalise(self, logits: Logits, seen: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         result = np.array(logits, np.float64)
         for row, tokens in zip(result, seen, strict=True):
             known = np.unique(np.asarray(tokens, np.int64))

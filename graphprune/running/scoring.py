@@ -5,10 +5,10 @@ so that about half of the products with keys are left out, which the processor's
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
@@ -46,13 +46,13 @@ def each_block(graph: fx.Graph, call: fx.Node, length: int) -> Iterator[fx.Node]
     """The calls of attention of each block of queries, in order."""
     queries, keys, values = call.args[:3]
     mask, dropout = mask_of(call), argument(call, 4, "dropout_p", 0.0)
-    options: dict[str, Any] = {name: value for name, value in call.kwargs.items() if name in ("scale", "enable_gqa")}
+    options = {name: value for name, value in call.kwargs.items() if name in ("scale", "enable_gqa")}
 
-    def cut(node: Any, dimension: int, start: int, end: int) -> fx.Node:
+    def cut(node: Argument, dimension: int, start: int, end: int) -> fx.Node:
         return graph.call_function(_aten.slice.Tensor, (node, dimension, start, end))
 
     for start in range(0, length, _BLOCK):
         end = min(start + _BLOCK, length)
         seen = cut(cut(mask, -2, start, end), -1, 0, end)
         parts = (cut(queries, -2, start, end), cut(keys, -2, 0, end), cut(values, -2, 0, end))
-        yield graph.call_function(ATTENTION, (*parts, seen, dropout, False), options)  # type: ignore[arg-type]
+        yield graph.call_function(ATTENTION, (*parts, seen, dropout, False), options)

@@ -151,13 +151,13 @@ def make_layer(root: nn.Module, node: fx.Node) -> nn.Module:
     weight = get_tensor(root, str(matrix.target))
     with torch.device("meta"):
         if is_transposed(node):
-            layer: Any = Conv1D(weight.shape[1], weight.shape[0])
+            layer: nn.Module = Conv1D(weight.shape[1], weight.shape[0])
         else:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = weight
     if isinstance(bias, fx.Node):
         layer.bias = get_tensor(root, str(bias.target))
-    return layer  # type: ignore[no-any-return]
+    return layer
 
 
 def merge(module: nn.Module, calls: Mapping[str, list[fx.Node]]) -> dict[str, Tensor]:

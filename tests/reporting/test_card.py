@@ -10,6 +10,7 @@ import yaml
 from graphprune.evaluation.measure import Measure
 from graphprune.pipeline.recipes import Change, Recipe, read_recipe
 from graphprune.reporting.card import describe_method, describe_training, model_card, number
+from graphprune.reporting.schema import Stage
 from tests.support.tiny_work import tiny_work
 
 pytestmark = pytest.mark.xdist_group("tiny_llama")
@@ -69,10 +70,14 @@ def test_a_method_is_said_in_half_a_sentence(recipe: Recipe | None, said: str) -
     assert ("compensation `least-squares`" in found) == (recipe is not None and recipe.stages == 3)
 
 
+def stage(tokens: int) -> Stage:
+    return Stage(stage=0, step=1, tokens=tokens, loss=1.0, held_out_first=None, held_out_last=None)
+
+
 def test_training_is_said_in_tokens_of_all_stages() -> None:
-    assert describe_training([{"tokens": 1500}, {"tokens": 500}]) == "Trained on 2,000 tokens."
-    assert describe_training([{"tokens": 0}]) == describe_training([]) == "No recovery training."
-    assert "Trained on 2,000 tokens." in card(training=[{"tokens": 2000}])
+    assert describe_training([stage(1500), stage(500)]) == "Trained on 2,000 tokens."
+    assert describe_training([stage(0)]) == describe_training([]) == "No recovery training."
+    assert "Trained on 2,000 tokens." in card(training=[stage(2000)])
 
 
 @pytest.mark.parametrize(

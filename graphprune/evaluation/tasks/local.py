@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, final
 
 import yaml
 
@@ -13,7 +13,35 @@ from graphprune.errors import DataError
 BLIMP, COMMONSENSE, MMLU = "blimp_local", "commonsense_local", "mmlu_local"
 GROUPS = (BLIMP, COMMONSENSE, MMLU)
 _BLIMP_FILE, _MMLU_FILE = "blimp_set", "mmlu_subject"
-Config = dict[str, Any]
+
+
+class DatasetKwargs(TypedDict):
+    """Where the rows of a task are."""
+
+    data_files: dict[str, str]
+    cache_dir: NotRequired[str]
+
+
+@final
+class TaskConfig(TypedDict):
+    """A task file, as far as it is filled in here; a template for many tasks has no name yet."""
+
+    task: NotRequired[str]
+    dataset_kwargs: DatasetKwargs
+    description: NotRequired[str]
+
+
+@final
+class GroupConfig(TypedDict):
+    """The file of a group of tasks."""
+
+    group: str
+    task: list[str]
+    aggregate_metric_list: list[dict[str, str | bool]]
+    metadata: dict[str, float]
+
+
+Config = TaskConfig | GroupConfig
 
 
 def local_names() -> tuple[str, ...]:
@@ -21,7 +49,7 @@ def local_names() -> tuple[str, ...]:
     return (*GROUPS, *(config["task"] for config in templates().values() if "task" in config))
 
 
-def templates() -> dict[str, Config]:
+def templates() -> dict[str, TaskConfig]:
     """The task files by their names."""
     found = [path for path in files("graphprune.evaluation.tasks").iterdir() if path.name.endswith(".yaml")]
     found.sort(key=lambda path: path.name)
@@ -40,16 +68,19 @@ def write_tasks(data: Path, folder: Path) -> tuple[str, ...]:
     if not configs:
         raise DataError(f"{data} holds no evaluation data that is known; see docs/evaluation.md for the names of files")
     for config in configs:
-        if "task" in config and "group" not in config:
+        if "group" not in config:
             config["dataset_kwargs"]["cache_dir"] = str(folder / "cache")
-        name = config.get("group", config["task"])
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    return tuple(config.get("group", config["task"]) for config in configs)
+        (folder / f"{name_of(config)}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return tuple(name_of(config) for config in configs)
+
+
+def name_of(config: Config) -> str:
+    return config["group"] if "group" in config else config["task"]
 
 
 def commonsense(data: Path) -> list[Config]:
     """The question sets whose files are there, and their group."""
-    found = []
+    found: list[TaskConfig] = []
     for config in templates().values():
         if "task" in config and (paths := locate(data, config["dataset_kwargs"]["data_files"])):
             found.append(with_files(config, paths))
@@ -59,7 +90,7 @@ def commonsense(data: Path) -> list[Config]:
 def blimp(data: Path) -> list[Config]:
     """A task for each file of minimal pairs, and their group, in which each set weighs the same."""
     template = templates()[_BLIMP_FILE]
-    found = [
+    found: list[TaskConfig] = [
         {"task": f"blimp_{path.stem}_local", **with_files(template, {"train": path})}
         for path in sorted(data.rglob("*.jsonl"))
         if {"sentence_good", "sentence_bad"} <= first_row(path).keys()
@@ -74,13 +105,13 @@ def mmlu(data: Path, folder: Path) -> list[Config]:
     if not paths:
         return []
     parts = {split: by_subject(path) for split, path in paths.items()}
-    found = []
+    found: list[TaskConfig] = []
     for subject in sorted(parts["test"].keys() & parts["dev"].keys()):
         own = {split: folder / f"mmlu_{subject}.{split}.jsonl" for split in parts}
         for split, path in own.items():
             path.write_text("".join(parts[split][subject]), encoding="utf-8")
         description = template["description"].replace("SUBJECT", subject.replace("_", " "))
-        task = {"task": f"mmlu_{subject}_local", **with_files(template, own), "description": description}
+        task: TaskConfig = {"task": f"mmlu_{subject}_local", **with_files(template, own), "description": description}
         found.append(task)
     return [*found, group(MMLU, [config["task"] for config in found], by_size=True)] if found else []
 
@@ -91,13 +122,13 @@ def locate(data: Path, names: Mapping[str, str]) -> dict[str, Path]:
     return {split: path for split, path in found.items() if path is not None} if all(found.values()) else {}
 
 
-def with_files(config: Config, paths: Mapping[str, Path]) -> Config:
+def with_files(config: TaskConfig, paths: Mapping[str, Path]) -> TaskConfig:
     named = {split: str(path.resolve()) for split, path in paths.items()}
     return {**config, "dataset_kwargs": {"data_files": named}}
 
 
-def group(name: str, tasks: list[str], by_size: bool = False) -> Config:
-    metric = {"metric": "acc", "aggregation": "mean", "weight_by_size": by_size}
+def group(name: str, tasks: list[str], by_size: bool = False) -> GroupConfig:
+    metric: dict[str, str | bool] = {"metric": "acc", "aggregation": "mean", "weight_by_size": by_size}
     return {"group": name, "task": tasks, "aggregate_metric_list": [metric], "metadata": {"version": 1.0}}
 
 
@@ -110,7 +141,7 @@ def by_subject(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def first_row(path: Path) -> dict[str, Any]:
+def first_row(path: Path) -> dict[str, object]:
     """The first object of a .jsonl file; empty where it holds none."""
     try:
         with path.open(encoding="utf-8") as file:
