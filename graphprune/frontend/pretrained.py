@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphprune.errors import CaptureError, ParityError
+from graphprune.errors import CaptureError, ForeignError, ParityError, foreign_code
 from graphprune.frontend.blocks.capture import capture_graph
 from graphprune.frontend.stepwise.derive import stepwise
 from graphprune.ir.contract import rows_of_ids
@@ -48,13 +48,14 @@ def capture_without_cache(model: Any, reason: str) -> Graph:
 def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
     """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
     try:
-        found = stepwise(graph)
-        found = replace(found, source=replace(found.source, derived_cache=True))
-        if is_comparable(model):
-            require_causal(graph)
-            require_same(model, found, [])
+        with foreign_code():
+            found = stepwise(graph)
+            found = replace(found, source=replace(found.source, derived_cache=True))
+            if is_comparable(model):
+                require_causal(graph)
+                require_same(model, found, [])
         return found.note(f"its cache is derived from its graph: {reason}")
-    except Exception as error:  # a model that was captured stays captured, whatever the attempt on it runs into
+    except ForeignError as error:  # a model that was captured stays captured, whatever the attempt on it runs into
         without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
         return graph.note(f"{without}; none can be derived: {error}")
 

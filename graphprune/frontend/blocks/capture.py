@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, ForeignError, foreign_code
 from graphprune.frontend.blocks.recording import Stack, record
 from graphprune.frontend.blocks.relation import NotRepeatedError, Relative, layer_of, relate
 from graphprune.frontend.blocks.repetition import (
@@ -95,8 +95,9 @@ def find_repeated(module: nn.Module, contract: Contract, patches: Patches) -> Re
 def refusing() -> Iterator[None]:
     """A model that does not run on fake tensors is not compared; the whole trace says what is wrong with it."""
     try:
-        yield
-    except Exception as error:  # whatever the model raises
+        with foreign_code():
+            yield
+    except ForeignError as error:
         raise NotRepeatedError(f"the model does not run on fake tensors: {error}") from error
 
 

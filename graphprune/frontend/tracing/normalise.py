@@ -9,7 +9,7 @@ import torch._dynamo.config
 from torch import nn
 from torch.export import ExportedProgram
 
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, ForeignError, foreign_code
 from graphprune.frontend.tracing.cleanups import clean
 from graphprune.frontend.tracing.failures import explain_failure, quiet_torch
 from graphprune.frontend.tracing.functional import is_simple
@@ -30,14 +30,14 @@ def capture_module(
     Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
     """
     try:
-        with evaluating(module), torch.no_grad(), patches(), quiet_torch(), uncollected(), uncached():
+        with foreign_code(), evaluating(module), torch.no_grad(), patches(), quiet_torch(), uncollected(), uncached():
             program, bounds = export_within_bounds(module, contract)
             traced = count_calls(program)
             simple = is_simple(program)
             if not simple:
                 program = program.run_decompositions({})
-    except Exception as error:  # tracing runs the model, which raises what it likes, as does torch.export
-        raise CaptureError(explain_failure(module, error)) from error
+    except ForeignError as error:
+        raise CaptureError(explain_failure(module, error.error)) from error.error
     made = (
         Cleanup("export", describe_export(traced, bounds)),
         Cleanup("decompose", "" if simple else f"traced again in functional form: {count_calls(program):,} calls"),
