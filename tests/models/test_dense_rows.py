@@ -81,20 +81,19 @@ class Loop(nn.Module):
         return result
 
 
-def traced(kind: str) -> tuple[Any, Any, list[str]]:
-    used: list[str] = []
+def traced(kind: str) -> tuple[Any, Any]:
     contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
     loop = Loop(kind)
-    return loop, capture_module(loop, contract, "", lambda: transformers_patches(used)), used
+    return loop, capture_module(loop, contract, "", transformers_patches)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_a_loop_computes_the_same_for_any_number_of_rows(rows: int) -> None:
-    loop, graph, used = traced("rows")
+    loop, graph = traced("rows")
     x = torch.randn(rows, 6)
     with torch.no_grad():
         torch.testing.assert_close(graph(x)[0], loop(x))
-    assert {"nonzero", "where", "index_add_"} <= set(used)
+    assert {"nonzero", "where", "index_add_"} <= set(graph.source.dense_rows)
 
 
 def test_writes_that_are_not_understood_are_refused() -> None:
@@ -103,7 +102,7 @@ def test_writes_that_are_not_understood_are_refused() -> None:
 
 
 def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, graph, used = traced("mixed")
+    loop, graph = traced("mixed")
     x = torch.randn(4, 6)
     with torch.no_grad():
         assert not torch.allclose(graph(x)[0], loop(x), atol=1e-3)
@@ -112,7 +111,7 @@ def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPa
         lambda model, graph: [comparison.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
     )
     with pytest.raises(CaptureError, match=r"does not compute what it does.*picks rows by value"):
-        require_same(loop, graph, used)
+        require_same(loop, graph, graph.source.dense_rows)
 
 
 class Adapters(nn.Module):
@@ -135,14 +134,13 @@ class Adapters(nn.Module):
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_rows_picked_by_a_condition_are_put_back_where_it_holds(rows: int) -> None:
-    used: list[str] = []
     contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
     module = Adapters()
-    graph = capture_module(module, contract, "", lambda: transformers_patches(used))
+    graph = capture_module(module, contract, "", transformers_patches)
     x = torch.randn(rows, 6)
     with torch.no_grad():
         torch.testing.assert_close(graph(x)[0], module(x))
-    assert {"__getitem__", "__setitem__"} <= set(used)
+    assert {"__getitem__", "__setitem__"} <= set(graph.source.dense_rows)
 
 
 def test_rows_put_elsewhere_are_refused() -> None:

@@ -22,12 +22,13 @@ from graphprune.frontend.blocks.repetition import (
 )
 from graphprune.frontend.blocks.replication import replicate
 from graphprune.frontend.tracing.failures import quiet_torch
-from graphprune.frontend.tracing.normalise import Patches, capture_module, evaluating, uncollected
+from graphprune.frontend.tracing.normalise import capture_module, evaluating, uncollected
 from graphprune.frontend.tracing.program_reader import named_tensors, tensor_names
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import Decoder
+from graphprune.models.patches import Patches
 
 
 @dataclass(frozen=True)

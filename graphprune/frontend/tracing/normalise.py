@@ -2,7 +2,8 @@
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 import torch._dynamo.config
@@ -18,8 +19,7 @@ from graphprune.frontend.tracing.programs import export_within_bounds, note_boun
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
-
-Patches = Callable[[], contextlib.AbstractContextManager[object]]
+from graphprune.models.patches import Patches
 
 
 def capture_module(
@@ -30,7 +30,7 @@ def capture_module(
     Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
     """
     try:
-        with foreign_code(), evaluating(module), torch.no_grad(), patches(), quiet_torch(), uncollected(), uncached():
+        with foreign_code(), evaluating(module), torch.no_grad(), patches() as rows, quiet(), uncached():
             program, bounds = export_within_bounds(module, contract)
             traced = count_calls(program)
             simple = is_simple(program)
@@ -38,11 +38,14 @@ def capture_module(
                 program = program.run_decompositions({})
     except ForeignError as error:
         raise CaptureError(explain_failure(module, error.error)) from error.error
+    dense = () if rows is None else tuple(dict.fromkeys(rows.used))
     made = (
+        Cleanup("dense_rows", f"rows picked by value traced as all rows: {', '.join(dense)}" if dense else ""),
         Cleanup("export", describe_export(traced, bounds)),
         Cleanup("decompose", "" if simple else f"traced again in functional form: {count_calls(program):,} calls"),
     )
     graph = normalise(module, program, contract, prefix, made)
+    graph = replace(graph, source=replace(graph.source, dense_rows=dense))
     return graph.note(note_bounds(bounds)) if bounds else graph
 
 
@@ -81,6 +84,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Trace without torch's messages and without garbage collection."""
+    with quiet_torch(), uncollected():
+        yield
 
 
 @contextlib.contextmanager
