@@ -75,15 +75,33 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+class ForeignError(Exception):
+    """Code of others failed, a model's or a library's; `error` is what it raised. Never shown as it is."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+    """Run code of others: whatever it raises comes out as one ForeignError, errors of ours among them."""
+    try:
+        yield
+    except Exception as error:  # the one place for it: libraries and models raise what they like
+        raise ForeignError(error) from error
+
+
 @contextlib.contextmanager
 def foreign(explain: Callable[[Exception], GraphpruneError]) -> Iterator[None]:
     """Run code of others, and turn whatever it raises into the error that `explain` makes of it; ours pass as they are.
 
-    For libraries and models that raise what they like, where all of it is one thing to a user.
+    Where all of it is one thing to a user.
     """
     try:
-        yield
-    except GraphpruneError:
-        raise
-    except Exception as error:  # the one place for it: see above
-        raise explain(error) from error
+        with foreign_code():
+            yield
+    except ForeignError as failure:
+        if isinstance(failure.error, GraphpruneError):
+            raise failure.error from failure.error.__cause__
+        raise explain(failure.error) from failure.error

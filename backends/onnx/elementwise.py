@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from graphprune.backends.onnx.values import Lowered, Lowering, Operators
+from graphprune.ir.operators import overload_name
 
 
 def square(op: Operators, node: fx.Node, value: ir.Value) -> Lowered:
@@ -17,11 +18,11 @@ def square(op: Operators, node: fx.Node, value: ir.Value) -> Lowered:
 
 def smaller(op: Operators, node: fx.Node, left: object, *right: object) -> Lowered:
     """The element-wise form of `min`; the reducing forms are torchlib's."""
-    return op.Min(left, right[0]) if overload(node) == "other" else None
+    return op.Min(left, right[0]) if overload_name(node) == "other" else None
 
 
 def larger(op: Operators, node: fx.Node, left: object, *right: object) -> Lowered:
-    return op.Max(left, right[0]) if overload(node) == "other" else None
+    return op.Max(left, right[0]) if overload_name(node) == "other" else None
 
 
 def log1p(op: Operators, node: fx.Node, value: ir.Value) -> Lowered:
@@ -101,11 +102,11 @@ def variance(
 ) -> Lowered:
     """The mean square around the mean, over dimensions of known size; torch divides by the size less a correction."""
     shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
-    positional = overload(node) == "dim"
+    positional = overload_name(node) == "dim"
     correction = int(unbiased) if positional else kwargs.get("correction", 1)
     keepdim = (*rest, kwargs.get("keepdim", False))[0]
     count = math.prod(shape[d] if isinstance(shape[d], int) else math.nan for d in dim or range(len(shape)))
-    if overload(node) not in ("dim", "correction") or not count > correction:
+    if overload_name(node) not in ("dim", "correction") or not count > correction:
         return None
     axes = op.Constant(value_ints=list(dim or range(len(shape))))
     centred = op.Sub(value, op.ReduceMean(value, axes, keepdims=1))
@@ -116,10 +117,6 @@ def variance(
 def deviation(op: Operators, node: fx.Node, value: ir.Value, *args: Any, **kwargs: Any) -> Lowered:
     square = variance(op, node, value, *args, **kwargs)
     return None if square is None else op.Sqrt(square)
-
-
-def overload(node: fx.Node) -> str:
-    return str(getattr(node.target, "_overloadname", ""))
 
 
 ELEMENTWISE: Mapping[str, Lowering] = {

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from graphprune.backends.onnx.values import Lowered, Lowering, Operators
+from graphprune.ir.operators import overload_name
 from graphprune.ir.types import Size, TensorType
 
 Spread = int | Sequence[int]  # one number for all dimensions, or one for each
@@ -91,7 +92,7 @@ def convolution(
     """A convolution whose padding is a word: `valid` is none, `same` keeps the size at a stride of one."""
     names = ("stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, options, strict=False)), **named}
-    if getattr(node.target, "_overloadname", "") != "padding":
+    if overload_name(node) != "padding":
         return None
     padding, rank = given.get("padding", "valid"), len(shape_of(node)) - 2
     kernel = shape_of(node, 1)[2:]

@@ -20,6 +20,7 @@ from graphprune.backends.onnx.elementwise import ELEMENTWISE
 from graphprune.backends.onnx.images import IMAGES
 from graphprune.backends.onnx.recurrence import scan_maximum, scan_recurrence
 from graphprune.backends.onnx.values import Lowered, Lowering, Operators
+from graphprune.ir.operators import opname
 from graphprune.ir.types import Size, TensorType
 
 Named = dict[str, object]
@@ -37,7 +38,7 @@ _COMPARING = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 
 def promoted_arguments(op: Operators, node: fx.Node, args: list[object], kwargs: Named) -> tuple[list[object], Named]:
     """Cast tensor operands as torch's type promotion does; ONNX has none. Returns the arguments for the lowering."""
-    name = getattr(node.target, "_opname", "")
+    name = opname(node)
     wanted = promoted_type(name, node)
     if wanted is None:
         return args, kwargs

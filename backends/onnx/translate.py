@@ -22,6 +22,7 @@ from graphprune.backends.onnx.types import DOMAIN, size_name
 from graphprune.backends.onnx.values import Fusion, Operators, Recorder, Values, value_of
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.operators import call_name
 from graphprune.ir.types import TensorType
 
 LocalFunction = ir.Function | OnnxFunction[..., object]
@@ -116,7 +117,7 @@ class Translator:
         given = [self.convert(argument) for argument in node.args]
         named = {name: self.convert(argument) for name, argument in node.kwargs.items()}
         args, kwargs = promoted_arguments(self.operators, node, given, named)
-        lowering = LOWERINGS.get(operator_key(node))
+        lowering = LOWERINGS.get(call_name(node))
         result = None if lowering is None else lowering(self.operators, node, *args, **kwargs)
         if result is not None:
             return result
@@ -233,12 +234,6 @@ def finish(
         del model.opset_imports[domain]
     model.opset_imports.update(dict.fromkeys(domains, 1))
     return model
-
-
-def operator_key(node: fx.Node) -> str:
-    """The ATen name without namespace and overload: `view`."""
-    target = node.target
-    return target._opname if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
 
 def describe(node: fx.Node) -> str:

@@ -10,6 +10,7 @@ from torch import fx
 
 from graphprune.backends.attempts import attempt
 from graphprune.ir.graph import Graph, get_tensor
+from graphprune.ir.operators import opname
 from graphprune.ir.types import TensorType
 
 _UNARY = frozenset({"cos", "sin", "_to_copy", "alias", "clone"})
@@ -60,9 +61,7 @@ class CachedAttention:
 
 def name_of(node: object) -> str:
     """The ATen name of a call: `mul`; empty for anything else."""
-    if not isinstance(node, fx.Node) or node.op != "call_function":
-        return ""
-    return str(getattr(node.target, "_opname", ""))
+    return opname(node) if isinstance(node, fx.Node) else ""
 
 
 def shape(node: fx.Node) -> tuple[Any, ...]:

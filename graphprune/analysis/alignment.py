@@ -7,14 +7,13 @@ they read: in the stacked weights, and in what these are multiplied with.
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import fx
 
 from graphprune.analysis.choices import chosen_atoms
 from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Inference
 from graphprune.ir.graph import Graph
-from graphprune.ir.operators import SAME_VALUES
+from graphprune.ir.operators import SAME_VALUES, opname
 from graphprune.ir.types import tensor_type
 
 # 16 bytes in the narrowest type that experts are run in, so that a checkpoint loads in float32 and in bfloat16.
@@ -62,7 +61,3 @@ def steps(algebra: Algebra, axis: Axis) -> Iterator[tuple[Axis, int]]:
             for atom in algebra.atoms(factor):
                 step = ALIGNED // math.gcd(ALIGNED, beside)
                 yield atom, math.gcd(step, int(str(algebra.size(atom))))
-
-
-def opname(node: fx.Node) -> str:
-    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""

@@ -10,6 +10,7 @@ from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Inference
 from graphprune.ir.contract import is_attended
 from graphprune.ir.graph import Graph
+from graphprune.ir.operators import opname
 from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.types import tensor_type
 
@@ -46,7 +47,7 @@ class Kinds:
         queries: set[Axis] = set()
         sizes: set[Axis] = set()
         for node in self.graph.nodes:
-            if "scaled_dot_product_attention" in str(node.target):
+            if "scaled_dot_product_attention" in opname(node):
                 query, key, value = [operand for operand in node.args[:3] if isinstance(operand, fx.Node)]
                 heads.update(self.atoms_at(key, -3))
                 queries.update(self.atoms_at(query, -3))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import fx
 
 from graphprune.analysis.choices import Chosen
@@ -12,7 +11,7 @@ from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Inference
 from graphprune.ir.contract import is_present, is_state
 from graphprune.ir.graph import Graph
-from graphprune.ir.operators import SAME_VALUES, bind
+from graphprune.ir.operators import SAME_VALUES, bind, opname
 
 _PICKING = {"embedding", "index", "gather", "index_select", "scatter", "index_add", "one_hot"}
 _POINTED = {"one_hot"}  # the first operand points
@@ -74,8 +73,7 @@ def computed_with(index: fx.Node) -> str | None:
     while pending:
         node = pending.pop()
         for user in node.users:
-            target = user.target
-            name = target._opname if isinstance(target, torch._ops.OpOverload) else ""
+            name = opname(user)
             if name in _TYPE_ONLY or picks(user, node) or (user.op == "output" and index.op == "placeholder"):
                 continue
             if name not in SAME_VALUES | _JOINING:
@@ -86,11 +84,9 @@ def computed_with(index: fx.Node) -> str | None:
 
 def picks(user: fx.Node, index: fx.Node) -> bool:
     """Say whether a call uses an integer tensor to point at entries, and for nothing else."""
-    if not isinstance(user.target, torch._ops.OpOverload) or user.target._opname not in _PICKING:
+    if opname(user) not in _PICKING:
         return False
-    return (
-        index not in (user.args[0], bind(user).get("src"), bind(user).get("source")) or user.target._opname in _POINTED
-    )
+    return index not in (user.args[0], bind(user).get("src"), bind(user).get("source")) or opname(user) in _POINTED
 
 
 def lock_all(

@@ -5,13 +5,12 @@ such as 1 + w, nothing makes them zero again; a later norm over them counts what
 of a removed unit is 1, and so it is with other functions that are not zero at zero.
 """
 
-import torch
 from torch import fx
 
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Inference
 from graphprune.ir.graph import Graph
-from graphprune.ir.operators import bind
+from graphprune.ir.operators import bind, opname
 
 _REASON = "is averaged over where a removed unit is not zero, and nothing before makes it so"
 _KEEPS = {"_to_copy", "mul", "reshape", "view", "expand", "unsqueeze", "squeeze", "transpose", "permute"}
@@ -28,7 +27,7 @@ def leftover_locks(graph: Graph, inference: Inference) -> dict[Axis, str]:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+        name = opname(node)
         own = atoms_of(inference, node)
         found = frozenset(atom for source in node.all_input_nodes for atom in held.get(source, ()))
         if name in _NORMS:
@@ -72,5 +71,5 @@ def is_zeroed(node: fx.Node) -> bool:
     """Say whether a tensor is zero for removed units: a parameter, or a product with one."""
     if node.op == "get_attr":
         return True
-    name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+    name = opname(node)
     return name in _KEEPS and any(map(is_zeroed, node.all_input_nodes))

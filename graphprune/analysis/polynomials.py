@@ -4,7 +4,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import fx
 
 from graphprune.analysis.cost import Costs, Polynomial, Storage, Term
@@ -15,6 +14,7 @@ from graphprune.axes.algebra import Algebra, Axis
 from graphprune.axes.inference import Inference
 from graphprune.ir.contract import PREFIX, is_state
 from graphprune.ir.graph import Graph
+from graphprune.ir.operators import opname
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import tensor_type
 
@@ -54,7 +54,7 @@ def storage(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Storage:
         home = presence(kinds.homes.get(name, ()))
         if name not in parameters:
             found["buffer_bytes"].update(scale(sizes.product(axes, home), itemsize(node)))
-        elif any("embedding" in str(user.target) for user in node.users) and len(axes) == 2:
+        elif any("embedding" in opname(user) for user in node.users) and len(axes) == 2:
             found["tables"].update(sizes.product(axes, home))
             found["rows"].update(sizes.product(axes[:1], home))
         elif name in linear:
@@ -75,17 +75,14 @@ def macs(graph: Graph, sizes: "AxisSizes", kinds: Kinds) -> Polynomial:
             continue
         name = str(weight.target)
         home = presence(kinds.homes.get(name, ()))
-        positions = [s for s in tensor_type(node).shape[2:] if isinstance(s, int)] if "conv" in str(node.target) else []
+        positions = [s for s in tensor_type(node).shape[2:] if isinstance(s, int)] if "conv" in opname(node) else []
         total.update(scale(sizes.product(sizes.inference.axes[weight], home), math.prod(positions)))
     return Polynomial(total)
 
 
 def weight_of(node: fx.Node) -> fx.Node | None:
     """The weight that a contraction multiplies with."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return None
-    if target._opname not in _CONTRACTIONS and not target._opname.startswith("conv"):
+    if opname(node) not in _CONTRACTIONS and not opname(node).startswith("conv"):
         return None
     operands = [n for n in node.all_input_nodes if n.op == "get_attr" and len(tensor_type(n).shape) > 1]
     return operands[0] if operands else None

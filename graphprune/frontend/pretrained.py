@@ -1,16 +1,17 @@
 """Live transformers models become graphs under the contract that fits, and are compared with the model."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from graphprune.errors import CaptureError, ParityError
+from graphprune.errors import CaptureError, ForeignError, ParityError, foreign_code
 from graphprune.frontend.blocks.capture import capture_graph
 from graphprune.frontend.stepwise.derive import stepwise
 from graphprune.ir.contract import rows_of_ids
-from graphprune.ir.graph import Graph, Source
+from graphprune.ir.graph import Graph
 from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
 from graphprune.models.patches import quiet_transformers, traceable_experts, tracing_patches
 from graphprune.running.comparison import compare_models, require
@@ -48,13 +49,14 @@ def capture_without_cache(model: Any, reason: str) -> Graph:
 def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
     """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
     try:
-        found = stepwise(graph)
-        found = replace(found, source=replace(found.source, derived_cache=True))
-        if is_comparable(model):
-            require_causal(graph)
-            require_same(model, found, [])
+        with foreign_code():
+            found = stepwise(graph)
+            found = replace(found, source=replace(found.source, derived_cache=True))
+            if is_comparable(model):
+                require_causal(graph)
+                require_same(model, found, ())
         return found.note(f"its cache is derived from its graph: {reason}")
-    except Exception as error:  # a model that was captured stays captured, whatever the attempt on it runs into
+    except ForeignError as error:  # a model that was captured stays captured, whatever the attempt on it runs into
         without = f"captured without a cache, so that each new token is computed from the whole text: {reason}"
         return graph.note(f"{without}; none can be derived: {error}")
 
@@ -73,13 +75,13 @@ def require_causal(graph: Graph) -> None:
 
 def capture_checked(model: Any, kind: str) -> Graph:
     """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
-    used: list[str] = []
     generation = getattr(model, "generation_config", None)
-    graph = with_own_tensors(capture_as(model, kind, used))
-    name, changes = type(model).__name__, graph.source.changes
-    graph = replace(graph, source=Source(kind, "", name, model.config, generation, changes=changes))
-    if is_comparable(model) or (used and has_weights(model)):
-        require_same(model, graph, used)
+    graph = with_own_tensors(capture_as(model, kind))
+    name = type(model).__name__
+    source = replace(graph.source, kind=kind, architecture=name, config=model.config, generation_config=generation)
+    graph = replace(graph, source=source)
+    if is_comparable(model) or (source.dense_rows and has_weights(model)):
+        require_same(model, graph, source.dense_rows)
     return graph
 
 
@@ -99,17 +101,17 @@ def is_comparable(model: Any) -> bool:
     return has_weights(model) and all(p.dtype in exact for p in model.parameters() if p.is_floating_point())
 
 
-def require_same(model: Any, graph: Graph, used: list[str]) -> None:
+def require_same(model: Any, graph: Graph, dense_rows: Sequence[str]) -> None:
     """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
     try:
         require(compare_models(model, graph))
     except ParityError as error:
-        rows = f"; it picks rows by value ({', '.join(dict.fromkeys(used))})" if used else ""
+        rows = f"; it picks rows by value ({', '.join(dense_rows)})" if dense_rows else ""
         raise CaptureError(
             f"cannot capture the model: its graph does not compute what it does: {error}{rows}"
         ) from error
 
 
-def capture_as(model: Any, kind: str, used: list[str]) -> Graph:
+def capture_as(model: Any, kind: str) -> Graph:
     wrapper, contract = CONTRACTS[kind](model)
-    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model, used))
+    return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))

@@ -47,12 +47,8 @@ def capture(
     if isinstance(model, (str, Path)):
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
         graph = capture_pretrained(loaded)
-        return replace(
-            graph,
-            source=replace(
-                source, kind=graph.source.kind, derived_cache=graph.source.derived_cache, changes=graph.source.changes
-            ),
-        )
+        found = {name: getattr(graph.source, name) for name in ("kind", "derived_cache", "changes", "dense_rows")}
+        return replace(graph, source=replace(source, **found))
     if hasattr(model, "config") and hasattr(model, "can_generate"):
         return capture_pretrained(model)
     if inputs is None:

@@ -27,7 +27,8 @@ class Source:
     were cut. `kind` is `decoder` (cache contract), `seq2seq`, `encoder` or `module`. `dtype` is the type that the
     source stores its weights in, which may be narrower than the graph's. `derived_cache` says that the graph's cache
     was derived from it, since the class has none that could be used; `changes` names tensors that the class itself
-    changes when it runs. Both decide how a model is compared with its graph.
+    changes when it runs; `dense_rows` names the calls that picked rows by value and were traced with all rows. They
+    decide how a model is compared with its graph.
     """
 
     kind: str = "module"
@@ -42,6 +43,7 @@ class Source:
     companions: Path | None = None
     derived_cache: bool = False
     changes: tuple[str, ...] = ()
+    dense_rows: tuple[str, ...] = ()
 
     @property
     def model_config(self) -> "PreTrainedConfig":

@@ -1,4 +1,8 @@
-"""Operators: what a call calls, its arguments by name, and what is left without a reader."""
+"""Operators: what a call calls, under each of the names that it goes by; its arguments; what is left without a reader.
+
+Of `aten.add.Tensor`: `opname` is `add`, `overload_name` is `Tensor`, `operator_key`, by which rules are looked up, is
+`aten.add`, `operator_name`, which is printed, is `add.Tensor`, `stored_name`, which a checkpoint holds, is all of it.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -8,9 +12,35 @@ import torch._dynamo.config
 from torch import fx
 from torch.fx.node import Argument
 
+from graphprune.errors import ExportError
+
+_STORED = {"_operator": "operator", "math": "math", "torch": "torch"}  # Python modules that a checkpoint may name
+
 
 def opname(node: fx.Node) -> str:
+    """The operator's name without namespace and overload; empty for Python functions and for what is no call."""
     return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def call_name(node: fx.Node) -> str:
+    """The operator's name, or that of a Python function: `view`, `getitem`."""
+    return opname(node) or str(getattr(node.target, "__name__", node.target))
+
+
+def overload_name(node: fx.Node) -> str:
+    """Which form of the operator is called; empty for Python functions."""
+    return node.target._overloadname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def stored_name(node: fx.Node) -> str:
+    """The full name of a node's function: `aten.linear.default`, `operator.add`. Raises ExportError for others."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    space = _STORED.get(str(getattr(target, "__module__", "")))
+    if space is None:
+        raise ExportError(f"{node.name}: {target} has no name that a checkpoint can hold")
+    return f"{space}.{call_name(node)}"
 
 
 # Operators that leave the values of an integer tensor as they are.
@@ -37,7 +67,7 @@ SAME_VALUES = {
 
 def index_origin(node: fx.Node) -> fx.Node:
     """The node that made an integer tensor's values: reshapes and copies are looked through."""
-    while isinstance(node.target, torch._ops.OpOverload) and node.target._opname in SAME_VALUES:
+    while opname(node) in SAME_VALUES:
         node = node.all_input_nodes[0]
     return node
 

@@ -15,13 +15,13 @@ from torch.fx.node import Argument
 
 from graphprune.errors import ExportError, SourceError
 from graphprune.ir.graph import Graph, Source
+from graphprune.ir.operators import stored_name
 from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import NodeValue, Size, TensorType, tensor_type
 from graphprune.json_data import Json
 
 FORMAT = 1
-_PYTHON = {"_operator": "operator", "math": "math", "torch": "torch"}
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
 _FUNCTIONS = {"Max": sympy.Max, "Min": sympy.Min, "Mod": sympy.Mod, "floor": sympy.floor}
 
@@ -112,18 +112,7 @@ def encode_node(
     if node.op == "get_attr":
         return ["tensor", names[str(node.target)]]
     args = encode_argument(node, node.args, index)
-    return [operator_name(node), args, {key: encode_argument(node, value, index) for key, value in node.kwargs.items()}]
-
-
-def operator_name(node: fx.Node) -> str:
-    """The full name of a node's function: `aten.linear.default`, `operator.add`."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target)
-    space = _PYTHON.get(str(getattr(target, "__module__", "")))
-    if space is None:
-        raise ExportError(f"{node.name}: {target} has no name that a checkpoint can hold")
-    return f"{space}.{getattr(target, '__name__', target)}"
+    return [stored_name(node), args, {key: encode_argument(node, value, index) for key, value in node.kwargs.items()}]
 
 
 def encode_argument(node: fx.Node, argument: Argument, index: Mapping[fx.Node, int]) -> Json:

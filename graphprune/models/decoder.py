@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, ForeignError, foreign_code
 from graphprune.ir.contract import PREFIX, State, is_state
 from graphprune.models.caches import fill, keeps_keys, layer_tensors, read_states
 from graphprune.models.contract import Contract
@@ -96,8 +96,9 @@ def probe_states(model: Any) -> tuple[State, ...]:
     with transformers_patches(), fake_run(model):
         ids = torch.zeros(1, 2, dtype=torch.long, device=device)
         try:
-            cache = model(input_ids=ids, **{argument: new_cache(model)}, use_cache=True)[argument]
-        except Exception as error:
+            with foreign_code():
+                cache = model(input_ids=ids, **{argument: new_cache(model)}, use_cache=True)[argument]
+        except ForeignError as error:
             raise CaptureError(f"cannot run {type(model).__name__} with a cache: {error}") from error
     if not hasattr(cache, "layers"):
         raise CaptureError(f"{type(model).__name__} keeps a {type(cache).__name__}, which has no layers of its own")

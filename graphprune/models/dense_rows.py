@@ -59,11 +59,11 @@ class Count:
 
 
 class DenseRows(TorchFunctionMode):
-    """Traces data-dependent picks of rows as all rows with a mask; notes in `used` what it had to replace."""
+    """Traces data-dependent picks of rows as all rows with a mask; `used` are the calls that it had to replace."""
 
-    def __init__(self, used: list[str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.used = used
+        self.used: list[str] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -96,25 +96,29 @@ def keep_bound(name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> No
 
 
 @contextlib.contextmanager
-def dense_rows(used: list[str]) -> Iterator[None]:
-    """Trace under `DenseRows`; traced tensors make lists of their values by methods of their own, replaced here."""
+def dense_rows() -> Iterator[DenseRows]:
+    """Trace under `DenseRows`, which is given.
+
+    Traced tensors make lists of their values by methods of their own, which are replaced here.
+    """
     classes: tuple[Any, ...] = (FakeTensor, FunctionalTensor)
     methods = [cls.tolist for cls in classes]
+    mode = DenseRows()
     for cls, method in zip(classes, methods, strict=True):
-        cls.tolist = functools.partialmethod(counts_or_values, method, used)
+        cls.tolist = functools.partialmethod(counts_or_values, method, mode)
     try:
-        with DenseRows(used):
-            yield
+        with mode:
+            yield mode
     finally:
         for cls, method in zip(classes, methods, strict=True):
             cls.tolist = method
 
 
-def counts_or_values(tensor: Tensor, method: Callable[[Tensor], Any], used: list[str]) -> Any:
+def counts_or_values(tensor: Tensor, method: Callable[[Tensor], Any], mode: DenseRows) -> Any:
     result = NotImplemented if getattr(tensor, "constant", None) is not None else tolist(tensor)
     if result is NotImplemented:
         return method(tensor)
-    used.append("tolist")
+    mode.used.append("tolist")
     return result
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from graphprune.context import stated_context
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, ForeignError, foreign_code
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import BATCH, accepts, same_tensors
 from graphprune.models.patches import transformers_patches
@@ -136,8 +136,8 @@ def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
     """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
     try:
         output = run_once(model, inputs)
-    except Exception as error:  # control flow that depends on values, states of its own: whatever the model does
-        reason = f"{type(error).__name__}: {error}"
+    except ForeignError as error:  # control flow that depends on values, states of its own: whatever the model does
+        reason = f"{type(error.error).__name__}: {error}"
         raise CaptureError(f"cannot run {type(model).__name__} on tensors without values: {reason}") from error
     return tuple(name for name, value in output.items() if isinstance(value, Tensor))
 
@@ -146,11 +146,12 @@ def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
     """Say whether the model runs with these inputs alone."""
     try:
         run_once(model, inputs)
-    except Exception:  # a model says in its own way what it lacks
+    except ForeignError:  # a model says in its own way what it lacks
         return False
     return True
 
 
+@foreign_code()
 def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
     """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
     try:

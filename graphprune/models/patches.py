@@ -2,26 +2,30 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from graphprune.models.dense_rows import dense_rows
+from torch import nn
+
+from graphprune.models.dense_rows import DenseRows, dense_rows
 from graphprune.models.even_chunks import EvenChunks
 from graphprune.models.recurrent_layers import traceable_recurrences
 
+Patches = Callable[[], contextlib.AbstractContextManager[DenseRows | None]]
+
 
 @contextlib.contextmanager
-def transformers_patches(used: list[str] | None = None) -> Iterator[None]:
+def transformers_patches() -> Iterator[DenseRows]:
     """The reversible patches with which transformers' own exporters make its models traceable, and `DenseRows`.
 
-    What the latter had to replace is added to `used`: the graph is then to be compared with the model.
+    Where the latter, which is given, had to replace something, the graph is to be compared with the model.
     """
     import transformers.exporters.exporter_dynamo  # noqa: F401 - registers the patches
     from transformers.exporters import utils
 
-    with only_loaded(utils), utils.apply_patches("dynamo"), whole_windows(), dense_rows([] if used is None else used):
-        yield
+    with only_loaded(utils), utils.apply_patches("dynamo"), whole_windows(), dense_rows() as rows:
+        yield rows
 
 
 @contextlib.contextmanager
@@ -72,10 +76,10 @@ def traceable_experts(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tracing_patches(model: Any, used: list[str]) -> Iterator[None]:
-    """Everything that is changed in transformers, and put back, while a model is traced; `used`: see `dense_rows`."""
-    with transformers_patches(used), traceable_recurrences(model), EvenChunks():
-        yield
+def tracing_patches(model: nn.Module) -> Iterator[DenseRows]:
+    """Everything that is changed in transformers, and put back, while a model is traced."""
+    with transformers_patches() as rows, traceable_recurrences(model), EvenChunks():
+        yield rows
 
 
 @contextlib.contextmanager

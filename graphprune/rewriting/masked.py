@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.axes.inference import Reduction
 from graphprune.ir.graph import Graph, copy_nodes
-from graphprune.ir.operators import rebind
+from graphprune.ir.operators import opname, rebind
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType, tensor_type
 from graphprune.rewriting.apply import kept_masks
@@ -111,7 +111,7 @@ def insert_absent(graph: fx.Graph, nodes: Mapping[str, fx.Node], name: str, redu
         )
     filled.meta = dict(operand.meta)
     call.replace_input_with(operand, filled)
-    if isinstance(call.target, torch._ops.OpOverload) and call.target._opname == "topk":
+    if opname(call) == "topk":
         rebind(call, {"sorted": True})
 
 

@@ -242,7 +242,7 @@ def test_inspect_needs_only_a_configuration(config_only: Path, capsys: Capture) 
 def test_inspect_lists_the_passes_that_made_the_graph(config_only: Path, capsys: Capture) -> None:
     assert main.run(["inspect", str(config_only), "--passes", "--json"]) == 0
     passes = {entry["name"]: entry["did"] for entry in json.loads(capsys.readouterr().out)["passes"]}
-    assert next(iter(passes)) == "export"
+    assert next(iter(passes)) == "dense_rows"
     assert "calls traced" in passes["export"]
     assert main.run(["inspect", str(config_only), "--passes"]) == 0
     rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]

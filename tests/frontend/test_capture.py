@@ -64,7 +64,7 @@ def test_the_graph_is_that_of_the_whole_trace(name: str) -> None:
     with traceable_experts(model):
         make: Callable[..., Any] = decoder_contract if is_decoder(model) else encoder_contract
         wrapper, contract = make(model)
-        patches = partial(tracing_patches, model, [])
+        patches = partial(tracing_patches, model)
         found = capture_repeated(wrapper, contract, "model.", patches)
         assert [(key, id(part)) for key, part in model.named_modules()] == before
         require_equal(found, capture_module(wrapper, contract, "model.", patches))

@@ -14,7 +14,7 @@ from tests.support.drafts import Drawing, check
 from tests.support.families import graph
 
 _aten = torch.ops.aten
-TRACED = ("export", "decompose", "name_sizes")
+TRACED = ("dense_rows", "export", "decompose", "name_sizes")
 CLEANED = (
     "drop_assertions",
     "functional_form",

@@ -82,20 +82,19 @@ class Loop(nn.Module):
         return result
 
 
-def traced(kind: str) -> tuple[Any, Any, list[str]]:
-    used: list[str] = []
+def traced(kind: str) -> tuple[Any, Any]:
     contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
     loop = Loop(kind)
-    return loop, capture_module(loop, contract, "", lambda: transformers_patches(used)), used
+    return loop, capture_module(loop, contract, "", transformers_patches)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_a_loop_computes_the_same_for_any_number_of_rows(rows: int) -> None:
-    loop, graph, used = traced("rows")
+    loop, graph = traced("rows")
     x = torch.randn(rows, 6)
     with torch.no_grad():
         torch.testing.assert_close(graph(x)[0], loop(x))
-    assert {"nonzero", "where", "index_add_"} <= set(used)
+    assert {"nonzero", "where", "index_add_"} <= set(graph.source.dense_rows)
 
 
 def test_writes_that_are_not_understood_are_refused() -> None:
@@ -104,7 +103,7 @@ def test_writes_that_are_not_understood_are_refused() -> None:
 
 
 def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, graph, used = traced("mixed")
+    loop, graph = traced("mixed")
     x = torch.randn(4, 6)
     with torch.no_grad():
         assert not torch.allclose(graph(x)[0], loop(x), atol=1e-3)
@@ -113,7 +112,7 @@ def test_rows_that_look_at_each_other_are_found_out(monkeypatch: pytest.MonkeyPa
         lambda model, graph: [comparison.compare("the model", "output", graph(x)[0].detach(), model(x).detach())],
     )
     with pytest.raises(CaptureError, match=r"does not compute what it does.*picks rows by value"):
-        require_same(loop, graph, used)
+        require_same(loop, graph, graph.source.dense_rows)
 
 
 class Adapters(nn.Module):
@@ -136,14 +135,13 @@ class Adapters(nn.Module):
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_rows_picked_by_a_condition_are_put_back_where_it_holds(rows: int) -> None:
-    used: list[str] = []
     contract = Contract({"x": torch.randn(5, 6)}, {"x": {0: "batch"}}, ("y",))
     module = Adapters()
-    graph = capture_module(module, contract, "", lambda: transformers_patches(used))
+    graph = capture_module(module, contract, "", transformers_patches)
     x = torch.randn(rows, 6)
     with torch.no_grad():
         torch.testing.assert_close(graph(x)[0], module(x))
-    assert {"__getitem__", "__setitem__"} <= set(used)
+    assert {"__getitem__", "__setitem__"} <= set(graph.source.dense_rows)
 
 
 def test_rows_put_elsewhere_are_refused() -> None:
@@ -154,28 +152,28 @@ def test_rows_put_elsewhere_are_refused() -> None:
 
 def test_a_loop_over_all_rows_computes_the_same_on_values_too() -> None:
     """Without a trace, so that a difference is the mode's own."""
-    loop, x, used = Loop("rows"), torch.randn(7, 6), list[str]()
+    loop, x = Loop("rows"), torch.randn(7, 6)
     with torch.no_grad():
         wanted = loop(x)
-        with DenseRows(used):
+        with DenseRows() as rows:
             torch.testing.assert_close(loop(x), wanted)
-    assert used.count("where") == 4, "an encoding with room for a fifth expert never has it"
+    assert rows.used.count("where") == 4, "an encoding with room for a fifth expert never has it"
 
 
 def test_parts_of_computed_sizes_are_put_together_as_they_were() -> None:
-    x, sizes, used = torch.randn(9, 3), torch.tensor([4, 0, 5]), list[str]()
+    x, sizes = torch.randn(9, 3), torch.tensor([4, 0, 5])
     wanted = torch.cat([part * (index + 1) for index, part in enumerate(torch.split(x, sizes.tolist()))])
-    with DenseRows(used):
+    with DenseRows() as rows:
         parts = torch.split(x, tolist(sizes))
         assert {part.shape for part in parts} == {x.shape}, "all rows each time"
         found = torch.cat([part * (index + 1) for index, part in enumerate(parts)])
     assert torch.equal(found, wanted)
-    assert used == ["split", "cat"]
+    assert rows.used == ["split", "cat"]
 
 
 def test_parts_in_another_order_and_columns_are_refused() -> None:
     x, place = torch.randn(4, 3), torch.tensor([True, False, True])
-    with DenseRows([]):
+    with DenseRows():
         parts = torch.split(x, tolist(torch.tensor([1, 3])))
         with pytest.raises(CaptureError, match="some parts of a split by computed sizes"):
             torch.cat([parts[1], parts[0]])
@@ -187,20 +185,20 @@ def test_parts_in_another_order_and_columns_are_refused() -> None:
 
 
 def test_what_picks_nothing_by_value_is_left_alone() -> None:
-    x, used = torch.randn(4, 3), list[str]()
-    with DenseRows(used):
+    x = torch.randn(4, 3)
+    with DenseRows() as rows:
         chosen = torch.where(x > 0, x, 0.0)
         assert [part.shape[0] for part in torch.split(x, [1, 3])] == [1, 3]
         assert torch.equal(torch.cat([x, x])[:4], x)
         assert torch.equal(x[torch.tensor([2, 0])], torch.stack([x[2], x[0]]))
         assert torch.equal(torch.zeros(4, 3).index_add(0, torch.arange(4), x), x)
     assert torch.equal(chosen, x.clamp(min=0))
-    assert used == []
+    assert rows.used == []
 
 
 def test_traced_tensors_list_their_values_as_before_once_the_trace_is_over() -> None:
     before = FakeTensor.tolist
-    with contextlib.suppress(ZeroDivisionError), dense_rows([]):
+    with contextlib.suppress(ZeroDivisionError), dense_rows():
         assert FakeTensor.tolist is not before
         raise ZeroDivisionError
     assert FakeTensor.tolist is before

@@ -7,6 +7,7 @@ from torch import fx
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Axes, Call, Changes, Resizer, Rule
 from graphprune.axes.rules.attention import lock_static
+from graphprune.ir.operators import opname
 from graphprune.ir.types import Size
 
 
@@ -98,7 +99,7 @@ def convolution(call: Call) -> Axes:
     x, weight = call.axes(call["input"]), call.axes(call["weight"])
     call.lock(weight[2:], "a convolution's kernel")
     call.lock(x[2:], "image positions of a convolution")
-    if str(call.node.target).startswith("aten.conv_transpose") or call["transposed"]:
+    if opname(call.node).startswith("conv_transpose") or call["transposed"]:
         channels = transposed(call, x[1], weight[0], weight[1], call["groups"])
     else:
         channels = grouped(call, x[1], weight[0], weight[1], call["groups"])

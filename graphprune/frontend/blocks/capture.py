@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, ForeignError, foreign_code
 from graphprune.frontend.blocks.recording import Stack, record
 from graphprune.frontend.blocks.relation import NotRepeatedError, Relative, layer_of, relate
 from graphprune.frontend.blocks.repetition import (
@@ -22,13 +22,14 @@ from graphprune.frontend.blocks.repetition import (
 )
 from graphprune.frontend.blocks.replication import replicate
 from graphprune.frontend.tracing.failures import quiet_torch
-from graphprune.frontend.tracing.normalise import Patches, capture_module, evaluating
+from graphprune.frontend.tracing.normalise import capture_module, evaluating
 from graphprune.frontend.tracing.program_reader import named_tensors, tensor_names
 from graphprune.garbage import uncollected
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import Decoder
+from graphprune.models.patches import Patches
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def find_repeated(module: nn.Module, contract: Contract, patches: Patches) -> Re
 def refusing() -> Iterator[None]:
     """A model that does not run on fake tensors is not compared; the whole trace says what is wrong with it."""
     try:
-        yield
-    except Exception as error:  # whatever the model raises
+        with foreign_code():
+            yield
+    except ForeignError as error:
         raise NotRepeatedError(f"the model does not run on fake tensors: {error}") from error
 
 

@@ -1,7 +1,7 @@
 """Recording: the calls that a model makes in one run on fake tensors, and in which block it makes each."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.models.contract import Contract
+from graphprune.models.patches import Patches
 from graphprune.models.trial_runs import fake_run
 
 Owner = tuple[str, int] | None  # the path of a list of blocks, and the index of the block; None outside of all blocks
@@ -121,7 +122,7 @@ def record(
     module: nn.Module,
     contract: Contract,
     stacks: Sequence[Stack],
-    patches: Callable[[], contextlib.AbstractContextManager[Any]],
+    patches: Patches,
 ) -> Recording:
     """Run a module on its contract's inputs as fake tensors. Raises whatever the model raises."""
     with patches(), fake_run(module) as fake:

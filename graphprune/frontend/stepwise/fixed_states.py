@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from graphprune.frontend.stepwise.token_flow import SEQUENCE, Form, argument, operands, place_of, shape_of, token_dims
-from graphprune.ir.operators import opname
+from graphprune.ir.operators import call_name, opname
 from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.types import TensorType
 
@@ -171,6 +171,5 @@ HELD: Mapping[str, Held] = {
 
 def held(builder: Any, node: fx.Node, form: Form) -> fx.Node | None:
     """The node that goes on from a state of a fixed size, where the call is of that kind."""
-    name = opname(node) or getattr(node.target, "__name__", "")
-    found = HELD.get(name)
+    found = HELD.get(call_name(node))
     return found(builder, node, form) if found is not None and form else None

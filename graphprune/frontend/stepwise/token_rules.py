@@ -5,6 +5,7 @@ the whole text is there. A rule takes a call and the form of its result and give
 order of `operands`, or None where the call mixes tokens along an asked dimension: it then needs the whole text.
 """
 
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -290,4 +291,4 @@ RULES: Mapping[str, TokenRule] = {
 
 def rule_of(node: fx.Node) -> TokenRule | None:
     """The rule of a call, if there is one."""
-    return RULES.get(opname(node), item if getattr(node.target, "__name__", "") == "getitem" else None)
+    return RULES.get(opname(node), item if node.target is operator.getitem else None)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from torch import nn
 
-from graphprune.errors import first_line
+from graphprune.errors import first_line, foreign_code
 
-_OURS = __name__.partition(".tracing")[0]  # the package whose frames are not the model's
+# What has frames that are not the model's: torch, the package here, and where its errors pass through.
+_OTHERS = ("torch", __name__.partition(".tracing")[0], foreign_code.__module__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def model_places(model: nn.Module, error: BaseException) -> Iterator[Place]:
     while trace is not None:
         frame = trace.tb_frame
         code = frame.f_code
-        if not within(frame.f_globals.get("__name__", ""), ("torch", _OURS)):
+        if not within(frame.f_globals.get("__name__", ""), _OTHERS):
             first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
             module = names.get(id(first), "")
             yield Place(code.co_filename, trace.tb_lineno, code.co_name, module)

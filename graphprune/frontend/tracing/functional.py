@@ -12,7 +12,7 @@ from torch import fx
 
 from graphprune.errors import CaptureError
 from graphprune.frontend.tracing.draft import Draft
-from graphprune.ir.operators import opname
+from graphprune.ir.operators import opname, overload_name
 from graphprune.ir.types import TensorType
 
 _aten = torch.ops.aten
@@ -82,7 +82,7 @@ def functional_overload(node: fx.Node) -> Any:
     if not name.endswith("_") or name.endswith("__"):
         return None
     packet = getattr(_aten, name[:-1], None)
-    return getattr(packet, node.target._overloadname, None) if packet is not None else None  # type: ignore[union-attr]
+    return getattr(packet, overload_name(node), None) if packet is not None else None
 
 
 def functional_form(draft: Draft) -> int:

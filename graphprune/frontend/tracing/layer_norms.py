@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from graphprune.frontend.tracing.draft import Draft
+from graphprune.ir.operators import opname
 
 _aten = torch.ops.aten
 
@@ -100,5 +101,4 @@ def read_call(node: Any, name: str) -> Any:
 
 
 def is_call(node: Any, name: str) -> bool:
-    target = getattr(node, "target", None)
-    return isinstance(node, fx.Node) and isinstance(target, torch._ops.OpOverload) and target._opname == name
+    return isinstance(node, fx.Node) and opname(node) == name

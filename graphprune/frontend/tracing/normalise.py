@@ -1,14 +1,15 @@
 """Capture: any `nn.Module` with example inputs becomes one functional, flat `Graph` with named symbolic sizes."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 import torch._dynamo.config
 from torch import nn
 from torch.export import ExportedProgram
 
-from graphprune.errors import CaptureError
+from graphprune.errors import CaptureError, ForeignError, foreign_code
 from graphprune.frontend.tracing.cleanups import clean
 from graphprune.frontend.tracing.failures import explain_failure, quiet_torch
 from graphprune.frontend.tracing.functional import is_simple
@@ -18,8 +19,7 @@ from graphprune.garbage import uncollected
 from graphprune.ir.cleanups import Cleanup
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
-
-Patches = Callable[[], contextlib.AbstractContextManager[object]]
+from graphprune.models.patches import Patches
 
 
 def capture_module(
@@ -30,19 +30,22 @@ def capture_module(
     Raises CaptureError naming the operator or the line of the model at which torch.export stopped.
     """
     try:
-        with evaluating(module), torch.no_grad(), patches(), quiet_torch(), uncollected(), uncached():
+        with foreign_code(), evaluating(module), torch.no_grad(), patches() as rows, quiet(), uncached():
             program, bounds = export_within_bounds(module, contract)
             traced = count_calls(program)
             simple = is_simple(program)
             if not simple:
                 program = program.run_decompositions({})
-    except Exception as error:  # tracing runs the model, which raises what it likes, as does torch.export
-        raise CaptureError(explain_failure(module, error)) from error
+    except ForeignError as error:
+        raise CaptureError(explain_failure(module, error.error)) from error.error
+    dense = () if rows is None else tuple(dict.fromkeys(rows.used))
     made = (
+        Cleanup("dense_rows", f"rows picked by value traced as all rows: {', '.join(dense)}" if dense else ""),
         Cleanup("export", describe_export(traced, bounds)),
         Cleanup("decompose", "" if simple else f"traced again in functional form: {count_calls(program):,} calls"),
     )
     graph = normalise(module, program, contract, prefix, made)
+    graph = replace(graph, source=replace(graph.source, dense_rows=dense))
     return graph.note(note_bounds(bounds)) if bounds else graph
 
 
@@ -81,6 +84,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Trace without torch's messages and without garbage collection."""
+    with quiet_torch(), uncollected():
+        yield
 
 
 def uncached() -> contextlib.AbstractContextManager[object]:
