@@ -29,12 +29,14 @@ pytestmark = pytest.mark.xdist_group("tiny_llama")
 OPTIONS = TrainOptions(steps=4, rows=2, accumulate=2, lr=3e-3, weight_decay=0.1, clip=0.5, device="cpu")
 
 
-def session(options: TrainOptions = OPTIONS, stream: Any = Rows(), **parts: Any) -> Session:
-    made = prepare(make_accelerator(options), tiny_graph(), options, stream, None, None, None)
+def session(options: TrainOptions = OPTIONS, stream: Rows | None = None, **parts: Any) -> Session:
+    made = prepare(make_accelerator(options), tiny_graph(), options, stream or Rows(), None, None, None)
     return replace(made, **parts)
 
 
-def by_hand(graph: Graph, rows: Rows, options: TrainOptions, rates: Sequence[float]) -> tuple[dict[str, Tensor], Tensor]:
+def by_hand(
+    graph: Graph, rows: Rows, options: TrainOptions, rates: Sequence[float]
+) -> tuple[dict[str, Tensor], Tensor]:
     """Steps of AdamW as its paper has them: the weights, and the loss and norm of the last gradient."""
     weights = deep_copy(graph).parameters()
     first, second = ({name: torch.zeros_like(p) for name, p in weights.items()} for _ in range(2))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
 from graphprune.training.loop import advance
-from graphprune.training.metrics import Metrics
 from graphprune.training.optimizer import KINDS
 from graphprune.training.options import TrainOptions
 from graphprune.training.resumption import describe, restore, resume, save_training, snapshot
