@@ -61,6 +61,8 @@ def test_everything_is_in_the_description_and_all_but_the_slots_in_print(
         free = row["locked"] is None
         assert (f"{row['id']} {row['units']:,} {row['parameters_per_unit']:,}" in printed) == free, row["id"]
     assert all(reason in printed for reason in locked.values())
+    kinds = {(row["kind"], row["locked"]): row["id"] for row in reversed(data["groups"]) if row["locked"]}
+    assert all(first in printed for first in kinds.values()), "the first of each reason"
     assert all(branch["id"] in printed for branch in data["branches"])
 
 
