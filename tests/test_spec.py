@@ -62,9 +62,19 @@ def test_parses_and_prints_back(text: str, expected: Sample) -> None:
     assert read(print_spec(parsed)) == expected
 
 
-def test_a_whole_number_becomes_a_float_where_one_is_wanted() -> None:
-    assert isinstance(read("sample{scale=2}").scale, float)
-    assert isinstance(read("sample{limit=2}").limit, float)
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("sample{scale=2}", "sample{scale=2.0}"),
+        ("sample{limit=-3}", "sample{limit=-3.0}"),
+        ("sample{rates=[1,2]}", "sample{rates=[1.0,2.0]}"),
+        ("sample{order=2}", "sample{order=2}"),
+        ("sample{widths=[1,2]}", "sample{widths=[1,2]}"),
+    ],
+)
+def test_a_whole_number_becomes_a_float_where_one_is_wanted_and_there_alone(text: str, printed: str) -> None:
+    """Equal numbers of two types print as two specs, and specs are what runs are compared by."""
+    assert print_spec(read(text)) == printed
 
 
 @pytest.mark.parametrize(

@@ -168,11 +168,20 @@ def test_killed_between_the_two_renames_the_old_out_returns(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_folders_of_running_processes_stay(tmp_path: Path) -> None:
-    running = tmp_path / f".graphprune-out-{os.getpid()}-abc"
-    running.mkdir()
+def test_folders_of_running_processes_stay_as_they_are_and_those_of_dead_ones_go(tmp_path: Path) -> None:
+    running, dead = (tmp_path / f".graphprune-out-{process}-abc" for process in (os.getpid(), dead_process()))
+    aside, other = (
+        tmp_path / f".graphprune-out-{os.getpid()}-abc-old",
+        tmp_path / f".graphprune-outer-{dead_process()}-abc",
+    )
+    foreign = tmp_path / ".graphprune-out-notes"
+    for folder in (running, dead, aside, other, foreign):
+        folder.mkdir()
+        (folder / "half").write_text(folder.name)
     written(tmp_path / "out")
-    assert running.exists()
+    left = {path.name: (path / "half").read_text() for path in tmp_path.iterdir() if path.name != "out"}
+    assert left == {folder.name: folder.name for folder in (running, aside, other, foreign)}
+    assert (tmp_path / "out" / "model").read_text() == "old"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
+from graphprune.training.loop import advance
 from graphprune.training.optimizer import KINDS
+from graphprune.training.options import TrainOptions
+from graphprune.training.resumption import describe, restore, resume, save_training, snapshot
+from graphprune.training.session import Session, State, make_accelerator, prepare
 from graphprune.training.train import Trained, train
 from tests.support.rows import Rows, held_out
 from tests.support.tiny_llama import tiny_graph
@@ -90,6 +94,59 @@ def same_training(one: Trained, other: Trained) -> None:
     for kind in KINDS:
         for name, tensor in other.graph.companions[kind].items():
             assert torch.equal(one.graph.companions[kind][name], tensor)
+
+
+def session(folder: Path, options: TrainOptions = OPTIONS) -> Session:
+    return prepare(make_accelerator(options), tiny_graph(), options, Rows(), None, held_out(), folder)
+
+
+def weights(session: Session) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in session.trainee.trainable.items()}
+
+
+def test_weights_and_moments_are_put_back_to_the_last_bit(tmp_path: Path) -> None:
+    one = session(tmp_path)
+    advance(one, 0)
+    saved, then = snapshot(one, 1), weights(one)
+    wanted, after = advance(one, 1).values, weights(one)
+    assert all(torch.equal(saved.weights[name], tensor) for name, tensor in then.items()), "a copy of its own"
+    for place in (one, session(tmp_path)):
+        restore(place, saved)
+        assert all(torch.equal(tensor, then[name]) for name, tensor in weights(place).items())
+        assert torch.equal(advance(place, 1).values, wanted)
+        assert all(torch.equal(tensor, after[name]) for name, tensor in weights(place).items()), "moments too"
+
+
+def test_where_a_run_was_comes_back_with_its_metrics(tmp_path: Path) -> None:
+    one = session(tmp_path)
+    identity = describe(one, tiny_graph())
+    state, metrics = resume(one, identity)
+    assert (state.step, state.loss, state.best, metrics.size) == (0, None, None, 0)
+    metrics.write([{"step": 1}])
+    watch = state.watch.trained(3.5).evaluated(1, 3.0, 1.0)
+    save_training(one, State(4, watch, 3.25, tmp_path / "best-00000001"), metrics, identity)
+    metrics.write([{"step": 5}])  # of a step that is not in the saved state
+    with torch.no_grad():
+        next(iter(one.trainee.trainable.values())).zero_()
+    other = session(tmp_path)
+    found, again = resume(other, describe(other, tiny_graph()))
+    assert (found.step, found.watch, found.loss, found.best) == (4, watch, 3.25, tmp_path / "best-00000001")
+    assert [row["step"] for row in lines(tmp_path)] == [1]
+    assert again.size == (tmp_path / "metrics.jsonl").stat().st_size
+    assert all(torch.equal(tensor, tiny_graph().parameters()[name]) for name, tensor in weights(other).items())
+
+
+def test_two_runs_are_one_whatever_they_save_and_wherever_they_compute(tmp_path: Path) -> None:
+    plain = describe(session(tmp_path), tiny_graph())
+    same = replace(OPTIONS, save_every=2, teacher_device="cpu")
+    assert describe(session(tmp_path, same), tiny_graph()) == plain
+    other = session(tmp_path, replace(OPTIONS, seed=1))
+    assert describe(other, tiny_graph())["options"] != plain["options"]
+    shorter = replace(other, held_out=held_out()[:-1])
+    assert describe(shorter, tiny_graph())["held_out"] != plain["held_out"]
+    name, tensor = next(iter(tiny_graph().parameters().items()))
+    moved = tiny_graph().with_tensors({name: torch.nn.Parameter(tensor.detach().flip(0))})
+    assert describe(other, moved)["weights"] != plain["weights"]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
