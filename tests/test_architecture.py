@@ -1,6 +1,7 @@
 """What may know of what: the order of the layers, by imports and by texts."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -89,6 +90,19 @@ def test_what_is_run_as_a_module_can_be() -> None:
     for module in named:
         assert module in SOURCES, f"{module} is no module"
         assert "__main__" in SOURCES[module].read_text(encoding="utf-8"), f"{module} does nothing when it is run"
+
+
+CORE = sorted(name for name, path in SOURCES.items() if part(name) not in BESIDE and path.name != "__init__.py")
+
+
+@functools.cache
+def imported_by_tests() -> frozenset[str]:
+    return frozenset(name for test in TESTS for name in imports(test))
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_every_module_of_the_core_is_named_by_a_test(name: str) -> None:
+    assert any(within(found, name) for found in imported_by_tests()), f"no test imports anything from {name}"
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES | TESTS))

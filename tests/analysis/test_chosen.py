@@ -20,12 +20,12 @@ from graphprune.axes.algebra import Algebra
 from graphprune.axes.inference import Choice, Inference
 from graphprune.axes.rules import indexing, reduction
 from graphprune.rewriting.widths import Widths
-from tests.support.one_call import Inferred
+from tests.support.one_call import Inferred, bare
 from tests.support.rule_samples import f, s
 
 
 def inference(algebra: Algebra, *choices: Choice) -> Inference:
-    return Inference(algebra, {}, {}, {}, [], list(choices))
+    return bare(algebra, choices=choices)
 
 
 def choice(axis: int, slots: int | None, picks: bool = True) -> Choice:

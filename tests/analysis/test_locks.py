@@ -18,6 +18,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.operators import opname
 from tests.analysis.test_kinds import kinds
 from tests.support.families import analysis, families, graph
+from tests.support.one_call import bare
 
 Use = Callable[["Table", Tensor], Tensor]
 
@@ -117,7 +118,7 @@ def made() -> tuple[Algebra, int, int, Inference]:
     experts, slots, other = algebra.fresh(8), algebra.fresh(2), algebra.fresh(5)
     node = torch.fx.Graph().placeholder("call")
     reductions = [Reduction(node, node, 0, axis, 0.0, "summed up") for axis in (experts, slots, other)]
-    return algebra, experts, slots, Inference(algebra, {}, {}, {}, reductions, [Choice(node, experts, slots, True)])
+    return algebra, experts, slots, bare(algebra, reductions, [Choice(node, experts, slots, True)])
 
 
 def test_what_runs_over_chosen_entries_locks_nothing() -> None:

@@ -16,7 +16,6 @@ from graphprune.analysis.cost import Polynomial
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.analysis.polynomials import AxisSizes, Terms, multiply, presence, scale, weight_of
 from graphprune.axes.algebra import Algebra
-from graphprune.axes.inference import Inference
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import opname
@@ -24,6 +23,7 @@ from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.widths import Widths
 from tests.support.families import analysis, families, graph
+from tests.support.one_call import bare
 from tests.support.oracle import SETTINGS, example, random_keep
 
 FAMILIES = families(["llama", "gpt2", "mixtral", "cnn", "bert"])
@@ -136,7 +136,7 @@ def test_the_size_of_an_axis_is_that_of_its_parts_and_factors() -> None:
     algebra = Algebra()
     heads, size, gate, locked = (algebra.fresh(n) for n in (4, 6, 5, 3))
     whole = algebra.concat((algebra.product((heads, size)), gate, algebra.product((heads, locked))))
-    inference = Inference(algebra, {}, {}, {}, [], [])
+    inference = bare(algebra)
     terms = AxisSizes(inference, {heads: "heads", size: "size", gate: "gate"}).product([whole, heads])
     assert dict(terms) == {("heads", "heads", "size"): 1, ("gate", "heads"): 1, ("heads", "heads"): 3}
     for widths in itertools.product((1, 4), (2, 6), (3, 5)):

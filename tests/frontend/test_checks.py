@@ -48,9 +48,11 @@ def test_the_header_of_a_whole_file_is_read_without_its_metadata(tmp_path: Path)
 
 def test_a_file_cut_off_anywhere_or_longer_than_it_says_is_refused(tmp_path: Path) -> None:
     whole, path = save({"a": torch.arange(3.0), "b": torch.ones(2)}), tmp_path / "model.safetensors"
-    for data in (*(whole[:length] for length in range(len(whole))), whole + b"\0"):
-        path.write_bytes(data)
-        with pytest.raises(SourceError, match="download it again"):
+    begin = 8 + int.from_bytes(whole[:8], "little")  # of the data; what is cut off before it has no header to read
+    for length in (*range(len(whole)), len(whole) + 1):
+        path.write_bytes((whole + b"\0")[:length])
+        said = f"holds {length} of {len(whole)}" if length >= begin else rf"not safetensors \({length} bytes\)"
+        with pytest.raises(SourceError, match=f"is truncated.* {said}.*download it again"):
             read_header(path)
     path.write_bytes(whole)
     assert set(read_header(path)) == {"a", "b"}

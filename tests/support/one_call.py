@@ -1,15 +1,16 @@
 """One operator call as a graph of its own, and what its axis rule says of it."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.axes.algebra import Axis
-from graphprune.axes.inference import Axes, Call, Inference, Rule, infer
+from graphprune.axes.algebra import Algebra, Axis
+from graphprune.axes.inference import Axes, Call, Choice, Inference, Reduction, Rule, infer
 from graphprune.axes.rules import BUILT_IN
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_key
@@ -60,6 +61,12 @@ def as_numbers(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return converted
 
 
+def bare(algebra: Algebra, reductions: Iterable[Reduction] = (), choices: Iterable[Choice] = ()) -> Inference:
+    """An inference of no graph, for axes that are made by hand."""
+    given = {"algebra": algebra, "reductions": [*reductions], "choices": [*choices]}
+    return Inference(**{field.name: given.get(field.name, {}) for field in fields(Inference)})
+
+
 class Inferred:
     """A call after inference by the rules of one family: the axes of its operands and results, and what was noted."""
 
@@ -74,11 +81,15 @@ class Inferred:
         return [self.named(self.inference.axes[n]) for n in self.graph.module.graph.find_nodes(op="get_attr")]
 
     def result(self) -> Any:
+        """The axes of the result, or of each where there are several."""
+        if isinstance(self.node.meta["value"], tuple):
+            parts = [user for user in self.node.users if user.target is operator.getitem]
+            return tuple(self.named(self.inference.axes[part]) for part in parts)
         return self.named(self.inference.axes[self.node])
 
-    def named(self, axes: Any) -> Any:
+    def named(self, axes: Any) -> Axes:
         """Axes by their representatives, so that equal numbers are equal axes."""
-        return tuple(self.named(a) if isinstance(a, tuple) else self.algebra.find(a) for a in axes)
+        return tuple(map(self.algebra.find, axes))
 
     def locks(self) -> dict[Axis, str]:
         """The locked atoms and the first reason of each."""
