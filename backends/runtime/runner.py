@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.backends.runtime.decoding import Decoding
-from graphprune.backends.runtime.failures import failures, first_line
-from graphprune.errors import GraphpruneError, UsageError
+from graphprune.errors import GraphpruneError, UsageError, first_line, foreign
 from graphprune.running.open_model import Array, Ids, OpenModel
 from graphprune.running.sampling import GREEDY, Sampling
 
@@ -84,10 +83,8 @@ class OnnxModel(OpenModel):
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the session on named arrays; returns every output by name. Raises GraphpruneError on a bad input."""
-        try:
+        with foreign(lambda error: GraphpruneError(f"onnxruntime cannot run {self.path}: {said(error)}")):
             return dict(zip(self.outputs, self.session.run(None, dict(feeds)), strict=True))
-        except failures() as error:
-            raise GraphpruneError(f"onnxruntime cannot run {self.path}: {first_line(error)}") from error
 
     def empty_past(self, batch: int) -> tuple[Array, ...]:
         return tuple(cache.empty(batch) for cache in self.caches)
@@ -145,15 +142,18 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
     options.log_severity_level = 4  # what goes wrong is raised; the log would only repeat it
     if threads is not None:
         options.intra_op_num_threads = threads
-    try:
+    with foreign(lambda error: GraphpruneError(f"cannot open {path}: {said(error)}; export the model again")):
         check_external_data(path)
         providers = choose_providers(provider)
         load_cuda(providers)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
         require_provider(provider, session)
         return OnnxModel(path, session, read_caches(session))
-    except failures() as error:
-        raise GraphpruneError(f"cannot open {path}: {first_line(error)}; export the model again") from error
+
+
+def said(error: Exception) -> str:
+    """What onnxruntime says, which may be long."""
+    return first_line(error)[:300]
 
 
 def find_model(folder: Path) -> Path:
