@@ -295,13 +295,6 @@ def test_backends_catch_everything_in_one_place() -> None:
     assert [path.name for path in caught] == ["attempts.py"]
 
 
-@pytest.mark.parametrize("name", sorted(name for name in SOURCES if within(name, "graphprune")))
-def test_the_core_names_no_backend_by_its_module(name: str) -> None:
-    if not within(name, "graphprune.backends"):
-        texts = {n.value for n in ast.walk(TREES[name]) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        assert not [text for text in texts if within(text, "graphprune.backends") and text != "graphprune.backends"]
-
-
 def test_backends_are_loaded_without_what_they_run() -> None:
     """A process that measures how much memory a model takes loads them too."""
     heavy = "torch", "transformers", "onnx", "onnxruntime", "sympy"

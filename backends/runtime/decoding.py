@@ -62,9 +62,8 @@ class Decoding:
         return np.asarray(logits.numpy()[:, -1])
 
     def run(self, binding: "IOBinding") -> None:
-        with foreign(
-            lambda error: GraphpruneError(f"onnxruntime cannot run {self.model.path}: {str(error).strip()[:300]}")
-        ):
+        path = self.model.path
+        with foreign(lambda error: GraphpruneError(f"onnxruntime cannot run {path}: {str(error).strip()[:300]}")):
             self.model.session.run_with_iobinding(binding)
 
     def grow(self, needed: int) -> None:
