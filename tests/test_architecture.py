@@ -295,18 +295,6 @@ def test_backends_catch_everything_in_one_place() -> None:
     assert [path.name for path in caught] == ["attempts.py"]
 
 
-def test_backends_are_loaded_without_what_they_run() -> None:
-    """A process that measures how much memory a model takes loads them too."""
-    heavy = "torch", "transformers", "onnx", "onnxruntime", "sympy"
-    code = f"""
-import sys
-from graphprune.budget.installed import backend_classes
-print([c.name for c in backend_classes()], [m for m in {heavy} if m in sys.modules])
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "['gguf', 'huggingface', 'onnx', 'ort'] []"
-
-
 def table() -> dict[str, dict[str, str]]:
     return dict(PROJECT["project"]["entry-points"])
 
