@@ -205,7 +205,7 @@ def check_faces(stages: Stages, cut: Any, out: Path) -> None:
         stages.found["stock"] = not (out / "modeling_graphprune.py").exists()
     with stages.stage("onnx"):
         Onnx().export(cut, out)
-        compare(check_process.check_onnx, out / "onnx")
+        compare(check_process.check_runnable, out / "onnx")
 
 
 def main() -> None:

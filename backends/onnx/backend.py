@@ -81,7 +81,7 @@ class Onnx(Backend):
 
     @classmethod
     def provider(cls, asked: str) -> str:
-        from graphprune.backends.runtime.runner import choose_providers
+        from graphprune.backends.runtime.providers import choose_providers
 
         return choose_providers(asked)[0]
 

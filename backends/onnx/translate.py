@@ -15,12 +15,11 @@ from torch import Tensor, fx
 from torch.onnx._internal.exporter._building import OpRecorder
 from torch.onnx._internal.exporter._tensors import SymbolicTensor
 
-from graphprune.backends.attempts import attempt
 from graphprune.backends.onnx.lowerings import LOWERINGS, promoted_arguments
 from graphprune.backends.onnx.torchlib import torchlib_functions
 from graphprune.backends.onnx.types import DOMAIN, size_name
 from graphprune.backends.onnx.values import Fusion, Operators, Recorder, Values, value_of
-from graphprune.errors import ExportError
+from graphprune.errors import ExportError, foreign
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.operators import call_name
 from graphprune.ir.types import TensorType
@@ -97,12 +96,11 @@ class Translator:
             if isinstance(parts, Sequence):
                 return parts[index]  # type: ignore[index]
         recorder = OpRecorder(self.opset, self.constants)  # type: ignore[abstract]
-        with default_as(recorder):
-            result = attempt(lambda: self.record(node, recorder))
-        if isinstance(result, ExportError):
-            raise result
-        if isinstance(result, Exception):
-            raise ExportError(f"cannot translate {describe(node)} to ONNX: {innermost(result)}") from result
+        with (
+            default_as(recorder),
+            foreign(lambda error: ExportError(f"cannot translate {describe(node)} to ONNX: {innermost(error)}")),
+        ):
+            result = self.record(node, recorder)
         self.local_functions.update(recorder.functions)
         self.adopt(node, recorder.nodes, result)
         return result

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from graphprune.backends.runtime.failures import failures
-from graphprune.errors import GraphpruneError
+from graphprune.errors import GraphpruneError, foreign
 from graphprune.running.open_model import Array
 
 if TYPE_CHECKING:
@@ -63,10 +62,9 @@ class Decoding:
         return np.asarray(logits.numpy()[:, -1])
 
     def run(self, binding: "IOBinding") -> None:
-        try:
+        path = self.model.path
+        with foreign(lambda error: GraphpruneError(f"onnxruntime cannot run {path}: {str(error).strip()[:300]}")):
             self.model.session.run_with_iobinding(binding)
-        except failures() as error:
-            raise GraphpruneError(f"onnxruntime cannot run {self.model.path}: {str(error).strip()[:300]}") from error
 
     def grow(self, needed: int) -> None:
         """Move to buffers of at least twice the room."""

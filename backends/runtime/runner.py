@@ -1,7 +1,5 @@
 """Our own onnxruntime runner: opens an exported folder, reads all shapes from the session, generates with the cache."""
 
-import contextlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.backends.runtime.decoding import Decoding
-from graphprune.backends.runtime.failures import failures, first_line
-from graphprune.errors import GraphpruneError, UsageError
+from graphprune.backends.runtime.providers import choose_providers, load_cuda, require_provider
+from graphprune.errors import GraphpruneError, UsageError, first_line, foreign
 from graphprune.running.open_model import Array, Ids, OpenModel
 from graphprune.running.sampling import GREEDY, Sampling
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 # The folders of ONNX models below an artefact's, the one that is opened first in front.
 PLACES = ("onnx", "onnx-ort", "onnx-fp16", "onnx-int8", "onnx-int4")
-_CUDA = "CUDAExecutionProvider"
 _PAST = "past_sequence_length"
 _ELEMENT_TYPES: Mapping[str, type[np.floating]] = {
     "tensor(float)": np.float32,
@@ -84,10 +81,8 @@ class OnnxModel(OpenModel):
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the session on named arrays; returns every output by name. Raises GraphpruneError on a bad input."""
-        try:
+        with foreign(lambda error: GraphpruneError(f"onnxruntime cannot run {self.path}: {said(error)}")):
             return dict(zip(self.outputs, self.session.run(None, dict(feeds)), strict=True))
-        except failures() as error:
-            raise GraphpruneError(f"onnxruntime cannot run {self.path}: {first_line(error)}") from error
 
     def empty_past(self, batch: int) -> tuple[Array, ...]:
         return tuple(cache.empty(batch) for cache in self.caches)
@@ -145,15 +140,18 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
     options.log_severity_level = 4  # what goes wrong is raised; the log would only repeat it
     if threads is not None:
         options.intra_op_num_threads = threads
-    try:
+    with foreign(lambda error: GraphpruneError(f"cannot open {path}: {said(error)}; export the model again")):
         check_external_data(path)
         providers = choose_providers(provider)
         load_cuda(providers)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
         require_provider(provider, session)
         return OnnxModel(path, session, read_caches(session))
-    except failures() as error:
-        raise GraphpruneError(f"cannot open {path}: {first_line(error)}; export the model again") from error
+
+
+def said(error: Exception) -> str:
+    """What onnxruntime says, which may be long."""
+    return first_line(error)[:300]
 
 
 def find_model(folder: Path) -> Path:
@@ -186,38 +184,6 @@ def check_external_data(path: Path) -> None:
         if have is None or have < size:
             state = "is missing" if have is None else f"is damaged: {have} bytes where the model needs {size}"
             raise GraphpruneError(f"{file} {state}; export the model again")
-
-
-def choose_providers(provider: str) -> list[str]:
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    names = {"cpu": ["CPUExecutionProvider"], "cuda": [_CUDA, "CPUExecutionProvider"]}
-    if provider == "auto":
-        return names["cuda" if _CUDA in available else "cpu"]
-    if provider not in names:
-        raise UsageError(f"unknown provider {provider}; use auto, cpu or cuda")
-    if names[provider][0] not in available:
-        raise UsageError(f"this onnxruntime has no {provider} provider; install onnxruntime-gpu or use cpu")
-    return names[provider]
-
-
-def load_cuda(providers: Sequence[str]) -> None:
-    """Load CUDA's libraries from where torch or pip put them, which onnxruntime does not search by itself."""
-    import onnxruntime
-
-    if providers[0] == _CUDA and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session says it better
-            onnxruntime.preload_dlls()
-
-
-def require_provider(provider: str, session: "InferenceSession") -> None:
-    """Raise GraphpruneError where CUDA was asked for and onnxruntime went on without it."""
-    if provider == "cuda" and session.get_providers()[0] != _CUDA:
-        raise GraphpruneError(
-            "onnxruntime could not start its CUDA provider: the driver, or CUDA and cuDNN of the versions that it was "
-            "built for, are missing; pip install 'onnxruntime-gpu[cuda,cudnn]', or use --provider cpu"
-        )
 
 
 def read_caches(session: "InferenceSession") -> tuple[Cache, ...]:

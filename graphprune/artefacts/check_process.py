@@ -12,12 +12,11 @@ from torch import Tensor
 from graphprune.artefacts import genai_check, gguf_check
 from graphprune.artefacts.loading import DECODERS, is_own_code, load_checkpoint, onnx_runner
 from graphprune.artefacts.parity import REFERENCE
-from graphprune.budget.installed import opener_of
+from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
 from graphprune.ir.contract import DERIVED
 from graphprune.running.comparison import Check, compare, compare_tokens
 from graphprune.running.observations import Observations, greedy, observe, observe_encoder
-from graphprune.running.open_model import OpenModel
 from graphprune.running.runners import model_runner, whole_runner
 
 # How far logits in fewer bits may be off, as a share of the largest: beyond, the model is broken and not only coarse.
@@ -52,9 +51,8 @@ def check_all(out: Path) -> Iterator[Check]:
         if (out / "config.json").is_file():
             yield from check_checkpoint(out, expected, kind)
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
-            opener = opener_of(folder)
-            if opener is not None:
-                yield from check_runnable(folder, opener.open(folder, "cpu"), expected, kind)
+            if opener_of(folder) is not None:
+                yield from check_runnable(folder, expected, kind)
         for path in sorted(out.glob("*/*.gguf")) if gguf_check.can_check() else ():
             yield from gguf_check.check_gguf(path, expected)
 
@@ -106,8 +104,9 @@ def reference_dtype(expected: Observations) -> torch.dtype:
     return next(t.dtype for name, t in expected.items() if t.is_floating_point() and not name.startswith("greedy."))
 
 
-def check_runnable(folder: Path, model: OpenModel, expected: Observations, kind: str) -> Iterator[Check]:
+def check_runnable(folder: Path, expected: Observations, kind: str) -> Iterator[Check]:
     """Compare what is in a folder, open in its runtime."""
+    model = open_model(folder, "cpu")
     if kind not in DECODERS:
         names = {n: f"input.{n}" for n in model.inputs}
         outputs = model.infer({n: expected[key].numpy() for n, key in names.items()})

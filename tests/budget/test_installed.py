@@ -1,5 +1,7 @@
 """Backends by spec and by what they open; a class of somebody else's that is no backend is named, with the remedy."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -85,3 +87,15 @@ def test_a_folder_is_opened_by_who_wrote_it(tmp_path: Path) -> None:
         assert opener.name == "onnx"
     assert open_model(tmp_path, "cpu").provider == "CPUExecutionProvider"
     assert opener_of(tmp_path / "none") is None
+
+
+def test_backends_are_loaded_without_what_they_run() -> None:
+    """A process that measures how much memory a model takes loads them too."""
+    heavy = "torch", "transformers", "onnx", "onnxruntime", "sympy"
+    code = f"""
+import sys
+from graphprune.budget.installed import backend_classes
+print([c.name for c in backend_classes()], [m for m in {heavy} if m in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['gguf', 'huggingface', 'onnx', 'ort'] []"

@@ -99,7 +99,7 @@ def test_the_models_are_cut_and_reach_onnx(make: Any, tmp_path: Path) -> None:
     parity.save_reference(cut, tmp_path)
     Onnx().export(cut, tmp_path)
     expected, kind = check_process.read_reference(tmp_path)
-    comparison.require(list(check_process.check_onnx(tmp_path / "onnx", expected, kind)))
+    comparison.require(list(check_process.check_runnable(tmp_path / "onnx", expected, kind)))
 
 
 def test_weights_that_a_model_changes_when_it_first_runs_are_kept_as_they_are_stored(tmp_path: Path) -> None:

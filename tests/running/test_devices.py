@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graphprune import drivers
-from graphprune.backends.runtime import runner as runtime
+from graphprune.backends.runtime.providers import require_provider
 from graphprune.compiler.request import device_notes, with_precision
 from graphprune.errors import GraphpruneError, MemoryShortError, UsageError
 from graphprune.pipeline.options import CompileOptions
@@ -159,9 +159,9 @@ def test_a_pass_that_needs_too_much_says_what_to_lower() -> None:
 
 def test_cuda_that_does_not_start_is_no_success() -> None:
     session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    runtime.require_provider("auto", session)
+    require_provider("auto", session)
     with pytest.raises(GraphpruneError, match=r"could not start its CUDA provider.*--provider cpu"):
-        runtime.require_provider("cuda", session)
+        require_provider("cuda", session)
 
 
 def test_a_runtime_without_cuda_beside_a_gpu_is_named(
