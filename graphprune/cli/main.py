@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from graphprune.cli import artefacts, compilation, evaluation, inspection, listing, running
-from graphprune.errors import GraphpruneError
+from graphprune.errors import GraphpruneError, first_line
 
 INTERRUPTED = 130
 
@@ -50,8 +50,8 @@ def run(arguments: Sequence[str]) -> int:
         return report(describe(error), error.exit_code)
     except KeyboardInterrupt:
         return report("interrupted; nothing was written", INTERRUPTED)
-    except Exception as error:
-        text = next(iter(str(error).strip().splitlines()), "")
+    except Exception as error:  # a fault of ours: one line for the user, the traceback with --debug
+        text = first_line(error) if str(error).strip() else ""
         return report(f"internal error: {type(error).__name__}: {text}; run again with --debug to see where", 1)
 
 

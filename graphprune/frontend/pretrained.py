@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,11 +17,15 @@ from graphprune.models.patches import quiet_transformers, traceable_experts, tra
 from graphprune.running.comparison import compare_models, require
 from graphprune.running.inputs import decoder_inputs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 _LOOKED_AT = 12  # tokens with which it is seen whether the later ones change what the earlier ones give
 _ROUNDING = 1e-5  # of the spread of logits
 
 
-def capture_pretrained(model: Any) -> Graph:
+def capture_pretrained(model: "PreTrainedModel") -> Graph:
     """Capture a live transformers model under the contract that fits it, and compare the graph with the model.
 
     A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
@@ -37,7 +41,7 @@ def capture_pretrained(model: Any) -> Graph:
         return with_derived_cache(model, graph, "its class has none") if writes_text(model) else graph
 
 
-def capture_without_cache(model: Any, reason: str) -> Graph:
+def capture_without_cache(model: "PreTrainedModel", reason: str) -> Graph:
     """The graph of a decoder as an encoder. Where it fails, raises the reason for which there is none with a cache."""
     try:
         graph = capture_checked(model, "encoder")
@@ -46,7 +50,7 @@ def capture_without_cache(model: Any, reason: str) -> Graph:
     return with_derived_cache(model, graph, reason)
 
 
-def with_derived_cache(model: Any, graph: Graph, reason: str) -> Graph:
+def with_derived_cache(model: "PreTrainedModel", graph: Graph, reason: str) -> Graph:
     """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
     try:
         with foreign_code():
@@ -73,7 +77,7 @@ def require_causal(graph: Graph) -> None:
         raise CaptureError("its tokens look at what comes after them")
 
 
-def capture_checked(model: Any, kind: str) -> Graph:
+def capture_checked(model: "PreTrainedModel", kind: str) -> Graph:
     """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
     generation = getattr(model, "generation_config", None)
     graph = with_own_tensors(capture_as(model, kind))
@@ -91,17 +95,17 @@ def with_own_tensors(graph: Graph) -> Graph:
     return graph.with_tensors({n: copy.deepcopy(t) for n, t in graph.tensors().items() if n in changed})
 
 
-def has_weights(model: Any) -> bool:
+def has_weights(model: "PreTrainedModel") -> bool:
     return not any(parameter.is_meta for parameter in model.parameters())
 
 
-def is_comparable(model: Any) -> bool:
+def is_comparable(model: "PreTrainedModel") -> bool:
     """Say whether a model's outputs are exact enough to be compared: in short types, routers choose by rounding."""
     exact = {torch.float32, torch.float64}
     return has_weights(model) and all(p.dtype in exact for p in model.parameters() if p.is_floating_point())
 
 
-def require_same(model: Any, graph: Graph, dense_rows: Sequence[str]) -> None:
+def require_same(model: "PreTrainedModel", graph: Graph, dense_rows: Sequence[str]) -> None:
     """Raise CaptureError where a graph does not compute what its model does, naming what differs."""
     try:
         require(compare_models(model, graph))
@@ -112,6 +116,6 @@ def require_same(model: Any, graph: Graph, dense_rows: Sequence[str]) -> None:
         ) from error
 
 
-def capture_as(model: Any, kind: str) -> Graph:
+def capture_as(model: "PreTrainedModel", kind: str) -> Graph:
     wrapper, contract = CONTRACTS[kind](model)
     return capture_graph(wrapper, contract, "model.", lambda: tracing_patches(model))

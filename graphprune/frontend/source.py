@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
@@ -50,7 +54,7 @@ def capture(
         found = {name: getattr(graph.source, name) for name in ("kind", "derived_cache", "changes", "dense_rows")}
         return replace(graph, source=replace(source, **found))
     if hasattr(model, "config") and hasattr(model, "can_generate"):
-        return capture_pretrained(model)
+        return capture_pretrained(cast("PreTrainedModel", model))
     if inputs is None:
         raise UsageError("a plain module needs example inputs: capture(module, inputs={'x': tensor})")
     dynamic = {name: {0: "batch"} for name in inputs}
@@ -167,7 +171,7 @@ def load_failure(name: str, error: Exception) -> str:
     return f"{name} cannot be loaded: {text[:300]}"
 
 
-def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) -> Any:
+def load_weights(folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool) -> Any:
     """The model with its weights, each of them present, of the right shape and finite."""
     loader = model_class(config)
     with foreign(lambda error: explain_load_failure(name, error)):
@@ -187,7 +191,7 @@ def load_weights(folder: Path, name: str, config: Any, trust_remote_code: bool) 
     return model.eval()
 
 
-def load_skeleton(folder: Path, name: str, config: Any, trust_remote_code: bool) -> Any:
+def load_skeleton(folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool) -> Any:
     """The model on the meta device, made from its configuration alone."""
     loader = model_class(config)
     make = getattr(loader, "_from_config", None) or loader.from_config
@@ -209,7 +213,7 @@ def with_whole_attention(loader: Any, load: Callable[..., Any]) -> Any:
         return load()
 
 
-def model_class(config: Any) -> Any:
+def model_class(config: "PreTrainedConfig") -> Any:
     """The class that the configuration names, or the causal language model of its type."""
     import transformers
 

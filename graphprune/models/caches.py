@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from graphprune.ir.contract import State
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
 
 # The parts that grow with the context: the attribute of the cache's layer, and the dimension that tokens lie along.
 _GROWING: Mapping[str, tuple[str, int]] = MappingProxyType(
@@ -16,7 +20,7 @@ _GROWING: Mapping[str, tuple[str, int]] = MappingProxyType(
 _FIXED: Mapping[str, str] = MappingProxyType({"conv": "conv_states", "recurrent": "recurrent_states"})
 
 
-def keeps_keys(cache: Any) -> bool:
+def keeps_keys(cache: "Cache") -> bool:
     """Say whether any layer of a transformers cache keeps keys and values. Where none does, models take a mask of the
     new tokens alone."""
     from transformers.cache_utils import CacheLayerMixin
@@ -36,7 +40,7 @@ def layer_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
                 yield f"{part}{index or ''}", tensor
 
 
-def read_states(cache: Any) -> tuple[State, ...]:
+def read_states(cache: "Cache") -> tuple[State, ...]:
     """The states of a cache after a run."""
     return tuple(
         State(index, part, state_shape(part, tensor), tensor.dtype)

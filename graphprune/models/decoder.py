@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from graphprune.models.contract import Contract
 from graphprune.models.patches import transformers_patches
 from graphprune.models.trial_runs import fake_run
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 # Example sizes differ from each other and from 0 and 1, which torch.export treats as constants.
 BATCH, SEQUENCE, PAST = 2, 3, 5
 
@@ -21,7 +25,7 @@ BATCH, SEQUENCE, PAST = 2, 3, 5
 class Decoder(nn.Module):
     """A causal language model as a function of flat tensors: ids, mask, positions, the states of each layer."""
 
-    def __init__(self, model: Any, names: tuple[str, ...]) -> None:
+    def __init__(self, model: "PreTrainedModel", names: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.names = names
@@ -40,33 +44,33 @@ class Decoder(nn.Module):
         return (output.logits, *(tensor for layer in layers for _, tensor in layer_tensors(layer)))
 
 
-def new_cache(model: Any) -> Any:
+def new_cache(model: "PreTrainedModel") -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=model.config)
 
 
-def accepts(model: Any, name: str) -> bool:
+def accepts(model: "PreTrainedModel", name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
-def cache_argument(model: Any) -> str | None:
+def cache_argument(model: "PreTrainedModel") -> str | None:
     """The name under which the model takes and returns its cache."""
     return next((name for name in ("past_key_values", "cache_params") if accepts(model, name)), None)
 
 
-def is_decoder(model: Any) -> bool:
+def is_decoder(model: "PreTrainedModel") -> bool:
     """Say whether the model generates text with a cache."""
     return bool(model.can_generate()) and cache_argument(model) is not None
 
 
-def same_tensors(model: Any) -> Any:
+def same_tensors(model: "PreTrainedModel") -> Any:
     """A copy of the model on its own parameters and buffers: some models keep what they compute when they first run."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def decoder_contract(model: Any) -> tuple[Decoder, Contract]:
+def decoder_contract(model: "PreTrainedModel") -> tuple[Decoder, Contract]:
     """The wrapper and the contract of a causal language model, read off a run on fake tensors."""
     model = same_tensors(model)
     device = next(model.parameters()).device
@@ -89,7 +93,7 @@ def decoder_contract(model: Any) -> tuple[Decoder, Contract]:
     return Decoder(model, tuple(inputs)), Contract(inputs, dynamic, tuple(outputs))
 
 
-def probe_states(model: Any) -> tuple[State, ...]:
+def probe_states(model: "PreTrainedModel") -> tuple[State, ...]:
     """What each layer keeps between calls, from one run on fake tensors."""
     device = next(model.parameters()).device
     argument = str(cache_argument(model))

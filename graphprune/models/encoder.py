@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from graphprune.models.decoder import BATCH, accepts, same_tensors
 from graphprune.models.patches import transformers_patches
 from graphprune.models.trial_runs import fake_run, real_run
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
 LENGTH, IMAGES, FRAMES = 7, 3, 4
 IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on
 _EXAMPLES = 17
@@ -25,7 +29,7 @@ _CHANNELS = ("num_channels", "in_channels", "in_chans", "num_input_channels")
 class Stateless(nn.Module):
     """A model without a cache as a function of flat tensors; returns the tensors of its output object."""
 
-    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    def __init__(self, model: "PreTrainedModel", inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.names, self.outputs = inputs, outputs
@@ -36,12 +40,12 @@ class Stateless(nn.Module):
         return tuple(output[name] for name in self.outputs)
 
 
-def options(model: Any) -> dict[str, bool]:
+def options(model: "PreTrainedModel") -> dict[str, bool]:
     """What a call says besides its tensors."""
     return {"return_dict": True} | ({"use_cache": False} if accepts(model, "use_cache") else {})
 
 
-def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
+def encoder_contract(model: "PreTrainedModel") -> tuple[Stateless, Contract]:
     """The wrapper and the contract of a model without a cache; image sizes stay static, batch and text length vary."""
     model = same_tensors(model)
     inputs, dynamic = model_inputs(model)
@@ -51,7 +55,7 @@ def encoder_contract(model: Any) -> tuple[Stateless, Contract]:
 
 
 def model_inputs(
-    model: Any, others: Mapping[str, Tensor] = MappingProxyType({})
+    model: "PreTrainedModel", others: Mapping[str, Tensor] = MappingProxyType({})
 ) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     """Examples of the tensors that the model takes, read off `forward` and the configuration, and what varies.
 
@@ -82,7 +86,7 @@ def model_inputs(
     return inputs, dynamic
 
 
-def rows_of_one(model: Any, inputs: dict[str, Tensor]) -> int:
+def rows_of_one(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> int:
     """How many rows of ids one example has: sound is told in several streams of codes. 1 where none would do."""
     if "attention_mask" not in inputs or runs(model, inputs):
         return 1
@@ -93,7 +97,7 @@ def rows_of_one(model: Any, inputs: dict[str, Tensor]) -> int:
     return next(several, 1)
 
 
-def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def text_companions(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What goes along with token ids: the mask, segments (one or, for tables, several a token), boxes on the page."""
     if "input_ids" not in inputs:
         return
@@ -107,7 +111,7 @@ def text_companions(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str
         yield "bbox", torch.zeros_like(inputs["input_ids"])[..., None].repeat(1, 1, 4)
 
 
-def image_shape(config: Any) -> list[int]:
+def image_shape(config: "PreTrainedConfig") -> list[int]:
     """Channels, height and width of the images that a configuration, or one nested in it, speaks of."""
     places = configurations(config)
     size = next((found for place in places if (found := first(place, _IMAGE_SIZES)) is not None), IMAGE_SIZE)
@@ -116,23 +120,23 @@ def image_shape(config: Any) -> list[int]:
     return [channels, *(size if isinstance(size, (list, tuple)) else [size, size])]
 
 
-def configurations(config: Any) -> list[Any]:
+def configurations(config: "PreTrainedConfig") -> list[Any]:
     """A configuration and those nested in it."""
     return [config, *(v for name, v in vars(config).items() if name.endswith("_config") and hasattr(v, "to_dict"))]
 
 
-def first(config: Any, names: tuple[str, ...]) -> Any:
+def first(config: "PreTrainedConfig", names: tuple[str, ...]) -> Any:
     """The first of these fields that a configuration has."""
     return next((found for name in names if (found := getattr(config, name, None)) is not None), None)
 
 
-def longest_text(model: Any, *symbols: str) -> dict[str, int]:
+def longest_text(model: "PreTrainedModel", *symbols: str) -> dict[str, int]:
     """The bounds of text lengths that the configuration gives; -1 stands for no limit (XLNet)."""
     longest = stated_context(model.config.get_text_config())
     return dict.fromkeys(symbols, longest) if longest is not None else {}
 
 
-def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+def probe_outputs(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> tuple[str, ...]:
     """The names of the tensors in the model's output object, from one run on fake tensors. Raises CaptureError."""
     try:
         output = run_once(model, inputs)
@@ -142,7 +146,7 @@ def probe_outputs(model: Any, inputs: dict[str, Tensor]) -> tuple[str, ...]:
     return tuple(name for name, value in output.items() if isinstance(value, Tensor))
 
 
-def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
+def runs(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> bool:
     """Say whether the model runs with these inputs alone."""
     try:
         run_once(model, inputs)
@@ -152,7 +156,7 @@ def runs(model: Any, inputs: dict[str, Tensor]) -> bool:
 
 
 @foreign_code()
-def run_once(model: Any, inputs: dict[str, Tensor]) -> Any:
+def run_once(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> Any:
     """One run on fake tensors; on real ones where the model looks at values, as assertions do, and has weights."""
     try:
         with transformers_patches(), fake_run(model) as fake:  # models ask their inputs whether they are traced

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from torch import nn
@@ -11,6 +11,10 @@ from torch import nn
 from graphprune.models.dense_rows import DenseRows, dense_rows
 from graphprune.models.even_chunks import EvenChunks
 from graphprune.models.recurrent_layers import traceable_recurrences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 Patches = Callable[[], contextlib.AbstractContextManager[DenseRows | None]]
 
@@ -62,7 +66,7 @@ def whole_windows() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def traceable_experts(model: Any) -> Iterator[None]:
+def traceable_experts(model: "PreTrainedModel") -> Iterator[None]:
     """Let mixtures of experts run as batched products, the form whose shapes do not depend on the routing."""
     old = getattr(model.config, "_experts_implementation", None)
     if old is None or not hasattr(model, "set_experts_implementation"):

@@ -1,6 +1,6 @@
 """The contract of encoder-decoders: one graph for the encoder and the decoder, without a cache."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -8,15 +8,19 @@ from graphprune.models.contract import Contract
 from graphprune.models.decoder import BATCH, accepts, same_tensors
 from graphprune.models.encoder import Stateless, longest_text, model_inputs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 TARGET = 5
 
 
-def is_seq2seq(model: Any) -> bool:
+def is_seq2seq(model: "PreTrainedModel") -> bool:
     """Say whether the model reads one sequence and writes another."""
     return bool(getattr(model.config, "is_encoder_decoder", False)) and accepts(model, "decoder_input_ids")
 
 
-def seq2seq_contract(model: Any) -> tuple[Stateless, Contract]:
+def seq2seq_contract(model: "PreTrainedModel") -> tuple[Stateless, Contract]:
     """The wrapper and the contract of an encoder-decoder.
 
     What the encoder takes, with `decoder_input_ids` [batch, target], gives `logits` [batch, target, vocabulary]: the

@@ -8,6 +8,7 @@ from typing import Any
 import sympy
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
@@ -19,7 +20,7 @@ _SHORTEST = 64  # tokens: what is captured for fewer is of no use
 _LONG = 1_000_003  # a size that no bound of a model reaches, and no multiple of anything
 
 
-def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Mapping[str, int]]:
+def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[ExportedProgram, Mapping[str, int]]:
     """The exported program, and the largest sizes for which it holds where the model computes otherwise beyond them."""
     try:
         return export_program(module, contract), {}
@@ -33,7 +34,7 @@ def export_within_bounds(module: nn.Module, contract: Contract) -> tuple[Any, Ma
     return export_program(module, replace(contract, maximum={**contract.maximum, **bounds})), bounds
 
 
-def export_long(module: nn.Module, contract: Contract) -> Any:
+def export_long(module: nn.Module, contract: Contract) -> ExportedProgram | None:
     """The program that holds for long texts where torch does not fix how sizes compare; None where there is none.
 
     torch asks that where it chooses a memory layout, and holds the model to the answer. Where the model asks itself,
@@ -47,7 +48,7 @@ def export_long(module: nn.Module, contract: Contract) -> Any:
     return program if holds_for_long(program, contract) else None
 
 
-def holds_for_long(program: Any, contract: Contract) -> bool:
+def holds_for_long(program: ExportedProgram, contract: Contract) -> bool:
     """Say whether what a program asserts of sizes is so for the longest texts of the contract."""
     names = size_names(program, contract)
     asserted = [node.args[0].meta.get("val") for node in program.graph.nodes if opname(node) == "_assert_scalar"]
@@ -56,7 +57,7 @@ def holds_for_long(program: Any, contract: Contract) -> bool:
     return not any(claim.xreplace({s: sympy.Integer(n) for s, n in sizes.items()}) == sympy.false for claim in claims)
 
 
-def size_names(program: Any, contract: Contract) -> dict[sympy.Symbol, sympy.Expr]:
+def size_names(program: ExportedProgram, contract: Contract) -> dict[sympy.Symbol, sympy.Expr]:
     """What export's symbols stand for in the contract, wherever one stands alone as a dimension of an input."""
     placeholders = program.graph.find_nodes(op="placeholder")
     specs = zip(placeholders, program.graph_signature.input_specs, strict=True)
@@ -72,7 +73,7 @@ def size_names(program: Any, contract: Contract) -> dict[sympy.Symbol, sympy.Exp
     return named
 
 
-def export_program(module: nn.Module, contract: Contract) -> Any:
+def export_program(module: nn.Module, contract: Contract) -> ExportedProgram:
     dimensions = export_dimensions(contract)
     return torch.export.export(
         module,
