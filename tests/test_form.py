@@ -84,8 +84,8 @@ def test_the_core_says_what_it_takes_and_gives() -> None:
     assert share_of_any(core) <= 0.10
 
 
-# Where everything is caught, and why: code of others in the core (its one place) and in backends, which try one form after
-# another; the ends of a process, where an error becomes a line; a file that comes with checkpoints and stands alone.
+# Where everything is caught, and why: code of others in the core (its one place) and in backends, which try one form
+# after another; the ends of a process, where an error becomes a line; a file that comes with checkpoints.
 CATCHES_ALL = {
     "graphprune.errors",
     "graphprune.backends.attempts",
