@@ -9,14 +9,9 @@ import pytest
 
 from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat, position
-<<<<<<< HEAD
-from graphprune.reporting.page import compatibility, report_page, show
+from graphprune.reporting.page import compatibility, report_page
 from graphprune.reporting.schema import Report, json_schema
 from graphprune.training.metrics import Line
-=======
-from graphprune.reporting.page import compatibility, report_page
-from graphprune.reporting.schema import json_schema
->>>>>>> 7074a6e (amounts: one reader of numbers with units, one formatter of bytes)
 
 REPORT: dict[str, Any] = {
     "schema_version": 1,
