@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -37,7 +36,6 @@ class Wrong(NamedTuple):
     limits: Limits
 
 
-@functools.cache
 def limits_of(cls: type) -> Mapping[str, Limits]:
     """The limits of every field that has any."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -60,16 +58,19 @@ def read_limits(annotation: Any) -> Limits:
     return Limits((), ())
 
 
-def wrong_fields(options: Any) -> Iterator[Wrong]:
+def wrong_fields(options: object) -> Iterator[Wrong]:
     """The fields of an instance that hold what they may not; None is left to the types."""
     for name, limits in limits_of(type(options)).items():
         value = getattr(options, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and limits.bounds:
+        if is_number(value) and limits.bounds:
             if not all(holds(value, bound) for bound in limits.bounds):
                 yield Wrong(name, value, limits)
         elif value is not None and limits.choices and value not in limits.choices:
             yield Wrong(name, value, limits)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def holds(value: float, bound: Bound) -> bool:
@@ -84,7 +85,7 @@ def holds(value: float, bound: Bound) -> bool:
             return bool(value < most)  # type: ignore[operator]
 
 
-def describe(bounds: tuple[Bound, ...]) -> str:
+def describe_bounds(bounds: tuple[Bound, ...]) -> str:
     """What a number may be: `1 or more`, `above 0`, `from 0 to 1`."""
     match bounds:
         case (Ge(least),):
@@ -98,11 +99,11 @@ def describe(bounds: tuple[Bound, ...]) -> str:
     return " and ".join(map(str, bounds))
 
 
-def require_limits(options: Any, owner: str) -> None:
+def require_limits(options: object, owner: str) -> None:
     """Raise UsageError for a field that holds what it may not."""
     for name, value, limits in wrong_fields(options):
-        if limits.bounds:
-            raise UsageError(f"{name} of {owner} is {describe(limits.bounds)}, not {value}")
+        if is_number(value):
+            raise UsageError(f"{name} of {owner} is {describe_bounds(limits.bounds)}, not {value}")
         *others, last = map(str, limits.choices)
         listed = f"{', '.join(others)} or {last}" if others else last
         raise UsageError(f"{owner} takes {name}={listed}, not {value}")

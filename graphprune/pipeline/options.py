@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from annotated_types import Ge
 
-from graphprune.bounds import Count, describe, wrong_fields
+from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
 from graphprune.pruning.options import PRUNABLE, Floor
@@ -148,7 +148,7 @@ class CompileOptions:
             if isinstance(value, str):
                 check_choice(option_name(name), value, limits.choices)
             must = "is the share that every group keeps," if name == "floor" else "must be"
-            raise UsageError(f"{option_name(name)} {must} {describe(limits.bounds)}, not {value}")
+            raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {value}")
         for kind in self.prune or ():
             check_choice("--prune", kind, (AUTO, *PRUNABLE))
         if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
