@@ -188,6 +188,7 @@ def explain_invalid(error: ValidationError, label: Label) -> str:
         return f"{label(key)} is no field of a recipe; {guess}it takes {', '.join(fields)}"
     if first["type"] == "missing":
         return f"{label(key)} is missing; every recipe has one"
+    text = text.replace("a dictionary or an instance", "a valid dictionary or instance")  # as pydantic says of a model
     return str(f"{label(key)} is {first['input']!r}: {text[:1].lower()}{text[1:]}")
 
 
