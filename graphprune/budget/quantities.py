@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+from graphprune.amounts import show_bytes
 from graphprune.analysis.cost import ONE, Polynomial
 from graphprune.analysis.groups import Groups
 from graphprune.errors import UsageError
@@ -143,12 +144,3 @@ def parse_quantity(text: str) -> Quantity:
     found = build(_KNOWN[name], name, options)
     assert isinstance(found, Quantity)
     return found
-
-
-def show_bytes(count: float) -> str:
-    """Bytes as people read them, in powers of 1024."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:,.2f} {unit}"

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from graphprune.pipeline.options import DEVICE_HELP
+
 MODEL_HELP = "A model folder, a hub id (org/name), or [bold]demo[/bold], the embedded model."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -15,7 +17,6 @@ Out = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT where an earlier run wrote it.")]
 Backends = Annotated[str, typer.Option(help="What to write, separated by commas. `graphprune list backends` has all.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings. Read it first.")]
-DEVICE_HELP = "Where to compute: auto (a GPU where torch finds one), cpu, cuda or cuda:1."
 Device = Annotated[str, typer.Option(metavar="DEVICE", help=DEVICE_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder that compile wrote.", show_default=False)]

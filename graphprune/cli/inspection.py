@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Json, Model, Trust
-from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
+from graphprune.cli.show import print_json, print_table, progress_on_stderr
 
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups
@@ -127,7 +128,7 @@ def describe_groups(model: str, graph: "Graph", groups: "Groups") -> dict[str, o
 def print_groups(model: str, graph: "Graph", groups: "Groups") -> None:
     costs = costs_of(groups)
     units = {"weight_bytes": "bytes", "cache_bytes_per_token": "bytes"}
-    parts = [f"{number(value, units.get(name, ''))} {name.replace('_', ' ')}" for name, value in costs.items()]
+    parts = [f"{show_amount(value, units.get(name, ''))} {name.replace('_', ' ')}" for name, value in costs.items()]
     print(f"{model}: {graph.source.architecture or 'module'}\n{', '.join(parts)}\n")
     prices = slopes(groups)
     print_kinds(groups, prices)

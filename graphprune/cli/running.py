@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Folder, Json, split_commas
-from graphprune.cli.show import number, print_json, print_table, progress_on_stderr
+from graphprune.cli.show import print_json, print_table, progress_on_stderr
 from graphprune.context import stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
@@ -218,12 +219,12 @@ def print_speeds(found: "Sequence[Speed]", setting: "Setting") -> None:
     rows = [
         (
             speed.subject.label,
-            number(speed.size, "bytes"),
+            show_amount(speed.size, "bytes"),
             f"{speed.prefill:,.1f}",
             f"{speed.decode:,.1f}",
             f"{speed.decode / first.decode:.2f}",
             f"{speed.first:,.1f} ms",
-            number(speed.memory, "bytes"),
+            show_amount(speed.memory, "bytes"),
         )
         for speed in found
     ]

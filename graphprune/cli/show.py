@@ -15,14 +15,13 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from graphprune.amounts import show_amount
 from graphprune.evaluation.measure import Measure
 from graphprune.progress import Progress
 from graphprune.reporting.results import Result, Width
 
 if TYPE_CHECKING:
     from graphprune.running.comparison import Check
-
-_BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def print_json(data: object) -> None:
@@ -111,7 +110,9 @@ def print_result(result: Result, as_json: bool) -> None:
     print_widths(result.widths, result.dropped)
     print_checks(result.checks)
     if result.measures:
-        rows = [(m.name, number(m.before, m.unit), number(m.after, m.unit), ratio(m)) for m in result.measures]
+        rows = [
+            (m.name, show_amount(m.before, m.unit), show_amount(m.after, m.unit), ratio(m)) for m in result.measures
+        ]
         print_table("Result", ("", "before", "after", "ratio"), rows)
     if result.sample:
         print(f"{result.sample.rstrip()}\n")
@@ -134,16 +135,6 @@ def print_checks(checks: Sequence["Check"]) -> None:
             for c in checks
         ]
         print_table("Checks", ("artefact", "check", "", "", "difference", "allowed"), rows, left=4)
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """A quantity as a person reads it: 1,234,567, 3.21 MiB, 5.678."""
-    if value is None:
-        return "-"
-    if unit == "bytes":
-        size, name = next(((s, n) for s, n in _BYTES if value >= s), (1, "B"))
-        return f"{value / size:.2f} {name}" if size > 1 else f"{value:.0f} B"
-    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def small(value: float | None) -> str:

@@ -16,7 +16,7 @@ from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
-from graphprune.compiler.request import resolve_recipe, with_precision
+from graphprune.compiler.request import asked_of, device_notes, resolve_recipe, with_precision
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -36,7 +36,7 @@ from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import is_first, leave, meet
 from graphprune.progress import Progress, no_progress
 from graphprune.reporting.results import Result
-from graphprune.reporting.work import Work
+from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.running.devices import choose_device, describe_device, make_current
 
@@ -69,13 +69,22 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
             aim = find_aim(options, recipe, source, backends, kept, progress)
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
-                graph, text = run_method(options, recipe, start, kept, device, progress)
+                graph, text = run_method(options, start, kept, device, progress)
                 leave()
-                metrics = metrics_files(kept) if kept else ()
                 work = Work(
-                    options, aim.recipe, source, analyze(source), graph, text, metrics, aim.target, aim.measured
+                    asked_of(options),
+                    aim.recipe,
+                    source,
+                    analyze(source),
+                    graph,
+                    text,
+                    metrics_files(kept) if kept else (),
+                    aim.target,
+                    aim.measured,
+                    start.vocabulary,
+                    device,
+                    device_notes(aim.recipe, options, device),
                 )
-                work = replace(work, vocabulary=start.vocabulary, device=device)
                 result = finish(work, backends, folder, progress)
     if recipe.recover is not None:
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
@@ -96,24 +105,24 @@ def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend],
         meet_followers(recipe)
         folder = work_folder(options.out)
         with begin(options, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:
-            run_method(options, recipe, start, folder, device, no_progress)
+            run_method(options, start, folder, device, no_progress)
             leave()
     return Result(None)
 
 
 def run_method(
     options: CompileOptions,
-    recipe: Recipe,
     start: Beginning,
     folder: Path | None,
     device: torch.device,
     progress: Progress,
 ) -> tuple[Graph, Text | None]:
     """Run the passes that the recipe stands for; also return the text that they saw."""
-    aim, source = start.aim, start.graph
-    passes = expand(aim.recipe, aim.target.source, aim.target.most, aim.target.spec)
+    recipe, source = start.aim.recipe, start.graph
+    passes = expand(recipe, start.aim.target)
     check_target(source, passes)
-    text = read_text(options, recipe, source, progress)
+    apart = recipe.recover is not None or start.counted
+    text = read_text(asked_of(options), recipe, source, apart, progress)
     context = Context(
         calibration=text.batches if text else None,
         seed=options.seed,
@@ -178,11 +187,10 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
         verify(source)
         with planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply(source, plan), source=start.source)
-            target = str(graph.parameter_count())
-            same = CompileOptions(options.model, target, options.out, backends=options.backends)
+            asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
             step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
             graph = replace(graph.record(step), lineage=Lineage(plan))
-            work = Work(same, None, source, analyze(source), graph, None, vocabulary=cut)
+            work = Work(asked, None, source, analyze(source), graph, None, vocabulary=cut)
             result = finish(work, backends, folder, progress)
     return replace(result, out=options.out)
 

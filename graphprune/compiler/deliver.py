@@ -11,9 +11,7 @@ from graphprune.analysis.analyse import analyze
 from graphprune.artefacts import parity
 from graphprune.artefacts.export import write_all
 from graphprune.budget.backend import Backend
-from graphprune.compiler.request import device_notes
 from graphprune.compiler.vocabulary_start import (
-    cuts_vocabulary,
     vocabulary_measures,
     vocabulary_notes,
 )
@@ -47,14 +45,17 @@ from graphprune.reporting.report import (
     summarise_training,
 )
 from graphprune.reporting.results import Result
-from graphprune.reporting.work import Work
+from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
 from graphprune.running import comparison
 
 
-def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: Progress) -> Text | None:
-    """The text to calibrate on and to measure with; models that take no text are pruned without."""
+def read_text(asked: Asked, recipe: Recipe, source: Graph, apart: bool, progress: Progress) -> Text | None:
+    """The text to calibrate on and to measure with; models that take no text are pruned without.
+
+    `apart` keeps what is measured on out of what is calibrated on, as for a model that learns from its text.
+    """
     needed = needs_text(recipe)
     if source.source.kind != "decoder":
         if needed:
@@ -64,18 +65,17 @@ def read_text(options: CompileOptions, recipe: Recipe, source: Graph, progress: 
             )
         return None
     progress("reading text", 0, 0)
-    apart = recipe.recover is not None or cuts_vocabulary(options, recipe)
     try:
         return prepare_text(
             source,
-            training_part(options.data, options.held_out) if apart else options.data,
+            training_part(asked.data, asked.held_out) if apart else asked.data,
             recipe.calibration.samples,
             recipe.calibration.length,
-            options.seed,
-            held_out_part(options.data, options.held_out) if apart else options.held_out,
+            asked.seed,
+            held_out_part(asked.data, asked.held_out) if apart else asked.held_out,
         )
     except DataError:
-        if needed or options.data != CompileOptions.data:
+        if needed or asked.data != CompileOptions.data:
             raise
         return None  # text would only have been measured on
 
@@ -86,7 +86,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     graph, plan, text = work.graph, work.graph.lineage.plan, work.text
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
-    own_checks = check_against_masked(work.source, shape_made(work), plan, work.options.seed) if small else ()
+    own_checks = check_against_masked(work.source, shape_made(work), plan, work.asked.seed) if small else ()
     progress("measuring", 0, 0)
     before = source_text(work)
     dense, left = (
@@ -100,10 +100,10 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
     (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (own / "recipe.yaml").write_text(resolved_recipe(work.options, work.recipe), encoding="utf-8")
+    (own / "recipe.yaml").write_text(resolved_recipe(work.asked, work.recipe), encoding="utf-8")
     for path in work.metrics:
         shutil.copyfile(path, own / METRICS)
-    parity.save_reference(graph, folder, work.options.seed)
+    parity.save_reference(graph, folder, work.asked.seed)
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]
     comparison.require(checks)
@@ -113,13 +113,11 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     widths = list_widths(work.groups, plan)
     sample = onnx_sample(folder, text, graph) if onnx else ""
     samples = two_samples(before, work.source, sample)
-    notes = (*vocabulary_notes(work.vocabulary, work.options), *notes_of(work))
-    if work.recipe is not None:
-        notes = (*notes, *device_notes(work.recipe, work.options, work.device))
+    notes = (*vocabulary_notes(work.vocabulary, work.asked.data), *notes_of(work), *work.device_notes)
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
-    card = model_card(graph, work.options, work.recipe, measures, generic, onnx, summarise_training(work.metrics))
+    card = model_card(graph, work.asked, work.recipe, measures, generic, onnx, summarise_training(work.metrics))
     (folder / "README.md").write_text(card, encoding="utf-8")
     report = make_report(work, result, folder, time.monotonic() - began)
     data = report.model_dump()
@@ -132,7 +130,7 @@ def source_text(work: Work) -> Text | None:
     """The text in the source's tokens: they are others where tokens were cut."""
     if work.vocabulary is None or work.recipe is None or work.text is None:
         return work.text
-    return read_text(work.options, work.recipe, work.source, no_progress)
+    return read_text(work.asked, work.recipe, work.source, True, no_progress)
 
 
 def shape_made(work: Work) -> Graph:

@@ -52,9 +52,9 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     if cuts_vocabulary(options, recipe):
         start, aim = shorten_evenly(options, aim, graph)
     pruned = Pruned(start, start.lineage.plan)
-    if aim.recipe.prune.kinds:
-        passes = expand(aim.recipe, aim.target.source, aim.target.most, aim.target.spec)
-        pruned = prune(start, evenly(last_request(passes, start), allowed), (), progress)
+    request = last_request(expand(aim.recipe, aim.target), start)
+    if request is not None:
+        pruned = prune(start, evenly(request, allowed), (), progress)
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")
     measures = (*cost_measures(groups, after), *weight_measure(groups, after, graph.source.dtype))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def find_aim(
     if path is not None and measured:
         path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     if options.round_to == AUTO:
-        prune = recipe.prune.model_copy(update={"round_to": measured["rounding"]["step"]})
+        prune = replace(recipe.prune, round_to=measured["rounding"]["step"])
         recipe = recipe.model_copy(update={"prune": prune})
     if times is None:
         return Aim(resolve_target(*options.target, source, file_quantities(source, backends)), recipe, measured)

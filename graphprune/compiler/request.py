@@ -3,45 +3,32 @@
 import torch
 
 from graphprune.errors import UsageError
-from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions, explained_options, option_name
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
+from graphprune.reporting.work import Asked
 from graphprune.running.devices import multiplies_bf16, unused_gpu
 from graphprune.suggestions import AUTO
-
-# The options of the command line that stand for fields of a recipe.
-_FIELDS = {
-    "prune": "prune.kinds",
-    "importance": "prune.importance",
-    "allocation": "prune.allocation",
-    "compensation": "prune.compensation",
-    "steps": "prune.steps",
-    "statistics": "prune.statistics",
-    "floor": "prune.floor",
-    "round_to": "prune.round_to",
-    "min_units": "prune.min_units",
-    "samples": "calibration.samples",
-    "length": "calibration.length",
-    "stages": "stages",
-    "train_tokens": "recover.tokens",
-    "lr": "recover.lr",
-}
 
 
 def resolve_recipe(options: CompileOptions) -> Recipe:
     """The recipe that `method` names with the options on top. Raises UsageError: a wrong name costs nothing."""
     changes = list(parse_settings(options.settings))
-    for name, key in _FIELDS.items():
+    for name, option in explained_options().items():
         value = getattr(options, name)
-        if value is not None and value != AUTO:
-            shown = ",".join(value) if isinstance(value, tuple) else value
+        if option.sets is not None and value not in (None, False, AUTO):
+            shown = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else value}"
             value = None if name == "compensation" and value == "none" else value
-            changes.append(Change(key, value, f"--{name.replace('_', '-')} {shown}"))
-    if options.uniform:
-        changes.append(Change("prune.uniform", True, "--uniform"))
+            changes.append(Change(option.sets, value, f"{option_name(name)}{shown}"))
     recipe = read_recipe(options.method, changes)
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
+
+
+def asked_of(options: CompileOptions) -> Asked:
+    """What the report says of the options."""
+    beside = None if options.only_vocabulary else options.vocabulary
+    return Asked(options.model, options.target, beside, options.data, options.held_out, options.seed)
 
 
 def with_precision(recipe: Recipe, options: CompileOptions, device: torch.device) -> Recipe:

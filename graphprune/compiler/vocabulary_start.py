@@ -35,13 +35,15 @@ from graphprune.vocabulary.ranking import Ranking, rank_tokens, vocabulary_group
 class Beginning:
     """The model that the passes see as their source, what they are to do, and what was done to the vocabulary.
 
-    Its lineage is empty; `lineage` is how it was made of the source.
+    Its lineage is empty; `lineage` is how it was made of the source. `counted` says whether tokens of the text were
+    counted for the vocabulary, which text that is measured on must then stand apart from.
     """
 
     graph: Graph
     aim: Aim
     vocabulary: VocabularyCut | None = None
     lineage: Lineage = field(default_factory=Lineage)
+    counted: bool = False
 
     def rooted(self, graph: Graph) -> Graph:
         """What the passes made, with the one plan that makes it from the source."""
@@ -61,7 +63,7 @@ def later_kinds(options: CompileOptions, recipe: Recipe) -> tuple[str, ...]:
 def later_aim(options: CompileOptions, aim: Aim, graph: Graph) -> Aim:
     """The aim for the passes that start from this graph: what it may cost is as before."""
     now = cost_of_graph(aim.target.quantity, graph)
-    prune = aim.recipe.prune.model_copy(update={"kinds": later_kinds(options, aim.recipe)})
+    prune = replace(aim.recipe.prune, kinds=later_kinds(options, aim.recipe))
     recipe = aim.recipe.model_copy(update={"prune": prune})
     return replace(aim, target=Target(aim.target.quantity, min(aim.target.most, now), now), recipe=recipe)
 
@@ -86,7 +88,7 @@ def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, pr
     ranking = rank_tokens(source, training_part(options.data, options.held_out), progress)
     count = choose_count(ranking, group, options.vocabulary, *room(options, aim, source))
     if count == group.units:
-        return Beginning(source, later_aim(options, aim, source))
+        return Beginning(source, later_aim(options, aim, source), counted=True)
     kept = ranking.keep(count)
     graph, left_out = cut_vocabulary(source, kept, folder, aim.recipe.prune.statistics)
     assert source.source.files is not None
@@ -96,7 +98,7 @@ def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, pr
     step = Step(f"vocabulary{{tokens={count}}}", None, source.parameter_count(), graph.parameter_count())
     cut = VocabularyCut(group.units, count, counted, covered, left_out)
     base = replace(graph.record(step), lineage=Lineage())
-    return Beginning(base, later_aim(options, aim, base), cut, graph.lineage)
+    return Beginning(base, later_aim(options, aim, base), cut, graph.lineage, counted=True)
 
 
 @contextlib.contextmanager
@@ -141,7 +143,7 @@ def vocabulary_measures(cut: VocabularyCut | None, before: Text | None, after: T
     return (Measure("vocabulary", cut.before, cut.after), Measure("held-out tokens per byte", rates[0], rates[1]))
 
 
-def vocabulary_notes(cut: VocabularyCut | None, options: CompileOptions) -> tuple[str, ...]:
+def vocabulary_notes(cut: VocabularyCut | None, data: str) -> tuple[str, ...]:
     """What the user should know of the tokens that went."""
     if cut is None or cut.after == cut.before:
         return ()
@@ -151,7 +153,7 @@ def vocabulary_notes(cut: VocabularyCut | None, options: CompileOptions) -> tupl
             f"{cut.after:,} of {cut.before:,} tokens are left; they are {cut.covered:.2%} of the {cut.counted:,} "
             "tokens counted, and spell the others"
         )
-        if options.data == CompileOptions.data:
+        if data == CompileOptions.data:
             notes.append("tokens were counted in Python's own library; give --data with the text the model is for")
     if cut.left_out:
         names = ", ".join(cut.left_out)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from graphprune.amounts import show_bytes
 from graphprune.analysis.groups import Groups
 from graphprune.budget.backend import Backend
-from graphprune.budget.quantities import FileBytes, show_bytes
+from graphprune.budget.quantities import FileBytes
 from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text
 from graphprune.evaluation.measure import Measure

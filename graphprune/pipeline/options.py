@@ -1,15 +1,40 @@
 """Options: what a compilation is asked for."""
 
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
+from annotated_types import Ge
+
+from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
+from graphprune.pruning.options import PRUNABLE, Floor
 from graphprune.suggestions import AUTO, check_choice
 
-PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
+WRITTEN = ("huggingface", "onnx")  # the backends, where none is named
 Precision = Literal["auto", "float32", "bf16"]
+Window = Annotated[int, Ge(2)]
+DEVICE_HELP = "Where to compute: auto (a GPU where torch finds one), cpu, cuda or cuda:1."
+_PRUNE_HELP = (
+    f"What may shrink: {', '.join(PRUNABLE)}; or auto, which cuts MLP channels and attention groups, and the residual "
+    "width where these can not reach the size."
+)
+_PRECISION_HELP = (
+    "What training multiplies in: auto is bf16 on a GPU that has it, else float32. Weights, scores and least squares "
+    "are float32 or wider in any case."
+)
+
+
+class Option(NamedTuple):
+    """What the command line says of a field: its help, what stands for the value there, and the recipe's field that it
+    is set over, by its dotted key."""
+
+    help: str
+    metavar: str | None = None
+    sets: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,39 +56,85 @@ class CompileOptions:
     """
 
     model: str
-    target_params: str | None = None
+    target_params: Annotated[
+        str | None, Option("Parameters of the result at most: 1B, 600M, 6e8 or a share such as 60%.", "SIZE")
+    ] = None
     out: Path | None = None
-    method: str = "taylor"
-    prune: tuple[str, ...] | None = None
-    importance: str | None = None
-    allocation: str | None = None
-    compensation: str | None = None
-    steps: int | None = None
-    samples: int | None = None
-    length: int | None = None
-    round_to: int | Literal["auto"] | None = None
-    min_units: int | None = None
-    floor: float | None = None
-    uniform: bool = False
-    statistics: Statistics | None = None
-    stages: int | None = None
-    train_tokens: str | None = None
-    lr: float | None = None
-    settings: tuple[str, ...] = ()
-    data: str = "stdlib"
-    held_out: str | None = None
-    target_size: str | None = None
-    target_kv_bytes: str | None = None
-    target_speed: str | None = None
-    vocabulary: str | None = None
-    seed: int = 0
-    backends: tuple[str, ...] = ("huggingface", "onnx")
+    method: Annotated[str, Option("A recipe: graphprune list methods; or the path of one.", "NAME")] = "taylor"
+    prune: Annotated[tuple[str, ...] | None, Option(_PRUNE_HELP, "KINDS", sets="prune.kinds")] = None
+    importance: Annotated[
+        str | None, Option("What makes a unit worth keeping: graphprune list.", "SPEC", sets="prune.importance")
+    ] = None
+    allocation: Annotated[
+        str | None, Option("How the size is shared out among layers.", "SPEC", sets="prune.allocation")
+    ] = None
+    compensation: Annotated[
+        str | None,
+        Option("How the weights left make up for the others; none for not.", "SPEC", sets="prune.compensation"),
+    ] = None
+    steps: Annotated[
+        Count | None, Option("Prune in so many rounds (of each stage), each scored anew.", sets="prune.steps")
+    ] = None
+    samples: Annotated[Count | None, Option("Windows of text to look at.", sets="calibration.samples")] = None
+    length: Annotated[Window | None, Option("Tokens in each window.", sets="calibration.length")] = None
+    round_to: Annotated[
+        Count | Literal["auto"] | None,
+        Option(
+            "Make widths multiples of this; auto measures which widths onnxruntime is fast with.",
+            "N|auto",
+            sets="prune.round_to",
+        ),
+    ] = None
+    min_units: Annotated[Count | None, Option("Keep at least so many units a group.", sets="prune.min_units")] = None
+    floor: Annotated[
+        Floor | None, Option("Keep at least this share of every group: 0.2 is a fifth.", sets="prune.floor")
+    ] = None
+    uniform: Annotated[bool, Option("Equal widths: a stock checkpoint.", sets="prune.uniform")] = False
+    statistics: Annotated[
+        Statistics | None, Option("What norms over a cut residual width average over.", sets="prune.statistics")
+    ] = None
+    stages: Annotated[Count | None, Option("Prune and train in so many turns.", sets="stages")] = None
+    train_tokens: Annotated[
+        str | None, Option("Train on so many tokens in all: 2M.", "COUNT", sets="recover.tokens")
+    ] = None
+    lr: Annotated[float | None, Option("The peak learning rate.", sets="recover.lr")] = None
+    settings: Annotated[tuple[str, ...], Option("Another field of the recipe: recover.clip=0.5.", "KEY=VALUE")] = ()
+    data: Annotated[
+        str, Option("A text, jsonl or parquet file, a datasets id, or stdlib, Python's own library.", "TEXT")
+    ] = "stdlib"
+    held_out: Annotated[
+        str | None, Option("Text that is only measured on; without it a part of --data is set aside.", "TEXT")
+    ] = None
+    target_size: Annotated[
+        str | None,
+        Option("Instead: bytes of every model file at most, 500MB or 60%; or of one, onnx-int4:500MB.", "BYTES"),
+    ] = None
+    target_kv_bytes: Annotated[
+        str | None,
+        Option("Instead: bytes of cache that a token of context takes at most, in float32: 32KiB or 50%.", "BYTES"),
+    ] = None
+    target_speed: Annotated[
+        str | None,
+        Option(
+            "Instead: decode so many times as fast in onnxruntime on this machine, which is measured first: 2x.",
+            "TIMES",
+        ),
+    ] = None
+    vocabulary: Annotated[
+        str | None,
+        Option(
+            "Keep so many tokens, which --data uses most: 16000, 16k or 50%. Alone, or the rest meets the target.",
+            "TOKENS",
+        ),
+    ] = None
+    seed: Annotated[int, Option("Seed of everything random.")] = 0
+    backends: tuple[str, ...] = WRITTEN
     overwrite: bool = False
-    dry_run: bool = False
-    restart: bool = False
+    dry_run: Annotated[bool, Option("Show widths and sizes only; a config.json is enough.")] = False
+    restart: Annotated[bool, Option("Discard what an unfinished run has kept beside OUT, and begin again.")] = False
     trust_remote_code: bool = False
-    device: str = AUTO
-    precision: Precision = AUTO
+    device: Annotated[str, Option(DEVICE_HELP, "DEVICE")] = AUTO
+    precision: Annotated[Precision, Option(_PRECISION_HELP)] = AUTO
 
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
@@ -73,15 +144,11 @@ class CompileOptions:
             tokens = "; or --vocabulary N for so many tokens" if "vocabulary" in (self.prune or ()) else ""
             alone = "; --vocabulary alone cuts nothing but tokens" if self.vocabulary else tokens
             raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several or alone}")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if isinstance(value, int) and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
-        if self.floor is not None and not 0 <= self.floor < 1:
-            raise UsageError(f"--floor is the share that every group keeps, from 0 to below 1, not {self.floor}")
-        check_choice("--precision", self.precision, get_args(Precision))
-        if self.statistics is not None:
-            check_choice("--statistics", self.statistics, get_args(Statistics))
+        for name, value, limits in wrong_fields(self):
+            if isinstance(value, str):
+                check_choice(option_name(name), value, limits.choices)
+            must = "is the share that every group keeps," if name == "floor" else "must be"
+            raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {value}")
         for kind in self.prune or ():
             check_choice("--prune", kind, (AUTO, *PRUNABLE))
         if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
@@ -105,7 +172,18 @@ class CompileOptions:
 
 
 _TARGETS = ("--target-params", "--target-size", "--target-kv-bytes", "--target-speed")
-_LEAST = {"steps": 1, "samples": 1, "length": 2, "round_to": 1, "min_units": 1, "stages": 1}
+
+
+def option_name(field: str) -> str:
+    """The option of the command line that a field has: `--round-to` for `round_to`."""
+    return "--set" if field == "settings" else f"--{field.replace('_', '-')}"
+
+
+def explained_options() -> Mapping[str, Option]:
+    """What the command line says of the fields of CompileOptions."""
+    hints = typing.get_type_hints(CompileOptions, include_extras=True)
+    found = {name: [each for each in get_args(hint) if isinstance(each, Option)] for name, hint in hints.items()}
+    return {name: options[0] for name, options in found.items() if options}
 
 
 @dataclass(frozen=True)
@@ -115,7 +193,7 @@ class ApplyOptions:
     model: str
     plan: Path
     out: Path
-    backends: tuple[str, ...] = ("huggingface", "onnx")
+    backends: tuple[str, ...] = WRITTEN
     overwrite: bool = False
     trust_remote_code: bool = False
 

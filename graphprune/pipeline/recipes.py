@@ -3,19 +3,21 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from graphprune import registry
 from graphprune.amounts import parse_count
+from graphprune.bounds import Count
 from graphprune.errors import UsageError
-from graphprune.ir.plan import Statistics
-from graphprune.pipeline.options import PRUNABLE
+from graphprune.pipeline.options import Window
 from graphprune.pipeline.token_shares import Shares
+from graphprune.pruning.options import PRUNABLE, Pruning
 from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
 from graphprune.suggestions import AUTO, check_choice
 
@@ -24,32 +26,12 @@ _SUFFIXES = (".yaml", ".yml")
 _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 
 
-class Part(BaseModel):
-    """A part of a recipe: fields of fixed types and no others."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Calibration(Part):
+@dataclass(frozen=True)
+class Calibration:
     """The text that methods look at: windows and the tokens in each."""
 
-    samples: Annotated[int, Field(ge=1)] = 128
-    length: Annotated[int, Field(ge=2)] = 128
-
-
-class Pruning(Part):
-    """The options of the pass `prune`. `steps` counts the rounds of one stage."""
-
-    importance: str = "taylor"
-    allocation: str = "global"
-    compensation: str | None = None
-    kinds: tuple[str, ...] = (AUTO,)
-    steps: Annotated[int, Field(ge=1)] = 1
-    statistics: Statistics = "survivors"
-    floor: Annotated[float, Field(ge=0, lt=1)] | None = None
-    round_to: Annotated[int, Field(ge=1)] = 1
-    min_units: Annotated[int, Field(ge=1)] = 1
-    uniform: bool = False
+    samples: Count = 128
+    length: Window = 128
 
 
 Scalar = bool | int | float | str | None
@@ -63,12 +45,14 @@ def read_tokens(options: Any) -> Any:
     return options
 
 
-class Recipe(Part):
+class Recipe(BaseModel):
     """A method: prune in `stages` equal cuts; where there is `recover`, train after each.
 
     `recover` holds options of the pass of that name; its `tokens` are those of all stages together, shared out by
     `token_shares`. `before` and `after` are specs of passes that run once at either end.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     summary: str = ""
@@ -77,7 +61,7 @@ class Recipe(Part):
     before: tuple[str, ...] = ()
     prune: Pruning = Pruning()
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
-    stages: Annotated[int, Field(ge=1)] = 1
+    stages: Count = 1
     token_shares: Shares = "linear"
     after: tuple[str, ...] = ()
 
@@ -196,14 +180,15 @@ def explain_invalid(error: ValidationError, label: Label) -> str:
     first = error.errors()[0]
     places = [str(part) for part in first["loc"] if not isinstance(part, int)]
     key, text = ".".join(places[:2]), str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        parts: dict[str, type[Part]] = {"calibration": Calibration, "prune": Pruning}
-        fields = list((parts.get(places[0], Recipe) if len(places) > 1 else Recipe).model_fields)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        parts = {"calibration": option_types(Calibration), "prune": option_types(Pruning)}
+        fields = list(parts.get(places[0], Recipe.model_fields) if len(places) > 1 else Recipe.model_fields)
         near = difflib.get_close_matches(places[-1], fields, n=1, cutoff=0.5)
         guess = f"did you mean {near[0]}? " if near else ""
         return f"{label(key)} is no field of a recipe; {guess}it takes {', '.join(fields)}"
     if first["type"] == "missing":
         return f"{label(key)} is missing; every recipe has one"
+    text = text.replace("a dictionary or an instance", "a valid dictionary or instance")  # as pydantic says of a model
     return str(f"{label(key)} is {first['input']!r}: {text[:1].lower()}{text[1:]}")
 
 

@@ -1,33 +1,51 @@
 """Stages: the list of passes that a recipe stands for, once the size of the model and the target are known."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Self
 
 from graphprune import registry
 from graphprune.amounts import parse_target
+from graphprune.budget.quantities import Parameters
+from graphprune.budget.targets import Target
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe, make_recover, read_recipe
 from graphprune.pipeline.token_shares import split_whole, stage_shares
+from graphprune.pruning.options import Pruning
 from graphprune.pruning.rounds import Request, final_choice, source_widths
 from graphprune.spec import parse_spec
 
 
-def expand(recipe: Recipe, cost: int, target: int, quantity: str = "parameters") -> tuple[Pass, ...]:
-    """The passes that take a model of this cost to the target: prune, recover, prune, recover.
+class PrunePass(Pass):
+    """A pass that cuts a graph down to a target: what the pass `prune` is to the stages."""
+
+    @classmethod
+    @abstractmethod
+    def towards(cls, target: Target, final: Target | None, options: Pruning) -> Self:
+        """The pass for a target that is known; `final` is that of the last of several prunings."""
+
+    @abstractmethod
+    def request(self, source: Graph) -> Request:
+        """What the pass asks for, resolved for a source model."""
+
+
+def expand(recipe: Recipe, target: Target) -> tuple[Pass, ...]:
+    """The passes that take the source to the target: prune, recover, prune, recover.
 
     The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N. Without kinds nothing is pruned.
     Source: Adapt-Accel of Adapt-Pruner, arXiv 2502.03460.
     """
     stages = range(1, recipe.stages + 1)
-    targets = [cost - (cost - target) * stage // recipe.stages for stage in stages if recipe.prune.kinds]
-    cls = registry.load("passes", "prune")
-    final = str(target) if recipe.stages > 1 else None
-    cuts = [cls(target=str(each), final=final, quantity=quantity, **dict(recipe.prune)) for each in targets]
+    cost, whole = target.source, target.source - target.most
+    targets = [cost - whole * stage // recipe.stages for stage in stages if recipe.prune.kinds]
+    cls: type[PrunePass] = registry.load("passes", "prune")
+    final = target if recipe.stages > 1 else None
+    cuts = [cls.towards(replace(target, most=each), final, recipe.prune) for each in targets]
     turns = chain.from_iterable(zip_longest(cuts, recoveries(recipe)))
     ends = [[parse_spec("passes", spec) for spec in specs] for specs in (recipe.before, recipe.after)]
     return (*ends[0], *(item for item in turns if item is not None), *ends[1])
@@ -47,28 +65,16 @@ def recoveries(recipe: Recipe) -> list[Pass]:
     ]
 
 
-@runtime_checkable
-class Pruning(Protocol):
-    """A pass that prunes: it can say what it is asked for."""
-
-    def request(self, source: Graph) -> Request: ...
-
-
-def prunings(passes: Sequence[Pass]) -> list[Pruning]:
-    return [item for item in passes if item.name == "prune" and isinstance(item, Pruning)]
-
-
-def last_request(passes: Sequence[Pass], source: Graph) -> Request:
-    """What the last pruning of the passes is asked for."""
-    return prunings(passes)[-1].request(source)
+def last_request(passes: Sequence[Pass], source: Graph) -> Request | None:
+    """What the last pruning of the passes is asked for, None where nothing is pruned."""
+    cuts = [item for item in passes if isinstance(item, PrunePass)]
+    return cuts[-1].request(source) if cuts else None
 
 
 def check_target(source: Graph, passes: Sequence[Pass]) -> None:
     """Raise BudgetError, with the least that is possible, before anything is done on the way to the target."""
-    if not prunings(passes):
-        return
     request = last_request(passes, source)
-    if "blocks" not in request.kinds:
+    if request is not None and "blocks" not in request.kinds:
         final_choice(source, request, None, source_widths(source, None))
 
 
@@ -93,4 +99,4 @@ def run_recipe(graph: Graph, recipe: Recipe | str | Path, target: str, context: 
     context = context or Context()
     context = replace(context, source=context.source or graph)
     count = graph.parameter_count()
-    return run_passes(graph, expand(recipe, count, parse_target(target, count)), context)
+    return run_passes(graph, expand(recipe, Target(Parameters(), parse_target(target, count), count)), context)

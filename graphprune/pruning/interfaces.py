@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from graphprune.analysis.groups import Group, Groups
+from graphprune.bounds import require_limits
 from graphprune.budget.budgets import Budget
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch
@@ -20,6 +21,9 @@ class Importance(ABC):
 
     name: ClassVar[str]
     needs_data: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        require_limits(self, self.name)
 
     @abstractmethod
     def score(
@@ -70,6 +74,9 @@ class Allocation(ABC):
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        require_limits(self, self.name)
+
     @abstractmethod
     def keep(self, round: Round) -> Allotment:
         """Choose counts whose cost meets the budget. Raises BudgetError where no counts do."""
@@ -81,6 +88,9 @@ class Compensation(ABC):
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_limits(self, self.name)
 
     def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
         """The weights whose linear calls need a bias for this; it is added, and counted, before anything is cut."""

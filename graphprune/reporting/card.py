@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from graphprune.amounts import show_amount
 from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.reporting.schema import Stage
+from graphprune.reporting.work import Asked
 
 
 def model_card(
     graph: Graph,
-    options: CompileOptions,
+    asked: Asked,
     recipe: Recipe | None,
     measures: Sequence[Measure],
     generic: bool,
@@ -30,12 +31,12 @@ def model_card(
         "",
         f"# {Path(name).name}, pruned to {graph.parameter_count():,} parameters",
         "",
-        f"Made by graphprune from `{name}`: {describe_method(recipe)}, target `{' '.join(options.target)}`, "
-        f"seed {options.seed}. {describe_training(training)}",
+        f"Made by graphprune from `{name}`: {describe_method(recipe)}, target `{' '.join(asked.target)}`, "
+        f"seed {asked.seed}. {describe_training(training)}",
         "",
         "| | before | after |",
         "|---|---|---|",
-        *(f"| {m.name} | {number(m.before)} | {number(m.after)} |" for m in measures),
+        *(f"| {m.name} | {show_amount(m.before, m.unit)} | {show_amount(m.after, m.unit)} |" for m in measures),
         "",
         "## Load it",
         "",
@@ -71,9 +72,3 @@ def describe_training(training: Sequence[Stage]) -> str:
     """What the weights were trained on, in a sentence."""
     tokens = sum(row.tokens for row in training)
     return f"Trained on {tokens:,} tokens." if tokens else "No recovery training."
-
-
-def number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"

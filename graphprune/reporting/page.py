@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
+from graphprune.amounts import show_amount
 from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat
 from graphprune.reporting.schema import Check, Measure, Report, Target, Width
@@ -49,24 +50,19 @@ def tiles(measures: Sequence[Measure]) -> Iterator[dict[str, str]]:
     for name in _SHOWN_FIRST:
         row = found.get(name)
         if row is not None and row.after is not None:
-            ratio = f"{row.after / row.before:.2f} of {show(row.before, row.unit)}" if row.before else ""
-            yield {"name": name, "value": show(row.after, row.unit), "note": ratio}
-
-
-def show(value: float | None, unit: str = "") -> str:
-    """A quantity as a person reads it."""
-    if value is None:
-        return "-"
-    if unit == "bytes":
-        size, name = next(((s, n) for s, n in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if value >= s), (1, "B"))
-        return f"{value / size:,.2f} {name}" if size > 1 else f"{value:,.0f} B"
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
+            ratio = f"{row.after / row.before:.2f} of {show_amount(row.before, row.unit)}" if row.before else ""
+            yield {"name": name, "value": show_amount(row.after, row.unit), "note": ratio}
 
 
 def measure_row(row: Measure) -> dict[str, str]:
     before, after = row.before, row.after
     ratio = f"{after / before:.3f}" if before and after is not None else ""
-    return {"name": row.name, "before": show(before, row.unit), "after": show(after, row.unit), "ratio": ratio}
+    return {
+        "name": row.name,
+        "before": show_amount(before, row.unit),
+        "after": show_amount(after, row.unit),
+        "ratio": ratio,
+    }
 
 
 def width_charts(widths: Sequence[Width]) -> list[dict[str, str]]:

@@ -11,12 +11,11 @@ from graphprune.analysis.groups import Groups
 from graphprune.artefacts.export import record_files
 from graphprune.data.calibration import describe_text
 from graphprune.ir.plan import Plan
-from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.reporting import schema
 from graphprune.reporting.results import Result, Width
 from graphprune.reporting.schema import Report
-from graphprune.reporting.work import Work
+from graphprune.reporting.work import Asked, Work
 from graphprune.training.metrics import Line
 from graphprune.vocabulary.cutting import VocabularyCut
 
@@ -26,7 +25,7 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Rep
     import transformers
 
     source = work.source.source
-    options, graph = work.options, work.graph
+    graph = work.graph
     return Report(
         schema_version=1,
         source=schema.Source(id=source.name, revision=source.revision, files_sha256=dict(source.file_hashes)),
@@ -47,7 +46,7 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Rep
         history=[schema.Step(**vars(step)) for step in graph.history],
         versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
         seconds=round(seconds, 1),
-        seed=options.seed,
+        seed=work.asked.seed,
         files=[schema.File(**file) for file in record_files(folder)],
     )
 
@@ -57,7 +56,7 @@ def split_text(work: Work) -> schema.Text | None:
     if work.text is None:
         return None
     changed = is_trained(work.recipe) or work.vocabulary is not None
-    return schema.Text(**describe_text(work.options.data, work.options.held_out, changed))
+    return schema.Text(**describe_text(work.asked.data, work.asked.held_out, changed))
 
 
 def describe_vocabulary(cut: VocabularyCut) -> schema.Vocabulary:
@@ -68,7 +67,7 @@ def describe_vocabulary(cut: VocabularyCut) -> schema.Vocabulary:
 
 def describe_target(work: Work) -> schema.Target:
     """What was asked for, and what was measured on this machine to find the widths that meet it."""
-    kind, value = work.options.target
+    kind, value = work.asked.target
     asked = {"kind": kind.removeprefix("--").removeprefix("target-"), "value": value}
     return schema.Target.model_validate({**asked, "measured": dict(work.measured)})
 
@@ -120,13 +119,12 @@ def notes_of(work: Work) -> tuple[str, ...]:
     return (*notes, f"trained on {tokens:,} tokens, {ratio:.2g} a parameter; --train-tokens and more --data go further")
 
 
-def resolved_recipe(options: CompileOptions, recipe: Recipe | None) -> str:
+def resolved_recipe(asked: Asked, recipe: Recipe | None) -> str:
     """The recipe with every option of the run in it, headed by the command that runs it again."""
-    command = ["graphprune", "compile", options.model, "-o", "OUT", *options.target]
-    if options.vocabulary is not None and not options.only_vocabulary:
-        command += ["--vocabulary", options.vocabulary]
-    command += ["--data", options.data, *(["--held-out", options.held_out] if options.held_out else [])]
-    command += ["--seed", str(options.seed), "--method", "recipe.yaml"]
+    command = ["graphprune", "compile", asked.model, "-o", "OUT", *asked.target]
+    command += ["--vocabulary", asked.vocabulary] if asked.vocabulary is not None else []
+    command += ["--data", asked.data, *(["--held-out", asked.held_out] if asked.held_out else [])]
+    command += ["--seed", str(asked.seed), "--method", "recipe.yaml"]
     if recipe is None:
         return "# made by graphprune apply: plan.json beside this file is all there is to it\n"
     return f"# {shlex.join(command)}\n{recipe.to_yaml()}"

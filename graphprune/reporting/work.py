@@ -16,15 +16,30 @@ from graphprune.pipeline.recipes import Recipe
 from graphprune.vocabulary.cutting import VocabularyCut
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, as report and card say it: the option of the target and its value, the text, the seed.
+
+    `vocabulary` is a number of tokens that was asked for beside the target.
+    """
+
+    model: str
+    target: tuple[str, str]
+    vocabulary: str | None = None
+    data: str = CompileOptions.data
+    held_out: str | None = None
+    seed: int = CompileOptions.seed
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """What the writing stages need: what was asked for, both graphs, and the text they are measured on.
 
     `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made. `device` is
-    where the passes computed, and where the models are measured.
+    where the passes computed, and where the models are measured; `device_notes` say what the user should know of it.
     """
 
-    options: CompileOptions
+    asked: Asked
     recipe: Recipe | None
     source: Graph
     groups: Groups
@@ -35,3 +50,4 @@ class Work:
     measured: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: VocabularyCut | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device_notes: tuple[str, ...] = ()

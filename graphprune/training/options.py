@@ -2,8 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from annotated_types import Gt
+
+from graphprune.bounds import Count, NotNegative, Positive, Share, Whole, describe_bounds, wrong_fields
 from graphprune.errors import UsageError
 from graphprune.training.schedule import Shape, learning_rate
 
@@ -27,65 +30,89 @@ class LoraOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """One stretch of training: `steps` steps of `rows` x `accumulate` x processes rows each. Raises UsageError.
+class Steps:
+    """What a step takes and how far it goes. `lr` is the peak, `min_lr` the share of it that decays end at."""
 
-    `lr` is the peak, `min_lr` the share of it that decays end at. `first_step` and `total_steps` place the stretch in a
-    learning-rate schedule that spans several (`total_steps` None: this is all of it); `first_row` says where in the
-    data it begins. `distill` is the weight of the teacher's logits in the loss, 1 - `distill` that of the text.
-    `eval_every` and `save_every` are in steps, 0 for never; a stretch with a folder is saved at its end in any case.
-    `shard` spreads every tensor over all processes (FSDP2) where there are several; without it each has all of them.
-    `divergence` is by how many nats per token the loss may lie above its best for `patience` evaluations.
+    rows: Count = 8
+    accumulate: Count = 1
+    lr: Positive = 2e-5
+    min_lr: Share = 0.1
+    schedule: Shape = "wsd"
+    warmup: Share = 0.05
+    decay: Share = 0.10
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What the optimizer does, and towards what.
+
+    `distill` is the weight of the teacher's logits in the loss, 1 - `distill` that of the text.
     """
 
-    steps: int
-    rows: int = 8
-    accumulate: int = 1
-    lr: float = 2e-5
-    min_lr: float = 0.1
-    schedule: Shape = "wsd"
-    warmup: float = 0.05
-    decay: float = 0.10
-    first_step: int = 0
-    total_steps: int | None = None
-    first_row: int = 0
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 1.0
     moments: Moments = "carry"
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: NotNegative = 0.0
+    clip: NotNegative = 1.0
+    distill: Share = 0.0
+    temperature: Positive = 2.0
+    teacher_device: str | None = None
+    teacher_dtype: Precision = "none"
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1, self.beta2
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """When a training is measured and saved, and what it is computed in and on.
+
+    `eval_every` and `save_every` are in steps, 0 for never, None for what suits the length of the training.
+    `divergence` is by how many nats per token the loss may lie above its best for `patience` evaluations. `shard`
+    spreads every tensor over all processes (FSDP2) where there are several; without it each has all of them.
+    """
+
+    keep: Keep = "best"
+    eval_every: Whole | None = None
+    eval_tokens: Whole | None = None
+    divergence: Positive = 1.0
+    patience: Annotated[int, Gt(0)] = 3
+    save_every: Whole | None = None
     precision: Precision = "none"
     device: str | None = None
     compile: bool = False
     shard: bool = False
-    distill: float = 0.0
-    temperature: float = 2.0
-    teacher_device: str | None = None
-    teacher_dtype: Precision = "none"
-    lora: LoraOptions | None = None
-    keep: Keep = "best"
-    eval_every: int = 0
-    eval_tokens: int = 32_768
-    divergence: float = 1.0
-    patience: int = 3
-    save_every: int = 0
-    seed: int = 0
-    stage: int = 0
     tensorboard: bool = False
+    stage: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Conduct, Updates, Steps):
+    """One stretch of training: `steps` steps of `rows` x `accumulate` x processes rows each. Raises UsageError.
+
+    `first_step` and `total_steps` place the stretch in a learning-rate schedule that spans several (`total_steps` None:
+    this is all of it); `first_row` says where in the data it begins. A stretch with a folder is saved at its end in any
+    case.
+    """
+
+    steps: Whole
+    first_step: Whole = 0
+    total_steps: int | None = None
+    first_row: Whole = 0
+    eps: Positive = 1e-8
+    lora: LoraOptions | None = None
+    eval_every: Whole = 0
+    eval_tokens: Whole = 32_768
+    save_every: Whole = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("rows", 1), ("accumulate", 1), ("first_step", 0), ("first_row", 0)):
-            value = getattr(self, name)
-            require(value >= least, f"{name} of training is {least} or more, not {value}")
-        for name in ("eval_every", "eval_tokens", "save_every", "weight_decay", "clip"):
-            require(getattr(self, name) >= 0, f"{name} of training is 0 or more, not {getattr(self, name)}")
-        for name in ("min_lr", "warmup", "decay", "distill"):
-            require(0 <= getattr(self, name) <= 1, f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        for name in ("lr", "temperature", "eps", "patience", "divergence"):
-            require(getattr(self, name) > 0, f"{name} of training is above 0, not {getattr(self, name)}")
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            require(value in choices, f"{name} is {', '.join(choices)}, not {value!r}")
+        for name, value, limits in wrong_fields(self):
+            if limits.choices:
+                raise UsageError(f"{name} is {', '.join(limits.choices)}, not {value!r}")
+            must = "is a share" if len(limits.bounds) > 1 else "of training is"
+            raise UsageError(f"{name} {must} {describe_bounds(limits.bounds)}, not {value}")
         end = self.first_step + self.steps
         require(end <= self.whole, f"steps {self.first_step} to {end} do not fit in total_steps={self.whole}")
 
@@ -108,19 +135,11 @@ class TrainOptions:
 
     def plain(self) -> dict[str, object]:
         """What a resumed run must have in common with the one that was killed, as plain data: not where it computes."""
-        fields = dataclasses.asdict(self)
+        fields = {**dataclasses.asdict(self), "betas": self.betas}
         return {name: value for name, value in fields.items() if name not in _FREE}
 
 
-_FREE = ("save_every", "tensorboard", "device", "teacher_device")
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "schedule": get_args(Shape),
-    "precision": get_args(Precision),
-    "teacher_dtype": get_args(Precision),
-    "moments": get_args(Moments),
-    "keep": get_args(Keep),
-}
+_FREE = ("save_every", "tensorboard", "device", "teacher_device", "beta1", "beta2")
 
 
 def require(condition: bool, message: str) -> None:

@@ -40,15 +40,11 @@ class Adaptive(Allocation):
     outside: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.amplitude <= 1:
             raise UsageError(f"adaptive takes an amplitude from 0 (all layers alike) to 1, not {self.amplitude}")
         if not 0 < self.outside <= 1:
             raise UsageError(f"adaptive takes outside above 0 and up to 1 (as the mean layer), not {self.outside}")
-        if self.distance not in ("cosine", "euclidean", "manhattan") or self.per not in ("layer", "branch"):
-            raise UsageError(
-                f"adaptive takes distance=cosine, euclidean or manhattan and per=layer or branch, "
-                f"not {self.distance}, {self.per}"
-            )
 
     def keep(self, round: Round) -> Allotment:
         rates = self.rates(round)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group
 from graphprune.budget.budgets import Width, cost_of, free_widths
 from graphprune.budget.solver import solve
-from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Allocation, Allotment, Round
 from graphprune.pruning.selection import check_scores
 
@@ -31,12 +30,6 @@ class Global(Allocation):
     name: ClassVar[str] = "global"
     per: Literal["cost", "unit"] = "cost"
     normalize: Literal["none", "kind", "mean"] = "mean"
-
-    def __post_init__(self) -> None:
-        if self.per not in ("cost", "unit") or self.normalize not in ("none", "kind", "mean"):
-            raise UsageError(
-                f"global takes per=cost or unit and normalize=none, kind or mean, not {self.per}, {self.normalize}"
-            )
 
     def keep(self, round: Round) -> Allotment:
         cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()

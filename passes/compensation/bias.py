@@ -32,10 +32,6 @@ class Bias(Compensation):
     name: ClassVar[str] = "bias"
     missing: Literal["add", "skip"] = "add"
 
-    def __post_init__(self) -> None:
-        if self.missing not in ("add", "skip"):
-            raise UsageError(f"bias takes missing=add or skip, not {self.missing}")
-
     def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
         if self.missing == "skip":
             return ()

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
+from graphprune.bounds import NotNegative
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.passes.compensation.joint_run import Joint
@@ -34,15 +35,8 @@ class LeastSquares(Compensation):
     name: ClassVar[str] = "least-squares"
     target: Literal["stream", "output"] = "stream"
     consumers: Literal["cut", "all"] = "cut"
-    damping: float = 0.01
+    damping: NotNegative = 0.01
     intercept: bool = False
-
-    def __post_init__(self) -> None:
-        if self.target not in ("stream", "output") or self.consumers not in ("cut", "all") or self.damping < 0:
-            raise UsageError(
-                "least-squares takes target=stream or output, consumers=cut or all, damping of 0 or more, "
-                f"not {self.target}, {self.consumers}, {self.damping}"
-            )
 
     def compensate(
         self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None

@@ -31,8 +31,9 @@ class Magnitude(Importance):
     reduction: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
-        if self.p not in (1, 2) or self.reduction not in ("sum", "mean"):
-            raise UsageError(f"magnitude takes p=1 or 2 and reduction=sum or mean, not p={self.p}, {self.reduction}")
+        super().__post_init__()
+        if self.p not in (1, 2):
+            raise UsageError(f"magnitude takes p=1 or 2, not p={self.p}")
 
     def score(
         self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None

@@ -50,7 +50,12 @@ class Taylor(Importance):
     order: Order = "first"
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
+        if self.order != "first" and self.gradients == "batch":
+            raise UsageError(
+                f"taylor{{order={self.order}}} needs gradients of samples; leave gradients=batch out, "
+                "or use order=first"
+            )
 
     def score(
         self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
@@ -69,23 +74,6 @@ class Taylor(Importance):
         if not all(bool(torch.isfinite(score).all()) for score in scores.values()):
             raise DataError("the gradients on the calibration data are not finite; check the weights, or use float32")
         return {id: score.float() for id, score in scores.items()}
-
-
-def check_options(taylor: Taylor) -> None:
-    """Raise UsageError for values that taylor does not know, and for combinations without a meaning."""
-    known = {
-        "aggregate": ("vector", "element"),
-        "gradients": ("batch", "sample"),
-        "order": ("first", "second", "mixed"),
-    }
-    for option, values in known.items():
-        given = getattr(taylor, option)
-        if given not in values:
-            raise UsageError(f"taylor takes {option}={', '.join(values[:-1])} or {values[-1]}, not {given}")
-    if taylor.order != "first" and taylor.gradients == "batch":
-        raise UsageError(
-            f"taylor{{order={taylor.order}}} needs gradients of samples; leave gradients=batch out, or use order=first"
-        )
 
 
 def tapped_lines(tapped: Tapped, batches: Sequence[Batch], by_sample: bool) -> dict[Key, Tensor]:

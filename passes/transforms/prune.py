@@ -1,25 +1,41 @@
 """The prune pass: cut a graph to a target with an importance, an allocation and a compensation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Self, final
 
-from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze
+from graphprune.bounds import require_limits
 from graphprune.budget.budgets import Budget
 from graphprune.budget.quantities import parse_quantity
+from graphprune.budget.targets import Target, make_target
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
-from graphprune.ir.plan import Statistics
-from graphprune.pipeline.passes import Context, Pass
+from graphprune.pipeline.passes import Context
+from graphprune.pipeline.stages import PrunePass
+from graphprune.pruning.options import Pruning
 from graphprune.pruning.rounds import Pruned, Request, prune
 from graphprune.pruning.stock_widths import allowed_counts, has_stock_form, require_stock, without_heads
 from graphprune.spec import parse_spec
 
 
+class Known(NamedTuple):
+    """The target of a pruning, and that of the last where there are several."""
+
+    target: Target
+    final: Target | None
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """A pass with a target, which its printed spec begins with."""
+
+    target: str = "80%"
+
+
 @final
 @dataclass(frozen=True)
-class Prune(Pass):
+class Prune(PrunePass, Pruning, Aimed):
     """Remove the least important units until the model costs `target` (`60%` of the source, `1B`).
 
     Before `linear(x, w[44, 32])`, after `linear(x, w[27, 32])`: parameters, buffers and the integers that follow them.
@@ -29,19 +45,20 @@ class Prune(Pass):
     """
 
     name: ClassVar[str] = "prune"
-    target: str = "80%"
-    importance: str = "taylor"
-    allocation: str = "global"
-    compensation: str | None = None
-    kinds: tuple[str, ...] = ("auto",)
-    steps: int = 1
-    statistics: Statistics = "survivors"
-    floor: float | None = None
-    round_to: int = 1
-    min_units: int = 1
-    uniform: bool = False
     final: str | None = None
     quantity: str = "parameters"
+    known: Known | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_limits(self, self.name)
+
+    @classmethod
+    def towards(cls, target: Target, final: Target | None, options: Pruning) -> Self:
+        text = None if final is None else str(final.most)
+        made = cls(target=str(target.most), final=text, quantity=target.spec, **vars(options))
+        # The texts are for people and the history: what is known is not read back from them.
+        object.__setattr__(made, "known", Known(target, final))
+        return made
 
     def run(self, graph: Graph, context: Context) -> Graph:
         source, here = context.source or graph, context.placed(graph)
@@ -56,11 +73,9 @@ class Prune(Pass):
 
     def request(self, source: Graph) -> Request:
         """The options resolved for a source model."""
-        quantity, groups = parse_quantity(self.quantity), analyze(source)
-        count = quantity.cost(groups)(groups.sizes())
-        target = parse_target(self.target, count)
+        target, final = self.known or self.read_targets(source)
         return Request(
-            Budget(target, self.min_units, 0.0, self.round_to, self.uniform, quantity=quantity),
+            Budget(target.most, self.min_units, 0.0, self.round_to, self.uniform, quantity=target.quantity),
             parse_spec("importance", self.importance),
             parse_spec("allocation", self.allocation),
             self.kinds,
@@ -68,8 +83,14 @@ class Prune(Pass):
             self.floor,
             self.statistics,
             parse_spec("compensation", self.compensation) if self.compensation else None,
-            parse_target(self.final, count) if self.final else None,
+            final.most if final is not None else None,
         )
+
+    def read_targets(self, source: Graph) -> Known:
+        """The targets of a spec. Raises UsageError, BudgetError."""
+        quantity = parse_quantity(self.quantity)
+        final = make_target(quantity, source, self.final) if self.final else None
+        return Known(make_target(quantity, source, self.target), final)
 
 
 def prune_to_stock(graph: Graph, request: Request, batches: Sequence[Any], context: Context) -> Pruned:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.data.conversations import LossOn
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import load_tokenizer
@@ -14,8 +15,7 @@ from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.training.metrics import Moment, Report
-from graphprune.training.options import Keep, LoraOptions, Moments, Precision, TrainOptions, require
-from graphprune.training.schedule import Shape
+from graphprune.training.options import Conduct, LoraOptions, Steps, TrainOptions, Updates, require
 from graphprune.training.train import Trained, train
 
 _EVALUATIONS = 20  # in one pass, where `eval_every` does not say
@@ -37,9 +37,44 @@ class Place:
     granted: int
 
 
+@dataclass(frozen=True)
+class Length:
+    """How much to train on, in tokens or in steps, in rows of `length` tokens."""
+
+    tokens: Count = 1_000_000
+    steps: int | None = None
+    rows: Count = Steps.rows  # of the steps; here it has its place in the printed spec
+    length: Count = 256
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the training stands in a schedule that several share; None goes on from the last."""
+
+    total_tokens: int | None = None
+    total_steps: int | None = None
+    first_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What is trained, all weights or adapters of rank `lora`, and the text."""
+
+    lora: int = 0
+    lora_alpha: float = LoraOptions.alpha
+    lora_dropout: float = LoraOptions.dropout
+    lora_targets: tuple[str, ...] = LoraOptions.targets
+    data: str | None = None
+    field: str = "text"
+    loss_on: LossOn = "all"
+    bos: bool = False
+    cache: str | None = None
+
+
+# Fields come from the last base first, and are printed in that order.
 @final
 @dataclass(frozen=True)
-class Recover(Pass):
+class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
     """Train the model on `tokens` tokens of text, from its own data and with the unpruned model as teacher if wanted.
 
     A step takes `rows` x `accumulate` rows of `length` tokens (times the processes). The learning rate has one course
@@ -52,53 +87,11 @@ class Recover(Pass):
     """
 
     name: ClassVar[str] = "recover"
-    tokens: int = 1_000_000
-    steps: int | None = None
-    rows: int = 8
-    length: int = 256
-    accumulate: int = 1
-    lr: float = 2e-5
-    min_lr: float = 0.1
-    schedule: Shape = "wsd"
-    warmup: float = 0.05
-    decay: float = 0.10
-    total_tokens: int | None = None
-    total_steps: int | None = None
-    first_step: int | None = None
-    moments: Moments = "carry"
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    distill: float = 0.0
-    temperature: float = 2.0
-    teacher_device: str | None = None
-    teacher_dtype: Precision = "none"
-    lora: int = 0
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.0
-    lora_targets: tuple[str, ...] = ()
-    data: str | None = None
-    field: str = "text"
-    loss_on: LossOn = "all"
-    bos: bool = False
-    cache: str | None = None
-    keep: Keep = "best"
-    eval_every: int | None = None
-    eval_tokens: int | None = None
-    divergence: float = 1.0
-    patience: int = 3
-    save_every: int | None = None
-    precision: Precision = "none"
-    device: str | None = None
-    compile: bool = False
-    shard: bool = False
-    tensorboard: bool = False
-    stage: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "length", "rows", "accumulate"):
-            require(getattr(self, name) >= 1, f"{name} of recover is 1 or more, not {getattr(self, name)}")
+        for name, value, limits in wrong_fields(self):
+            if name in _COUNTS:
+                raise UsageError(f"{name} of recover is {describe_bounds(limits.bounds)}, not {value}")
         require(
             self.total_tokens is None or self.total_steps is None,
             "total_tokens and total_steps of recover say the same; give one",
@@ -143,7 +136,7 @@ class Recover(Pass):
 
     def train_options(self, place: Place, seed: int) -> TrainOptions:
         """The options of the training; raises UsageError for those out of range."""
-        shared = {f.name for f in fields(TrainOptions)} & {f.name for f in fields(self)}
+        shared = {f.name for part in (Steps, Updates, Conduct) for f in fields(part)}
         same = {name: getattr(self, name) for name in shared - _RESOLVED}
         every = max(1, place.steps // _EVALUATIONS)
         enough = sorted((_EVAL_TOKENS[0], self.tokens // _EVAL_SHARE, _EVAL_TOKENS[1]))[1]
@@ -153,7 +146,6 @@ class Recover(Pass):
             first_step=place.first,
             total_steps=place.total,
             first_row=place.row,
-            betas=(self.beta1, self.beta2),
             lora=LoraOptions(self.lora, self.lora_alpha, self.lora_dropout, targets) if self.lora else None,
             eval_every=every if self.eval_every is None else self.eval_every,
             eval_tokens=enough if self.eval_tokens is None else self.eval_tokens,
@@ -195,7 +187,8 @@ def own_name(context: Context) -> str | None:
     return None if context.device is None else str(context.device)
 
 
-_RESOLVED = {"steps", "first_step", "total_steps", "eval_every", "eval_tokens", "save_every", "lora"}
+_COUNTS = ("tokens", "rows", "length", "accumulate")
+_RESOLVED = {"eval_every", "eval_tokens", "save_every"}
 
 
 def report_to(context: Context, every: int) -> Report:

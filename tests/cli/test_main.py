@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 from graphprune.artefacts.staging import check_output
-from graphprune.cli import main, running, show
+from graphprune.cli import main, running
 from graphprune.errors import BudgetError, PassError
 from graphprune.evaluation.measure import Measure
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
@@ -266,18 +266,3 @@ def test_a_character_of_several_tokens_is_printed_once_it_is_whole() -> None:
     ids, *rest = text.encode()
     pieces = list(running.decode_stream(Bytes(), [ids], iter(rest)))
     assert pieces == ["a", "é", "漢", "b"]
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (None, "", "-"),
-        (1234567, "", "1,234,567"),
-        (5.67891, "", "5.679"),
-        (45678.9, "", "45,679"),
-        (100, "bytes", "100 B"),
-        (3 << 19, "bytes", "1.50 MiB"),
-    ],
-)
-def test_numbers_are_printed_for_people(value: float | None, unit: str, text: str) -> None:
-    assert show.number(value, unit) == text

@@ -187,13 +187,13 @@ def test_tokens_and_their_rate_are_measured_before_and_after() -> None:
 
 
 def test_the_user_is_told_what_went_and_what_was_counted() -> None:
-    counted, library, files = vocabulary_notes(CUT, asked())
+    counted, library, files = vocabulary_notes(CUT, asked().data)
     assert counted.startswith("270 of 300 tokens are left; they are 98.76% of the 1,000 tokens counted")
     assert "Python's own library; give --data" in library
     assert files.endswith("left out, since they hold all: vocab.json, merges.txt")
-    assert vocabulary_notes(replace(CUT, left_out=()), asked(data="a.txt")) == (counted,)
-    assert vocabulary_notes(replace(CUT, covered=None), asked(data="a.txt")) == (files,)
-    assert vocabulary_notes(replace(CUT, after=300), asked()) == vocabulary_notes(None, asked()) == ()
+    assert vocabulary_notes(replace(CUT, left_out=()), asked(data="a.txt").data) == (counted,)
+    assert vocabulary_notes(replace(CUT, covered=None), asked(data="a.txt").data) == (files,)
+    assert vocabulary_notes(replace(CUT, after=300), asked().data) == vocabulary_notes(None, asked().data) == ()
 
 
 def test_a_beginning_without_a_cut_adds_nothing_to_a_lineage() -> None:

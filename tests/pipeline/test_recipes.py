@@ -8,6 +8,8 @@ import yaml
 
 from graphprune import registry
 from graphprune.amounts import parse_count
+from graphprune.budget.quantities import Parameters
+from graphprune.budget.targets import Target
 from graphprune.cli import main
 from graphprune.compiler.request import resolve_recipe
 from graphprune.data.readers import read_plain
@@ -16,6 +18,8 @@ from graphprune.errors import RegistryError, UsageError
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
 from graphprune.pipeline.stages import expand, needs_text
+from graphprune.pruning.options import Pruning
+from graphprune.spec import option_types
 
 Capture = pytest.CaptureFixture[str]
 SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor"}
@@ -44,7 +48,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.summary
     assert recipe.source
     assert (recipe.recover is not None) == name.startswith("adapt-accel")
-    assert expand(recipe, 1000, 600)
+    assert expand(recipe, Target(Parameters(), 600, 1000))
 
 
 def test_every_number_of_a_shipped_recipe_says_where_it_is_from() -> None:
@@ -170,7 +174,7 @@ def test_compensation_none_takes_the_recipe_s_away(tmp_path: Path) -> None:
 
 def test_stages_become_turns_of_prune_and_recover(tmp_path: Path) -> None:
     recipe = read_recipe(write(tmp_path, ACCEL + "before: ['drop-blocks{count=1}']\n"))
-    first, *turns = expand(recipe, 1003, 600)
+    first, *turns = expand(recipe, Target(Parameters(), 600, 1003))
     assert first.name == "drop-blocks"
     assert [item.name for item in turns] == ["prune", "recover"] * 4
     cuts, trainings = [vars(item) for item in turns[::2]], [vars(item) for item in turns[1::2]]
@@ -187,14 +191,14 @@ def test_stages_become_turns_of_prune_and_recover(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stages", [2, 3, 7])
 def test_the_tokens_of_all_stages_are_the_tokens_of_the_recipe(stages: int, shares: str, tmp_path: Path) -> None:
     changes = [Change("stages", stages, ""), Change("token_shares", shares, ""), Change("recover.tokens", 1009, "")]
-    passes: Any = expand(read_recipe(write(tmp_path, ACCEL), changes), 999, 500)
+    passes: Any = expand(read_recipe(write(tmp_path, ACCEL), changes), Target(Parameters(), 500, 999))
     assert sum(item.tokens for item in passes if item.name == "recover") == 1009
     assert passes[-2].target == "500"
 
 
 def test_one_stage_is_prune_then_train(tmp_path: Path) -> None:
     changes = [Change("stages", 1, "")]
-    cut, training = expand(read_recipe(write(tmp_path, ACCEL), changes), 1000, 600)
+    cut, training = expand(read_recipe(write(tmp_path, ACCEL), changes), Target(Parameters(), 600, 1000))
     assert vars(cut)["final"] is None
     assert vars(training)["total_tokens"] is None
 
@@ -264,6 +268,6 @@ def test_the_page_shows_every_field_with_its_default() -> None:
     assert set(shown) == set(Recipe.model_fields)
     plain = {**shown, "recover": None, "summary": "", "source": ""}
     assert Recipe.model_validate(plain) == Recipe(name="mine")
-    assert set(shown["prune"]) == set(type(Recipe(name="a").prune).model_fields)
+    assert set(shown["prune"]) == set(option_types(Pruning))
     assert Recipe.model_validate(shown).recover == {"tokens": 2_000_000, "lr": "2e-5"}
     assert all(name in page for name in shipped())

@@ -9,7 +9,7 @@ import yaml
 
 from graphprune.evaluation.measure import Measure
 from graphprune.pipeline.recipes import Change, Recipe, read_recipe
-from graphprune.reporting.card import describe_method, describe_training, model_card, number
+from graphprune.reporting.card import describe_method, describe_training, model_card
 from graphprune.reporting.schema import Stage
 from tests.support.tiny_work import tiny_work
 
@@ -19,7 +19,7 @@ MEASURES = (Measure("parameters", 12345, 678), Measure("held-out perplexity", No
 
 def card(generic: bool = False, onnx: bool = False, **options: Any) -> str:
     work = tiny_work()
-    return model_card(work.graph, work.options, work.recipe, MEASURES, generic, onnx, **options)
+    return model_card(work.graph, work.asked, work.recipe, MEASURES, generic, onnx, **options)
 
 
 def test_a_hub_reads_its_head_and_people_the_rest() -> None:
@@ -80,17 +80,7 @@ def test_training_is_said_in_tokens_of_all_stages() -> None:
     assert "Trained on 2,000 tokens." in card(training=[stage(2000)])
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (0, "0"),
-        (7.0, "7"),
-        (0.123456, "0.1235"),
-        (999.96, "1000"),
-        (1000.4, "1,000"),
-        (2e6 + 0.5, "2,000,000"),
-    ],
-)
-def test_numbers_are_as_people_write_them(value: float | None, text: str) -> None:
-    assert number(value) == text
+def test_bytes_have_a_unit() -> None:
+    work = tiny_work()
+    text = model_card(work.graph, work.asked, None, (Measure("weights", 3 << 20, 1 << 10, "bytes"),), False, False)
+    assert "| weights | 3.00 MiB | 1.00 KiB |" in text

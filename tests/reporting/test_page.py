@@ -9,7 +9,7 @@ import pytest
 
 from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat, position
-from graphprune.reporting.page import compatibility, report_page, show
+from graphprune.reporting.page import compatibility, report_page
 from graphprune.reporting.schema import Report, json_schema
 from graphprune.training.metrics import Line
 
@@ -166,13 +166,3 @@ def test_curves_go_down_where_the_loss_does_and_mark_the_cuts() -> None:
     assert heights == sorted(heights)  # y grows downwards
     assert [entry.text for entry in chart.iter("text") if str(entry.text).startswith("cut")] == ["cut 2", "cut 3"]
     assert draw_curves(METRICS[:1]) == ""
-
-
-def test_quantities_read_as_people_write_them() -> None:
-    assert [show(1234567), show(0.91234), show(3 * 2**20, "bytes"), show(12, "bytes"), show(None)] == [
-        "1,234,567",
-        "0.9123",
-        "3.00 MiB",
-        "12 B",
-        "-",
-    ]

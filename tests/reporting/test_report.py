@@ -148,7 +148,7 @@ def test_the_user_is_told_how_little_was_trained(trained: tuple[Path, Path]) -> 
 def test_the_recipe_is_headed_by_the_command_that_runs_it_again(
     changes: dict[str, Any], command: str, tmp_path: Path
 ) -> None:
-    text = resolved_recipe(tiny_work(changes).options, TRAINED)
+    text = resolved_recipe(tiny_work(changes).asked, TRAINED)
     head, _, body = text.partition("\n")
     tail = "--seed 3 --method recipe.yaml"
     assert shlex.split(head.removeprefix("# ")) == shlex.split(
@@ -160,7 +160,7 @@ def test_the_recipe_is_headed_by_the_command_that_runs_it_again(
 
 
 def test_a_replayed_plan_leaves_no_recipe_to_run() -> None:
-    text = resolved_recipe(tiny_work().options, None)
+    text = resolved_recipe(tiny_work().asked, None)
     assert "plan.json beside this file is all there is to it" in text
     assert yaml.safe_load(text) is None
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("tiny_llama")
 
 def test_what_is_left_out_is_a_run_without_training_on_the_processor() -> None:
     plain = tiny_work()
-    work = Work(plain.options, plain.recipe, plain.source, plain.groups, plain.graph, None)
+    work = Work(plain.asked, plain.recipe, plain.source, plain.groups, plain.graph, None)
     assert (list(work.metrics), dict(work.measured), work.target, work.vocabulary) == ([], {}, None, None)
     assert work.device == torch.device("cpu")
 

@@ -19,6 +19,8 @@ import torch
 import transformers
 
 from graphprune import Context, Graph, capture, run_passes
+from graphprune.budget.quantities import Parameters
+from graphprune.budget.targets import Target
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import expand
 
@@ -61,7 +63,7 @@ def run(source: Graph, folder: Path, slow: float) -> str:
     )
     folder.mkdir(exist_ok=True)
     size = source.parameter_count()
-    return digest(run_passes(source, expand(RECIPE, size, size * 7 // 10), context))
+    return digest(run_passes(source, expand(RECIPE, Target(Parameters(), size * 7 // 10, size)), context))
 
 
 def in_child(source: Graph, folder: Path, slow: float, patience: float | None) -> bool:

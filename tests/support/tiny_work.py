@@ -8,6 +8,7 @@ from typing import Any
 
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Groups
+from graphprune.compiler.request import asked_of
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import CompileOptions
@@ -32,5 +33,5 @@ def tiny_work(changes: Mapping[str, Any] | None = None, **parts: Any) -> Work:
     """Work with `changes` to its options and other `parts`."""
     source, groups, graph = tiny_pair()
     plain = CompileOptions("/models/tiny", "60%", Path("out"), data="my text.txt", seed=3)
-    whole = Work(replace(plain, **(changes or {})), read_recipe("taylor"), source, groups, graph, None)
+    whole = Work(asked_of(replace(plain, **(changes or {}))), read_recipe("taylor"), source, groups, graph, None)
     return replace(whole, **parts)

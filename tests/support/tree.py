@@ -13,6 +13,7 @@ ROOT_MODULES = (
     "progress",
     "suggestions",
     "amounts",
+    "bounds",
     "json_data",
     "garbage",
     "context",

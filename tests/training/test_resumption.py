@@ -161,7 +161,9 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
 CHANGES = [
     pytest.param({"lr": 1e-4}, Rows(), "options.lr was 0.003, is now 0.0001", id="options"),
-    pytest.param({"betas": (0.8, 0.9)}, Rows(), r"options.betas was \[0.9, 0.95\], is now \[0.8, 0.9\]", id="pair"),
+    pytest.param(
+        {"beta1": 0.8, "beta2": 0.9}, Rows(), r"options.betas was \[0.9, 0.95\], is now \[0.8, 0.9\]", id="pair"
+    ),
     pytest.param({}, Rows(seed=3), "data.seed was 0, is now 3", id="data"),
 ]
 
