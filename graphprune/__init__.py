@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphprune.analysis.analyse import analyze
     from graphprune.analysis.groups import Groups
     from graphprune.artefacts.export import export
+    from graphprune.budget.backend import Backend
     from graphprune.compiler.compile import compile_model as compile
     from graphprune.errors import GraphpruneError
     from graphprune.frontend.source import capture
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Allocation",
+    "Backend",
     "CompileOptions",
     "Context",
     "Graph",
@@ -54,6 +56,7 @@ __all__ = [
 
 _HOMES = {
     "Allocation": "pruning.interfaces:Allocation",
+    "Backend": "budget.backend:Backend",
     "CompileOptions": "pipeline.options:CompileOptions",
     "Context": "pipeline.passes:Context",
     "Graph": "ir.graph:Graph",

@@ -21,6 +21,7 @@ from tests.support.tree import (
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PUBLIC = {
     "Allocation",
+    "Backend",
     "CompileOptions",
     "Context",
     "Graph",
