@@ -90,7 +90,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     progress("measuring", 0, 0)
     before = source_text(work)
     dense, left = (
-        held_out_perplexity(each, own, work.device) if before and own else None
+        held_out_perplexity(each, own, work.device, work.source.parameter_count()) if before and own else None
         for each, own in ((work.source, before), (graph, text))
     )
     write_all(backends, graph, folder, progress)

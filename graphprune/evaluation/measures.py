@@ -27,9 +27,11 @@ LARGEST_MEASURED = 300_000_000
 _WINDOW, _WORK = 256, 4e11
 
 
-def held_out_perplexity(graph: Graph, text: Text, device: torch.device) -> Perplexity | None:
-    """Perplexity on the held-out text, or on as much of it as the model's size allows; None for large models."""
-    parameters = graph.parameter_count()
+def held_out_perplexity(graph: Graph, text: Text, device: torch.device, parameters: int) -> Perplexity | None:
+    """Perplexity on the held-out text, or on as much of it as the source's size allows; None for large models.
+
+    `parameters` are the source's, so that both models are measured on the same tokens.
+    """
     if parameters > LARGEST_MEASURED or len(text.held_out) < 2:
         return None
     limit = max(2048, int(_WORK / (2 * parameters)))
