@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from graphprune import registry
+from graphprune.axes.rules import BUILT_IN, all_rules
 from graphprune.errors import RegistryError
 from graphprune.pruning.interfaces import Importance
 from graphprune.spec import parse_spec, print_spec
@@ -82,3 +83,26 @@ def test_a_plugin_that_is_no_class_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(registry, "entry_points", lambda **_: [function])
     with pytest.raises(RegistryError, match="which is not a class"):
         registry.load("importance", "function")
+
+
+def install_rules(site: Path, module: str, operator: str) -> None:
+    (site / f"{module}.py").write_text(
+        "from graphprune.axes.rules.elementwise import RULES as KNOWN\n"
+        f"RULES = {{{operator!r}: next(iter(KNOWN.values()))}}\n"
+    )
+    info = site / f"{module}-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {module}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[graphprune.axis_rules]\n{module} = {module}:RULES\n")
+
+
+def test_rules_of_others_enter_by_the_same_door(site: Path) -> None:
+    install_rules(site, "house_rules", "house.op")
+    assert "house.op" in all_rules()
+    assert all_rules().keys() - {"house.op"} == BUILT_IN.keys()
+
+
+def test_a_second_rule_for_an_operator_is_refused(site: Path) -> None:
+    install_rules(site, "other_rules", "aten.linear")
+    with pytest.raises(RegistryError, match="'other_rules' gives a second rule for aten.linear"):
+        all_rules()
