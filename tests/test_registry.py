@@ -104,5 +104,5 @@ def test_rules_of_others_enter_by_the_same_door(site: Path) -> None:
 
 def test_a_second_rule_for_an_operator_is_refused(site: Path) -> None:
     install_rules(site, "other_rules", "aten.linear")
-    with pytest.raises(RegistryError, match="'other_rules' gives a second rule for aten.linear"):
+    with pytest.raises(RegistryError, match=r"'other_rules' gives a second rule for aten\.linear"):
         all_rules()
