@@ -220,7 +220,7 @@ def train_options(run: Run, method: Method, first: int, steps: int, total: int, 
     """A stretch of the one schedule; moments are only ever dropped where a stage starts."""
     moments: Moments = method.moments if starts else "carry"
     return TrainOptions(
-        steps,
+        steps=steps,
         rows=ROWS,
         lr=run.lr,
         schedule=method.schedule,

@@ -91,7 +91,7 @@ def make(subject: Subject, cell: Cell, method: Method) -> Graph:
     for stage, steps in enumerate(split_whole(total, stage_shares(method.stages, method.shares)), 1):
         graph = cut(subject, cell, method, graph, stage)
         options = TrainOptions(
-            steps,
+            steps=steps,
             rows=size.rows,
             lr=cell.lr,
             schedule=method.schedule,

@@ -107,7 +107,7 @@ def cut(part: Part, subject: Subject, share: str, made: dict[str, Graph]) -> Map
 
 def train_options(part: Part, subject: Subject, steps: int) -> TrainOptions:
     return TrainOptions(
-        steps,
+        steps=steps,
         rows=subject.size.rows,
         lr=LR,
         precision="bf16",

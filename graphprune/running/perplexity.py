@@ -59,6 +59,11 @@ def perplexity(
     )
 
 
+def is_flat(graph: Graph) -> bool:
+    """Say whether a graph is made of operators alone: adapters and shards put modules into one that is trained."""
+    return not graph.module.graph.find_nodes(op="call_module")
+
+
 def graph_logits(graph: Graph, length: int | None = None) -> Logits:
     """The graph as a function from token ids to logits, the faster for rows of the given length.
 
@@ -67,14 +72,14 @@ def graph_logits(graph: Graph, length: int | None = None) -> Logits:
     if "logits" not in graph.outputs:
         raise UsageError("the graph has no logits; perplexity is for language models")
     place = graph.outputs.index("logits")
-    form = graph if length is None else scoring_form(graph, length)
 
     def logits(ids: Tensor) -> Tensor:
-        if ids.shape[1] == length:
-            return form(*decoder_inputs(form, ids))[0]
         return graph(*decoder_inputs(graph, ids))[place]
 
-    return logits
+    if length is None or not is_flat(graph):
+        return logits
+    form = scoring_form(graph, length)
+    return lambda ids: form(*decoder_inputs(form, ids))[0] if ids.shape[1] == length else logits(ids)
 
 
 def stream_perplexity(
