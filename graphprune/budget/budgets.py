@@ -1,4 +1,4 @@
-"""Budgets: the target as a user writes it, the widths that each group may take, and the smallest model within reach."""
+"""Budgets: the widths that each group may take, and the smallest model within reach."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Text for calibration and evaluation: where it is read from, how it becomes tokens, which windows are drawn."""
+"""Tokens: how text becomes tokens, and which windows are drawn for calibration and evaluation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

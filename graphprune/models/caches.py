@@ -1,4 +1,4 @@
-"""States: what the layers of a decoder keep between calls, by name - keys and values, windows, recurrent states."""
+"""Caches: the states of a decoder read from a transformers cache, and put into an empty one."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""What a compilation is asked for and what it answers: plain values shared by the library and the command line."""
+"""Results: what a compilation answers, as plain values shared by the library and the command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The vocabulary: which tokens a text uses, how many stay, and the model and the tokenizer for those alone."""
+"""Cutting tokens: how many stay, and the model and the tokenizer for those alone."""
 
 import math
 from collections.abc import Sequence

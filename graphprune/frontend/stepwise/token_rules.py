@@ -40,11 +40,6 @@ def aligned(operand: fx.Node, rank: int, form: Form) -> Form:
     return frozenset(d - offset for d in form if d >= offset) & token_dims(operand)
 
 
-def same(node: fx.Node, form: Form) -> list[Form]:
-    """All operands have the dimensions of the result, or are only asked for their type."""
-    return [form & token_dims(operand) for operand in operands(node)]
-
-
 def dims_argument(node: fx.Node, index: int) -> Form | None:
     """The dimensions that a call names, counted from the front; None where it names none: all."""
     dims: Any = argument(node, index, node.kwargs.get("dim"))
