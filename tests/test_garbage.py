@@ -2,10 +2,11 @@
 
 import contextlib
 import gc
+from collections.abc import Iterator
 
 import pytest
 
-from graphprune.garbage import uncollected
+from graphprune.garbage import end, importing, uncollected
 
 
 @pytest.mark.parametrize("collecting", [True, False])
@@ -19,3 +20,24 @@ def test_it_is_off_within_and_afterwards_as_it_was(collecting: bool) -> None:
         assert gc.isenabled() == collecting
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_what_is_imported_is_frozen_and_collection_goes_on(frozen: None) -> None:
+    before = gc.get_freeze_count()
+    with importing():
+        kept = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(kept)
+
+
+def test_a_process_ends_with_its_code_and_nothing_to_look_at(frozen: None) -> None:
+    with pytest.raises(SystemExit, match="3"):
+        end(3)
+    assert gc.get_freeze_count() > 0
+
+
+@pytest.fixture
+def frozen() -> Iterator[None]:
+    """What a test freezes is let go."""
+    yield
+    gc.unfreeze()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from graphprune.errors import ParityError
+from graphprune.garbage import end
 from graphprune.ir.graph import Graph
 from graphprune.running.comparison import Check
 from graphprune.running.observations import reference, reference_kind
@@ -52,4 +53,4 @@ if __name__ == "__main__":
     gc.disable()  # a third of the time of its imports goes into looking for garbage, and the process ends soon
     from graphprune.artefacts.check_process import main
 
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

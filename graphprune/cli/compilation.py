@@ -12,7 +12,7 @@ from graphprune.artefacts.staging import check_output
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
-from graphprune.garbage import uncollected
+from graphprune.garbage import importing
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, explained_options, option_name, work_folder
 from graphprune.processes import is_first
 from graphprune.progress import no_progress
@@ -136,7 +136,7 @@ def compile_command(as_json: bool, **typed: Any) -> None:
 
 
 def run_compile(options: CompileOptions) -> Result:
-    with uncollected():
+    with importing():
         from graphprune.compiler.compile import compile_model
 
     with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
@@ -163,7 +163,7 @@ def apply_command(
     if out is None:
         raise UsageError("where to? give -o OUT")
     check_output(out, overwrite)
-    with uncollected():
+    with importing():
         from graphprune.compiler.compile import apply_plan
 
     options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code)

@@ -10,6 +10,7 @@ import typer
 
 from graphprune.cli import artefacts, compilation, evaluation, inspection, listing, running
 from graphprune.errors import GraphpruneError, first_line
+from graphprune.garbage import end
 
 INTERRUPTED = 130
 
@@ -78,4 +79,4 @@ def report(text: str, code: int) -> int:
 
 def main() -> None:
     """The entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    end(run(sys.argv[1:]))

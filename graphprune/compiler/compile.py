@@ -22,7 +22,7 @@ from graphprune.compiler.vocabulary_start import (
     begin,
     planned_vocabulary,
 )
-from graphprune.data.calibration import Text, training_part
+from graphprune.data.calibration import Text, measured_part, training_part
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
@@ -117,7 +117,7 @@ def run_method(
     device: torch.device,
     progress: Progress,
 ) -> tuple[Graph, Text | None]:
-    """Run the passes that the recipe stands for; also return the text that they saw."""
+    """Run the passes that the recipe stands for; also return the text, with what is measured on."""
     recipe, source = start.aim.recipe, start.graph
     passes = expand(recipe, start.aim.target)
     check_target(source, passes)
@@ -135,7 +135,7 @@ def run_method(
         device=device,
     )
     graph = start.rooted(run_passes(source, passes, context))
-    return (as_stored(graph) if recipe.changes_weights else graph), text
+    return (as_stored(graph) if recipe.changes_weights else graph), measured_part(text) if text else None
 
 
 def as_stored(graph: Graph) -> Graph:

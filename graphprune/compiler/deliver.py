@@ -15,7 +15,7 @@ from graphprune.compiler.vocabulary_start import (
     vocabulary_measures,
     vocabulary_notes,
 )
-from graphprune.data.calibration import Text, held_out_part, prepare_text, training_part
+from graphprune.data.calibration import Text, held_out_part, measured_part, prepare_text, training_part
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.measures import (
     LARGEST_MEASURED,
@@ -90,7 +90,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     progress("measuring", 0, 0)
     before = source_text(work)
     dense, left = (
-        held_out_perplexity(each, own, work.device, work.source.parameter_count()) if before and own else None
+        held_out_perplexity(each, own, work.device) if small and before and own else None
         for each, own in ((work.source, before), (graph, text))
     )
     write_all(backends, graph, folder, progress)
@@ -127,10 +127,11 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
 
 
 def source_text(work: Work) -> Text | None:
-    """The text in the source's tokens: they are others where tokens were cut."""
+    """What is measured on, in the source's tokens: they are others where tokens were cut."""
     if work.vocabulary is None or work.recipe is None or work.text is None:
         return work.text
-    return read_text(work.asked, work.recipe, work.source, True, no_progress)
+    text = read_text(work.asked, work.recipe, work.source, True, no_progress)
+    return measured_part(text) if text else None
 
 
 def shape_made(work: Work) -> Graph:

@@ -24,22 +24,16 @@ from graphprune.running.perplexity import Perplexity, perplexity
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
-_WINDOW, _WORK = 256, 4e11
+_WINDOW = 256
 
 
-def held_out_perplexity(graph: Graph, text: Text, device: torch.device, parameters: int) -> Perplexity | None:
-    """Perplexity on the held-out text, or on as much of it as the source's size allows; None for large models.
-
-    `parameters` are the source's, so that both models are measured on the same tokens.
-    """
-    if parameters > LARGEST_MEASURED or len(text.held_out) < 2:
+def held_out_perplexity(graph: Graph, text: Text, device: torch.device) -> Perplexity | None:
+    """Perplexity on the held-out text; None where there is no more than a token of it."""
+    if len(text.held_out) < 2:
         return None
-    limit = max(2048, int(_WORK / (2 * parameters)))
-    whole = len(text.held_out) <= limit
-    count = text.held_out_bytes if whole else None
     here = graph if device.type == "cpu" else place(graph, device)
     with memory_errors("the model does not fit beside what it computes; give --device cpu"):
-        return perplexity(here, text.held_out[:limit], _WINDOW, bos=text.bos, text_bytes=count)
+        return perplexity(here, text.held_out, _WINDOW, bos=text.bos, text_bytes=text.held_out_bytes)
 
 
 def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:

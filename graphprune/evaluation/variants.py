@@ -13,11 +13,11 @@ from graphprune.evaluation.measures import LARGEST_MEASURED
 from graphprune.progress import Progress
 from graphprune.running.perplexity import stream_perplexity
 
-_WINDOW, _TOKENS = 256, 20_000
+_WINDOW = 256
 
 
 def variant_measures(folder: Path, text: Text | None, parameters: int, progress: Progress) -> tuple[Measure, ...]:
-    """Bytes, and perplexity on the start of the held-out text, of every `onnx-*` folder and of `onnx` beside them;
+    """Bytes, and perplexity on the held-out text, of every `onnx-*` folder and of `onnx` beside them;
     bytes of GGUF files."""
     places = sorted(path.parent.name for path in folder.glob("onnx*/model.onnx"))
     rows = [
@@ -30,20 +30,18 @@ def variant_measures(folder: Path, text: Text | None, parameters: int, progress:
         return tuple(rows)
     if text is None or parameters > LARGEST_MEASURED or len(text.held_out) < 2:
         return tuple(rows)
-    whole = len(text.held_out) <= _TOKENS
-    name = "held-out perplexity" if whole else f"perplexity of {_TOKENS:,} held-out tokens"
     for index, place in enumerate(places):
         progress("measuring what fewer bits cost", index, len(places))
-        rows.append(Measure(f"{name}, {place}", None, token_perplexity(folder / place, text)))
+        rows.append(Measure(f"held-out perplexity, {place}", None, token_perplexity(folder / place, text)))
     return tuple(rows)
 
 
 def token_perplexity(model: Path, text: Text) -> float:
-    """Of an ONNX folder, on the first held-out tokens."""
+    """Of an ONNX folder, on the held-out text."""
     runner = of_onnx(model).runner
 
     def logits(ids: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
         return runner(ids, torch.ones_like(ids), places, None)[0]
 
-    return stream_perplexity(logits, text.held_out[:_TOKENS], _WINDOW, 4, bos=text.bos).perplexity
+    return stream_perplexity(logits, text.held_out, _WINDOW, 4, bos=text.bos).perplexity

@@ -74,16 +74,6 @@ def test_every_model_has_its_bytes_and_the_perplexity_of_what_it_computes(graphs
     assert abs(perplexity(one, HELD_OUT) - perplexity(other, HELD_OUT)) > 0.01 * perplexity(one, HELD_OUT)
 
 
-def test_of_a_long_text_the_start_is_measured_and_said(
-    graphs: tuple[Path, Graph, Graph], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(variants, "_TOKENS", 12)
-    found = measured(graphs[0])
-    assert found["perplexity of 12 held-out tokens, onnx"] == pytest.approx(
-        perplexity(graphs[1], HELD_OUT[:12]), rel=1e-4
-    )
-
-
 def test_bytes_alone_where_there_is_no_text_or_the_model_is_large(graphs: tuple[Path, Graph, Graph]) -> None:
     sizes = ["onnx-int4 model", "model-f16"]
     assert list(measured(graphs[0], None)) == sizes
