@@ -1,10 +1,10 @@
-"""onnxscript's torchlib: the ONNX function of an ATen overload."""
+"""torchlib: the ONNX function of an ATen overload, from torch's own table or from onnxscript's."""
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
+import torch
 from torch.fx.node import Target
 
 TorchlibFunction = Callable[..., ir.Value | Sequence[ir.Value]]
@@ -12,21 +12,33 @@ TorchlibFunction = Callable[..., ir.Value | Sequence[ir.Value]]
 
 @functools.cache
 def torchlib_functions(opset: int) -> Callable[[Target], TorchlibFunction | None]:
-    """Return the look-up from an ATen overload (or a Python operator on sizes) to its torchlib function, or None."""
-    # The registry warns about every optional package that is not installed.
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    """Return the look-up from an ATen overload (or a Python operator on sizes) to its torchlib function, or None.
 
-        registry = ONNXRegistry.from_torchlib(opset_version=opset)
-    finally:
-        logger.setLevel(level)
+    It finds what torch's `ONNXRegistry` finds, which reads the signatures of all the functions first.
+    """
+    from onnxscript.function_libs.torch_lib import ops, registration
+    from torch.onnx._internal.exporter._torchlib._torchlib_registry import get_torchlib_ops
+
+    del ops  # it fills the registry
+    theirs = registration.default_registry
+    own: dict[str, TorchlibFunction] = {}
+    for entry in sorted(get_torchlib_ops(), key=lambda entry: -entry.opset_introduced):
+        if entry.opset_introduced <= opset and not entry.is_complex:
+            own.setdefault(names_of(entry.fx_target)[0], entry.onnx_function)
 
     def find(target: Target) -> TorchlibFunction | None:
-        known = registry.get_decomps(target)  # type: ignore[arg-type]
-        found = [entry for entry in known if not entry.is_complex]
-        return found[0].onnx_function if found else None
+        names = names_of(target)
+        if names[0] in own:
+            return own[names[0]]
+        return next((entry for name in names if name in theirs for entry in theirs[name].overloads), None)
 
     return find
+
+
+def names_of(target: Target) -> tuple[str, ...]:
+    """The names under which the tables may have it: `aten::add.Tensor`; of Python's own, `_operator::lshift` or
+    `_operator::__lshift__`."""
+    if isinstance(target, torch._ops.OpOverload):
+        return (target.name(),)  # type: ignore[no-untyped-call]
+    module, name = getattr(target, "__module__", ""), getattr(target, "__name__", str(target))
+    return f"{module}::{name}", f"{module}::__{name.strip('_')}__"
