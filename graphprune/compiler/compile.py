@@ -77,7 +77,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
                     source,
                     analyze(source),
                     graph,
-                    text,
+                    measured_part(text, source.parameter_count()) if text else None,
                     metrics_files(kept) if kept else (),
                     aim.target,
                     aim.measured,
@@ -117,7 +117,7 @@ def run_method(
     device: torch.device,
     progress: Progress,
 ) -> tuple[Graph, Text | None]:
-    """Run the passes that the recipe stands for; also return the text, with what is measured on."""
+    """Run the passes that the recipe stands for; also return the text that they saw."""
     recipe, source = start.aim.recipe, start.graph
     passes = expand(recipe, start.aim.target)
     check_target(source, passes)
@@ -135,7 +135,7 @@ def run_method(
         device=device,
     )
     graph = start.rooted(run_passes(source, passes, context))
-    return (as_stored(graph) if recipe.changes_weights else graph), measured_part(text) if text else None
+    return (as_stored(graph) if recipe.changes_weights else graph), text
 
 
 def as_stored(graph: Graph) -> Graph:

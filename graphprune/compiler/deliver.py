@@ -131,7 +131,7 @@ def source_text(work: Work) -> Text | None:
     if work.vocabulary is None or work.recipe is None or work.text is None:
         return work.text
     text = read_text(work.asked, work.recipe, work.source, True, no_progress)
-    return measured_part(text) if text else None
+    return measured_part(text, work.source.parameter_count()) if text else None
 
 
 def shape_made(work: Work) -> Graph:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BYTES_PER_WINDOW_TOKEN = 64  # sixteen times the text that the windows need, at four bytes a token
 _HELD_OUT_BYTES = 200_000
-MEASURED_BYTES = 1 << 15  # a perplexity of some 8,000 tokens, good to 2 or 3 % and far better as a ratio
+_MEASURED_BYTES, _MEASURED_OF_LARGE, _LARGE = 1 << 15, 1 << 13, 30_000_000
 _BATCH = 8
 
 
@@ -51,10 +51,18 @@ def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int, 
     return Text(split_rows(windows, _BATCH), encode(tokenizer, held), count_bytes(held), bos, tokenizer, tuple(held))
 
 
-def measured_part(text: Text) -> Text:
-    """The text with no more held out than what a compilation measures on: its first `MEASURED_BYTES`."""
+def measured_bytes(parameters: int) -> int:
+    """How much of the held-out text a compilation measures on, by the source's size: as much as takes seconds.
+
+    32 KiB are some 10,000 tokens: perplexity is good to 2 or 3 %, and far better as a ratio of two models.
+    """
+    return _MEASURED_OF_LARGE if parameters > _LARGE else _MEASURED_BYTES
+
+
+def measured_part(text: Text, parameters: int) -> Text:
+    """The text with no more held out than what a compilation of a source of so many parameters measures on."""
     assert text.tokenizer is not None
-    held = tuple(cut(text.documents, MEASURED_BYTES))
+    held = tuple(cut(text.documents, measured_bytes(parameters)))
     return replace(text, held_out=encode(text.tokenizer, held), held_out_bytes=count_bytes(held), documents=held)
 
 
@@ -85,9 +93,9 @@ def held_out_part(spec: str, held_out: str | None) -> str:
     return held_out or ("stdlib:held-out" if spec == "stdlib" else f"{spec}#held-out")
 
 
-def describe_text(spec: str, held_out: str | None = None, trained: bool = False) -> dict[str, str]:
-    """How the text was split, for the report."""
-    measured = f"measured on its first {MEASURED_BYTES >> 10} KiB"
+def describe_text(spec: str, parameters: int, held_out: str | None = None, trained: bool = False) -> dict[str, str]:
+    """How the text was split, and how much of it is measured on for a source of so many parameters, for the report."""
+    measured = f"measured on its first {measured_bytes(parameters) >> 10} KiB"
     if held_out is not None:
         return {"source": spec, "held_out": f"{held_out}; {measured}"}
     if trained and spec != "stdlib":

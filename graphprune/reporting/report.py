@@ -56,7 +56,7 @@ def split_text(work: Work) -> schema.Text | None:
     if work.text is None:
         return None
     changed = is_trained(work.recipe) or work.vocabulary is not None
-    return schema.Text(**describe_text(work.asked.data, work.asked.held_out, changed))
+    return schema.Text(**describe_text(work.asked.data, work.source.parameter_count(), work.asked.held_out, changed))
 
 
 def describe_vocabulary(cut: VocabularyCut) -> schema.Vocabulary:
