@@ -7,7 +7,7 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-everywhere lint types check golden wheel conformance clean
+.PHONY: help demo test test-everywhere test-quantisers lint types check golden wheel conformance clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,12 @@ test: $(READY) ## Run the tests
 
 test-everywhere: $(READY) ## Run the tests under other arithmetic, threads and orders (an hour)
 	$(BIN)/python tests/everywhere
+
+test-quantisers: $(READY) ## Run what needs torchao and bitsandbytes, in an environment of its own on top of this one
+	$(PYTHON) -m venv build/quantisers
+	ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/quantisers/lib/python*/site-packages)/base.pth
+	build/quantisers/bin/pip install --quiet --no-deps torchao==0.18.0 bitsandbytes==0.50.2
+	build/quantisers/bin/python -W ignore -m pytest -n 0 -W ignore -p no:cacheprovider tests/generic/test_modules_graphprune.py
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

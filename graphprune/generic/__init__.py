@@ -3,4 +3,4 @@
 from pathlib import Path
 
 MODELING = "modeling_graphprune"
-CODE = tuple(Path(__file__).with_name(f"{name}.py") for name in (MODELING, "program_graphprune"))
+CODE = tuple(Path(__file__).with_name(f"{name}.py") for name in (MODELING, "modules_graphprune", "program_graphprune"))

@@ -1,7 +1,7 @@
 """A causal language model or an encoder whose layers have unequal widths, run from the operator graph in its config.
 
-This file and program_graphprune.py stand alone: graphprune writes them beside the weights and transformers finds them
-through `auto_map`.
+This file, modules_graphprune.py and program_graphprune.py stand alone: graphprune writes them beside the weights and
+transformers finds them through `auto_map`.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
-from .program_graphprune import Program, unpack
+from .modules_graphprune import Call, find_calls, input_embedding, make_module, output_layer, place_calls, scope_of
+from .program_graphprune import Program, pack, unpack
 
 
 class GraphpruneConfig(PreTrainedConfig):
@@ -50,20 +51,36 @@ class GraphprunePreTrainedModel(PreTrainedModel):
         self.program = Program(graph)
         self.captured = getattr(torch, graph["dtype"])
         self.input_types = {name: (getattr(torch, dtype), shape) for name, dtype, shape in graph["inputs"]}
-        self.tensor_names = list(graph["tensors"])
+        for index, scope in (calls := find_calls(self.program, graph["tensors"])).items():
+            self.add_call(index, scope, graph["tensors"])
+        place_calls(self.program, calls)
         for name, (dtype, shape, trainable) in graph["tensors"].items():
-            self.add_tensor(name, getattr(torch, dtype), shape, trainable)
+            if not trainable or scope_of(name) not in calls.values():
+                self.add_tensor(name, getattr(torch, dtype), shape, trainable)
         self.post_init()  # type: ignore[no-untyped-call]
         buffers = [n for n, b in self.named_buffers() if b.dtype == torch.float32]
         self._keep_in_fp32_modules_strict = set(buffers) | set(self._keep_in_fp32_modules_strict or ())
 
-    def add_tensor(self, name: str, dtype: torch.dtype, shape: list[int], trainable: bool) -> None:
-        scope, _, leaf = name.rpartition(".")
+    def add_call(self, index: int, scope: str, tensors: Mapping[str, Any]) -> None:
+        """Put the module that stands for a node where its weights are."""
+        function, args, _ = self.program.nodes[index]
+        dtype, shape, _ = tensors[f"{scope}.weight"]
+        dtype = None if (dtype := getattr(torch, dtype)) == self.captured else dtype
+        parent, _, leaf = scope.rpartition(".")
+        self.scope(parent).add_module(leaf, make_module(function, args, shape, f"{scope}.bias" in tensors, dtype))
+
+    def scope(self, name: str) -> nn.Module:
+        """The module of this name, made where there is none."""
         module: nn.Module = self
-        for part in scope.split(".") if scope else ():
+        for part in name.split(".") if name else ():
             if part not in module._modules:
                 module.add_module(part, nn.Module())
             module = module.get_submodule(part)
+        return module
+
+    def add_tensor(self, name: str, dtype: torch.dtype, shape: list[int], trainable: bool) -> None:
+        scope, _, leaf = name.rpartition(".")
+        module = self.scope(scope)
         if trainable:
             empty = torch.empty(shape, dtype=None if dtype == self.captured else dtype)
             module.register_parameter(leaf, nn.Parameter(empty, requires_grad=empty.is_floating_point()))
@@ -81,7 +98,7 @@ class GraphprunePreTrainedModel(PreTrainedModel):
 
     def execute(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph on the tensors by contract name; returns the outputs by contract name."""
-        tensors = {name: self.find_tensor(name) for name in self.tensor_names}
+        tensors = {name: self.find_tensor(name) for name in self.program.tensors}
         dtypes: dict[torch.dtype, torch.dtype] = {}
         context: Any = contextlib.nullcontext()
         if self.captured == torch.float32 and self.dtype in (torch.bfloat16, torch.float16):
@@ -91,27 +108,61 @@ class GraphprunePreTrainedModel(PreTrainedModel):
             dtypes = {self.captured: self.dtype}
             tensors = {n: t.to(self.dtype) if t.dtype == self.captured else t for n, t in tensors.items()}
         with context:
-            results = self.program.run(inputs, tensors, self.device, dtypes)
+            results = self.program.run(inputs, tensors, self.device, dtypes, self.called)
         return dict(zip(self.program.outputs, results, strict=True))
 
     def find_tensor(self, name: str) -> Tensor:
         scope, _, leaf = name.rpartition(".")
-        return getattr(self.get_submodule(scope), leaf)  # type: ignore[no-any-return]
+        module = self.get_submodule(scope)
+        while not hasattr(module, leaf) and isinstance(getattr(module, "base_layer", None), nn.Module):
+            module = module.base_layer  # an adapter stands around the layer
+        return getattr(module, leaf)  # type: ignore[no-any-return]
+
+    def called(self, function: Any) -> Any:
+        return self.get_submodule(function.scope) if isinstance(function, Call) else function
 
     def get_input_embeddings(self) -> nn.Module:
-        raise NotImplementedError("a graphprune model has no embedding module; its parameters are read by its graph")
+        scope = input_embedding(self.program)
+        if scope is None:
+            raise NotImplementedError("it has no embedding module: nothing looks up its token ids")
+        return self.get_submodule(scope)
 
-    def get_output_embeddings(self) -> None:
-        return None
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.replace(input_embedding(self.program), value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The layer that makes the logits; None where they are made with the weights of the embedding."""
+        scope = output_layer(self.program)
+        return None if scope is None else self.get_submodule(scope)
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.replace(output_layer(self.program), value)
+
+    def replace(self, scope: str | None, value: nn.Module) -> None:
+        if scope is None:
+            raise NotImplementedError("this graphprune model has no such layer")
+        parent, _, leaf = scope.rpartition(".")
+        setattr(self.get_submodule(parent), leaf, value)
+
+    def updated_graph(self) -> str:
+        """The packed graph with the shapes that its tensors have now: embeddings may have been resized."""
+        graph = unpack(self.config.graph)
+        own = dict(self.named_parameters())
+        changed = {n: list(own[n].shape) for n, (_, shape, _) in graph["tensors"].items() if n in own}
+        changed = {name: shape for name, shape in changed.items() if shape != graph["tensors"][name][1]}
+        for name, shape in changed.items():
+            graph["tensors"][name][1] = shape
+        return pack(graph) if changed else self.config.graph
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; this file goes along, so that the folder loads without graphprune."""
         kind = "AutoModelForCausalLM" if self.can_generate() else "AutoModel"
         stem = Path(__file__).stem
         self.config.auto_map = {"AutoConfig": f"{stem}.GraphpruneConfig", kind: f"{stem}.{type(self).__name__}"}
+        self.config.graph = self.updated_graph()
         super().save_pretrained(save_directory, *args, **kwargs)
-        for source in (Path(__file__), Path(__file__).with_name("program_graphprune.py")):
-            target = Path(save_directory) / source.name
+        for name in (Path(__file__).name, "modules_graphprune.py", "program_graphprune.py"):
+            source, target = Path(__file__).with_name(name), Path(save_directory) / name
             if target.resolve() != source.resolve():
                 shutil.copyfile(source, target)
 

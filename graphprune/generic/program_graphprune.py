@@ -9,7 +9,7 @@ import json
 import math
 import operator
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -105,6 +105,10 @@ class Program:
         self.outputs = [name for name, _ in graph["outputs"]]
         self.returned = [int(index) for _, index in graph["outputs"]]
         self.nodes = [self.read(node) for node in graph["nodes"]]
+        self.count_uses()
+
+    def count_uses(self) -> None:
+        """Note what nothing reads any more, and which tensors are read at all."""
         last: dict[int, int] = {}
         for index, (_, args, kwargs) in enumerate(self.nodes):
             for read in [*references(args), *references(kwargs)]:
@@ -115,6 +119,8 @@ class Program:
         for read, index in last.items():
             if read not in self.returned:
                 self.retired[index].append(read)
+        used = {*last, *self.returned}
+        self.tensors = {str(name): i for i, (kind, name, _) in enumerate(self.nodes) if kind == "tensor" and i in used}
 
     def read(self, node: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
         if node[0] in ("input", "tensor"):
@@ -127,8 +133,12 @@ class Program:
         tensors: Mapping[str, Tensor],
         device: torch.device,
         dtypes: Mapping[torch.dtype, torch.dtype],
+        call: Callable[[Any], Any] = lambda function: function,
     ) -> list[Tensor]:
-        """Run on inputs and tensors by name; `dtypes` replaces element types named in the graph."""
+        """Run on inputs and tensors by name; `dtypes` replaces element types named in the graph.
+
+        Tensors that no node reads may be missing. `call` gives what to call for the function of a node.
+        """
         values: list[Any] = [None] * len(self.nodes)
 
         def get(argument: Any) -> Any:
@@ -142,9 +152,9 @@ class Program:
 
         for index, (function, args, kwargs) in enumerate(self.nodes):
             if isinstance(function, str):
-                values[index] = (inputs if function == "input" else tensors)[args]
+                values[index] = (inputs if function == "input" else tensors).get(args)
             else:
-                values[index] = function(*map(get, args), **{key: get(value) for key, value in kwargs.items()})
+                values[index] = call(function)(*map(get, args), **{key: get(value) for key, value in kwargs.items()})
             for old in self.retired[index]:
                 values[old] = None
         return [values[index] for index in self.returned]

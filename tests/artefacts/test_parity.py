@@ -60,7 +60,7 @@ def test_a_changed_weight_fails(out: Path, tmp_path: Path) -> None:
         require(list(check_all(tmp_path)))
 
 
-@pytest.mark.parametrize("name", ["modeling_graphprune.py", "program_graphprune.py"])
+@pytest.mark.parametrize("name", ["modeling_graphprune.py", "modules_graphprune.py", "program_graphprune.py"])
 def test_foreign_code_is_not_run(out: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
     code = tmp_path / name
