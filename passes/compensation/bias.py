@@ -59,9 +59,10 @@ class Bias(Compensation):
                 lost = mean_of(run.value(old.x)) * ~mask_of(widths, old.x)
                 constant = old.matrix(before[old.weight]).double() @ lost.to(before[old.weight].device)
                 assert new.bias is not None
-                bias = after[new.bias]
-                change = constant[mask_of(widths, old.node).to(bias.device)]
-                filled[new.bias] = torch.nn.Parameter((bias.double() + change).to(bias.dtype))
+                bias, kept = after[new.bias], mask_of(widths, old.node)
+                # From the dense bias: the present one holds what earlier rounds added for the same units.
+                own = before[old.bias].double() if old.bias is not None else torch.zeros_like(constant)
+                filled[new.bias] = torch.nn.Parameter((own + constant)[kept.to(constant.device)].to(bias.dtype))
         report(len(pairs), len(pairs))
         return cut.with_tensors(filled)
 

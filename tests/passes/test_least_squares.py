@@ -161,6 +161,19 @@ def test_added_biases_are_counted_and_replayed(tmp_path: object) -> None:
     assert {n: t.shape for n, t in again.tensors().items()} == shapes
 
 
+@pytest.mark.parametrize("name", families(("llama", "gpt2")))
+@pytest.mark.parametrize("compensation", [Bias(), EXACT])
+def test_rounds_add_nothing_to_what_the_whole_cut_takes(name: str, compensation: Bias | LeastSquares) -> None:
+    """Three rounds are the cut by their plan, compensated once, bit for bit: nothing is made up for twice."""
+    source = graph(name)
+    budget = Budget(int(0.7 * source.parameter_count()))
+    parts = (budget, Magnitude(), Uniform(), ("mlp", "attention"))
+    pruned = prune(source, Request(*parts, steps=3, compensation=compensation), BATCHES)
+    once = compensation.compensate(source, apply(source, pruned.plan), BATCHES)
+    assert {*once.parameters()} == {*pruned.graph.parameters()}
+    assert all(torch.equal(p, pruned.graph.parameters()[n]) for n, p in once.parameters().items())
+
+
 @pytest.mark.xdist_group("llama")
 def test_prune_compensates_in_every_step() -> None:
     source = graph("llama")
