@@ -61,28 +61,35 @@ class Kinds:
         return frozenset(cached or heads) | states[0], frozenset(queries), frozenset(sizes) | states[1]
 
     def recurrent_axes(self) -> tuple[frozenset[Axis], frozenset[Axis]]:
-        """Heads, and sizes of keys and values, of recurrent states; a state without heads has channels for values."""
+        """Heads, and sizes of keys and values, of recurrent states; a state without heads has channels for values.
+
+        It is told from a state of which one head is left by its decay, which each channel has for itself.
+        """
         heads: set[Axis] = set()
         sizes: set[Axis] = set()
         for node in self.graph.nodes:
             if node.target is RECURRENCE:
-                state = node.args[4]
+                decay, state = node.args[3:5]
+                assert isinstance(decay, fx.Node)
                 assert isinstance(state, fx.Node)
-                single = tensor_type(state).shape[1] == 1
+                single = tensor_type(state).shape[1] == 1 and tensor_type(decay).shape[-1] != 1
                 heads.update(() if single else self.atoms_at(state, 1))
                 sizes.update(atom for dim in ((2,) if single else (2, 3)) for atom in self.atoms_at(state, dim))
         return frozenset(heads), frozenset(sizes)
 
     def head_siblings(self) -> frozenset[Axis]:
-        """Axes that stand beside key heads in a product: query heads of models that multiply scores themselves."""
+        """Axes that stand beside key heads in a product: query heads of models that multiply scores themselves.
+
+        Where one key head is left it is no axis, and they stand beside the size of a head alone.
+        """
         algebra = self.inference.algebra
         found: set[Axis] = set()
         for node in self.graph.module.graph.find_nodes(op="get_attr"):
             for axis in self.inference.axes[node]:
-                inside = set(algebra.atoms(axis))
-                if inside & self.heads:
-                    found |= {f for part in algebra.parts(axis) for f in algebra.factors(part)} - self.heads
-        return frozenset(found) - self.sizes
+                parts = [frozenset(algebra.factors(part)) for part in algebra.parts(axis)]
+                beside = set(algebra.atoms(axis)) & self.heads
+                found |= {f for part in parts if beside or part & self.sizes for f in part}
+        return frozenset(found) - self.heads - self.sizes
 
     def of(self, atom: Axis, parameters: list[str]) -> Kind:
         """The kind of an axis that these parameters carry."""

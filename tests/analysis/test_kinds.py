@@ -6,11 +6,14 @@ import re
 import pytest
 import torch
 
+from graphprune.analysis.analyse import analyze
 from graphprune.analysis.kinds import Kinds, channel_dimension, home_branches, names_among
+from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import TensorType
 from graphprune.rewriting.apply import apply
 from tests.support.families import analysis, families, graph
+from tests.support.zoo import DECODERS
 
 
 def kinds(name: str) -> Kinds:
@@ -134,3 +137,20 @@ def test_only_parameters_are_named() -> None:
     assert names_among(frozenset(source.parameters()), tensors) == set(source.parameters())
     assert "norm1.running_mean" in source.tensors()
     assert names_among(frozenset(), tensors) == set()
+
+
+def kinds_by_slot(graph: Graph) -> dict[tuple[str, int], set[str]]:
+    found: dict[tuple[str, int], set[str]] = {}
+    for group in analyze(graph).groups:
+        for slot in group.slots:
+            found.setdefault((slot.name, slot.dim), set()).add(group.kind)
+    return found
+
+
+@pytest.mark.parametrize("name", families(DECODERS))
+def test_no_axis_changes_its_kind_where_one_key_head_is_left(name: str) -> None:
+    """A later stage selects groups by kind: query heads that looked like channels would be cut as such."""
+    before = kinds_by_slot(graph(name))
+    heads = analysis(name).groups.prunable(frozenset({"attention"}))
+    after = kinds_by_slot(apply(graph(name), Plan({group.id: (0,) for group in heads})))
+    assert {slot: kinds for slot, kinds in after.items() if not kinds <= before[slot]} == {}
