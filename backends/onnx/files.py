@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphprune.backends.onnx.genai import write_genai_config
+from graphprune.backends.onnx.tokenizer_files import write_tokenizer
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
 
@@ -63,10 +64,10 @@ def write_companions(graph: Graph, target: Path, shared: bool = False) -> list[P
 
 
 def copy_companions(source: Path | None, target: Path) -> list[Path]:
-    """Copy the configuration and tokenizer files that the source folder has, byte for byte."""
+    """Copy the configuration and tokenizer files that the source folder has, the latter as transformers uses them."""
     if source is None:
         return []
-    return list(copy_present(source, target, _COMPANIONS))
+    return sorted({*copy_present(source, target, _COMPANIONS), *write_tokenizer(source, target)})
 
 
 def copy_present(source: Path, target: Path, names: Iterable[str]) -> Iterable[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphprune.artefacts import genai_check, gguf_check
 from graphprune.artefacts.loading import DECODERS, is_own_code, load_checkpoint, onnx_runner
 from graphprune.artefacts.parity import REFERENCE
+from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
 from graphprune.ir.contract import DERIVED
@@ -53,6 +54,7 @@ def check_all(out: Path) -> Iterator[Check]:
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
             if opener_of(folder) is not None:
                 yield from check_runnable(folder, expected, kind)
+                yield from check_tokenizers(out, folder)
         for path in sorted(out.glob("*/*.gguf")) if gguf_check.can_check() else ():
             yield from gguf_check.check_gguf(path, expected)
 
