@@ -23,7 +23,7 @@ def read_generic(folder: Path) -> Graph:
     from graphprune.generic.program_graphprune import element_type, unpack
 
     try:
-        config: Any = GraphpruneConfig.from_pretrained(folder)
+        config: Any = GraphpruneConfig.from_pretrained(folder, local_files_only=True)
         data = unpack(config.graph)
         stored = {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
         # Parameters may be stored in a narrower type than the graph computes in.

@@ -161,7 +161,9 @@ def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     import transformers
 
     with foreign(lambda error: explain_load_failure(name, error)):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
 
 
 def explain_load_failure(name: str, error: Exception) -> SourceError:
@@ -196,6 +198,7 @@ def load_weights(folder: Path, name: str, config: "PreTrainedConfig", trust_remo
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, with the others
             trust_remote_code=trust_remote_code,
+            local_files_only=True,
         )
         model, info = with_whole_attention(loader, load)
     checks.check_keys(name, type(model).__name__, info)
