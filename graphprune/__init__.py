@@ -7,6 +7,7 @@
 Names are loaded when they are first used, so that `import graphprune` takes no time.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,11 @@ _HOMES = {
     "run_passes": "pipeline.passes:run_passes",
     "run_recipe": "pipeline.stages:run_recipe",
 }
+
+# onnxruntime 1.32 and onnxruntime-genai keep an id of the device under the user's home and send events, unless this
+# says otherwise before the first of them is imported; `disable_telemetry_events()` comes too late. Children inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 install()  # transformers can load a generic checkpoint without trust_remote_code where graphprune is imported
 

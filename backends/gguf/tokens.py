@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import ExportError
+from graphprune.links import stays_inside
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter, TokenType
@@ -25,7 +26,7 @@ def add_tokenizer(writer: "GGUFWriter", folder: Path, vocabulary: int, pre: str 
     tokenizer that llama.cpp does not have.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not (path.is_file() and stays_inside(path, folder)):
         writer.add_tokenizer_model("no_vocab")
         return
     data = json.loads(path.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from graphprune.generic import CODE, MODELING
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
+from graphprune.links import stays_inside
 
 # What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
 _LEFT_OUT = frozenset([
@@ -28,7 +29,8 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
     for source in CODE:
         paths.append(Path(shutil.copyfile(source, folder / source.name)))
     generation = graph.source.generation_config
-    has_own = graph.source.files is not None and (graph.source.files / "generation_config.json").is_file()
+    own = (graph.source.files or folder) / "generation_config.json"
+    has_own = own.is_file() and stays_inside(own, own.parent)
     if generation is not None and graph.source.kind == "decoder" and not has_own:
         write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
         paths.append(folder / "generation_config.json")
@@ -43,6 +45,7 @@ def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
 
 def generic_config(graph: Graph) -> dict[str, object]:
     """config.json of the generic form: the source's plain fields, the packed graph, and where its class is."""
+    from graphprune.generic.modeling_graphprune import GraphpruneConfig
     from graphprune.generic.program_graphprune import pack
 
     decoder = graph.source.kind == "decoder"
@@ -53,7 +56,7 @@ def generic_config(graph: Graph) -> dict[str, object]:
         **plain_fields(graph),
         "architectures": [class_name],
         "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", auto: f"{MODELING}.{class_name}"},
-        "model_type": "graphprune",
+        "model_type": GraphpruneConfig.model_type,
         **cache_fields(graph),
         "dtype": dtype,
         "torch_dtype": dtype,

@@ -71,7 +71,13 @@ def unread_parameters(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> di
     if not shapes or graph.source.folder is None:
         return {}
     architecture = getattr(transformers, graph.source.architecture)
-    model = architecture.from_pretrained(graph.source.folder, use_safetensors=True, dtype=main_dtype(graph))
+    model = architecture.from_pretrained(
+        graph.source.folder,
+        use_safetensors=True,
+        dtype=main_dtype(graph),
+        trust_remote_code=False,
+        local_files_only=True,
+    )
     found = dict(model.named_parameters())
     return {n: found[n].detach() for n, shape in shapes.items() if n in found and tuple(found[n].shape) == shape}
 
@@ -82,7 +88,11 @@ def write_stock(model: "PreTrainedModel", folder: Path, shard_bytes: int) -> lis
     model.save_pretrained(folder, max_shard_size=shard_bytes)
     path = folder / "config.json"
     data = json.loads(path.read_text(encoding="utf-8"))
-    data.pop("_name_or_path", None)
+    for name in (
+        "_name_or_path",
+        "auto_map",
+    ):  # the class is transformers' own: code of the source's folder is not there
+        data.pop(name, None)
     write_json(path, data)
     spelled = {**data, **older_spelling(data)}
     write_json(path, spelled)
@@ -107,5 +117,13 @@ def reads_back(config: "PretrainedConfig", folder: Path) -> bool:
     """Say whether config.json, with both spellings, still means the same configuration."""
     read = type(config).from_pretrained(folder).to_dict()
     wanted = config.to_dict()
-    ignored = {"architectures", "transformers_version", "_name_or_path", "rope_theta", "rope_scaling", "torch_dtype"}
+    ignored = {
+        "architectures",
+        "auto_map",
+        "transformers_version",
+        "_name_or_path",
+        "rope_theta",
+        "rope_scaling",
+        "torch_dtype",
+    }
     return all(read.get(key) == value for key, value in wanted.items() if key not in ignored)

@@ -10,6 +10,7 @@ from graphprune.backends.onnx.genai import write_genai_config
 from graphprune.backends.onnx.tokenizer_files import write_tokenizer
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
+from graphprune.links import stays_inside
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -72,7 +73,7 @@ def copy_companions(source: Path | None, target: Path) -> list[Path]:
 
 def copy_present(source: Path, target: Path, names: Iterable[str]) -> Iterable[Path]:
     for name in names:
-        if (source / name).is_file():
+        if (source / name).is_file() and stays_inside(source / name, source):
             yield Path(shutil.copyfile(source / name, target / name))
 
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from graphprune.backends.runtime.decoding import Decoding
 from graphprune.backends.runtime.providers import choose_providers, load_cuda, require_provider
 from graphprune.errors import GraphpruneError, UsageError, first_line, foreign
+from graphprune.links import stays_inside
 from graphprune.running.open_model import Array, Ids, OpenModel
 from graphprune.running.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from onnxruntime import InferenceSession, NodeArg
 
 # The folders of ONNX models below an artefact's, the one that is opened first in front.
@@ -169,21 +171,36 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check_external_data(path: Path) -> None:
-    """Refuse a model whose data file is missing or short, which onnxruntime reports only as a failed read."""
+    """Refuse a model whose data file is missing, short or outside its folder.
+
+    onnxruntime reports the first two as a failed read, and would read any file there is.
+    """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     needed: dict[Path, int] = {}
-    for tensor in model.graph.initializer:
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        if "location" in place:
-            file = path.parent / place["location"]
-            needed[file] = max(needed.get(file, 0), int(place.get("offset", 0)) + int(place.get("length", 0)))
+    for place in external_places(model):
+        file = path.parent / place["location"]
+        needed[file] = max(needed.get(file, 0), int(place.get("offset", 0)) + int(place.get("length", 0)))
     for file, size in needed.items():
+        if not stays_inside(file, path.parent):
+            raise GraphpruneError(f"{path} keeps its weights outside its folder, in {file}; that is not read")
         have = file.stat().st_size if file.is_file() else None
         if have is None or have < size:
             state = "is missing" if have is None else f"is damaged: {have} bytes where the model needs {size}"
             raise GraphpruneError(f"{file} {state}; export the model again")
+
+
+def external_places(message: "ModelProto") -> Iterator[dict[str, str]]:
+    """Where the tensors of a message lie that are not in the file itself, in graphs, functions and attributes."""
+    for field, value in message.ListFields():
+        if field.name == "external_data":
+            place = {entry.key: entry.value for entry in value}
+            if "location" in place:
+                yield place
+        elif field.message_type is not None:
+            for part in value if isinstance(value, Sequence) or hasattr(value, "add") else (value,):
+                yield from external_places(part)
 
 
 def read_caches(session: "InferenceSession") -> tuple[Cache, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.artefacts import genai_check, gguf_check
-from graphprune.artefacts.loading import DECODERS, is_own_code, load_checkpoint, onnx_runner
+from graphprune.artefacts.loading import DECODERS, is_generic_form, load_checkpoint, onnx_runner, require_own_code
 from graphprune.artefacts.parity import REFERENCE
 from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
@@ -83,9 +83,12 @@ def compare_all(
 
 def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[Check]:
     """Compare the checkpoint as a user would load it."""
+    generic = is_generic_form(out)
+    if generic:
+        require_own_code(out)
     model = load_checkpoint(out, kind, reference_dtype(expected))
     if kind == DERIVED:
-        runner = model_runner(model) if is_own_code(out) else whole_runner(model)
+        runner = model_runner(model) if generic else whole_runner(model)
         prompt = expected["input.prompt"]
         made, _ = greedy(runner, prompt, len(expected["greedy.tokens"]) // len(prompt))
         yield from compare_all("huggingface", expected, observe(runner, expected), made.tolist())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.artefacts import parity
+from graphprune.artefacts.outputs import write_record
 from graphprune.artefacts.staging import staging
 from graphprune.budget.backend import Backend
 from graphprune.budget.installed import load_backend
@@ -29,6 +30,7 @@ def export(
         parity.save_reference(graph, folder)
         checks = parity.check(folder)
         comparison.require(checks)
+        write_record(folder, record_files(folder))
     return tuple(checks)
 
 

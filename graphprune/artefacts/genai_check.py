@@ -11,9 +11,34 @@ from typing import Any
 import numpy
 from torch import Tensor
 
+from graphprune.errors import ParityError, first_line
+from graphprune.json_data import Json
 from graphprune.running.comparison import Check, compare_tokens
 
+Known = Mapping[str, "type[int] | type[str] | type[list[int]] | Known"]
 NAME = "greedy tokens in genai"
+# All that the onnx backend writes into genai_config.json: a number, a text, numbers (`int`, `str`, `list`), or more of
+# the same. Anything else may name libraries, which onnxruntime would load.
+_TOKENS: Known = {"bos_token_id": list, "eos_token_id": list, "pad_token_id": list}
+_SIZES = ("head_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_names", "past_value_names")
+_OUTPUTS = ("logits", "present_key_names", "present_value_names")
+KNOWN: Known = {
+    "model": {
+        "type": str,
+        **_TOKENS,
+        "context_length": int,
+        "vocab_size": int,
+        "decoder": {
+            "session_options": {"log_id": str, "provider_options": list},
+            "filename": str,
+            **dict.fromkeys(_SIZES, int),
+            "inputs": dict.fromkeys(_INPUTS, str),
+            "outputs": dict.fromkeys(_OUTPUTS, str),
+        },
+    },
+    "search": {"max_length": int, "do_sample": int, "num_beams": int, "past_present_share_buffer": int},
+}
 
 
 def can_check(folder: Path) -> bool:
@@ -34,8 +59,55 @@ def check_genai(folder: Path, expected: Mapping[str, Tensor], own: Sequence[int]
     yield check if full else replace(check, passed=True)
 
 
+def require_known(folder: Path) -> None:
+    """Raise ParityError where genai_config.json says anything that the onnx backend does not write.
+
+    onnxruntime loads the libraries that a configuration names, and the files.
+    """
+    path = folder / "genai_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ParityError(f"{path} cannot be read: {first_line(error)}; export it again") from error
+    odd = next(unknown_parts(config, KNOWN, ""), None)
+    if odd is None and config.get("model", {}).get("decoder", {}).get("filename") != "model.onnx":
+        odd = "model.decoder.filename"
+    if odd is not None:
+        raise ParityError(
+            f"{path} has {odd[:80]!r} otherwise than graphprune writes it; it is not used; export it again"
+        )
+
+
+def each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    """An object. Raises ValueError where it has a name twice, of which readers take one or the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def unknown_parts(found: Json, known: "Known | type", place: str) -> Iterator[str]:
+    """The places of what is not known, or of another type; lists hold nothing but numbers."""
+    if isinstance(known, Mapping):
+        if not isinstance(found, dict):
+            yield place
+            return
+        for name, value in found.items():
+            where = f"{place}.{name}".removeprefix(".")
+            if name in known:
+                yield from unknown_parts(value, known[name], where)
+            else:
+                yield where
+    elif known is list:
+        if not all(isinstance(item, int) for item in (found if isinstance(found, list) else [found])):
+            yield place
+    elif not isinstance(found, known):
+        yield place
+
+
 def generate(folder: Path, prompt: list[int], count: int) -> list[int]:
     """Up to `count` greedy tokens after the prompt; fewer where the model ends its text."""
+    require_known(folder)
     genai: Any = importlib.import_module("onnxruntime_genai")
     model = genai.Model(str(folder))
     options = genai.GeneratorParams(model)

@@ -18,29 +18,62 @@ DECODERS = ("decoder", DERIVED)
 
 
 def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
-    """Load with the class that config.json names; remote code only where it is graphprune's own file, unchanged."""
+    """Load with the class that config.json names. No code of the folder runs: the generic class is graphprune's own.
+
+    Remote code stays off as a whole, since transformers would take what else lies there with it, such as
+    custom_generate/generate.py. Raises ParityError where the folder needs code that is not graphprune's.
+    """
     import transformers
 
-    trusted = is_own_code(out)
+    options = {"trust_remote_code": False, "use_safetensors": True, "dtype": dtype, "local_files_only": True}
+    if is_generic_form(out):
+        return generic_class(out).from_pretrained(out, **options).eval()
     loader: Any = transformers.AutoModelForCausalLM
-    if kind not in DECODERS or (kind == DERIVED and not trusted):  # no mapping has all that generate text
-        names = json.loads((out / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    if kind not in DECODERS or kind == DERIVED:  # no mapping has all that generate text
+        names = read_config(out).get("architectures") or [""]
         loader = getattr(transformers, names[0], transformers.AutoModel)
-    return loader.from_pretrained(out, trust_remote_code=trusted, use_safetensors=True, dtype=dtype).eval()
+    return loader.from_pretrained(out, **options).eval()
 
 
-def is_own_code(out: Path) -> bool:
-    """Say whether the checkpoint brings the generic class. Raises ParityError where it brings any other code."""
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" not in config:
-        return False
-    ours = all(str(target).startswith(f"{MODELING}.") for target in config["auto_map"].values())
-    if not ours or not all((out / code.name).is_file() for code in CODE):
+def generic_class(out: Path) -> Any:
+    """The class of ours that config.json names."""
+    from graphprune.generic import modeling_graphprune as ours
+
+    names = read_config(out).get("architectures") or [""]
+    found = getattr(ours, str(names[0]), None)
+    if not (isinstance(found, type) and issubclass(found, ours.GraphprunePreTrainedModel)):
+        raise ParityError(
+            f"{out} names no class of graphprune's in config.json ({str(names[0])[:80]}); export it again"
+        )
+    return found
+
+
+def read_config(out: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def is_generic_form(out: Path) -> bool:
+    """Say whether the checkpoint is of the generic class. Raises ParityError where it brings any other code."""
+    config = read_config(out)
+    places = config.get("auto_map") or {}
+    if not places:
+        return bool(config.get("graph"))
+    if not isinstance(places, dict) or not all(str(target).startswith(f"{MODELING}.") for target in places.values()):
         raise ParityError(f"{out} needs code that graphprune did not write; it is not run")
+    return True
+
+
+def require_own_code(out: Path) -> None:
+    """Raise ParityError where the files of code that go with the weights are not those that this graphprune writes.
+
+    They are not run here; whoever trusts the folder later runs them.
+    """
     for code in CODE:
+        if not (out / code.name).is_file():
+            raise ParityError(f"{out / code.name} is missing; export it again")
         if digest(out / code.name) != digest(code):
             raise ParityError(f"{out / code.name} differs from the file that this graphprune writes; it is not run")
-    return True
 
 
 def digest(path: Path) -> str:

@@ -2,100 +2,108 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from graphprune.artefacts.locks import hold
+from graphprune.artefacts.outputs import check_output
 from graphprune.errors import ExportError, UsageError
 
-_MARK = ".graphprune-"
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_OCCUPIED = {errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+_NEW, _OLD, _LOCK = "new", "old", "lock"
+_LONGEST_NAME = 200  # of 255 bytes that a file system takes
 
 
 @contextlib.contextmanager
-def staging(out: Path, overwrite: bool) -> Iterator[Path]:
+def staging(out: Path, overwrite: bool, model: str | None = None) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends well, and is removed when it does not.
 
-    What a killed run left behind is cleared first. Raises UsageError where `out` may not be replaced, ExportError where
-    nothing can be written there.
+    What a killed run for the same `out` left behind is cleared first. Raises UsageError where `out` may not be replaced
+    or another run, on this machine or another, is writing it; ExportError where nothing can be written there. `model`
+    is what the run reads, which is never replaced.
     """
-    check_output(out, overwrite)
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(out)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_MARK}{out.name}-{os.getpid()}-", dir=parent))
-    except OSError as error:
-        raise ExportError(f"cannot write beside {out}: {error.strerror or error}; give another -o OUT") from error
-    try:
-        yield folder
-        publish(folder, out, overwrite)
-    except ExportError as error:  # the user knows OUT, not the folder beside it
-        raise ExportError(str(error).replace(str(folder), str(out))) from error
-    except SafetensorError as error:
-        raise ExportError(f"cannot write {out}: {error}") from error
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        raise ExportError(f"cannot write {out}: {error.strerror}; free some space or give another -o OUT") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    check_output(out, overwrite, model)
+    place = place_beside(out)
+    with contextlib.ExitStack() as stack:
+        try:
+            taken = stack.enter_context(hold(place / _LOCK))
+            if not taken:
+                raise UsageError(f"another run is writing {out}; wait for it, or give another -o OUT")
+            clear_leftovers(out)
+            folder = place / _NEW
+            folder.mkdir()
+        except OSError as error:
+            raise ExportError(f"cannot write beside {out}: {error.strerror or error}; give another -o OUT") from error
+        stack.callback(clear_leftovers, out)
+        try:
+            yield folder
+            publish(folder, out, overwrite, model)
+        except ExportError as error:  # the user knows OUT, not the folder beside it
+            raise ExportError(str(error).replace(str(folder), str(out))) from error
+        except SafetensorError as error:
+            raise ExportError(f"cannot write {out}: {error}") from error
+        except OSError as error:
+            raise explained(error, out) from error
 
 
-def publish(folder: Path, out: Path, overwrite: bool) -> None:
-    """Rename the finished folder to its place; an old one is moved aside first and removed last."""
-    check_output(out, overwrite)
-    folder.chmod(0o755)
-    old = folder.with_name(folder.name + "-old")
-    if out.exists():
-        out.rename(old)
+def explained(error: OSError, out: Path) -> OSError | ExportError:
+    if error.errno in _UNWRITABLE:
+        return ExportError(f"cannot write {out}: {error.strerror}; free some space or give another -o OUT")
+    return (
+        ExportError(f"cannot write {out}: {error.strerror}; give another -o OUT") if error.errno in _OCCUPIED else error
+    )
+
+
+def place_beside(out: Path) -> Path:
+    """The one folder in which runs for this `out` work: no other `out` has the same."""
+    path = Path(os.path.abspath(out))
+    long = len(os.fsencode(path.name)) > _LONGEST_NAME
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest() if long else path.name
+    return path.with_name(f".graphprune-{name}")
+
+
+def publish(folder: Path, out: Path, overwrite: bool, model: str | None = None) -> None:
+    """Put the finished folder in its place, in one step where the system can; the old one is removed last."""
+    check_output(out, overwrite, model)
+    if not out.exists() or not any(out.iterdir()):
+        folder.rename(out)
+        return
+    if exchange(folder, out):
+        return
+    old = folder.with_name(_OLD)
+    out.rename(old)
     try:
         folder.rename(out)
     except OSError:
-        if old.exists():
-            old.rename(out)
+        old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Have two folders change places in one step, so that there is no moment without either; False where none can."""
+    import ctypes
+
+    here, exchanging = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchanging) == 0
 
 
 def clear_leftovers(out: Path) -> None:
-    """Remove the unfinished folders of runs that are no longer alive; an old OUT that one of them had moved returns."""
-    for path in out.absolute().parent.glob(f"{_MARK}{out.name}-*"):
-        process = path.name.removeprefix(f"{_MARK}{out.name}-").split("-")[0]
-        if not process.isdigit() or is_alive(int(process)):
-            continue
-        if path.name.endswith("-old") and not out.exists():
-            path.rename(out)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    """Remove what a run for `out` left, which holds the lock no more; an old OUT that it had moved aside returns."""
+    place = place_beside(out)
+    old = place / _OLD
+    if old.is_dir() and not out.exists():
+        old.rename(out)
+    for path in (place / _NEW, old):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def folder_size(folder: Path, pattern: str) -> int:
     """Bytes of the files that match."""
     return sum(path.stat().st_size for path in folder.glob(pattern))
-
-
-def check_output(out: Path, overwrite: bool) -> None:
-    """Raise UsageError where OUT exists and may not be replaced, or holds what graphprune did not write."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UsageError(f"{out} is not a folder; give another -o OUT")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(f"{out} exists; pass --overwrite to replace it, or give another -o OUT")
-    if not (out / "graphprune").is_dir():
-        raise UsageError(f"{out} was not written by graphprune and is not overwritten; give another -o OUT")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
-from graphprune.artefacts.staging import check_output
+from graphprune.artefacts.outputs import check_output
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
@@ -129,7 +129,7 @@ def compile_command(as_json: bool, **typed: Any) -> None:
     given = {name: value for name, value in typed.items() if value is not None}
     options = CompileOptions(**{n: TYPED[n].read(value) if n in TYPED else value for n, value in given.items()})
     if options.out is not None and not options.dry_run:
-        check_output(options.out, options.overwrite)
+        check_output(options.out, options.overwrite, options.model)
     result = run_compile(options)
     if is_first():
         print_result(result, as_json)
@@ -162,7 +162,7 @@ def apply_command(
     """Cut a model by a saved plan: the same plan on the same model gives the same weights, bit for bit."""
     if out is None:
         raise UsageError("where to? give -o OUT")
-    check_output(out, overwrite)
+    check_output(out, overwrite, model)
     with importing():
         from graphprune.compiler.compile import apply_plan
 

@@ -8,6 +8,7 @@ import typer
 
 from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
 from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.terminal import say
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def print_texts(cards: Sequence["Scorecard"], texts: Sequence["TextScore"], labe
     for label, text in zip(labels, texts, strict=True):
         if text.unknown:
             count = f"{text.unknown:,} of {text.tokens:,} tokens"
-            print(f"note: {label}: {count} are unknown to the tokenizer, which makes the text look easier")
+            say(f"note: {label}: {count} are unknown to the tokenizer, which makes the text look easier")
 
 
 def print_tasks(cards: Sequence["Scorecard"], labels: Sequence[str]) -> None:
@@ -205,7 +206,7 @@ def print_tasks(cards: Sequence["Scorecard"], labels: Sequence[str]) -> None:
     columns = ("task", "metric", "shots", "examples", *labels, *differing(labels))
     print_table("Tasks", columns, rows, left=2)
     if any(hidden(score, cards[0].tasks) for score in cards[0].tasks):
-        print("note: --json also has the members of the groups that are shown as one line")
+        say("note: --json also has the members of the groups that are shown as one line")
 
 
 def in_group(score: "TaskScore", scores: Sequence["TaskScore"]) -> bool:

@@ -8,6 +8,7 @@ import typer
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Json, Model, Trust
 from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.terminal import say
 
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups
@@ -47,7 +48,7 @@ def inspect_command(
     if passes:
         print_table("Passes", ("pass", "what it did"), [(c.name, c.did or "-") for c in captured.cleanups], left=2)
     if graph:
-        print(captured)
+        say(str(captured))
     if not graph and not passes:
         print_groups(model, captured, groups)
 
@@ -68,7 +69,7 @@ def explain_command(
     if as_json:
         print_json({"first": first, "second": second, "path": text.splitlines()})
     else:
-        print(text)
+        say(text)
 
 
 def capture_skeleton(model: str, trust_remote_code: bool, progress: "Progress") -> "Graph":
@@ -129,7 +130,7 @@ def print_groups(model: str, graph: "Graph", groups: "Groups") -> None:
     costs = costs_of(groups)
     units = {"weight_bytes": "bytes", "cache_bytes_per_token": "bytes"}
     parts = [f"{show_amount(value, units.get(name, ''))} {name.replace('_', ' ')}" for name, value in costs.items()]
-    print(f"{model}: {graph.source.architecture or 'module'}\n{', '.join(parts)}\n")
+    say(f"{model}: {graph.source.architecture or 'module'}\n{', '.join(parts)}\n")
     prices = slopes(groups)
     print_kinds(groups, prices)
     free = [g for g in groups.groups if g.locked is None]
@@ -157,7 +158,7 @@ def print_locks(groups: "Groups") -> None:
     """One row for each reason, with the groups it holds back."""
     locked = [group for group in groups.groups if group.locked is not None]
     if not locked:
-        print("nothing is locked")
+        say("nothing is locked")
         return
     counts = Counter((group.kind, group.locked) for group in locked)
     first = {(group.kind, group.locked): group.id for group in reversed(locked)}

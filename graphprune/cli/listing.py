@@ -8,6 +8,7 @@ import typer
 from graphprune import registry
 from graphprune.cli.arguments import Json
 from graphprune.cli.show import print_json, print_table
+from graphprune.cli.terminal import say
 from graphprune.errors import RegistryError
 from graphprune.suggestions import check_choice
 
@@ -37,7 +38,7 @@ def list_command(
         if rows:
             print_table(each, tuple(rows[0]), [tuple(row.values()) for row in rows], left=3)
     if not any(found.values()):
-        print("none is installed")
+        say("none is installed")
 
 
 def list_methods() -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from graphprune.cli import artefacts, compilation, evaluation, inspection, listing, running
+from graphprune.cli.terminal import warn
 from graphprune.errors import GraphpruneError, first_line
 from graphprune.garbage import end
 
@@ -73,7 +74,7 @@ def describe(error: GraphpruneError | typer.TyperException) -> str:
 
 
 def report(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
+    warn(f"error: {text}")
     return code
 
 

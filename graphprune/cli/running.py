@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Folder, Json, split_commas
 from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.terminal import say, warn
 from graphprune.context import stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
@@ -74,9 +74,8 @@ def generate_command(
     stop = stop_tokens(out, tokenizer)
     if len(ids) == 1 and not as_json:
         for piece in decode_stream(tokenizer, ids[0], model.stream(ids[0], tokens, stop, sampling)):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+            say(piece, end="")
+        say()
         return
     made = model.generate(ids, tokens, stop, sampling)
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in made]
@@ -84,7 +83,7 @@ def generate_command(
         found = [{"prompt": p, "text": t, "tokens": row} for p, t, row in zip(prompts, texts, made, strict=True)]
         print_json({**found[0], "provider": model.provider} if len(found) == 1 else {"results": found})
         return
-    print("\n\n".join(str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, made, strict=True)))
+    say("\n\n".join(str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, made, strict=True)))
 
 
 def check_folder(out: Path) -> None:
@@ -95,7 +94,7 @@ def check_folder(out: Path) -> None:
 def note_unused_gpu(used: str, asked: str) -> None:
     """Say on stderr that a GPU is there which onnxruntime does not use, though it was not told to leave it alone."""
     if asked == "auto" and used == "CPUExecutionProvider" and has_gpu():
-        print("note: a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'", file=sys.stderr)
+        warn("note: a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
 def find_variant(out: Path, variant: str) -> Path:

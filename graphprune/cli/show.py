@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.amounts import show_amount
+from graphprune.cli.terminal import say, visible, warn
 from graphprune.evaluation.measure import Measure
 from graphprune.progress import Progress
 from graphprune.reporting.results import Result, Width
@@ -45,11 +46,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print rows under a title; the first `left` columns are text, the others numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(visible(name), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(Text(title, style="bold"))
+    console.print(Text(visible(title), style="bold"))
     console.print(table)
     console.print()
 
@@ -83,7 +84,7 @@ def lines_of_stages() -> Progress:
         twentieth = 20 * done // total if colon and total else 0
         if seen.get(name, -1) < twentieth:
             seen[name] = twentieth
-            print(stage, file=sys.stderr, flush=True)
+            warn(stage)
 
     return report
 
@@ -97,7 +98,7 @@ def bars_of_stages(bars: Bars) -> Progress:
             for task in tasks.values():
                 bars.stop_task(task)
             tasks[name] = bars.add_task("", total=total or None)
-        bars.update(tasks[name], description=Text(stage).markup, completed=done, total=total or None)
+        bars.update(tasks[name], description=Text(visible(stage)).markup, completed=done, total=total or None)
 
     return report
 
@@ -115,10 +116,10 @@ def print_result(result: Result, as_json: bool) -> None:
         ]
         print_table("Result", ("", "before", "after", "ratio"), rows)
     if result.sample:
-        print(f"{result.sample.rstrip()}\n")
+        say(f"{result.sample.rstrip()}\n")
     for note in result.notes:
-        print(f"note: {note}")
-    print(f"written to {result.out}" if result.out else "dry run: nothing was written")
+        say(f"note: {note}")
+    say(f"written to {result.out}" if result.out else "dry run: nothing was written")
 
 
 def print_widths(widths: Sequence[Width], dropped: Sequence[str]) -> None:

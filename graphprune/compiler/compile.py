@@ -61,7 +61,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
         return follow(options, recipe, backends, device)
     if device.type != "cpu":
         progress(f"computing on {describe_device(device)}", 0, 0)
-    with staging(options.out, options.overwrite) as folder:
+    with staging(options.out, options.overwrite, options.model) as folder:
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
         verify(source)
@@ -181,7 +181,7 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
     """Cut a model by a saved plan and write it like `compile_model`; the same plan gives the same weights."""
     plan = read_plan(options.plan)
     backends = load_backends(options.backends)
-    with staging(options.out, options.overwrite) as folder:
+    with staging(options.out, options.overwrite, options.model) as folder:
         progress("reading the model", 0, 0)
         source = capture_for_work(options.model, options.trust_remote_code)
         verify(source)

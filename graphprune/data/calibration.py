@@ -42,7 +42,7 @@ def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int, 
     """
     if graph.source.files is None:
         raise DataError("the model has no folder with a tokenizer, so text cannot be read; pass batches instead")
-    tokenizer = load_tokenizer(graph.source.files)
+    tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
     length = min(length, context_length(graph) or length)
     train, held = split_text(spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
     tokens, bos = encode(tokenizer, train), tokenizer.bos_token_id

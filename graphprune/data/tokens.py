@@ -19,14 +19,26 @@ if TYPE_CHECKING:
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Load the transformers tokenizer of a model folder without a network. Raises DataError where there is none."""
+def load_tokenizer(folder: Path, trusted: bool = False) -> "PreTrainedTokenizerBase":
+    """Load the transformers tokenizer of a model folder without a network; code that it brings runs where `trusted`.
+
+    Raises DataError where there is none.
+    """
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise DataError(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it")
     from transformers import AutoTokenizer
 
-    with foreign(lambda error: DataError(f"the tokenizer in {folder} cannot be loaded: {first_line(error)}")):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with foreign(lambda error: DataError(tokenizer_failure(folder, error))):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+
+
+def tokenizer_failure(folder: Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"the tokenizer in {folder} brings its own code, which was not run; read it, then pass --trust-remote-code "
+            "where a command has it, or save a tokenizer that needs no code"
+        )
+    return f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Tensor:

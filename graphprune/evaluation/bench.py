@@ -99,7 +99,7 @@ def bench(subjects: Sequence[Subject], setting: Setting, progress: Progress) -> 
 @contextmanager
 def worker(subject: Subject, setting: Setting) -> Iterator["subprocess.Popen[str]"]:
     """A process with the model open and warm."""
-    command = [sys.executable, "-W", "ignore", "-m", "graphprune.evaluation.bench_worker"]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "graphprune.evaluation.bench_worker"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from graphprune.artefacts.genai_check import require_known
 from graphprune.budget.installed import backend_class
 from graphprune.errors import GraphpruneError
 
@@ -44,6 +45,7 @@ def open_genai(work: dict[str, Any]) -> Callable[[], tuple[float, float]]:
     """The same in onnxruntime-genai, whose threads are those of its configuration."""
     import numpy as np
 
+    require_known(Path(work["folder"]))
     genai: Any = importlib.import_module("onnxruntime_genai")
     config = genai.Config(work["folder"])
     threads = {"intra_op_num_threads": work["threads"]} if work["threads"] else {}

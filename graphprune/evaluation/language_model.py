@@ -54,7 +54,7 @@ def of_graph(graph: Graph, tokenizer: "PreTrainedTokenizerBase | None" = None) -
     if tokenizer is None:
         if graph.source.files is None:
             raise UsageError("the graph has no folder with a tokenizer; pass the tokenizer")
-        tokenizer = load_tokenizer(graph.source.files)
+        tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
     dtype = next(t.dtype for t in graph.parameters().values() if t.is_floating_point())
     context = context_length(graph) or _UNSTATED_CONTEXT
     return LanguageModel("graph", graph_runner(graph), tokenizer, context, vocabulary_size(graph), name_of(dtype))
@@ -71,7 +71,7 @@ def of_checkpoint(
 ) -> LanguageModel:
     """A folder, hub id or `demo` as transformers loads it, on a device.
 
-    graphprune's own generic class runs where its file is unchanged, other code only with `trust_remote_code`.
+    A checkpoint in the generic form runs in graphprune's own class, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts.loading import load_checkpoint
     from graphprune.frontend.source import is_generic, load_source
@@ -82,12 +82,12 @@ def of_checkpoint(
     if is_generic(path):
         with quiet_transformers():
             generic = load_checkpoint(path, "decoder", dtype or stored_dtype(path))
-        return of_module(generic.to(device), load_tokenizer(path))
+        return of_module(generic.to(device), load_tokenizer(path, trust_remote_code))
     model, source = load_source(folder, True, trust_remote_code, dtype)
     if source.kind != "decoder" and not writes_text(model):
         raise UsageError(f"{folder} is no language model with a cache; it cannot be scored")
     assert source.folder is not None
-    return of_module(model.to(device), load_tokenizer(source.folder))
+    return of_module(model.to(device), load_tokenizer(source.folder, trust_remote_code))
 
 
 def of_onnx(out: Path, provider: str = "cpu") -> LanguageModel:

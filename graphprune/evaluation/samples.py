@@ -40,4 +40,8 @@ def prompt_of(text: Text) -> list[int]:
 def read_tokens(text: Text, graph: Graph, made: Sequence[int]) -> str:
     """The prompt and what came after it, as text."""
     assert graph.source.files is not None
-    return str(load_tokenizer(graph.source.files).decode(prompt_of(text) + list(made), skip_special_tokens=True))
+    return str(
+        load_tokenizer(graph.source.files, graph.source.trusted).decode(
+            prompt_of(text) + list(made), skip_special_tokens=True
+        )
+    )

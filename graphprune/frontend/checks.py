@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import SourceError
+from graphprune.links import stays_inside
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -27,6 +28,9 @@ def check_folder(folder: Path) -> None:
         raise SourceError(f"{folder} is a file; pass the folder with config.json and model.safetensors")
     if not folder.is_dir():
         raise SourceError(f"no model folder at {folder}; pass a folder with config.json and model.safetensors")
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors")), folder / INDEX):
+        if not stays_inside(path, folder):
+            raise SourceError(f"{path} is a link to a place outside the folder, which is not read; copy the file there")
 
 
 def check_config(folder: Path) -> Mapping[str, Any]:
@@ -141,8 +145,12 @@ def check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 def hash_files(folder: Path, weights: bool) -> dict[str, str]:
     """The SHA-256 of every file of the model, by name: configuration, tokenizer, licence and, where read, weights."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and _HASHED.fullmatch(path.name))
+    files = sorted(path for path in folder.iterdir() if is_own(path) and _HASHED.fullmatch(path.name))
     return {path.name: hash_file(path) for path in files if weights or path.suffix != ".safetensors"}
+
+
+def is_own(path: Path) -> bool:
+    return path.is_file() and stays_inside(path, path.parent)
 
 
 def hash_file(path: Path) -> str:

@@ -19,6 +19,7 @@ from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.pretrained import capture_pretrained
 from graphprune.garbage import uncollected
 from graphprune.ir.graph import Graph, Source
+from graphprune.links import links_outside
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
@@ -52,7 +53,7 @@ def capture(
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
         graph = capture_pretrained(loaded)
         found = {name: getattr(graph.source, name) for name in ("kind", "derived_cache", "changes", "dense_rows")}
-        return replace(graph, source=replace(source, **found))
+        return replace(graph, source=replace(source, **found), notes=(*graph.notes, *link_notes(source.folder)))
     if hasattr(model, "config") and hasattr(model, "can_generate"):
         return capture_pretrained(cast("PreTrainedModel", model))
     if inputs is None:
@@ -71,14 +72,24 @@ def is_generic(folder: Path) -> bool:
 
 def capture_generic(folder: Path, weights: bool) -> Graph:
     """Read the graph that a generic checkpoint holds; nothing is traced again."""
+    checks.check_folder(folder)
     checks.check_weights(folder)
     graph = read_generic(folder)
+    graph = replace(graph, notes=(*graph.notes, *link_notes(folder)))
     if weights:
         checks.check_finite(str(folder), graph.tensors().items())
         return graph
     parameters = graph.parameters()
     meta = {n: t.detach().to("meta") for n, t in graph.tensors().items()}
     return graph.with_tensors({n: nn.Parameter(t) if n in parameters else t for n, t in meta.items()})
+
+
+def link_notes(folder: Path | None) -> tuple[str, ...]:
+    """What the user should know of files that a folder only links to."""
+    names = links_outside(folder) if folder is not None else []
+    if not names:
+        return ()
+    return (f"links of {folder} to places outside it are not copied: {checks.shorten(names)}; copy the files there",)
 
 
 class Positional(nn.Module):
@@ -111,7 +122,8 @@ def load_source(
     generation = getattr(loaded, "generation_config", None)
     hashes = checks.hash_files(folder, weights)
     name = type(loaded).__name__
-    return loaded, Source(kind, str(model), name, loaded.config, generation, folder, revision, hashes, stored)
+    source = Source(kind, str(model), name, loaded.config, generation, folder, revision, hashes, stored)
+    return loaded, replace(source, trusted=trust_remote_code)
 
 
 def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
@@ -149,7 +161,9 @@ def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
     import transformers
 
     with foreign(lambda error: explain_load_failure(name, error)):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
 
 
 def explain_load_failure(name: str, error: Exception) -> SourceError:
@@ -184,6 +198,7 @@ def load_weights(folder: Path, name: str, config: "PreTrainedConfig", trust_remo
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, with the others
             trust_remote_code=trust_remote_code,
+            local_files_only=True,
         )
         model, info = with_whole_attention(loader, load)
     checks.check_keys(name, type(model).__name__, info)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 _CONFIGS = "transformers.models.auto.configuration_auto"
 _MODELS = "transformers.models.auto.modeling_auto"
+_EARLIER_TYPE = "graphprune"  # of checkpoints that earlier versions wrote
 
 
 def install() -> None:
@@ -26,9 +27,11 @@ def register() -> None:
 
     from graphprune.generic import modeling_graphprune as ours
 
-    transformers.AutoConfig.register("graphprune", ours.GraphpruneConfig, exist_ok=True)
-    transformers.AutoModelForCausalLM.register(ours.GraphpruneConfig, ours.GraphpruneForCausalLM, exist_ok=True)
-    transformers.AutoModel.register(ours.GraphpruneConfig, ours.GraphpruneModel, exist_ok=True)
+    earlier = type(ours.GraphpruneConfig.__name__, (ours.GraphpruneConfig,), {"model_type": _EARLIER_TYPE})
+    for name, config in ((ours.GraphpruneConfig.model_type, ours.GraphpruneConfig), (_EARLIER_TYPE, earlier)):
+        transformers.AutoConfig.register(name, config, exist_ok=True)
+        transformers.AutoModelForCausalLM.register(config, ours.GraphpruneForCausalLM, exist_ok=True)
+        transformers.AutoModel.register(config, ours.GraphpruneModel, exist_ok=True)
 
 
 class AutoFinder(importlib.abc.MetaPathFinder):

@@ -20,13 +20,16 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
 from .modules_graphprune import Call, find_calls, input_embedding, make_module, output_layer, place_calls, scope_of
-from .program_graphprune import Program, pack, unpack
+from .program_graphprune import Program, element_type, pack, unpack
 
 
 class GraphpruneConfig(PreTrainedConfig):
     """`graph` is the packed graph; the other fields are those of the source model, for tools that look."""
 
-    model_type = "graphprune"
+    # A type that transformers has a configuration for and no model. Where it has neither, it offers to run the code of
+    # the folder, on stdin, even to those who open the tokenizer alone. The model still needs `trust_remote_code=True`,
+    # or graphprune.
+    model_type = "t5_gemma_module"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
     graph: str = ""
     num_hidden_layers: int = 0
@@ -49,14 +52,14 @@ class GraphprunePreTrainedModel(PreTrainedModel):
         super().__init__(config)
         graph = unpack(config.graph)
         self.program = Program(graph)
-        self.captured = getattr(torch, graph["dtype"])
-        self.input_types = {name: (getattr(torch, dtype), shape) for name, dtype, shape in graph["inputs"]}
+        self.captured = element_type(graph["dtype"])
+        self.input_types = {name: (element_type(dtype), shape) for name, dtype, shape in graph["inputs"]}
         for index, scope in (calls := find_calls(self.program, graph["tensors"])).items():
             self.add_call(index, scope, graph["tensors"])
         place_calls(self.program, calls)
         for name, (dtype, shape, trainable) in graph["tensors"].items():
             if not trainable or scope_of(name) not in calls.values():
-                self.add_tensor(name, getattr(torch, dtype), shape, trainable)
+                self.add_tensor(name, element_type(dtype), shape, trainable)
         self.post_init()  # type: ignore[no-untyped-call]
         buffers = [n for n, b in self.named_buffers() if b.dtype == torch.float32]
         self._keep_in_fp32_modules_strict = set(buffers) | set(self._keep_in_fp32_modules_strict or ())

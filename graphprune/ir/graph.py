@@ -28,7 +28,7 @@ class Source:
     source stores its weights in, which may be narrower than the graph's. `derived_cache` says that the graph's cache
     was derived from it, since the class has none that could be used; `changes` names tensors that the class itself
     changes when it runs; `dense_rows` names the calls that picked rows by value and were traced with all rows. They
-    decide how a model is compared with its graph.
+    decide how a model is compared with its graph. `trusted` says that the user lets code run that the folder brings.
     """
 
     kind: str = "module"
@@ -44,6 +44,7 @@ class Source:
     derived_cache: bool = False
     changes: tuple[str, ...] = ()
     dense_rows: tuple[str, ...] = ()
+    trusted: bool = False
 
     @property
     def model_config(self) -> "PreTrainedConfig":

@@ -5,7 +5,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 import sympy
@@ -50,6 +50,7 @@ def to_data(graph: Graph) -> GraphData:
     """
     names = first_names(graph.tensors())
     tensors = {name: tensor for name, tensor in graph.tensors().items() if names[name] == name}
+    require_plain((*tensors, *graph.placeholders, *graph.results))
     body = [node for node in graph.nodes if node.op != "output"]
     index = {node: i for i, node in enumerate(body)}
     contract = {node: name for name, node in graph.placeholders.items()}
@@ -64,6 +65,15 @@ def to_data(graph: Graph) -> GraphData:
         "types": [encode_type(node.meta.get("value")) for node in body],
         "scopes": [node.meta.get("scope") for node in body],
     }
+
+
+def require_plain(names: Iterable[str]) -> None:
+    """Raise ExportError where readers would refuse a name."""
+    from graphprune.generic.program_graphprune import is_name
+
+    wrong = next((name for name in names if not is_name(name)), None)
+    if wrong is not None:
+        raise ExportError(f"{wrong!r} is no name that a checkpoint can hold; rename it with letters, digits, _ and -")
 
 
 def describe_tensor(tensor: Tensor) -> list[Json]:
@@ -112,7 +122,20 @@ def encode_node(
     if node.op == "get_attr":
         return ["tensor", names[str(node.target)]]
     args = encode_argument(node, node.args, index)
+    require_readable(node, stored_name(node))
     return [stored_name(node), args, {key: encode_argument(node, value, index) for key, value in node.kwargs.items()}]
+
+
+def require_readable(node: fx.Node, name: str) -> None:
+    """Raise ExportError where readers would refuse this operator."""
+    from graphprune.generic.program_graphprune import resolve
+
+    try:
+        resolve(name)
+    except ValueError as error:
+        raise ExportError(
+            f"{node.name}: the operator {name} is not on the list of those that a checkpoint may hold"
+        ) from error
 
 
 def encode_argument(node: fx.Node, argument: Argument, index: Mapping[fx.Node, int]) -> Json:
@@ -147,9 +170,12 @@ def encode_tensor(type_: TensorType) -> list[Json]:
 
 def from_data(data: GraphData, tensors: Mapping[str, Tensor], source: Source | None = None) -> Graph:
     """Rebuild the graph that `to_data` described, on the given tensors. Raises SourceError where data is damaged."""
+    from graphprune.generic.program_graphprune import check_names
+
     try:
+        check_names(data)
         return build_graph(data, tensors, source or Source(data["kind"]))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError, RecursionError) as error:
         raise SourceError(f"the graph in this checkpoint is damaged: {error}") from error
 
 
@@ -181,7 +207,7 @@ def read_output(item: list[Json]) -> tuple[str, int]:
 
 
 def build_node(nodes: fx.Graph, item: list[Json], built: list[fx.Node]) -> fx.Node:
-    from graphprune.generic.program_graphprune import resolve
+    from graphprune.generic.program_graphprune import check_call, resolve
 
     match item:
         case ["input", str(name)]:
@@ -189,8 +215,9 @@ def build_node(nodes: fx.Graph, item: list[Json], built: list[fx.Node]) -> fx.No
         case ["tensor", str(name)]:
             return nodes.get_attr(name)
         case [str(name), list(arguments), dict(options)]:
-            kwargs = {key: decode_argument(value, built) for key, value in options.items()}
             target = RECURRENCE if name == str(RECURRENCE) else resolve(name)
+            check_call(name, target, arguments, options)
+            kwargs = {key: decode_argument(value, built) for key, value in options.items()}
             return nodes.call_function(target, tuple(decode_argument(a, built) for a in arguments), kwargs)
     raise ValueError(f"{item} is not a node")
 
@@ -207,11 +234,13 @@ def decode_argument(argument: Json, built: list[fx.Node]) -> Argument:
 
 
 def decode_type(described: Json) -> NodeValue:
+    from graphprune.generic.program_graphprune import element_type
+
     match described:
         case None:
             return None
         case [str(dtype), list(shape)]:
-            return TensorType(getattr(torch, dtype), tuple(parse_size(size) for size in shape))
+            return TensorType(element_type(dtype), tuple(parse_size(size) for size in shape))
         case {"tuple": list(parts)}:
             return tuple(decode_type(part) for part in parts)
         case {"size": size}:

@@ -1,6 +1,7 @@
 """Remapping: a folder with the tokenizer and the configurations of a model, for the tokens that are kept."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.json_data import Json, JsonObject
+from graphprune.links import stays_inside
 from graphprune.vocabulary.pieces import merge, model_kind, read_merges
 from graphprune.vocabulary.token_ids import Renumbering, integers, renumber_data
 from graphprune.vocabulary.tokenizer_data import AddedToken, TokenizerData, ids_by_text, scored_texts
@@ -34,6 +36,10 @@ def read_tokenizer(folder: Path) -> "tuple[PreTrainedTokenizerBase, TokenizerDat
             f"the tokenizer in {folder} ({kind}) has no tokenizer.json, so its ids cannot change; {_REMEDY}"
         )
     path = folder / "tokenizer.json"
+    if not stays_inside(path, folder):
+        raise UsageError(
+            f"{path} is a link to a place outside the folder, so its tokens are not cut; copy the file there"
+        )
     text = path.read_text(encoding="utf-8") if path.is_file() else tokenizer.backend_tokenizer.to_str()
     return tokenizer, json.loads(text)
 
@@ -97,7 +103,7 @@ def rule_ids(rule: Json) -> frozenset[int]:
 def write_folder(source: Path, target: Path, data: TokenizerData, numbers: Renumbering) -> tuple[str, ...]:
     """Fill a folder with what a model's folder holds beside weights, ids renumbered; returns the names left out.
 
-    `data` is the content of the source's tokenizer.json. Files that name no ids are links. Raises UsageError where the
+    `data` is the content of the source's tokenizer.json. Files that name no ids are copies. Raises UsageError where the
     tokenizer, read back, does not have exactly the tokens kept.
     """
     target.mkdir(parents=True, exist_ok=True)
@@ -105,8 +111,8 @@ def write_folder(source: Path, target: Path, data: TokenizerData, numbers: Renum
     for path in sorted(source.iterdir()):
         if any(fnmatch(path.name, pattern) for pattern in STALE):
             left_out.append(path.name)
-        elif not any(fnmatch(path.name, pattern) for pattern in _WEIGHTS):
-            (target / path.name).symlink_to(path.resolve())
+        else:
+            copy_inside(path, target / path.name)
     write_over(target / "tokenizer.json", renumber_tokenizer(data, numbers))
     for name in ("config.json", "generation_config.json"):
         change(target / name, lambda found: renumber_data(found, numbers))
@@ -116,6 +122,18 @@ def write_folder(source: Path, target: Path, data: TokenizerData, numbers: Renum
     return tuple(left_out)
 
 
+def copy_inside(path: Path, target: Path) -> None:
+    """Copy a file or a folder of the source; links to elsewhere stay where they are."""
+    if path.name.startswith(".") or not stays_inside(path, path.parent):
+        return
+    if path.is_dir():
+        target.mkdir()
+        for inner in path.iterdir():
+            copy_inside(inner, target / inner.name)
+    elif path.is_file() and not any(fnmatch(path.name, pattern) for pattern in _WEIGHTS):
+        shutil.copyfile(path, target)
+
+
 def change(path: Path, renumbered: Callable[[JsonObject], Mapping[str, object]]) -> None:
     """Replace a JSON file, where there is one, by what becomes of its content."""
     if path.is_file():
@@ -123,7 +141,7 @@ def change(path: Path, renumbered: Callable[[JsonObject], Mapping[str, object]])
 
 
 def write_over(path: Path, data: Mapping[str, object]) -> None:
-    """Write a file in place of the link to the source's."""
+    """Write a file in place of the source's."""
     path.unlink(missing_ok=True)
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -163,7 +163,7 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
         if tokenizer is None:
             if graph.source.files is None:
                 raise UsageError("recover needs a tokenizer, and the model has none; copy its files into the folder")
-            tokenizer = load_tokenizer(graph.source.files)
+            tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
         own = context.cache / "tokens" if context.cache is not None else None
         needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
         return open_stream(

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from graphprune.artefacts import genai_check
+from graphprune.artefacts.genai_check import require_known
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.backends.ort.backend import Ort
 from graphprune.backends.runtime.runner import load
+from graphprune.errors import ParityError
+from graphprune.evaluation.bench_worker import open_genai
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pruning.selection import select
@@ -77,3 +81,48 @@ def test_keys_and_values_of_different_size_have_no_configuration(tmp_path: Path)
     Ort().export(made, tmp_path)
     assert not (tmp_path / "onnx-ort" / "genai_config.json").exists()
     assert len(load(tmp_path / "onnx-ort", "cpu").generate([PROMPT], COUNT)[0]) == COUNT
+
+
+NAME = "genai_config.json"
+LIBRARY = {"custom_ops_library": "evil.so"}
+HARM: dict[str, Any] = {
+    "a library of operators": lambda config: config["model"]["decoder"]["session_options"].update(LIBRARY),
+    "a library of a provider": lambda config: config["model"]["decoder"]["session_options"].update(
+        provider_options=[{"evil": {"library_path": "evil.so"}}]
+    ),
+    "session configuration": lambda config: config["model"]["decoder"]["session_options"].update(
+        config_entries={"session.load_model_format": "ORT"}
+    ),
+    "another part of a model": lambda config: config["model"].update(vision={"filename": "evil.onnx"}),
+    "another file": lambda config: config["model"]["decoder"].update(filename="../evil.onnx"),
+    "a pipeline": lambda config: config["model"]["decoder"].update(pipeline=[{"model": {"filename": "evil.onnx"}}]),
+    "more at the top": lambda config: config.update(engine=LIBRARY),
+    "another type": lambda config: config["search"].update(max_length=LIBRARY),
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Onnx().export(graph("llama"), tmp_path / "all")[0].with_name(NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps(found))
+    return found
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_a_configuration_that_we_did_not_write_is_not_used(config: dict[str, Any], tmp_path: Path, name: str) -> None:
+    require_known(tmp_path)
+    HARM[name](config)
+    (tmp_path / NAME).write_text(json.dumps(config))
+    with pytest.raises(ParityError, match="otherwise than graphprune writes it"):
+        require_known(tmp_path)
+    with pytest.raises(ParityError):
+        genai_check.generate(tmp_path, PROMPT, 2)
+    with pytest.raises(ParityError):
+        open_genai({"folder": str(tmp_path), "context": 4, "tokens": 2, "threads": 1})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"model": {}, "model": {}}', "[" * 100_000])
+def test_other_text_than_a_configuration_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text)
+    with pytest.raises(ParityError, match=NAME):
+        require_known(tmp_path)

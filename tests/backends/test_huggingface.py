@@ -19,6 +19,7 @@ from graphprune.errors import ExportError, SourceError
 from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.source import capture
 from graphprune.generic.auto_classes import register
+from graphprune.generic.modeling_graphprune import GraphpruneConfig
 from graphprune.generic.program_graphprune import pack, unpack
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
@@ -29,6 +30,8 @@ from tests.support import zoo
 
 register()
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 10, "pad_token_id": 0, "eos_token_id": None}
+
+GENERIC = GraphpruneConfig.model_type
 
 
 def tiny_llama(**options: Any) -> Any:
@@ -142,7 +145,7 @@ def test_equal_shapes_with_another_function_are_not_taken_for_stock(llama: Graph
     changed.module.recompile()
     HuggingFace().export(changed, tmp_path)
     model = load(tmp_path)
-    assert model.config.model_type == "graphprune"
+    assert model.config.model_type == GENERIC
     torch.testing.assert_close(model(prompts()).logits, logits_of(changed, prompts()), atol=1e-5, rtol=0)
     with pytest.raises(ExportError, match="no configuration of LlamaForCausalLM fits"):
         HuggingFace(form="stock").export(changed, tmp_path)
@@ -150,7 +153,7 @@ def test_equal_shapes_with_another_function_are_not_taken_for_stock(llama: Graph
 
 def test_unequal_layers_take_the_generic_form(unequal: Graph, unequal_folder: Path) -> None:
     model = load(unequal_folder)
-    assert model.config.model_type == "graphprune"
+    assert model.config.model_type == GENERIC
     assert model.config.vocab_size == 128
     assert set(model.state_dict()) == {*unequal.tensors()}
     torch.testing.assert_close(model(prompts()).logits, logits_of(unequal, prompts()), atol=1e-5, rtol=0)
@@ -309,7 +312,7 @@ def test_a_plan_with_unequal_widths_and_a_dropped_branch_survives(llama: Graph, 
     pruned = apply(llama, Plan(keep, (branch.id,)))
     HuggingFace().export(pruned, tmp_path)
     model = load(tmp_path)
-    assert model.config.model_type == "graphprune"
+    assert model.config.model_type == GENERIC
     assert model.config.num_hidden_layers == 1  # one layer is left that has a cache
     torch.testing.assert_close(model(prompts()).logits, logits_of(pruned, prompts()), atol=1e-5, rtol=0)
     tokens, _ = greedy(graph_runner(pruned), prompts(1), 10)

@@ -145,3 +145,27 @@ def test_a_wrong_input_is_one_line(model: OnnxModel) -> None:
 
 def test_an_unknown_provider_is_refused(folder: Path) -> None:
     assert "unknown provider tpu" in message(folder, "tpu")
+
+
+@pytest.mark.parametrize("kind", ["path", "link", "attribute"])
+def test_data_outside_the_folder_is_not_read(folder: Path, tmp_path: Path, kind: str) -> None:
+    """Neither of an initialiser, nor of a constant within a graph, and not by a link either."""
+    import onnx
+
+    place = tmp_path / "onnx"
+    shutil.copytree(folder / "onnx", place)
+    (tmp_path / "secret").write_bytes((place / "model.onnx.data").read_bytes())
+    if kind == "link":
+        (place / "model.onnx.data").unlink()
+        (place / "model.onnx.data").symlink_to(tmp_path / "secret")
+    else:
+        model = onnx.load(place / "model.onnx", load_external_data=False)
+        tensor = next(each for each in model.graph.initializer if each.external_data)
+        next(entry for entry in tensor.external_data if entry.key == "location").value = "../secret"
+        if kind == "attribute":
+            node = model.graph.node.add(op_type="Constant", output=["unused"])
+            node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+            model.graph.initializer.remove(tensor)
+        onnx.save(model, place / "model.onnx")
+    with pytest.raises(GraphpruneError, match="keeps its weights outside its folder"):
+        load(place, "cpu")

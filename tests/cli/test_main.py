@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from graphprune.artefacts.staging import check_output
+from graphprune.artefacts.outputs import check_output, write_record
 from graphprune.cli import main, running
 from graphprune.errors import BudgetError, PassError
 from graphprune.evaluation.measure import Measure
@@ -191,7 +191,7 @@ def test_an_existing_out_is_not_touched(engine: list[Any], tmp_path: Path, capsy
     assert main.run([*line, "--overwrite"]) == 2
     assert "was not written by graphprune and is not overwritten" in capsys.readouterr().err
     assert engine == []
-    (tmp_path / "graphprune").mkdir()
+    write_record(tmp_path, [{"path": "letter.txt"}])
     check_output(tmp_path, overwrite=True)
     assert main.run([*line, "--overwrite"]) == 0
 

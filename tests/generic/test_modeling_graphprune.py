@@ -123,7 +123,7 @@ def test_what_it_does_not_take_is_refused(given: dict[str, Any], message: str, m
 def test_a_configuration_is_shown_without_its_graph(model: Any) -> None:
     assert len(model.config.graph) > 500
     assert model.config.graph not in repr(model.config)
-    assert '"model_type": "graphprune"' in repr(model.config)
+    assert f'"model_type": "{GraphpruneConfig.model_type}"' in repr(model.config)
 
 
 def damaged(model: Any, change: Any) -> GraphpruneConfig:

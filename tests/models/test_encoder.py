@@ -141,5 +141,5 @@ def test_an_encoder_in_the_generic_form_loads_and_computes_the_same(tmp_path: Pa
     parity.save_reference(cut, tmp_path)
     HuggingFace().export(cut, tmp_path)
     expected, kind = check_process.read_reference(tmp_path)
-    assert loading.is_own_code(tmp_path)
+    assert loading.is_generic_form(tmp_path)
     comparison.require(list(check_process.check_checkpoint(tmp_path, expected, kind)))

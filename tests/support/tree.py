@@ -17,6 +17,7 @@ ROOT_MODULES = (
     "json_data",
     "garbage",
     "context",
+    "links",
     "registry",
     "spec",
     "processes",
