@@ -1,8 +1,10 @@
 """The command `graphprune`: it collects the commands and turns every error into one line and an exit code."""
 
+import contextlib
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Annotated
 
@@ -78,6 +80,33 @@ def report(text: str, code: int) -> int:
     return code
 
 
+@contextlib.contextmanager
+def terminable() -> Iterator[list[int]]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, stop a command as Ctrl-C does; gives those that came."""
+    came: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough, and cleaning up is not disturbed
+        came.append(number)
+        raise KeyboardInterrupt
+
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number in (number for number, handler in old.items() if handler is not signal.SIG_IGN):
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def run_terminable(arguments: Sequence[str]) -> int:
+    """Run one command line; 128 and the signal's number where one stopped it, as shells have it."""
+    with terminable() as came:
+        code = run(arguments)
+    return 128 + came[0] if came and code == INTERRUPTED else code
+
+
 def main() -> None:
     """The entry point of the console script."""
-    end(run(sys.argv[1:]))
+    end(run_terminable(sys.argv[1:]))

@@ -18,6 +18,7 @@ from graphprune.artefacts.loading import generic_class, is_generic_form, require
 from graphprune.cli.main import run
 from graphprune.compiler.compile import capture_for_work
 from graphprune.errors import ParityError
+from graphprune.processes import child_command
 from tests.support.hostile import edit, edit_graph, plant
 from tests.support.tiny_language import save_model
 
@@ -184,7 +185,7 @@ def test_nothing_is_kept_under_the_users_home(compiled: Path, tmp_path: Path) ->
     home = tmp_path / "home"
     home.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "ORT_", "XDG_"))}
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "graphprune.artefacts.parity", str(compiled)]
+    command = child_command("graphprune.artefacts.parity", str(compiled))
     done = subprocess.run(command, capture_output=True, text=True, env={**environment, "HOME": str(home)}, check=True)
     assert all(check["passed"] for check in json.loads(done.stdout.splitlines()[-1])["checks"])
     assert [path for path in home.rglob("*") if path.is_file()] == []
