@@ -18,11 +18,11 @@ def fingerprint(spec: str) -> dict[str, str | int]:
     read.
     """
     name, _ = split_name(spec)
+    if not Path(name).expanduser().exists():
+        name = name.partition(":")[0]  # a folder, and which of its data sets
     path = Path(name).expanduser()
-    if not path.exists():
-        path = Path(name.partition(":")[0]).expanduser()  # a folder, and which of its data sets
-        if not path.is_dir() or path == Path():
-            return {"name": spec}
+    if not name or not path.exists():
+        return {"name": spec}
     try:
         files = list(files_in(path))
         digest = _new()
