@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 WORDS = ("the", "cat", "sat", "on", "mat", "and", "dog", "ran", "to", "red", "barn", "birds", "sang", "low", "songs")
-SOME = ("--target-params", "80%", "--samples", "4", "--length", "16", "--backends", "huggingface,onnx")
+SOME = ("--target-params", "80%", "--samples", "4", "--length", "16")
 TRAINING = ("--method", "adapt-accel", "--train-tokens", "4k", "--stages", "2")
 WAYS = {
     "plain": ("--importance", "magnitude"),
@@ -85,6 +85,7 @@ class Subject:
 
     folder: Path
     way: str
+    backends: str = "huggingface,onnx"
 
     @property
     def out(self) -> Path:
@@ -95,6 +96,7 @@ class Subject:
         return self.folder / "model", self.folder / "small-1234", self.folder / ".graphprune-small-1234"
 
     def prepare(self) -> None:
+        self.folder.mkdir(exist_ok=True)
         write_model(self.folder / "model")
         for path in self.neighbours[1:]:
             (path / "new").mkdir(parents=True)
@@ -102,7 +104,7 @@ class Subject:
 
     def command(self, out: Path) -> list[str]:
         model = self.folder / "model"
-        options = [*SOME, *WAYS[self.way], "--data", str(model / "text.txt")]
+        options = [*SOME, *WAYS[self.way], "--backends", self.backends, "--data", str(model / "text.txt")]
         program = "from graphprune.cli.main import main; main()"
         return [sys.executable, "-P", "-c", program, "compile", str(model), "-o", str(out), *options]
 
@@ -187,7 +189,7 @@ def try_way(subject: Subject, kills: int, chance: random.Random) -> Iterator[Cou
 
 def one_kill(subject: Subject, counts: Counts, number: int, patience: float, kept: list[str]) -> None:
     """One kill, and what is left after it."""
-    old = digest(subject.out) if subject.out.exists() else ""
+    old, before = digest(subject.out) if subject.out.exists() else "", subject.left()
     code, said, others = run(subject.command(subject.out), patience, number)
     counts.kills += code != 0
     counts.through += code == 0
@@ -200,7 +202,10 @@ def one_kill(subject: Subject, counts: Counts, number: int, patience: float, kep
         counts.lost += code != 0 and number == signal.SIGTERM and digest(subject.out) != old
     if number == signal.SIGTERM and code not in (0, -signal.SIGTERM):  # below 0: it had not begun to listen
         tidy = code == 128 + signal.SIGTERM and said.startswith("error: interrupted")
-        counts.untidy += not tidy or bool(subject.left())
+        new = sorted(set(subject.left()) - set(before))  # what a kill before left stays until a run comes so far
+        counts.untidy += not tidy or bool(new)
+        if not tidy or new:
+            print(f"after {patience:.2f} s: code {code}, {said!r}, left {new}", file=sys.stderr)
     if subject.way != "overwrite" and subject.out.exists():
         subject.out.rename(subject.folder / f"done-{uuid.uuid4().hex}")
         remove(subject.folder)
@@ -218,15 +223,6 @@ def digest_of_weights(out: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def run_kills(ways: Sequence[str], kills: int, seed: int, folder: Path) -> Iterator[tuple[str, Counts]]:
-    """The kills of each way, in a folder each; the counts so far after each."""
-    for way in ways:
-        place = folder / way
-        place.mkdir()
-        for counts in try_way(Subject(place, way), kills, random.Random(f"{seed} {way}")):
-            yield way, counts
-
-
 def shares(kills: int, ways: Sequence[str]) -> list[int]:
     return [kills // len(ways) + (index < kills % len(ways)) for index in range(len(ways))]
 
@@ -241,9 +237,10 @@ def main() -> int:
     found: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory(prefix="graphprune-kills-") as folder:
         for way, kills in zip(asked.only, shares(asked.kills, asked.only), strict=True):
-            for name, counts in run_kills([way], kills, asked.seed, Path(folder)):
-                found[name] = dataclasses.replace(counts)
-                print(name, dataclasses.asdict(counts), file=sys.stderr, flush=True)
+            subject = Subject(Path(folder) / way, way)
+            for counts in try_way(subject, kills, random.Random(f"{asked.seed} {way}")):
+                found[way] = dataclasses.replace(counts)
+                print(way, dataclasses.asdict(counts), file=sys.stderr, flush=True)
     print(table(found))
     if asked.json:
         asked.json.write_text(json.dumps({name: dataclasses.asdict(c) for name, c in found.items()}, indent=1) + "\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graphprune.cli.main import run_terminable
+from graphprune.cli.main import run_stoppable
 from graphprune.processes import child_command, end_with, watch
 from tests.support.tiny_language import save_model
 
@@ -153,7 +153,7 @@ def test_signals_are_as_before_after_a_command_and_what_was_ignored_stays_so(
     """`nohup` has the end of the terminal ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
     try:
-        assert run_terminable(["list", "backends"]) == 0
+        assert run_stoppable(["list", "backends"]) == 0
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGTERM) == before[1]
