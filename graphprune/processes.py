@@ -1,6 +1,12 @@
-"""The processes that torchrun or accelerate started for one run: how many, who this is, where they meet."""
+"""Processes: those that torchrun or accelerate started for one run, and those that this one starts."""
 
+import ctypes
 import os
+import runpy
+import signal
+import sys
+import threading
+import time
 
 
 def process_count() -> int:
@@ -35,3 +41,35 @@ def leave() -> None:
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def child_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules in a process of its own, which ends when this one does, however it ends.
+
+    No module is looked for in the folder that the user happens to be in, which may have come from elsewhere (`-P`).
+    """
+    options = ("-P", "-W", "ignore", "-m", "graphprune.processes")
+    return [sys.executable, *options, str(os.getpid()), module, *arguments]
+
+
+def end_with(parent: int) -> None:
+    """Have this process killed as soon as its parent is gone."""
+    control = getattr(ctypes.CDLL(None), "prctl", None)
+    parent_death = 1  # PR_SET_PDEATHSIG
+    if control is None or control(parent_death, signal.SIGKILL, 0, 0, 0) != 0:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it went before the kernel was asked
+        os._exit(1)
+
+
+def watch(parent: int, pause: float = 0.5) -> None:
+    """Look again and again whether the parent is there, where the kernel does not tell."""
+    while os.getppid() == parent:
+        time.sleep(pause)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
+    name, sys.argv[:] = sys.argv[2], sys.argv[2:]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import ParityError
+from graphprune.frontend.checks import check_no_extras
 from graphprune.generic import CODE, MODELING
 from graphprune.ir.contract import DERIVED
 from graphprune.running.open_model import OpenModel
@@ -25,6 +26,7 @@ def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
     """
     import transformers
 
+    check_no_extras(out, read_config(out))
     options = {"trust_remote_code": False, "use_safetensors": True, "dtype": dtype, "local_files_only": True}
     if is_generic_form(out):
         return generic_class(out).from_pretrained(out, **options).eval()

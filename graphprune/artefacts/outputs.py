@@ -36,7 +36,7 @@ def check_output(out: Path, overwrite: bool, model: str | None = None) -> None:
 
 
 def is_free(out: Path, model: str | None) -> bool:
-    """Say whether there is nothing, or an empty folder that may be replaced. Raises UsageError for what never may be."""
+    """Say whether there is nothing, or an empty folder. Raises UsageError for what is never replaced."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} is not a folder; give another -o OUT")
     if not out.exists():

@@ -12,11 +12,10 @@ import torch
 from graphprune.errors import ParityError
 from graphprune.garbage import end
 from graphprune.ir.graph import Graph
+from graphprune.processes import child_command
 from graphprune.running.comparison import Check
 from graphprune.running.observations import reference, reference_kind
 
-# No module is looked for in the folder that the user happens to be in, which may be one that came from elsewhere.
-CHILD = ("-P", "-W", "ignore")
 REFERENCE = Path("graphprune") / "reference.safetensors"
 
 
@@ -39,7 +38,7 @@ def check(out: Path) -> list[Check]:
     Raises ParityError where the process fails; a comparison that fails is in the result, see `require`.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, *CHILD, "-m", "graphprune.artefacts.parity", str(out)]
+    command = child_command("graphprune.artefacts.parity", str(out))
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])

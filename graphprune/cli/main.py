@@ -1,8 +1,12 @@
 """The command `graphprune`: it collects the commands and turns every error into one line and an exit code."""
 
+import contextlib
+import math
+import signal
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Annotated
 
@@ -10,10 +14,12 @@ import typer
 
 from graphprune.cli import artefacts, compilation, evaluation, inspection, listing, running
 from graphprune.cli.terminal import warn
-from graphprune.errors import GraphpruneError, first_line
+from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end
 
 INTERRUPTED = 130
+STOPPED = "interrupted; nothing was written"
+REPEATED = 2.0  # seconds: `timeout` and launchers send a signal twice, and the second must not disturb the cleaning up
 
 app = typer.Typer(
     name="graphprune",
@@ -41,18 +47,25 @@ def start(
         print(context.get_help())
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; errors become one line on stderr, or a traceback with --debug."""
+def run(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
+    """Run one command line and return its exit code; errors become one line on stderr, or a traceback with --debug.
+
+    `stopped` are the signals that came to stop it: libraries make other errors of what they interrupt.
+    """
     if "--debug" in arguments:
         return call([argument for argument in arguments if argument != "--debug"])
     try:
         with warnings.catch_warnings(action="ignore"):
             return call(arguments)
     except (GraphpruneError, typer.TyperException) as error:
+        if stopped and not isinstance(error, InterruptedRunError):
+            return report(STOPPED, INTERRUPTED)
         return report(describe(error), error.exit_code)
     except KeyboardInterrupt:
-        return report("interrupted; nothing was written", INTERRUPTED)
+        return report(STOPPED, INTERRUPTED)
     except Exception as error:  # a fault of ours: one line for the user, the traceback with --debug
+        if stopped:
+            return report(STOPPED, INTERRUPTED)
         text = first_line(error) if str(error).strip() else ""
         return report(f"internal error: {type(error).__name__}: {text}; run again with --debug to see where", 1)
 
@@ -78,6 +91,36 @@ def report(text: str, code: int) -> int:
     return code
 
 
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, stop a command as Ctrl-C does; gives those that came."""
+    came: list[int] = []
+    last = -math.inf
+
+    def stop(number: int, _: object) -> None:
+        nonlocal last
+        came.append(number)
+        last, before = time.monotonic(), last
+        if last - before > REPEATED:
+            raise KeyboardInterrupt
+
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in (number for number, handler in old.items() if handler is not signal.SIG_IGN):
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def run_stoppable(arguments: Sequence[str]) -> int:
+    """Run one command line; 128 and the signal's number where one stopped it, as shells have it."""
+    with stoppable() as came:
+        code = run(arguments, came)
+    return 128 + came[0] if came and code == INTERRUPTED else code
+
+
 def main() -> None:
     """The entry point of the console script."""
-    end(run(sys.argv[1:]))
+    end(run_stoppable(sys.argv[1:]))

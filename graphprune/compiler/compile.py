@@ -23,6 +23,7 @@ from graphprune.compiler.vocabulary_start import (
     planned_vocabulary,
 )
 from graphprune.data.calibration import Text, measured_part, training_part
+from graphprune.data.fingerprints import fingerprint
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
@@ -31,7 +32,7 @@ from graphprune.ir.verification import verify
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, run_passes
 from graphprune.pipeline.recipes import Recipe
-from graphprune.pipeline.run_state import fingerprint, metrics_files, open_run
+from graphprune.pipeline.run_state import metrics_files, open_run
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import is_first, leave, meet
 from graphprune.progress import Progress, no_progress

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import IO, Literal, TypedDict
 
 from graphprune.budget.installed import require_opener
 from graphprune.errors import GraphpruneError, UsageError
+from graphprune.processes import child_command
 from graphprune.progress import Progress
 
 Engine = Literal["onnxruntime", "genai"]
@@ -99,7 +99,7 @@ def bench(subjects: Sequence[Subject], setting: Setting, progress: Progress) -> 
 @contextmanager
 def worker(subject: Subject, setting: Setting) -> Iterator["subprocess.Popen[str]"]:
     """A process with the model open and warm."""
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "graphprune.evaluation.bench_worker"]
+    command = child_command("graphprune.evaluation.bench_worker")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,30 @@ def check_config(folder: Path) -> Mapping[str, Any]:
     if not isinstance(config.get("model_type"), str):
         raise SourceError(f"{path} names no model_type; it is not the configuration of a transformers model")
     return config
+
+
+def check_no_extras(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise SourceError for what transformers would take along unasked: kernels of the hub, and adapters.
+
+    A kernel is code, fetched where the configuration names its repository; an adapter may be a pickle, and changes what
+    the model computes.
+    """
+    kernel = next(kernels_named(config), None)
+    if kernel is not None:
+        raise SourceError(f"config.json of {folder} names code of the hub ({kernel[:80]}); take it out of the file")
+    if (folder / "adapter_config.json").exists():
+        raise SourceError(f"{folder} has an adapter beside the model; merge it, or take adapter_config.json away")
+
+
+def kernels_named(value: object, name: str = "") -> Iterator[str]:
+    """What a configuration, or one within it, would have fetched for its attention or its experts."""
+    if name in ("kernel_config", "use_kernels"):
+        yield from [f"{name}: {value}"] if value else ()
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from kernels_named(inner, name if name.endswith("_implementation") else str(key))
+    elif name.endswith("_implementation") and isinstance(value, str) and re.search(r"[/:|@]", value):
+        yield value
 
 
 def read_json(path: Path) -> dict[str, Any]:

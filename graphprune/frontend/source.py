@@ -109,7 +109,9 @@ def load_source(
 ) -> tuple[Any, Source]:
     """Load a transformers model and say where it came from. Raises SourceError with the remedy."""
     folder, revision = locate(str(model), weights, trust_remote_code)
-    checks.check_config(folder)
+    stated = checks.check_config(folder)
+    if not trust_remote_code:
+        checks.check_no_extras(folder, stated)
     if weights:
         checks.check_weights(folder)
     with uncollected(), quiet_transformers():
@@ -162,7 +164,7 @@ def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
 
     with foreign(lambda error: explain_load_failure(name, error)):
         return transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
+            folder, trust_remote_code=trust_remote_code, local_files_only=not trust_remote_code
         )
 
 
@@ -198,7 +200,7 @@ def load_weights(folder: Path, name: str, config: "PreTrainedConfig", trust_remo
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, with the others
             trust_remote_code=trust_remote_code,
-            local_files_only=True,
+            local_files_only=not trust_remote_code,  # code may name another repository of the hub
         )
         model, info = with_whole_attention(loader, load)
     checks.check_keys(name, type(model).__name__, info)

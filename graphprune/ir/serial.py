@@ -175,7 +175,16 @@ def from_data(data: GraphData, tensors: Mapping[str, Tensor], source: Source | N
     try:
         check_names(data)
         return build_graph(data, tensors, source or Source(data["kind"]))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError, RecursionError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise SourceError(f"the graph in this checkpoint is damaged: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,6 @@ from graphprune.rewriting.apply import apply
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
 METRICS = "metrics.jsonl"
-_SAMPLE = 1 << 20
 
 
 @contextlib.contextmanager
@@ -101,19 +99,6 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
 
 def print_plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def fingerprint(spec: str) -> dict[str, str | int]:
-    """What tells a text from another: its name, and for a file its size and a hash of its first and last mebibyte."""
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        return {"name": spec}
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_SAMPLE))
-        file.seek(max(0, size - _SAMPLE))
-        digest.update(file.read(_SAMPLE))
-    return {"name": str(path.resolve()), "bytes": size, "sha256": digest.hexdigest()}
 
 
 def pass_folder(folder: Path, index: int) -> Path:

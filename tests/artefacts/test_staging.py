@@ -216,7 +216,7 @@ def test_one_place_however_the_out_is_written(tmp_path: Path, monkeypatch: pytes
 
 def test_a_long_name_is_written(tmp_path: Path) -> None:
     written(tmp_path / ("n" * 250))
-    with pytest.raises(UsageError, match="cannot write .* too long"):
+    with pytest.raises(UsageError, match=r"cannot write .* too long"):
         check_output(tmp_path / ("n" * 300), overwrite=False)
 
 

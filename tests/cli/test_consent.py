@@ -1,5 +1,6 @@
 """Every command on a folder that somebody else filled: none of its code runs, nothing is asked, nothing is sent."""
 
+import ast
 import io
 import json
 import os
@@ -18,8 +19,10 @@ from graphprune.artefacts.loading import generic_class, is_generic_form, require
 from graphprune.cli.main import run
 from graphprune.compiler.compile import capture_for_work
 from graphprune.errors import ParityError
+from graphprune.processes import child_command
 from tests.support.hostile import edit, edit_graph, plant
 from tests.support.tiny_language import save_model
+from tests.support.tree import SOURCES, TREES
 
 pytestmark = pytest.mark.xdist_group("consent")
 
@@ -184,7 +187,7 @@ def test_nothing_is_kept_under_the_users_home(compiled: Path, tmp_path: Path) ->
     home = tmp_path / "home"
     home.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "ORT_", "XDG_"))}
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "graphprune.artefacts.parity", str(compiled)]
+    command = child_command("graphprune.artefacts.parity", str(compiled))
     done = subprocess.run(command, capture_output=True, text=True, env={**environment, "HOME": str(home)}, check=True)
     assert all(check["passed"] for check in json.loads(done.stdout.splitlines()[-1])["checks"])
     assert [path for path in home.rglob("*") if path.is_file()] == []
@@ -194,3 +197,19 @@ def test_telemetry_is_off_before_anything_can_send() -> None:
     assert graphprune.__file__
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+# Loaders that run no code, whatever they read: a configuration by its own class.
+CODELESS = {"GraphpruneConfig.from_pretrained", "type(config).from_pretrained"}
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_loader_is_told_whether_to_trust(name: str) -> None:
+    """By name and never `True` for good: where it is left out, transformers asks on stdin."""
+    for call in (node for node in ast.walk(TREES[name]) if isinstance(node, ast.Call)):
+        called = ast.unparse(call.func)
+        if called.endswith((".from_pretrained", ".from_config")) and called not in CODELESS:
+            told = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert {"trust_remote_code", None} & told.keys(), f"{name}: {ast.unparse(call)}"
+        for keyword in call.keywords:
+            assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), name

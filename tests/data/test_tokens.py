@@ -175,3 +175,19 @@ def test_calibration_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         check_tokens(torch.tensor([3, 64]), 64, 1, "here")
     with pytest.raises(UsageError, match="calibration needs"):
         Calibration(samples=0)
+
+
+def test_a_tokenizer_with_its_own_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a question; with trust it is the code of the folder that answers."""
+    code = "from transformers import PreTrainedTokenizerFast\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    word_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenization_own.py").write_text(code)
+    path = tmp_path / "tokenizer_config.json"
+    named = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **named}))
+    with pytest.raises(
+        DataError, match="brings its own code, which was not run; read it, then pass --trust-remote-code"
+    ):
+        load_tokenizer(tmp_path)
+    assert capsys.readouterr() == ("", "")
+    assert type(load_tokenizer(tmp_path, trusted=True)).__name__ == "Own"

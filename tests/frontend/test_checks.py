@@ -18,6 +18,7 @@ from graphprune.frontend.checks import (
     check_finite,
     check_folder,
     check_keys,
+    check_no_extras,
     check_weights,
     explain_no_weights,
     hash_files,
@@ -184,3 +185,27 @@ def test_files_of_the_model_are_hashed_and_others_are_not(tmp_path: Path) -> Non
 )
 def test_long_lists_are_cut_after_three(items: list[str], text: str) -> None:
     assert shorten(items) == text
+
+
+EXTRAS: dict[str, dict[str, object]] = {
+    "attention": {"attn_implementation": "acme/evil"},
+    "attention of a version": {"_attn_implementation": "acme/evil@main:layer"},
+    "within": {"text_config": {"attn_implementation": "acme/evil"}},
+    "of each part": {"attn_implementation": {"": "sdpa", "vision_config": "acme/evil"}},
+    "experts": {"experts_implementation": "paged|acme/evil"},
+    "kernels": {"kernel_config": {"RMSNorm": "acme/evil:Norm"}},
+}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_code_of_the_hub_is_not_fetched_because_a_configuration_names_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceError, match="names code of the hub"):
+        check_no_extras(tmp_path, EXTRAS[name])
+
+
+def test_an_adapter_beside_a_model_is_refused(tmp_path: Path) -> None:
+    """It may be a pickle, and would change what is computed without a word."""
+    check_no_extras(tmp_path, {"attn_implementation": "sdpa", "model_type": "a/b", "experts_implementation": None})
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SourceError, match="has an adapter beside the model"):
+        check_no_extras(tmp_path, {})

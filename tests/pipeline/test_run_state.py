@@ -18,7 +18,6 @@ from graphprune.ir.plan import Plan
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.run_state import (
     METRICS,
-    fingerprint,
     load_state,
     metrics_files,
     open_run,
@@ -224,16 +223,6 @@ def test_a_damaged_description_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UsageError, match="damaged; --restart"), open_run(tmp_path, run_of()):
         pass
-
-
-def test_a_text_is_known_by_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("one")
-    before = fingerprint(str(path))
-    assert before == fingerprint(str(path))
-    path.write_text("two")
-    assert before != fingerprint(str(path))
-    assert fingerprint("stdlib") == {"name": "stdlib"}
 
 
 @pytest.mark.slow
