@@ -9,6 +9,7 @@ from torch import Tensor
 from graphprune.analysis.linear_calls import LinearCall
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
+from graphprune.pruning.token_weights import flat, text_length, token_weights
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
@@ -19,9 +20,9 @@ _WIDEST = 2048  # of more outputs than this only the diagonal is kept
 class Curvature:
     """The K-FAC factors of one linear call (arXiv 1503.05671), means over tokens, in float64.
 
-    `inputs` is E[x xᵀ], [k, k]. `outputs` is E[g gᵀ], [o, o], with g the gradient of the summed loss by the call's
-    output, or its diagonal [o] where there are many outputs. A change D of the weight changes the mean loss of a token
-    by about tr(outputs D inputs Dᵀ) / 2.
+    `inputs` is E[x xᵀ], [k, k], over tokens of which none rules. `outputs` is E[g gᵀ], [o, o], with g the gradient of
+    the summed loss by the call's output, or its diagonal [o] where there are many outputs. A change D of the weight
+    changes the mean loss of a token by about tr(outputs D inputs Dᵀ) / 2.
     """
 
     inputs: Tensor
@@ -49,8 +50,9 @@ def measure_curvature(
         values, gradients = differentiate(observed, position, len(graph.outputs), calls, batch, loss)
         tokens += predictions(batch)
         for node in {call.x.name for call in calls}:
-            x = values[position[node]].detach().flatten(0, -2).double()
-            inputs[node] = inputs.get(node, 0.0) + x.T @ x
+            x = values[position[node]].detach()
+            (weight,), rows = token_weights([x], [text_length(batch)]), flat(x)
+            inputs[node] = inputs.get(node, 0.0) + (rows * weight[:, None]).T @ rows * predictions(batch)
         for call, gradient in zip(calls, gradients, strict=True):
             g = gradient.flatten(0, -2).double()
             moment = g.square().sum(0) if g.shape[1] > _WIDEST else g.T @ g

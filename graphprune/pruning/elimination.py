@@ -53,11 +53,13 @@ class State:
 
     def __init__(self, consumer: Consumer, damping: float) -> None:
         self.owner = torch.from_numpy(consumer.owner)
-        size = len(consumer.inputs)
-        ridge = max(damping, 1e-8) * float(consumer.inputs.diagonal().mean()) + 1e-30
-        self.damped = consumer.inputs + ridge * torch.eye(size, dtype=torch.float64)
+        # In units of each input's own energy: rescaled inputs change no cost, and each is damped by its own.
+        energy = consumer.inputs.diagonal().clone()
+        scale = torch.where(energy > 0, energy.clamp(min=1e-300).sqrt(), 1.0)
+        self.damped = consumer.inputs / scale[:, None] / scale
+        self.damped.diagonal().fill_(1.0 + max(damping, 1e-8))
         self.inverse = torch.linalg.inv(self.damped) if consumer.solved else None
-        self.loss = consumer.loss.clone()
+        self.loss = consumer.loss * scale[:, None] * scale
 
     def costs(self, left: Tensor) -> Tensor:
         """The cost of each unit's removal now: float64 [units]; only those left mean something."""

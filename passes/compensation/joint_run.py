@@ -10,13 +10,16 @@ from torch import Tensor, fx
 from graphprune.analysis.analyse import analyze_axes
 from graphprune.analysis.branches import find_branches
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
-from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
+from graphprune.passes.compensation.reading import Reading, read
+from graphprune.pruning.token_weights import flat, text_length
 from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.widths import Widths
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.stepper import Stepper
+
+_OUTPUTS = 4096  # at a time
 
 
 @final
@@ -29,35 +32,36 @@ class Joint:
         self.places = {node.name: node for node in dense.nodes}
         self.sums = stream_sums(cut) if stream else {}
         calls = find_linear_calls(cut)
-        wanted = {self.sums[c.node].name if c.node in self.sums else c.node.name for c in calls}
-        self.dense = Stepper(dense, [graph_inputs(dense, batch) for batch in batches], frozenset(wanted))
+        self.before = {call.node.name: call for call in find_linear_calls(dense, shared=True)}
+        kept = {self.sums[c.node].name if c.node in self.sums else self.before[c.node.name].x.name for c in calls}
+        self.dense = Stepper(dense, [graph_inputs(dense, batch) for batch in batches], frozenset(kept))
         self.cut = Stepper(cut, [graph_inputs(cut, batch) for batch in batches])
+        self.lengths = [text_length(batch) for batch in batches]
         self.solved: dict[str, Tensor] = {}
+        self.readings: dict[fx.Node, Reading] = {}
         # Biases that one call alone adds are solved too.
         self.free = {b for b, count in Counter(c.bias for c in calls).items() if b in cut.parameters() and count == 1}
 
-    def solve(self, calls: Sequence[LinearCall], damping: float) -> None:
-        """Solve the weights, and biases, of calls that read the same value, and go on with the new ones."""
-        self.cut.advance(calls[0].node, through=False)
-        inputs = [flat(value) for value in self.cut.value(calls[0].x)]
-        tokens = sum(map(len, inputs))
-        gram, mean = sum_products(inputs, inputs) / tokens, sum_rows(inputs) / tokens
-        ridge = damping * float(gram.diagonal().mean())
-        factors: dict[bool, Tensor] = {}
-        for call in calls:
-            centred = call.bias in self.free
-            if centred not in factors:
-                seen = gram - torch.outer(mean, mean) if centred else gram
-                factors[centred] = factorise(seen, ridge, call.weight)
-            weight = call.matrix(self.cut.tensors[call.weight]).double()
-            rest = [t - x @ weight.T for x, t in zip(inputs, self.targets(call), strict=True)]
-            moment, offset = sum_products(inputs, rest) / tokens, sum_rows(rest) / tokens
-            if centred:
-                moment = moment - torch.outer(mean, offset)
-            change = torch.cholesky_solve(moment, factors[centred]).T
-            self.put(call.weight, call.matrix(weight + change))
-            if centred and call.bias is not None:
-                self.put(call.bias, self.cut.tensors[call.bias].double() + offset - change @ mean)
+    def solve(self, call: LinearCall, damping: float, last: bool) -> None:
+        """Solve the weights, and the bias, of a call, and go on with the new ones; `last` of those with its input."""
+        self.cut.advance(call.node, through=False)
+        if call.x not in self.readings:
+            self.readings[call.x] = read(self.cut.value(call.x), self.lengths, call.weight)
+        seen, centred = self.readings[call.x], call.bias in self.free
+        weight, offset = call.matrix(self.cut.tensors[call.weight]), list[Tensor]()
+        new = torch.empty_like(weight)
+        for rows, moment, mean in self.targets(call, seen):
+            old = weight[rows].double()
+            rest, shift = moment - seen.gram @ old.T, mean - old @ seen.mean
+            rest = rest - torch.outer(seen.mean, shift) if centred else rest
+            change = seen.solve(rest, damping, centred).T
+            new[rows] = (old + change).to(new.dtype)
+            offset.append(shift - change @ seen.mean)
+        self.put(call.weight, call.matrix(new))
+        if centred and call.bias is not None:
+            self.put(call.bias, self.cut.tensors[call.bias].double() + torch.cat(offset))
+        if last:
+            del self.readings[call.x]
 
     def put(self, name: str, value: Tensor) -> None:
         """Use a new value for a parameter, in its own type, from here on."""
@@ -65,48 +69,46 @@ class Joint:
         self.solved[name] = new
         self.cut.replace(name, new)
 
-    def targets(self, call: LinearCall) -> Iterator[Tensor]:
-        """What the call should give in every batch, without its bias: float64 [tokens, kept outputs]."""
+    def targets(self, call: LinearCall, seen: Reading) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """What the call should give, without its bias, some outputs at a time: which, E[x yᵀ] and E[y]."""
         add = self.sums.get(call.node)
-        place = self.places[(add or call.node).name]
+        bias = self.cut.tensors[call.bias].double() if call.bias else None
+        found = self.own_targets(call, seen) if add is None else self.sum_targets(call, seen, add)
+        for rows, moment, mean in found:
+            shift = torch.zeros_like(mean) if bias is None else bias[rows]
+            yield rows, moment - torch.outer(seen.mean, shift), mean - shift
+
+    def own_targets(self, call: LinearCall, seen: Reading) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """What the call gives in the unpruned model, from what it reads there: no output is ever made."""
+        old = self.before[call.node.name]
+        self.dense.advance(old.node, through=False)
+        cross, mean = seen.cross(self.dense.value(old.x))
+        weight = old.matrix(self.dense.tensors[old.weight])
+        kept = torch.nonzero(self.kept(old.node).to(weight.device)).flatten()
+        bias = self.dense.tensors[old.bias].double() if old.bias else weight.new_zeros(len(weight)).double()
+        for start in range(0, len(kept), _OUTPUTS):
+            part = kept[start : start + _OUTPUTS]
+            rows = weight[part].double()
+            moment = cross @ rows.T + torch.outer(seen.mean, bias[part])
+            yield slice(start, start + len(part)), moment, rows @ mean + bias[part]
+
+    def sum_targets(self, call: LinearCall, seen: Reading, add: fx.Node) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """What makes the sum that the call's branch goes into what it is in the unpruned model."""
+        place = self.places[add.name]
         self.dense.advance(place)
-        kept = torch.from_numpy(self.widths.mask(self.widths.inference.axes[place][-1]))
-        values = [flat(value)[:, kept.to(value.device)] for value in self.dense.value(place)]
-        self.dense.forget(place)
-        bias = self.cut.tensors[call.bias].double() if call.bias else 0.0
-        if add is None:
-            return (value - bias for value in values)
+        kept = self.kept(place)
         skip = next(n for n in add.all_input_nodes if not reads(n, call.node))
-        return (value - flat(other) - bias for value, other in zip(values, self.cut.value(skip), strict=True))
+        wanted = [
+            flat(value)[:, kept.to(value.device)] - flat(other)
+            for value, other in zip(self.dense.value(place), self.cut.value(skip), strict=True)
+        ]
+        self.dense.forget(place)
+        moment, mean = seen.cross(wanted)
+        yield slice(0, len(mean)), moment, mean
 
-
-def flat(value: Tensor) -> Tensor:
-    """Rows of the last dimension, in float64."""
-    return value.flatten(0, -2).double()
-
-
-def sum_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    total = torch.zeros(left[0].shape[1], right[0].shape[1], dtype=torch.float64, device=left[0].device)
-    for a, b in zip(left, right, strict=True):
-        total += a.T @ b
-    return total
-
-
-def sum_rows(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack([value.sum(0) for value in values]).sum(0)
-
-
-def factorise(gram: Tensor, ridge: float, name: str) -> Tensor:
-    """The Cholesky factor of the damped Gram matrix; more damping where that is not enough."""
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    if not bool(torch.isfinite(gram).all()):
-        raise DataError(f"the activations before {name} are not finite; check the weights and the calibration data")
-    tiny = 1e-8 * max(float(gram.diagonal().mean()), 1e-30)
-    for extra in (0.0, tiny, 1e3 * tiny, 1e6 * tiny):
-        factor, failed = torch.linalg.cholesky_ex(gram + (ridge + extra) * identity)
-        if not bool(failed):
-            return torch.as_tensor(factor)
-    raise DataError(f"the activations before {name} are all alike; give more calibration text")
+    def kept(self, node: fx.Node) -> Tensor:
+        """Which entries of a value's last dimension are kept."""
+        return torch.from_numpy(self.widths.mask(self.widths.inference.axes[node][-1]))
 
 
 def stream_sums(graph: Graph) -> dict[fx.Node, fx.Node]:

@@ -1,11 +1,11 @@
 """Least-squares compensation: consumers of what was cut are solved anew, so that the stream is what it was."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
@@ -27,9 +27,11 @@ class LeastSquares(Compensation):
 
     X is what the call reads in the cut model, with all earlier calls already solved, so that errors do not add up; T
     is what the unpruned model has there. Gram matrices are summed in float64, call by call in one joint run of both
-    models: memory is that of the activations at one place. `target=stream` makes the sum that a residual branch
+    models: memory is that of the activations at one place; outputs are never made. A token of huge activations counts
+    as one of 8 times the usual energy. `target=stream` makes the sum that a residual branch
     adds to right, errors of earlier blocks included; `output` the call's own output. `consumers=cut` solves the
-    calls that read a cut axis, `all` every linear call. `damping` is relative to the mean diagonal of the Gram matrix.
+    calls that read a cut axis, `all` every linear call. `damping` is relative to each input's own energy, so that
+    rescalings that leave the model as it is leave the solution as it is.
     """
 
     name: ClassVar[str] = "least-squares"
@@ -43,13 +45,14 @@ class LeastSquares(Compensation):
     ) -> Graph:
         if not batches:
             raise UsageError("least-squares needs calibration text; give --data")
-        sites = [list(calls) for calls in share_inputs(self.choose(dense, cut))]
+        calls = self.choose(dense, cut)
+        last = {call.x: call for call in calls}
         with torch.no_grad():
             joint = Joint(dense, cut, batches, self.target == "stream")
-            for done, calls in enumerate(sites):
-                report(done, len(sites))
-                joint.solve(calls, self.damping)
-        report(len(sites), len(sites))
+            for done, call in enumerate(calls):
+                report(done, len(calls))
+                joint.solve(call, self.damping, last[call.x] is call)
+        report(len(calls), len(calls))
         return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
 
     def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
@@ -71,11 +74,3 @@ class LeastSquares(Compensation):
 
 def columns(call: LinearCall, tensors: Mapping[str, Tensor]) -> int:
     return call.matrix(tensors[call.weight]).shape[1]
-
-
-def share_inputs(calls: Sequence[LinearCall]) -> Iterator[tuple[LinearCall, ...]]:
-    """Calls that read the same value, which have one Gram matrix in common, in the order of the first of each."""
-    sites: dict[fx.Node, list[LinearCall]] = {}
-    for call in calls:
-        sites.setdefault(call.x, []).append(call)
-    return (tuple(found) for found in sites.values())

@@ -30,7 +30,7 @@ class Obs(Importance):
     solves the weights. Scores are in one currency for all groups: `global{normalize=none}` can compare them.
 
     For units that linear calls read: MLP channels, heads, value dimensions, residual width. Matrices [k, k] and [o, o]
-    of all calls are held at once, in float64. `damping` is relative to the mean diagonal of a second moment; `rounds`
+    of all calls are held at once, in float64. `damping` is relative to each input's own energy; `rounds`
     limits how often costs are computed anew.
     """
 

@@ -16,6 +16,7 @@ from graphprune.ir.verification import verify
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
+from graphprune.passes.compensation.reading import read
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning.rounds import Request, prune
 from graphprune.rewriting.apply import apply
@@ -215,3 +216,65 @@ def test_the_stepper_equals_the_graph_and_forgets(name: str) -> None:
         node.name for node in source.nodes[: run.place] if any(u in source.nodes[run.place :] for u in node.users)
     }
     assert held <= still_read | {last.name}
+
+
+def rescaled(source: Graph, group: Group, factor: float) -> Graph:
+    """The same function: three channels that are written `factor` times as large, and read as much smaller."""
+    changed = {}
+    for name, leaf in ((f"{group.scope}.up_proj.weight", 0), (f"{group.scope}.down_proj.weight", 1)):
+        weight = source.parameters()[name].detach().clone()
+        rows = weight if leaf == 0 else weight.T
+        rows[[1, 8, 21]] *= factor if leaf == 0 else 1 / factor
+        changed[name] = torch.nn.Parameter(weight)
+    return source.with_tensors(changed)
+
+
+@pytest.mark.xdist_group("llama")
+def test_what_leaves_the_model_as_it_is_leaves_the_solution_as_it_is() -> None:
+    source, group = graph("llama"), groups_of("llama", "mlp")[0]
+    kept = Plan({group.id: tuple(sorted({*range(0, group.units, 2), 1, 21}))})
+    found = []
+    for model in (source, rescaled(source, group, 300.0)):
+        torch.testing.assert_close(logits(model), logits(source), rtol=1e-4, atol=1e-4)
+        found.append(LeastSquares(damping=0.05).compensate(model, apply(model, kept), BATCHES))
+    assert distance(found[0], source) > 1e-6
+    torch.testing.assert_close(logits(found[1]), logits(found[0]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.xdist_group("llama")
+def test_a_token_of_huge_activations_does_not_rule_the_fit() -> None:
+    """One token in 48 is read a thousand times as large: the others come out as well as without it."""
+    torch.manual_seed(0)
+    values = [torch.randn(4, 12, 6, dtype=torch.float64) for _ in range(4)]
+    true = torch.randn(6, 3, dtype=torch.float64)
+    wild = [value.clone() for value in values]
+    for value in wild:
+        value[0, 0] *= 1000
+    errors = []
+    for read_of in (values, wild):
+        wanted = [value @ true + 0.1 * value.abs().mean(-1, keepdim=True) for value in read_of]
+        seen = read(read_of, [12] * 4, "x")
+        moment, _ = seen.cross(wanted)
+        fit = seen.solve(moment, 0.0, centred=False)
+        plain = values[1][1:] @ (fit - true) - 0.1 * values[1][1:].abs().mean(-1, keepdim=True)
+        errors.append(float(plain.square().mean()))
+    assert errors[1] < 3 * errors[0] + 0.02
+
+
+@pytest.mark.xdist_group("llama")
+def test_a_head_of_many_tokens_costs_no_more_than_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the size tokens times outputs is made: the call itself is not run, and is solved a part at a time."""
+    source = graph("llama")
+    cut = apply(source, halves(groups_of("llama", "mlp")))
+    whole = LeastSquares(consumers="all").compensate(source, cut, BATCHES)
+    monkeypatch.setattr("graphprune.passes.compensation.joint_run._OUTPUTS", 7)
+    parts = LeastSquares(consumers="all").compensate(source, cut, BATCHES)
+    for name, parameter in whole.parameters().items():
+        torch.testing.assert_close(parts.parameters()[name], parameter, rtol=1e-4, atol=1e-5)
+    ran = []
+    step = Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda self: (ran.append(self.order[self.place].name), step(self))[1])
+    LeastSquares(consumers="all").compensate(source, cut, BATCHES)
+    head = next(c for c in find_linear_calls(source) if "lm_head" in c.weight)
+    assert head.x.name in ran
+    assert head.node.name not in ran
