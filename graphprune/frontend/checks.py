@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PICKLES = ("*model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32} | {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4}  # fmt: skip
 _HASHED = re.compile(r"(?i).*\.(json|safetensors|model|txt|jinja|py|md|tiktoken)|licen[cs]e.*|notice.*")
-_SHOWN = 3
+_SHOWN, _NAMED = 3, 20
 
 
 def check_folder(folder: Path) -> None:
@@ -121,18 +121,28 @@ def check_entry(path: Path, name: str, entry: Mapping[str, Any]) -> int:
     return int(end)
 
 
-def check_keys(name: str, architecture: str, info: Mapping[str, Iterable[Any]]) -> None:
-    """Refuse a checkpoint that does not hold exactly the tensors of its model, as transformers reported on loading."""
+def check_keys(name: str, architecture: str, info: Mapping[str, Iterable[Any]]) -> tuple[str, ...]:
+    """Refuse a checkpoint that lacks tensors of its model, as transformers reported on loading.
+
+    Returns the names of those that the model's class does not read, such as another head's.
+    """
     mismatched = [f"{n} is {list(found)}, needed {list(wanted)}" for n, found, wanted in info["mismatched_keys"]]
     faults = {
         "lacks tensors that {} needs": sorted(info["missing_keys"]),
-        "holds tensors that {} does not have": sorted(info["unexpected_keys"]),
         "holds tensors that do not fit {}": sorted(mismatched),
         "cannot be loaded as {}": sorted(map(str, info.get("error_msgs", ()))),
     }
     for fault, tensors in faults.items():
         if tensors:
             raise SourceError(f"the checkpoint {name} {fault.format(architecture)}: {shorten(tensors)}")
+    return tuple(sorted(info["unexpected_keys"]))
+
+
+def describe_unread(architecture: str, tensors: Sequence[str]) -> str:
+    """What the user should know of tensors that the model's class does not read."""
+    plural = "s" if len(tensors) > 1 else ""
+    names = shorten(list(tensors), _NAMED)
+    return f"{len(tensors)} tensor{plural} of the checkpoint that {architecture} does not read: {names}"
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -158,7 +168,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shorten(items: list[str]) -> str:
+def shorten(items: list[str], shown: int = _SHOWN) -> str:
     """The first few items, and how many more there are."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more
