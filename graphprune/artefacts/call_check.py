@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.artefacts.example_calls import TRUST, example_calls
 from graphprune.errors import ForeignError, first_line, foreign_code
+from graphprune.generic.auto_classes import register
 from graphprune.running.comparison import Check
 
 NAME = "the card's call"
@@ -21,6 +22,7 @@ def check_calls(out: Path, expected: Mapping[str, Tensor], kind: str) -> Iterato
     The generic class is registered in this process, so nothing that lies in the folder is run: `trust_remote_code`
     alone is left out of the lines.
     """
+    register()  # it may have been imported by name before, half way through transformers' own modules
     for call in example_calls(out, expected, kind):
         failure = run_call(out, call.replace(TRUST, ""))
         missing = isinstance(failure, ImportError)

@@ -69,6 +69,23 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
     return (single,)
 
 
+def check_modules(folder: Path) -> None:
+    """Refuse modules of sentence-transformers beside the model whose weights are a pickle: they are not copied."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        places = [str(module.get("path") or ".") for module in modules]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SourceError(f"{path} cannot be read as a list of modules: {error}") from error
+    for part in (folder / place for place in places if place != "." and stays_inside(folder / place, folder)):
+        pickles = [path for pattern in PICKLES for path in sorted(part.glob(pattern))]
+        if pickles and not any(part.glob("*.safetensors")):
+            remedy = "save the model again with sentence-transformers, which writes safetensors"
+            raise SourceError(f"{pickles[0]} is a pickle, which runs code when it is read, and is refused; {remedy}")
+
+
 def explain_no_weights(folder: Path) -> str:
     pickles = sorted(
         path.name for pattern in PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"

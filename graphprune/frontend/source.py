@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
+# Folders whose name begins with a digit are those of sentence-transformers' modules, such as 1_Pooling.
+_OTHER_FOLDERS = "[!0-9]*/*"
 
 
 def capture(
@@ -112,6 +114,7 @@ def load_source(
     """Load a transformers model and say where it came from. Raises SourceError with the remedy."""
     folder, revision = locate(str(model), weights, trust_remote_code)
     checks.check_config(folder)
+    checks.check_modules(folder)
     if weights:
         checks.check_weights(folder)
     with uncollected(), quiet_transformers():
@@ -149,7 +152,7 @@ def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
 
     patterns = [*_SMALL_FILES, *["*.safetensors"] * weights, *["*.py"] * trust_remote_code]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=[_OTHER_FOLDERS]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = first_line(error)
         remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
