@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 
 from graphprune.backends.attempts import attempt
 from graphprune.links import stays_inside
@@ -83,9 +84,13 @@ def is_reader(folder: Path) -> bool:
 
 
 def folder_names() -> tuple[str, ...]:
-    from transformers.tokenization_utils_base import CHAT_TEMPLATE_DIR
+    from transformers import tokenization_utils_base
 
-    return (CHAT_TEMPLATE_DIR,)
+    return (constant(tokenization_utils_base, "CHAT_TEMPLATE_DIR"),)
+
+
+def constant(module: ModuleType, name: str) -> str:
+    return str(getattr(module, name))
 
 
 def class_names(source: Path) -> tuple[str, ...]:
@@ -93,11 +98,14 @@ def class_names(source: Path) -> tuple[str, ...]:
     from transformers import tokenization_utils_base as tokenizers
     from transformers import utils
 
-    processors = (utils.PROCESSOR_NAME, utils.FEATURE_EXTRACTOR_NAME, utils.IMAGE_PROCESSOR_NAME)
-    others = (utils.VIDEO_PROCESSOR_NAME, utils.AUDIO_TOKENIZER_NAME, utils.LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE)
-    common = (tokenizers.SPECIAL_TOKENS_MAP_FILE, tokenizers.ADDED_TOKENS_FILE, tokenizers.TOKENIZER_CONFIG_FILE)
-    whole = (tokenizers.FULL_TOKENIZER_FILE, tokenizers.CHAT_TEMPLATE_FILE)
-    return (*processors, *others, *common, *whole, *vocabulary_names(source))
+    processors = ("PROCESSOR", "FEATURE_EXTRACTOR", "IMAGE_PROCESSOR", "VIDEO_PROCESSOR", "AUDIO_TOKENIZER")
+    common = ("SPECIAL_TOKENS_MAP", "ADDED_TOKENS", "TOKENIZER_CONFIG", "FULL_TOKENIZER", "CHAT_TEMPLATE")
+    return (
+        *(constant(utils, f"{name}_NAME") for name in processors),
+        constant(utils, "LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE"),
+        *(constant(tokenizers, f"{name}_FILE") for name in common),
+        *vocabulary_names(source),
+    )
 
 
 def vocabulary_names(source: Path) -> Iterator[str]:

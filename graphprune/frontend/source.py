@@ -54,7 +54,8 @@ def capture(
     if isinstance(model, (str, Path)):
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
         graph = capture_pretrained(loaded)
-        found = {name: getattr(graph.source, name) for name in ("kind", "derived_cache", "changes", "dense_rows")}
+        names = ("kind", "derived_cache", "changes", "dense_rows", "left_out", "whole")
+        found = {name: getattr(graph.source, name) for name in names}
         unread = (checks.describe_unread(source.architecture, source.unread),) if source.unread else ()
         notes = (*unread, *link_notes(source.folder))
         return replace(graph, source=replace(source, **found)).note(*notes)
