@@ -55,7 +55,7 @@ def test_the_text_part_alone_is_noted_and_refused_unless_asked_for(make: Any, ki
     (note,) = graph.notes
     assert note == describe_part(type(model).__name__, (kind,), graph.parameter_count(), whole)
     assert f"of {whole:,} parameters" in note
-    with pytest.raises(UsageError, match="not supported as a whole: .* pass --part text to make that alone smaller"):
+    with pytest.raises(UsageError, match=r"not supported as a whole: .* pass --part text to make that alone smaller"):
         require_part(graph, "whole")
     require_part(graph, "text")
 
