@@ -195,7 +195,7 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
     return replace(result, out=options.out)
 
 
-def capture_for_work(model: str, trust_remote_code: bool, part: str) -> Graph:
+def capture_for_work(model: str, trust_remote_code: bool, part: str = "whole") -> Graph:
     """Capture in float32: half-precision weights are exact in it, and processors compute it well.
 
     Raises UsageError where that is the text model of a whole that takes more, and nobody asked for it.

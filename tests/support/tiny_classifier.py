@@ -29,6 +29,7 @@ def write_tokenizer(folder: Path) -> None:
 def write_classifier(folder: Path, name: str = "ForSequenceClassification") -> Path:
     """Write a BERT of this class and return its folder."""
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    labels = {} if name == "ForQuestionAnswering" else labels  # its two outputs are no labels
     torch.manual_seed(0)
     model = getattr(transformers, f"Bert{name}")(transformers.BertConfig(**SIZES, **labels))
     model.save_pretrained(folder)
