@@ -8,6 +8,7 @@ from torch import Tensor
 
 from graphprune.backends.huggingface.files import write_json, write_tensors
 from graphprune.generic import CODE, MODELING
+from graphprune.generic.faces import Face, face_of
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
@@ -31,7 +32,7 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
     generation = graph.source.generation_config
     own = (graph.source.files or folder) / "generation_config.json"
     has_own = own.is_file() and stays_inside(own, own.parent)
-    if generation is not None and graph.source.kind == "decoder" and not has_own:
+    if generation is not None and graph.source.kind in ("decoder", "seq2seq") and not has_own:
         write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
         paths.append(folder / "generation_config.json")
     return paths
@@ -48,21 +49,37 @@ def generic_config(graph: Graph) -> dict[str, object]:
     from graphprune.generic.modeling_graphprune import GraphpruneConfig
     from graphprune.generic.program_graphprune import pack
 
-    decoder = graph.source.kind == "decoder"
-    class_name = "GraphpruneForCausalLM" if decoder else "GraphpruneModel"
-    auto = "AutoModelForCausalLM" if decoder else "AutoModel"
+    face = own_face(graph)
     dtype = type_name(narrowest_dtype(graph))
     return {
         **plain_fields(graph),
-        "architectures": [class_name],
-        "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", auto: f"{MODELING}.{class_name}"},
+        **label_fields(graph),
+        "architectures": [face.generic],
+        "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", face.auto: f"{MODELING}.{face.generic}"},
         "model_type": GraphpruneConfig.model_type,
+        "is_encoder_decoder": face.generic in ("GraphpruneForSeq2SeqLM", "GraphpruneForSpeechSeq2Seq"),
         **cache_fields(graph),
         "dtype": dtype,
         "torch_dtype": dtype,
         "source_architecture": graph.source.architecture or plain_fields(graph).get("source_architecture", ""),
         "graph": pack(to_data(graph)),
     }
+
+
+def own_face(graph: Graph) -> Face:
+    """How the source's class is called; that of a generic checkpoint is in its configuration."""
+    config = graph.source.config
+    known = [auto for auto in getattr(config, "auto_map", None) or {} if auto != "AutoConfig"]
+    if config is not None and known and config.architectures and config.architectures[0].startswith("Graphprune"):
+        return Face(known[0], config.architectures[0])
+    return face_of(graph.source.architecture, graph.source.kind)
+
+
+def label_fields(graph: Graph) -> dict[str, object]:
+    """What the classes are called and what kind of problem they are, where the source says so."""
+    config = graph.source.config
+    known = {} if config is None else config.to_diff_dict()
+    return {name: known[name] for name in ("id2label", "label2id", "problem_type") if known.get(name) is not None}
 
 
 def cache_fields(graph: Graph) -> dict[str, object]:

@@ -23,7 +23,12 @@ ATTEMPTS = 8  # stock configurations with the right shapes that are tried for th
 
 
 def stock_models(graph: Graph) -> Iterator["PreTrainedModel"]:
-    """The source's own class with the graph's weights, under each configuration with which it computes the same."""
+    """The source's own class with the graph's weights, under each configuration with which it computes the same.
+
+    None where the graph is a part of what the class is.
+    """
+    if graph.source.left_out:
+        return  # the class is of more than the graph
     for config in itertools.islice(stock_configs(graph), ATTEMPTS):
         model = stock_model(graph, config)
         if model is not None and computes_alike(model, graph):

@@ -25,6 +25,8 @@ def write_tokenizer(source: Path, target: Path) -> list[Path]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if tokenizer is None or backend is None:
         return []
+    backend.no_padding()  # sentence encoders' files pad every text to one length, which transformers does when asked to
+    backend.no_truncation()
     path, config = target / "tokenizer.json", target / "tokenizer_config.json"
     if not same_json(path, str(backend.to_str())):
         path.write_text(backend.to_str(pretty=True), encoding="utf-8")

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from graphprune.artefacts import genai_check, gguf_check
+from graphprune.artefacts.call_check import check_calls
 from graphprune.artefacts.loading import DECODERS, is_generic_form, load_checkpoint, onnx_runner, require_own_code
-from graphprune.artefacts.parity import REFERENCE
+from graphprune.artefacts.parity import ENCODINGS, REFERENCE
+from graphprune.artefacts.source_tokens import check_tokenizer
 from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
@@ -51,6 +53,8 @@ def check_all(out: Path) -> Iterator[Check]:
     with torch.no_grad():
         if (out / "config.json").is_file():
             yield from check_checkpoint(out, expected, kind)
+            yield from check_tokens(out)
+            yield from check_calls(out, expected, kind)
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
             if opener_of(folder) is not None:
                 yield from check_runnable(folder, expected, kind)
@@ -70,6 +74,16 @@ def read_reference(out: Path) -> tuple[Observations, str]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["kind"]  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
         raise ParityError(f"{path} is damaged: {error}; compile again") from error
+
+
+def check_tokens(out: Path) -> Iterator[Check]:
+    """Compare the tokenizer with the source's, where the source had one."""
+    from safetensors import safe_open
+
+    with safe_open(out / REFERENCE, "pt") as file:
+        told = file.metadata().get(ENCODINGS)
+    if told is not None:
+        yield check_tokenizer(out, json.loads(told))
 
 
 def compare_all(

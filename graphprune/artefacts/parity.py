@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from graphprune.artefacts.source_tokens import encodings
 from graphprune.errors import ParityError
 from graphprune.garbage import end
 from graphprune.ir.graph import Graph
@@ -17,6 +18,7 @@ from graphprune.running.comparison import Check
 from graphprune.running.observations import reference, reference_kind
 
 REFERENCE = Path("graphprune") / "reference.safetensors"
+ENCODINGS = "encodings"
 
 
 def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
@@ -28,7 +30,9 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     found = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in reference(graph, seed).items()
     }
-    save_file(found, path, metadata={"kind": reference_kind(graph), "seed": str(seed)})
+    tokens = encodings(graph.source.files)
+    told = {} if tokens is None else {ENCODINGS: json.dumps(tokens)}
+    save_file(found, path, metadata={"kind": reference_kind(graph), "seed": str(seed), **told})
     return path
 
 
@@ -39,7 +43,9 @@ def check(out: Path) -> list[Check]:
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = child_command("graphprune.artefacts.parity", str(out))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
+    )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:

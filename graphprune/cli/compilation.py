@@ -13,7 +13,7 @@ from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trus
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
-from graphprune.pipeline.options import ApplyOptions, CompileOptions, explained_options, option_name, work_folder
+from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder
 from graphprune.processes import is_first
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
@@ -50,6 +50,7 @@ PANELS = {
         "target_kv_bytes",
         "target_speed",
         "vocabulary",
+        "part",
         "prune",
         "round_to",
         "min_units",
@@ -157,6 +158,7 @@ def apply_command(
     backends: Backends = ",".join(ApplyOptions.backends),
     overwrite: Overwrite = False,
     trust_remote_code: Trust = False,
+    part: Annotated[Part, typer.Option(help=explained_options()["part"].help)] = "whole",
     as_json: Json = False,
 ) -> None:
     """Cut a model by a saved plan: the same plan on the same model gives the same weights, bit for bit."""
@@ -166,7 +168,7 @@ def apply_command(
     with importing():
         from graphprune.compiler.compile import apply_plan
 
-    options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code)
+    options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part)
     with progress_on_stderr() as progress:
         result = apply_plan(options, progress)
     print_result(result, as_json)

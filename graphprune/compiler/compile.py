@@ -16,7 +16,7 @@ from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
-from graphprune.compiler.request import asked_of, device_notes, resolve_recipe, with_precision
+from graphprune.compiler.request import asked_of, device_notes, require_part, resolve_recipe, with_precision
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -64,7 +64,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
         progress(f"computing on {describe_device(device)}", 0, 0)
     with staging(options.out, options.overwrite, options.model) as folder:
         progress("reading the model", 0, 0)
-        source = capture_for_work(options.model, options.trust_remote_code)
+        source = capture_for_work(options.model, options.trust_remote_code, options.part)
         verify(source)
         with run_folder(options, recipe, source, progress) as kept:
             aim = find_aim(options, recipe, source, backends, kept, progress)
@@ -102,7 +102,7 @@ def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend],
     """What every process but the first does: prune and train along where there is training, and write nothing."""
     assert options.out is not None
     if recipe.recover is not None:
-        source = capture_for_work(options.model, options.trust_remote_code)
+        source = capture_for_work(options.model, options.trust_remote_code, options.part)
         meet_followers(recipe)
         folder = work_folder(options.out)
         with begin(options, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:
@@ -184,7 +184,7 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
     backends = load_backends(options.backends)
     with staging(options.out, options.overwrite, options.model) as folder:
         progress("reading the model", 0, 0)
-        source = capture_for_work(options.model, options.trust_remote_code)
+        source = capture_for_work(options.model, options.trust_remote_code, options.part)
         verify(source)
         with planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply(source, plan), source=start.source)
@@ -196,6 +196,11 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Resul
     return replace(result, out=options.out)
 
 
-def capture_for_work(model: str, trust_remote_code: bool) -> Graph:
-    """Capture in float32: half-precision weights are exact in it, and processors compute it well."""
-    return capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32)
+def capture_for_work(model: str, trust_remote_code: bool, part: str = "whole") -> Graph:
+    """Capture in float32: half-precision weights are exact in it, and processors compute it well.
+
+    Raises UsageError where that is the text model of a whole that takes more, and nobody asked for it.
+    """
+    graph = capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32)
+    require_part(graph, part)
+    return graph

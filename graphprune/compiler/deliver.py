@@ -9,6 +9,8 @@ from pathlib import Path
 
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts import parity
+from graphprune.artefacts.check_process import read_reference
+from graphprune.artefacts.example_calls import example_calls
 from graphprune.artefacts.export import write_all
 from graphprune.budget.backend import Backend
 from graphprune.compiler.vocabulary_start import (
@@ -117,7 +119,8 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
-    card = model_card(graph, work.asked, work.recipe, measures, generic, onnx, summarise_training(work.metrics))
+    calls = example_calls(folder, *read_reference(folder)) if (folder / "config.json").exists() else ()
+    card = model_card(graph, work.asked, work.recipe, measures, generic, onnx, summarise_training(work.metrics), calls)
     (folder / "README.md").write_text(card, encoding="utf-8")
     report = make_report(work, result, folder, time.monotonic() - began)
     data = report.model_dump()

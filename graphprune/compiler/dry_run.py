@@ -12,6 +12,7 @@ from graphprune.analysis.groups import Group, Groups
 from graphprune.budget.backend import Backend
 from graphprune.budget.targets import file_quantities, resolve_target
 from graphprune.compiler.goal import Aim
+from graphprune.compiler.request import require_part
 from graphprune.compiler.vocabulary_start import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.evaluation.measure import Measure
@@ -45,6 +46,7 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     # In float32, as compile computes: the cache is counted in it.
     trusted = options.trust_remote_code
     graph = capture(options.model, weights=False, trust_remote_code=trusted, dtype=torch.float32)
+    require_part(graph, options.part)
     groups = analyze(graph)
     allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
     target = resolve_target(*options.target, graph, file_quantities(graph, backends))

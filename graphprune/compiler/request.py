@@ -3,6 +3,8 @@
 import torch
 
 from graphprune.errors import UsageError
+from graphprune.ir.graph import Graph
+from graphprune.models.modalities import describe_part
 from graphprune.pipeline.options import CompileOptions, explained_options, option_name
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
 from graphprune.reporting.work import Asked
@@ -28,7 +30,15 @@ def resolve_recipe(options: CompileOptions) -> Recipe:
 def asked_of(options: CompileOptions) -> Asked:
     """What the report says of the options."""
     beside = None if options.only_vocabulary else options.vocabulary
-    return Asked(options.model, options.target, beside, options.data, options.held_out, options.seed)
+    return Asked(options.model, options.target, beside, options.data, options.held_out, options.seed, options.part)
+
+
+def require_part(graph: Graph, part: str) -> None:
+    """Raise UsageError where a graph is a part of its model that was not asked for."""
+    source = graph.source
+    if source.left_out and part == "whole":
+        said = describe_part(source.architecture, source.left_out, graph.parameter_count(), source.whole)
+        raise UsageError(f"{said}; pass --part text to make that alone smaller")
 
 
 def with_precision(recipe: Recipe, options: CompileOptions, device: torch.device) -> Recipe:

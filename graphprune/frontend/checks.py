@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PICKLES = ("*model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32} | {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4}  # fmt: skip
 _HASHED = re.compile(r"(?i).*\.(json|safetensors|model|txt|jinja|py|md|tiktoken)|licen[cs]e.*|notice.*")
-_SHOWN = 3
+_SHOWN, _NAMED = 3, 20
 
 
 def check_folder(folder: Path) -> None:
@@ -93,6 +93,23 @@ def check_weights(folder: Path) -> tuple[Path, ...]:
     return (single,)
 
 
+def check_modules(folder: Path) -> None:
+    """Refuse modules of sentence-transformers beside the model whose weights are a pickle: they are not copied."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        places = [str(module.get("path") or ".") for module in modules]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SourceError(f"{path} cannot be read as a list of modules: {error}") from error
+    for part in (folder / place for place in places if place != "." and stays_inside(folder / place, folder)):
+        pickles = [path for pattern in PICKLES for path in sorted(part.glob(pattern))]
+        if pickles and not any(part.glob("*.safetensors")):
+            remedy = "save the model again with sentence-transformers, which writes safetensors"
+            raise SourceError(f"{pickles[0]} is a pickle, which runs code when it is read, and is refused; {remedy}")
+
+
 def explain_no_weights(folder: Path) -> str:
     pickles = sorted(
         path.name for pattern in PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"
@@ -145,18 +162,28 @@ def check_entry(path: Path, name: str, entry: Mapping[str, Any]) -> int:
     return int(end)
 
 
-def check_keys(name: str, architecture: str, info: Mapping[str, Iterable[Any]]) -> None:
-    """Refuse a checkpoint that does not hold exactly the tensors of its model, as transformers reported on loading."""
+def check_keys(name: str, architecture: str, info: Mapping[str, Iterable[Any]]) -> tuple[str, ...]:
+    """Refuse a checkpoint that lacks tensors of its model, as transformers reported on loading.
+
+    Returns the names of those that the model's class does not read, such as another head's.
+    """
     mismatched = [f"{n} is {list(found)}, needed {list(wanted)}" for n, found, wanted in info["mismatched_keys"]]
     faults = {
         "lacks tensors that {} needs": sorted(info["missing_keys"]),
-        "holds tensors that {} does not have": sorted(info["unexpected_keys"]),
         "holds tensors that do not fit {}": sorted(mismatched),
         "cannot be loaded as {}": sorted(map(str, info.get("error_msgs", ()))),
     }
     for fault, tensors in faults.items():
         if tensors:
             raise SourceError(f"the checkpoint {name} {fault.format(architecture)}: {shorten(tensors)}")
+    return tuple(sorted(info["unexpected_keys"]))
+
+
+def describe_unread(architecture: str, tensors: Sequence[str]) -> str:
+    """What the user should know of tensors that the model's class does not read."""
+    plural = "s" if len(tensors) > 1 else ""
+    names = shorten(list(tensors), _NAMED)
+    return f"{len(tensors)} tensor{plural} of the checkpoint that {architecture} does not read: {names}"
 
 
 def check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -182,7 +209,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shorten(items: list[str]) -> str:
+def shorten(items: list[str], shown: int = _SHOWN) -> str:
     """The first few items, and how many more there are."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more

@@ -13,6 +13,7 @@ from graphprune.frontend.stepwise.derive import stepwise
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
+from graphprune.models.modalities import count_parameters, describe_part, left_out
 from graphprune.models.patches import quiet_transformers, traceable_experts, tracing_patches
 from graphprune.running.comparison import compare_models, require
 from graphprune.running.inputs import decoder_inputs
@@ -83,10 +84,19 @@ def capture_checked(model: "PreTrainedModel", kind: str) -> Graph:
     graph = with_own_tensors(capture_as(model, kind))
     name = type(model).__name__
     source = replace(graph.source, kind=kind, architecture=name, config=model.config, generation_config=generation)
-    graph = replace(graph, source=source)
+    graph = with_part(model, replace(graph, source=source))
     if is_comparable(model) or (source.dense_rows and has_weights(model)):
         require_same(model, graph, source.dense_rows)
     return graph
+
+
+def with_part(model: "PreTrainedModel", graph: Graph) -> Graph:
+    """The graph with a note of what its model takes besides, where it reads no parameter that this needs."""
+    kinds, whole, own = left_out(model, graph.inputs), count_parameters(model), graph.parameter_count()
+    if not kinds or whole == own:
+        return graph
+    source = replace(graph.source, left_out=kinds, whole=whole)
+    return replace(graph, source=source).note(describe_part(source.architecture, kinds, own, whole))
 
 
 def with_own_tensors(graph: Graph) -> Graph:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
+# Folders whose name begins with a digit are those of sentence-transformers' modules, such as 1_Pooling.
+_OTHER_FOLDERS = "[!0-9]*/*"
 
 
 def capture(
@@ -52,8 +54,11 @@ def capture(
     if isinstance(model, (str, Path)):
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
         graph = capture_pretrained(loaded)
-        found = {name: getattr(graph.source, name) for name in ("kind", "derived_cache", "changes", "dense_rows")}
-        return replace(graph, source=replace(source, **found), notes=(*graph.notes, *link_notes(source.folder)))
+        names = ("kind", "derived_cache", "changes", "dense_rows", "left_out", "whole")
+        found = {name: getattr(graph.source, name) for name in names}
+        unread = (checks.describe_unread(source.architecture, source.unread),) if source.unread else ()
+        notes = (*unread, *link_notes(source.folder))
+        return replace(graph, source=replace(source, **found)).note(*notes)
     if hasattr(model, "config") and hasattr(model, "can_generate"):
         return capture_pretrained(cast("PreTrainedModel", model))
     if inputs is None:
@@ -112,6 +117,7 @@ def load_source(
     stated = checks.check_config(folder)
     if not trust_remote_code:
         checks.check_no_extras(folder, stated)
+    checks.check_modules(folder)
     if weights:
         checks.check_weights(folder)
     with uncollected(), quiet_transformers():
@@ -119,13 +125,13 @@ def load_source(
         stored = config.dtype if isinstance(config.dtype, torch.dtype) else None
         load = load_weights if weights else load_skeleton
         config.dtype = dtype or config.dtype
-        loaded = load(folder, str(model), config, trust_remote_code)
+        loaded, unread = load(folder, str(model), config, trust_remote_code)
     kind = kind_of(loaded)
     generation = getattr(loaded, "generation_config", None)
     hashes = checks.hash_files(folder, weights)
     name = type(loaded).__name__
     source = Source(kind, str(model), name, loaded.config, generation, folder, revision, hashes, stored)
-    return loaded, replace(source, trusted=trust_remote_code)
+    return loaded, replace(source, trusted=trust_remote_code, unread=unread)
 
 
 def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
@@ -149,7 +155,7 @@ def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
 
     patterns = [*_SMALL_FILES, *["*.safetensors"] * weights, *["*.py"] * trust_remote_code]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=[_OTHER_FOLDERS]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = first_line(error)
         remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
@@ -187,8 +193,10 @@ def load_failure(name: str, error: Exception) -> str:
     return f"{name} cannot be loaded: {text[:300]}"
 
 
-def load_weights(folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool) -> Any:
-    """The model with its weights, each of them present, of the right shape and finite."""
+def load_weights(
+    folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with its weights, each of them present, of the right shape and finite; what else the files hold."""
     loader = model_class(config)
     with foreign(lambda error: explain_load_failure(name, error)):
         load = functools.partial(
@@ -203,19 +211,21 @@ def load_weights(folder: Path, name: str, config: "PreTrainedConfig", trust_remo
             local_files_only=not trust_remote_code,  # code may name another repository of the hub
         )
         model, info = with_whole_attention(loader, load)
-    checks.check_keys(name, type(model).__name__, info)
+    unread = checks.check_keys(name, type(model).__name__, info)
     checks.check_finite(name, model.named_parameters())
-    return model.eval()
+    return model.eval(), unread
 
 
-def load_skeleton(folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool) -> Any:
+def load_skeleton(
+    folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool
+) -> tuple[Any, tuple[str, ...]]:
     """The model on the meta device, made from its configuration alone."""
     loader = model_class(config)
     make = getattr(loader, "_from_config", None) or loader.from_config
     options = {"trust_remote_code": trust_remote_code} if make.__name__ == "from_config" else {}
     with foreign(lambda error: explain_load_failure(name, error)), torch.device("meta"):
         load = functools.partial(make, config, dtype=config.dtype, **options)
-        return with_whole_attention(loader, load).eval()
+        return with_whole_attention(loader, load).eval(), ()
 
 
 def with_whole_attention(loader: Any, load: Callable[..., Any]) -> Any:

@@ -3,4 +3,5 @@
 from pathlib import Path
 
 MODELING = "modeling_graphprune"
-CODE = tuple(Path(__file__).with_name(f"{name}.py") for name in (MODELING, "modules_graphprune", "program_graphprune"))
+PARTS = ("modeling", "caches", "configuration", "modules", "program", "tasks")
+CODE = tuple(Path(__file__).with_name(f"{part}_graphprune.py") for part in PARTS)

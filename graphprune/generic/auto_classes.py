@@ -22,16 +22,19 @@ def install() -> None:
 
 
 def register() -> None:
-    """Register GraphpruneConfig, GraphpruneForCausalLM and GraphpruneModel with transformers; again does no harm."""
-    import transformers
+    """Register GraphpruneConfig, and the generic class for each Auto class, with transformers; again does no harm."""
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
 
     from graphprune.generic import modeling_graphprune as ours
+    from graphprune.generic.faces import generic_class, known_classes
 
     earlier = type(ours.GraphpruneConfig.__name__, (ours.GraphpruneConfig,), {"model_type": _EARLIER_TYPE})
     for name, config in ((ours.GraphpruneConfig.model_type, ours.GraphpruneConfig), (_EARLIER_TYPE, earlier)):
-        transformers.AutoConfig.register(name, config, exist_ok=True)
-        transformers.AutoModelForCausalLM.register(config, ours.GraphpruneForCausalLM, exist_ok=True)
-        transformers.AutoModel.register(config, ours.GraphpruneModel, exist_ok=True)
+        AutoConfig.register(name, config, exist_ok=True)
+        for auto, _ in known_classes():
+            generic = getattr(ours, generic_class(auto, "encoder"))
+            getattr(modeling_auto, auto).register(config, generic, exist_ok=True)
 
 
 class AutoFinder(importlib.abc.MetaPathFinder):

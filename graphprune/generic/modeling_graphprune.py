@@ -1,43 +1,30 @@
-"""A causal language model or an encoder whose layers have unequal widths, run from the operator graph in its config.
+"""Models whose layers have unequal widths, run from the operator graph in its config.
 
-This file, modules_graphprune.py and program_graphprune.py stand alone: graphprune writes them beside the weights and
-transformers finds them through `auto_map`.
+This file and those named like it stand alone: graphprune writes them beside the weights and transformers finds them
+through `auto_map`.
 """
 
 import contextlib
-import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, cache_utils
+from transformers import GenerationMixin, PreTrainedModel, cache_utils
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
+from .caches_graphprune import cache_names, read_past, store_present
+from .configuration_graphprune import GraphpruneConfig as GraphpruneConfig  # its place for `auto_map`
 from .modules_graphprune import Call, find_calls, input_embedding, make_module, output_layer, place_calls, scope_of
 from .program_graphprune import Program, element_type, pack, unpack
+from .tasks_graphprune import Untouched, complete, contract_inputs, task_loss, task_output
 
-
-class GraphpruneConfig(PreTrainedConfig):
-    """`graph` is the packed graph; the other fields are those of the source model, for tools that look."""
-
-    # A type that transformers has a configuration for and no model. Where it has neither, it offers to run the code of
-    # the folder, on stdin, even to those who open the tokenizer alone. The model still needs `trust_remote_code=True`,
-    # or graphprune.
-    model_type = "t5_gemma_module"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
-    graph: str = ""
-    num_hidden_layers: int = 0
-    use_cache: bool = True
-
-    def __repr__(self) -> str:
-        shown = {k: v for k, v in self.to_dict().items() if k not in ("graph", "source_config")}
-        return f"GraphpruneConfig {json.dumps(shown, indent=2, default=str)}"
+FILES = [f"{name}_graphprune.py" for name in ("modeling", "caches", "configuration", "modules", "program", "tasks")]
 
 
 class GraphprunePreTrainedModel(PreTrainedModel):
@@ -159,49 +146,17 @@ class GraphprunePreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; this file goes along, so that the folder loads without graphprune."""
-        kind = "AutoModelForCausalLM" if self.can_generate() else "AutoModel"
-        stem = Path(__file__).stem
-        self.config.auto_map = {"AutoConfig": f"{stem}.GraphpruneConfig", kind: f"{stem}.{type(self).__name__}"}
+        stem, name = Path(__file__).stem, type(self).__name__
+        known = [auto for auto in getattr(self.config, "auto_map", None) or {} if auto != "AutoConfig"]
+        autos = known or ["AutoModel" + name.removeprefix("Graphprune").removeprefix("Model")]
+        classes = dict.fromkeys(autos, f"{stem}.{name}")
+        self.config.auto_map = {"AutoConfig": f"{stem}.GraphpruneConfig", **classes}
         self.config.graph = self.updated_graph()
         super().save_pretrained(save_directory, *args, **kwargs)
-        for name in (Path(__file__).name, "modules_graphprune.py", "program_graphprune.py"):
+        for name in FILES:
             source, target = Path(__file__).with_name(name), Path(save_directory) / name
             if target.resolve() != source.resolve():
                 shutil.copyfile(source, target)
-
-
-# Where a layer of a cache keeps its states: those that grow with their dimension of tokens, and those of a fixed size.
-GROWING = {"key": ("keys", 2), "value": ("values", 2), "indexer": ("indexer_keys", 1)}
-FIXED = {"conv": "conv_states", "recurrent": "recurrent_states"}
-# The layers of a cache that do with states what the graph does; one with a sliding window would drop keys.
-LAYERS = {
-    "DynamicLayer",
-    "StaticLayer",
-    "DynamicIndexedLayer",
-    "LinearAttentionLayer",
-    "LinearAttentionAndFullAttentionLayer",
-}
-
-
-def held_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
-    """What a layer of a cache holds, by part: `key`, `value`, `indexer`, `conv`, `conv1`, `recurrent`."""
-    for part, (attribute, _) in GROWING.items():
-        if isinstance(getattr(layer, attribute, None), Tensor):
-            yield part, getattr(layer, attribute)
-    for part, attribute in FIXED.items():
-        for index, tensor in getattr(layer, attribute, {}).items():
-            if isinstance(tensor, Tensor):
-                yield f"{part}{index or ''}", tensor
-
-
-def store_fixed(layer: Any, part: str, tensor: Tensor) -> None:
-    kind = part.rstrip("0123456789")
-    index = int(part.removeprefix(kind) or 0)
-    getattr(layer, FIXED[kind])[index] = tensor
-    getattr(layer, f"is_{FIXED[kind]}_initialized")[index] = layer.has_previous_state[index] = True
-    layer.device, layer.dtype = tensor.device, tensor.dtype
-    if kind == "conv":
-        layer.conv_kernel_size[index] = tensor.shape[-1]
 
 
 class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
@@ -209,11 +164,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
 
     def __init__(self, config: GraphpruneConfig) -> None:
         super().__init__(config)
-        layers: dict[str, list[str]] = {}
-        for name in self.program.inputs:
-            if name.startswith("past_key_values."):
-                layers.setdefault(name.split(".")[1], []).append(name)
-        self.caches = [{name.split(".")[2]: name for name in names} for names in layers.values()]
+        self.caches = cache_names(self.program.inputs)
         self.grows = any("key" in names for names in self.caches)
         # Rows of ids that an example has, such as `4*batch`: streams of codes.
         self.rows = int(re.match(r"\d*", str(self.input_types["input_ids"][1][0]))[0] or 1)  # type: ignore[index]
@@ -240,10 +191,10 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
             cache = cache_utils.DynamicCache(config=self.config)
         past = self.past_length(cache, input_ids, attention_mask)
         inputs = self.plain_inputs(input_ids, attention_mask, position_ids, past)
-        inputs |= self.past_inputs(cache, input_ids, past)
+        inputs |= read_past(self.caches, cache, past, self.empty_states(input_ids.shape[0] // self.rows))
         outputs = self.execute(inputs)
         if cache is not None:
-            self.store(cache, outputs, past)
+            store_present(self.caches, cache, outputs, past, self.dtype)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 keeps all
         logits = outputs["logits"][:, kept, :]
         loss = None
@@ -273,42 +224,15 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         }
         return {name: tensor for name, tensor in given.items() if name in self.program.inputs}
 
-    def past_inputs(self, cache: Any, ids: Tensor, past: int) -> dict[str, Tensor]:
-        inputs = {}
-        for index, names in enumerate(self.caches):
-            held = dict(held_tensors(self.layer(cache, index))) if cache is not None else {}
-            for part, name in names.items():
-                grows = part in GROWING
-                tensor = held.get(part) if past or not grows else None
-                if tensor is None:
-                    dtype, (_, *rest) = self.input_types[name]
-                    sizes = [0 if isinstance(size, str) else size for size in rest]
-                    dtype = self.dtype if dtype == self.captured else dtype
-                    tensor = torch.zeros(ids.shape[0] // self.rows, *sizes, dtype=dtype, device=ids.device)
-                inputs[name] = tensor.narrow(GROWING[part][1], 0, past) if grows else tensor
-        return inputs
-
-    def store(self, cache: Any, outputs: Mapping[str, Tensor], past: int) -> None:
-        """Put the new states into the cache; a growing cache takes the tensors as they are."""
-        for index, names in enumerate(self.caches):
-            layer = self.layer(cache, index)
-            new = {part: outputs[name.replace("past_key_values.", "present.")] for part, name in names.items()}
-            if type(layer) is cache_utils.StaticLayer:
-                cache.update(*(new[part][:, :, past:].to(self.dtype) for part in ("key", "value")), index)
-                continue
-            if "key" in new and not layer.is_initialized:
-                layer.lazy_initialization(new["key"], new["value"])
-            for part, tensor in new.items():
-                if part in GROWING:
-                    setattr(layer, GROWING[part][0], tensor.to(self.dtype))
-                else:
-                    store_fixed(layer, part, tensor)
-
-    def layer(self, cache: Any, index: int) -> Any:
-        layer = cache.layers[index]
-        if cache.offloading or type(layer).__name__ not in LAYERS:
-            raise ValueError("a graphprune model takes a DynamicCache or a StaticCache made with its own configuration")
-        return layer
+    def empty_states(self, batch: int) -> dict[str, Tensor]:
+        """The states before the first token."""
+        states = {}
+        for name in (name for names in self.caches for name in names.values()):
+            dtype, (_, *rest) = self.input_types[name]
+            sizes = [0 if isinstance(size, str) else size for size in rest]
+            dtype = self.dtype if dtype == self.captured else dtype
+            states[name] = torch.zeros(batch, *sizes, dtype=dtype, device=self.device)
+        return states
 
     def create_masks_for_generate(self, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
         return attention_mask  # the graph makes its own causal mask from the two-dimensional one
@@ -322,30 +246,100 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
 
 
 class GraphpruneModel(GraphprunePreTrainedModel):
-    """An encoder: takes the graph's inputs by name and returns its outputs by name."""
+    """A model without a cache: takes the graph's inputs by name and returns its outputs by name, with a loss.
+
+    The name of a subclass says the task: which loss `labels` have, and which class of transformers holds the outputs.
+    """
+
+    def __init__(self, config: GraphpruneConfig) -> None:
+        super().__init__(config)
+        self.task = type(self).__name__.removeprefix("Graphprune")
+        self.main_input_name = next(iter(self.program.inputs), "input_ids")
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> ModelOutput:
-        given = {**kwargs, "input_ids": input_ids, "pixel_values": pixel_values}
-        given |= {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        if input_ids is not None and attention_mask is None:
-            given["attention_mask"] = torch.ones_like(input_ids)
-        if input_ids is not None and token_type_ids is None:
-            given["token_type_ids"] = torch.zeros_like(input_ids)
-        missing = [name for name in self.program.inputs if given.get(name) is None]
-        if missing:
-            raise ValueError(f"this model also needs the inputs {', '.join(missing)}")
-        inputs = {}
-        for name in self.program.inputs:
-            dtype = self.input_types[name][0]
-            inputs[name] = given[name].to(self.dtype if dtype.is_floating_point else dtype)
-        result = ModelOutput()
-        for name, tensor in self.execute(inputs).items():
-            result[name] = tensor
-        return result
+    ) -> ModelOutput | tuple[Any, ...]:
+        given = {**kwargs, "input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given |= {"pixel_values": pixel_values, "input_values": input_values, "input_features": input_features}
+        given |= {"decoder_input_ids": decoder_input_ids}
+        wanted = {"labels": labels, "start_positions": start_positions, "end_positions": end_positions}
+        wanted = {name: tensor for name, tensor in wanted.items() if tensor is not None}
+        outputs = self.execute(contract_inputs(complete(given, self.config, labels), self.input_types, self.dtype))
+        options = {k: v for k, v in kwargs.items() if k in ("num_items_in_batch", "ignore_index")}
+        loss = task_loss(self.task, outputs, self.config, wanted, options) if wanted else None
+        result = task_output(self.task, outputs, loss)
+        return result.to_tuple() if return_dict is False else result
+
+
+class GraphpruneForSequenceClassification(GraphpruneModel):
+    """One label, or one number, for each text."""
+
+
+class GraphpruneForTokenClassification(GraphpruneModel):
+    """A label for each token."""
+
+
+class GraphpruneForQuestionAnswering(GraphpruneModel):
+    """Where in the text the answer begins and where it ends."""
+
+
+class GraphpruneForMultipleChoice(GraphpruneModel):
+    """Which of several texts [batch, choices, sequence] fits."""
+
+
+class GraphpruneForNextSentencePrediction(GraphpruneModel):
+    """Whether one text follows on another."""
+
+
+class GraphpruneForMaskedLM(GraphpruneModel):
+    """Which tokens stand where the text has masks."""
+
+
+class GraphpruneForImageClassification(GraphpruneModel):
+    """A label for each image."""
+
+
+class GraphpruneForVideoClassification(GraphpruneModel):
+    """A label for each video."""
+
+
+class GraphpruneForAudioClassification(GraphpruneModel):
+    """A label for each sound."""
+
+
+class GraphpruneForSeq2SeqLM(GraphpruneModel, GenerationMixin):
+    """A text, sound or image in, a text out. It has no cache: each new token is computed from everything again."""
+
+    def __init__(self, config: GraphpruneConfig) -> None:
+        super().__init__(config)
+        if hasattr(self, "encoder"):  # a part of the source model that holds weights; generate asks it
+            self.encoder.main_input_name = self.main_input_name
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        return Untouched()
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, encoder_outputs: Any, **kwargs: Any) -> dict[str, Any]:
+        given = {name: kwargs[name] for name in self.program.inputs if kwargs.get(name) is not None}
+        return {**given, self.main_input_name: encoder_outputs[0], "decoder_input_ids": input_ids}
+
+    def _supports_default_dynamic_cache(self) -> bool:
+        return False
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """Inputs are those of the graph, which the signature does not name."""
+
+
+class GraphpruneForSpeechSeq2Seq(GraphpruneForSeq2SeqLM):
+    """Speech in, what is said out."""

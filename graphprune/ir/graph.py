@@ -29,6 +29,9 @@ class Source:
     was derived from it, since the class has none that could be used; `changes` names tensors that the class itself
     changes when it runs; `dense_rows` names the calls that picked rows by value and were traced with all rows. They
     decide how a model is compared with its graph. `trusted` says that the user lets code run that the folder brings.
+    `unread` names tensors of the checkpoint that the class does not read. `left_out` are the kinds of input (`image`,
+    `audio`) that the class takes and the graph does not, and `whole` is the number of parameters of the whole model
+    where there are any.
     """
 
     kind: str = "module"
@@ -45,6 +48,9 @@ class Source:
     changes: tuple[str, ...] = ()
     dense_rows: tuple[str, ...] = ()
     trusted: bool = False
+    unread: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    whole: int = 0
 
     @property
     def model_config(self) -> "PreTrainedConfig":

@@ -1,4 +1,4 @@
-"""The contract of models without a cache: encoders of text and of images, with their own inputs and outputs."""
+"""The contract of models without a cache: encoders of text, images and sound, with their own inputs and outputs."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -10,16 +10,18 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from graphprune.context import stated_context
 from graphprune.errors import CaptureError, ForeignError, foreign_code
+from graphprune.generic.faces import auto_class
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import BATCH, accepts, same_tensors
 from graphprune.models.patches import transformers_patches
+from graphprune.models.sound import INPUTS, Sound, example_sounds
 from graphprune.models.trial_runs import fake_run, real_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-LENGTH, IMAGES, FRAMES = 7, 3, 4
+LENGTH, IMAGES, FRAMES, CHOICES = 7, 3, 4, 5
 IMAGE_SIZE = 224  # pixels a side, where a configuration does not say: what image classifiers are trained on
 _EXAMPLES = 17
 _IMAGE_SIZES = ("image_size", "input_size", "img_size")
@@ -65,9 +67,14 @@ def model_inputs(
     inputs: dict[str, Tensor] = {}
     dynamic: dict[str, dict[int, str]] = {}
     if accepts(model, "input_ids"):
-        inputs["input_ids"] = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=device)
-        dynamic["input_ids"] = {0: "batch", 1: "sequence"}
+        sizes = {"batch": BATCH, **({"choices": CHOICES} if chooses(model) else {}), "sequence": LENGTH}
+        inputs["input_ids"] = torch.zeros(*sizes.values(), dtype=torch.long, device=device)
+        dynamic["input_ids"] = dict(enumerate(sizes))
     texts = dict(text_companions(model, inputs))
+    if inputs and not runs(model, {**inputs, **texts}) and runs(model, first_rows({**inputs, **texts})):
+        # A classifier on a decoder that has no padding token looks at the last token of one text.
+        inputs, texts = first_rows(inputs), first_rows(texts)
+        dynamic["input_ids"] = {dim: size for dim, size in dynamic["input_ids"].items() if dim}
     rows = rows_of_one(model, {**inputs, **texts}) if inputs else 1
     if rows > 1:
         inputs["input_ids"] = inputs["input_ids"].repeat(rows, 1)
@@ -81,9 +88,35 @@ def model_inputs(
             shape = [next(filter(None, frames), FRAMES), *shape]
         dynamic[images] = {0: "images" if inputs else "batch"}
         inputs[images] = torch.zeros(count, *shape, device=device)
+    sound = next((name for name in INPUTS if accepts(model, name)), None)
+    if sound is not None and not inputs:
+        inputs[sound], dynamic[sound] = sounds_of(model, sound, others)
     inputs |= texts
-    dynamic |= {name: {0: "batch", 1: "sequence"} for name in texts}
+    dynamic |= {name: dynamic["input_ids"] if rows == 1 else {0: "batch", 1: "sequence"} for name in texts}
     return inputs, dynamic
+
+
+def first_rows(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor[:1] for name, tensor in inputs.items()}
+
+
+def sounds_of(model: "PreTrainedModel", name: str, others: Mapping[str, Tensor]) -> Sound:
+    """The form of sounds that the model runs on. Raises CaptureError where none of those known does."""
+    device = next(model.parameters()).device
+    places = configurations(model.config)
+    found = (sound for place in places for sound in example_sounds(place, BATCH, device))
+    for sound in found:
+        if runs(model, {name: sound.tensor, **others}):
+            return sound
+    raise CaptureError(
+        f"{type(model).__name__} takes sounds as {name} in a form that is not known here; "
+        "models of speech are captured where they take waveforms, or spectra of a size that their configuration says"
+    )
+
+
+def chooses(model: "PreTrainedModel") -> bool:
+    """Say whether an example of the model is several texts, of which one fits."""
+    return auto_class(type(model).__name__) == "AutoModelForMultipleChoice"
 
 
 def rows_of_one(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> int:

@@ -16,6 +16,7 @@ from graphprune.suggestions import AUTO, check_choice
 
 WRITTEN = ("huggingface", "onnx")  # the backends, where none is named
 Precision = Literal["auto", "float32", "bf16"]
+Part = Literal["whole", "text"]
 Window = Annotated[int, Ge(2)]
 DEVICE_HELP = "Where to compute: auto (a GPU where torch finds one), cpu, cuda or cuda:1."
 _PRUNE_HELP = (
@@ -52,7 +53,8 @@ class CompileOptions:
     parquet file, a datasets id, or `stdlib`; `held_out` is text of the same kinds that is only measured on, None for a
     part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device` is where the model is
     scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training multiplies in: `auto`
-    is bf16 on a GPU that has it where the recipe says nothing else. Raises UsageError.
+    is bf16 on a GPU that has it where the recipe says nothing else. `part` is `text` where the text model of one that
+    takes images or sounds too is wanted alone. Raises UsageError.
     """
 
     model: str
@@ -133,6 +135,10 @@ class CompileOptions:
     dry_run: Annotated[bool, Option("Show widths and sizes only; a config.json is enough.")] = False
     restart: Annotated[bool, Option("Discard what an unfinished run has kept beside OUT, and begin again.")] = False
     trust_remote_code: bool = False
+    part: Annotated[
+        Part,
+        Option("What of a model of images or sounds and text: the whole, which is refused today, or its text model."),
+    ] = "whole"
     device: Annotated[str, Option(DEVICE_HELP, "DEVICE")] = AUTO
     precision: Annotated[Precision, Option(_PRECISION_HELP)] = AUTO
 
@@ -196,6 +202,7 @@ class ApplyOptions:
     backends: tuple[str, ...] = WRITTEN
     overwrite: bool = False
     trust_remote_code: bool = False
+    part: Part = "whole"
 
 
 def work_folder(out: Path) -> Path:

@@ -19,8 +19,9 @@ def model_card(
     generic: bool,
     onnx: bool,
     training: Sequence[Stage] = (),
+    calls: Sequence[str] = (),
 ) -> str:
-    """The README.md of OUT, as markdown with the hub's front matter."""
+    """The README.md of OUT, as markdown with the hub's front matter; `calls` are Python that runs the model."""
     name = graph.source.name or graph.source.architecture
     lines = [
         "---",
@@ -38,13 +39,9 @@ def model_card(
         "|---|---|---|",
         *(f"| {m.name} | {show_amount(m.before, m.unit)} | {show_amount(m.after, m.unit)} |" for m in measures),
         "",
-        "## Load it",
+        "## Use it",
         "",
-        "```python",
-        "from transformers import AutoModelForCausalLM",
-        f'model = AutoModelForCausalLM.from_pretrained("."{", trust_remote_code=True" if generic else ""})',
-        "```",
-        "",
+        *(line for call in calls for line in ("```python", call.rstrip(), "```", "")),
     ]
     if generic:
         lines += [

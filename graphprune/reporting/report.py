@@ -11,6 +11,7 @@ from graphprune.analysis.groups import Groups
 from graphprune.artefacts.export import record_files
 from graphprune.data.calibration import describe_text
 from graphprune.ir.plan import Plan
+from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.reporting import schema
 from graphprune.reporting.results import Result, Width
@@ -123,6 +124,7 @@ def resolved_recipe(asked: Asked, recipe: Recipe | None) -> str:
     """The recipe with every option of the run in it, headed by the command that runs it again."""
     command = ["graphprune", "compile", asked.model, "-o", "OUT", *asked.target]
     command += ["--vocabulary", asked.vocabulary] if asked.vocabulary is not None else []
+    command += ["--part", asked.part] if asked.part != CompileOptions.part else []
     command += ["--data", asked.data, *(["--held-out", asked.held_out] if asked.held_out else [])]
     command += ["--seed", str(asked.seed), "--method", "recipe.yaml"]
     if recipe is None:

@@ -11,7 +11,7 @@ from graphprune.analysis.groups import Groups
 from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.options import CompileOptions, Part
 from graphprune.pipeline.recipes import Recipe
 from graphprune.vocabulary.cutting import VocabularyCut
 
@@ -29,6 +29,7 @@ class Asked:
     data: str = CompileOptions.data
     held_out: str | None = None
     seed: int = CompileOptions.seed
+    part: Part = CompileOptions.part
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from graphprune.frontend.checks import (
     check_keys,
     check_no_extras,
     check_weights,
+    describe_unread,
     explain_no_weights,
     hash_files,
     read_header,
@@ -144,7 +145,6 @@ def test_weights_of_another_name_or_form_are_explained(tmp_path: Path) -> None:
     ("info", "message"),
     [
         ({"missing_keys": ["b", "a"]}, "the checkpoint m lacks tensors that Net needs: a, b"),
-        ({"unexpected_keys": {"z"}}, "the checkpoint m holds tensors that Net does not have: z"),
         (
             {"mismatched_keys": [("w", (3,), (4,))]},
             "the checkpoint m holds tensors that do not fit Net: w is [3], needed [4]",
@@ -153,12 +153,21 @@ def test_weights_of_another_name_or_form_are_explained(tmp_path: Path) -> None:
         ({"missing_keys": ["a"], "unexpected_keys": ["z"]}, "the checkpoint m lacks tensors that Net needs: a"),
     ],
 )
-def test_a_checkpoint_holds_exactly_the_tensors_of_its_model(info: dict[str, object], message: str) -> None:
+def test_a_checkpoint_holds_the_tensors_of_its_model(info: dict[str, object], message: str) -> None:
     whole = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
     check_keys("m", "Net", whole)
     with pytest.raises(SourceError) as caught:
         check_keys("m", "Net", whole | info)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+def test_tensors_of_other_heads_are_named_and_no_error() -> None:
+    found = check_keys("m", "Net", {"missing_keys": [], "unexpected_keys": {"z", "y"}, "mismatched_keys": []})
+    assert found == ("y", "z")
+    assert describe_unread("Net", found) == "2 tensors of the checkpoint that Net does not read: y, z"
+    many = describe_unread("Net", [f"head.{index}" for index in range(30)])
+    assert many.endswith(" and 10 more")
+    assert "head.19" in many
 
 
 def test_weights_that_are_no_numbers_are_counted_and_named() -> None:

@@ -159,10 +159,6 @@ def missing_tensor(folder: Path) -> None:
     edit_weights(folder, lambda w: w.pop("model.layers.0.self_attn.v_proj.weight"))
 
 
-def unexpected_tensor(folder: Path) -> None:
-    edit_weights(folder, lambda w: w.update({"surplus.weight": torch.zeros(2)}))
-
-
 def wrong_shape(folder: Path) -> None:
     edit_weights(folder, lambda w: w.update({"model.norm.weight": torch.ones(3)}))
 
@@ -191,7 +187,6 @@ def wrong_shape(folder: Path) -> None:
         (nan_weights, "the weight model.layers.0.mlp.up_proj.weight of"),
         (infinite_weights, "holds 1 NaN or infinite values"),
         (missing_tensor, "lacks tensors that LlamaForCausalLM needs: model.layers.0.self_attn.v_proj.weight"),
-        (unexpected_tensor, "holds tensors that LlamaForCausalLM does not have: surplus.weight"),
         (wrong_shape, "model.norm.weight is [3], needed [16]"),
     ],
 )
@@ -251,3 +246,11 @@ def test_a_model_within_that_lacks_whole_attention_gets_the_automatic_choice() -
     assert with_whole_attention(Loader, load) == {}
     assert with_whole_attention(Loader, dict) == {"attn_implementation": "sdpa"}
     assert with_whole_attention(object, dict) == {}
+
+
+def test_tensors_of_another_head_are_a_note(folder: Path) -> None:
+    """As in checkpoints of BERT, which hold the heads that it was trained with and a pooler."""
+    edit_weights(folder, lambda w: w.update({"other_head.weight": torch.zeros(2)}))
+    graph = capture(folder)
+    assert graph.source.unread == ("other_head.weight",)
+    assert "1 tensor of the checkpoint that LlamaForCausalLM does not read: other_head.weight" in graph.notes

@@ -39,6 +39,8 @@ def explain_failure(model: nn.Module, error: BaseException) -> str:
     places = list(model_places(model, error))
     where = f" {places[-1]}" if places else ""
     fixed = fixed_sizes(str(error))
+    if not fixed and (violated := re.findall(r"Constraints violated \(([^)]+)\)", text)):
+        fixed = f"some {violated[0].replace('_', '')}"
     if fixed:
         return f"cannot capture the model{where}: its code computes with sizes as numbers, and holds for {fixed} alone"
     return f"cannot capture the model{where}: {type(error).__name__}: {text[:300]}"
