@@ -4,6 +4,7 @@ They are made here alone. What is read from a folder enters them only as names t
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from graphprune.context import stated_context
 from graphprune.errors import DataError
 from graphprune.generic.faces import Face, auto_class, known_classes
 from graphprune.ir.contract import DERIVED
+from graphprune.json_data import Json
 
 TRUST = ", trust_remote_code=True"
 PROMPT, SENTENCE, TOKENS, SHORT = "Once", "The cat sat on the mat.", 16, 8
@@ -26,6 +28,8 @@ PIPELINES = {
     "image-classification": 'Image.new("RGB", (64, 64))',
     "audio-classification": 'numpy.zeros(16000, "float32")',
 }
+# What a configuration may have imported: `torch.nn.modules.activation.Tanh`.
+KNOWN_MODULES, IMPORTABLE = ("sentence_transformers.", "torch.nn."), re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 IMPORTS = {"image-classification": "from PIL import Image\n", "audio-classification": "import numpy\n"}
 
 
@@ -74,9 +78,32 @@ def describe(out: Path, expected: Mapping[str, Tensor], kind: str) -> Written:
         tokenizer=masks is not None,
         masks=bool(masks),
         processor=(out / "preprocessor_config.json").is_file(),
-        sentences=(out / "modules.json").is_file() and kind == "encoder",
+        sentences=kind == "encoder" and has_known_modules(out),
         context=stated_context(config),
     )
+
+
+def has_known_modules(out: Path) -> bool:
+    """Say whether this is a model of sentence-transformers, of nothing but its own modules and torch's.
+
+    It imports what modules.json and the modules' configurations name, from the folder too, without asking.
+    """
+    path = out / "modules.json"
+    if not path.is_file():
+        return False
+    configs = (file for file in out.glob("*/*.json") if file.name == "config.json")
+    named = [text for file in (path, *configs) for text in texts_in(json.loads(file.read_text(encoding="utf-8")))]
+    return all(text.startswith(KNOWN_MODULES) for text in named if IMPORTABLE.fullmatch(text))
+
+
+def texts_in(data: Json) -> Iterator[str]:
+    """Every text of some JSON data but `auto_map`, which needs trust."""
+    if isinstance(data, dict):
+        yield from (text for key, value in data.items() if key != "auto_map" for text in texts_in(value))
+    elif isinstance(data, list):
+        yield from (text for value in data for text in texts_in(value))
+    elif isinstance(data, str):
+        yield data
 
 
 def find_mask(out: Path) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphprune.artefacts.genai_check import require_known
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import DataError, first_line, foreign
 from graphprune.running.comparison import Check
@@ -60,6 +61,7 @@ def read_alone(path: Path) -> Encode:
 
 def read_in_genai(folder: Path) -> Encode:
     """As onnxruntime-genai reads a text when it is told to add special tokens, which it leaves out by default."""
+    require_known(folder)
     genai: Any = importlib.import_module("onnxruntime_genai")
     with foreign(lambda error: DataError(f"onnxruntime-genai cannot open the tokenizer: {first_line(error)}")):
         tokenizer = genai.Tokenizer(genai.Model(str(folder)))

@@ -16,7 +16,15 @@ import transformers
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts.call_check import NAME, check_calls, run_call
 from graphprune.artefacts.check_process import check_all, read_reference
-from graphprune.artefacts.example_calls import TRUST, Written, describe, example_calls, loader_of, model_call
+from graphprune.artefacts.example_calls import (
+    TRUST,
+    Written,
+    describe,
+    example_calls,
+    has_known_modules,
+    loader_of,
+    model_call,
+)
 from graphprune.artefacts.parity import save_reference
 from graphprune.artefacts.source_tokens import NAME as TOKENIZER
 from graphprune.artefacts.source_tokens import TEXTS, check_tokenizer, encodings
@@ -213,3 +221,23 @@ def test_the_tokenizer_gives_the_tokens_of_the_source(out: Path, tmp_path: Path)
     (tmp_path / "tokenizer.json").unlink()
     assert check_tokenizer(tmp_path, expected).detail == "it cannot be loaded"
     assert encodings(tmp_path / "nothing") is encodings(None) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("modules.json", [{"type": "evil.Module", "path": ""}]),
+        ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": "", "kwargs": ["os.abort"]}]),
+        ("1_Dense/config.json", {"activation_function": "os.abort"}),
+        ("1_Dense/config.json", {"inner": [{"tokenizer_class": "evil_package.Tokenizer"}]}),
+    ],
+)
+def test_what_sentence_transformers_would_import_is_looked_at_first(tmp_path: Path, file: str, data: object) -> None:
+    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Dense")]
+    (tmp_path / "1_Dense").mkdir()
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Dense" / "config.json").write_text('{"activation_function": "torch.nn.modules.activation.Tanh"}')
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"], "transformers_version": "5.23.0"}')
+    assert has_known_modules(tmp_path)
+    (tmp_path / file).write_text(json.dumps(data))
+    assert not has_known_modules(tmp_path)

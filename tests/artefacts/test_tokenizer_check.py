@@ -9,9 +9,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from graphprune.artefacts.tokenizer_check import check_tokenizers, compare_texts, read_alone, texts_for
+from graphprune.artefacts.tokenizer_check import check_tokenizers, compare_texts, read_alone, read_in_genai, texts_for
 from graphprune.backends.onnx.files import copy_companions
 from graphprune.backends.onnx.tokenizer_files import ends, write_tokenizer
+from graphprune.errors import ParityError
 
 LETTERS = [chr(code) for code in range(33, 127)]
 
@@ -96,3 +97,11 @@ def test_without_a_tokenizer_nothing_is_written_or_compared(tmp_path: Path) -> N
     (tmp_path / "tokenizer.json").write_text("{}")
     assert write_tokenizer(tmp_path, tmp_path) == []
     assert list(check_tokenizers(tmp_path, tmp_path)) == []
+
+
+def test_genai_opens_no_folder_whose_configuration_is_not_ours(tmp_path: Path) -> None:
+    """Also where nothing else of it was opened in genai before."""
+    library = {"model": {"decoder": {"session_options": {"custom_ops_library": "evil.so"}}}}
+    (tmp_path / "genai_config.json").write_text(json.dumps(library))
+    with pytest.raises(ParityError, match="otherwise than graphprune writes it"):
+        read_in_genai(tmp_path)
