@@ -9,7 +9,14 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from graphprune.artefacts.tokenizer_check import check_tokenizers, compare_texts, read_alone, read_in_genai, texts_for
+from graphprune.artefacts.tokenizer_check import (
+    check_in_genai,
+    check_tokenizers,
+    compare_texts,
+    read_alone,
+    read_in_genai,
+    texts_for,
+)
 from graphprune.backends.onnx.files import copy_companions
 from graphprune.backends.onnx.tokenizer_files import ends, write_tokenizer
 from graphprune.errors import ParityError
@@ -105,3 +112,10 @@ def test_genai_opens_no_folder_whose_configuration_is_not_ours(tmp_path: Path) -
     (tmp_path / "genai_config.json").write_text(json.dumps(library))
     with pytest.raises(ParityError, match="otherwise than graphprune writes it"):
         read_in_genai(tmp_path)
+
+
+def test_a_tokenizer_that_genai_does_not_have_is_stated_and_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel"}}')
+    check = check_in_genai(tmp_path, ["a"], [[1]])
+    assert check.passed
+    assert check.detail == "genai has no WordLevel tokenizer"
