@@ -36,7 +36,8 @@ def test_it_sees_a_half_out_and_what_goes_on(kills: ModuleType, tmp_path: Path) 
     (tmp_path / "graphprune" / "report.json").write_text('{"files": [{"path": "a", "sha256": "0"}]}')
     (tmp_path / "a").write_text("changed")
     assert not kills.is_whole(tmp_path)
-    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(60)'], stderr=subprocess.DEVNULL"
+    child = f"import subprocess, sys; subprocess.Popen({sleeper})"
     _, _, others = kills.run([sys.executable, "-c", child], None, 0)
     assert len(others) == 1
 
