@@ -1,4 +1,4 @@
-"""Interfaces: how users call a class of models: its Auto class, the task of its pipeline, and the generic class for it."""
+"""Interfaces: how users call a class of models: by its Auto class, a pipeline's task, and the generic class for it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
