@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphprune.backends.huggingface.files import write_json, write_tensors
 from graphprune.generic import CODE, MODELING
-from graphprune.generic.faces import Face, face_of
+from graphprune.generic.interfaces import Interface, interface_of
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
@@ -49,15 +49,15 @@ def generic_config(graph: Graph) -> dict[str, object]:
     from graphprune.generic.modeling_graphprune import GraphpruneConfig
     from graphprune.generic.program_graphprune import pack
 
-    face = own_face(graph)
+    interface = own_interface(graph)
     dtype = type_name(narrowest_dtype(graph))
     return {
         **plain_fields(graph),
         **label_fields(graph),
-        "architectures": [face.generic],
-        "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", face.auto: f"{MODELING}.{face.generic}"},
+        "architectures": [interface.generic],
+        "auto_map": {"AutoConfig": f"{MODELING}.GraphpruneConfig", interface.auto: f"{MODELING}.{interface.generic}"},
         "model_type": GraphpruneConfig.model_type,
-        "is_encoder_decoder": face.generic in ("GraphpruneForSeq2SeqLM", "GraphpruneForSpeechSeq2Seq"),
+        "is_encoder_decoder": interface.generic in ("GraphpruneForSeq2SeqLM", "GraphpruneForSpeechSeq2Seq"),
         **cache_fields(graph),
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -66,13 +66,13 @@ def generic_config(graph: Graph) -> dict[str, object]:
     }
 
 
-def own_face(graph: Graph) -> Face:
+def own_interface(graph: Graph) -> Interface:
     """How the source's class is called; that of a generic checkpoint is in its configuration."""
     config = graph.source.config
     known = [auto for auto in getattr(config, "auto_map", None) or {} if auto != "AutoConfig"]
     if config is not None and known and config.architectures and config.architectures[0].startswith("Graphprune"):
-        return Face(known[0], config.architectures[0])
-    return face_of(graph.source.architecture, graph.source.kind)
+        return Interface(known[0], config.architectures[0])
+    return interface_of(graph.source.architecture, graph.source.kind)
 
 
 def label_fields(graph: Graph) -> dict[str, object]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.context import stated_context
 from graphprune.errors import DataError
-from graphprune.generic.faces import Face, auto_class, known_classes
+from graphprune.generic.interfaces import Interface, auto_class, known_classes
 from graphprune.ir.contract import DERIVED
 from graphprune.json_data import Json
 
@@ -132,7 +132,7 @@ def loader_of(config: Mapping[str, object]) -> str:
 
 def model_call(written: Written) -> str:
     """How transformers runs the model: by the pipeline of its task, on text where there is a tokenizer, on tensors."""
-    task = Face(written.loader, "").task
+    task = Interface(written.loader, "").task
     texts = written.tokenizer and "input_ids" in written.inputs
     usable = {"image-classification": written.processor, "audio-classification": written.processor}
     if task in PIPELINES and usable.get(task, texts) and (task != "fill-mask" or written.masks):

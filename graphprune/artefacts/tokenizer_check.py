@@ -12,6 +12,7 @@ from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import DataError, first_line, foreign
 from graphprune.running.comparison import Check
 
+IN_GENAI = "texts in genai"
 Encode = Callable[[str], Sequence[int]]
 # Where tokenizers differ: spaces at either end and within, what is no letter, more than one byte, special tokens.
 TEXTS = (
@@ -44,7 +45,7 @@ def check_tokenizers(out: Path, folder: Path) -> Iterator[Check]:
 
 def check_in_genai(folder: Path, texts: Sequence[str], wanted: Sequence[Sequence[int]]) -> Check:
     """What genai makes of the texts; a tokenizer that it does not have is stated, as are other tokens."""
-    name, kind = "texts in genai", tokenizer_kind(folder)
+    name, kind = IN_GENAI, tokenizer_kind(folder)
     if kind not in GENAI_HAS:  # it reads memory that is not its own, and may end the process
         return Check(folder.name, name, 1.0, 0.0, 1.0, True, f"genai has no {kind or 'such'} tokenizer")
     try:

@@ -21,8 +21,8 @@ from graphprune.running.runners import Runner, graph_runner, runner_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Face = Literal["graph", "checkpoint", "onnx"]
-FACES: tuple[Face, ...] = get_args(Face)
+Interface = Literal["graph", "checkpoint", "onnx"]
+FACES: tuple[Interface, ...] = get_args(Interface)
 _UNSTATED_CONTEXT = 2048
 
 
@@ -33,7 +33,7 @@ class LanguageModel:
     `context` is the longest sequence that it was made for, `vocabulary` the number of its tokens, None where unknown.
     """
 
-    face: Face
+    face: Interface
     runner: Runner
     tokenizer: "PreTrainedTokenizerBase"
     context: int
@@ -152,7 +152,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 def load_face(
     model: str,
-    face: Face,
+    face: Interface,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
@@ -175,7 +175,7 @@ def load_face(
     return of_graph(graph if device.type == "cpu" else place(graph, device))
 
 
-def faces_in(model: str) -> tuple[Face, ...]:
+def faces_in(model: str) -> tuple[Interface, ...]:
     """The faces that a model can be evaluated as. Raises SourceError where there is nothing at its place."""
     path = Path(model).expanduser()
     if model != "demo" and not path.exists() and model.startswith(("/", ".", "~")):

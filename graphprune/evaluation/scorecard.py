@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphprune.data.tokens import check_tokens, read_tokens
 from graphprune.errors import UsageError
-from graphprune.evaluation.language_model import Face, LanguageModel
+from graphprune.evaluation.language_model import Interface, LanguageModel
 from graphprune.evaluation.task_scores import TaskScore, score_tasks
 from graphprune.progress import Progress, no_progress
 from graphprune.running.perplexity import stream_perplexity
@@ -70,7 +70,7 @@ class Scorecard:
     """The scores of one face of a model; `dtype` is what its weights are computed in."""
 
     model: str
-    face: Face
+    face: Interface
     dtype: str
     text: TextScore | None
     tasks: tuple[TaskScore, ...]

@@ -149,7 +149,7 @@ def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, st
 
 
 def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
-    """Fetch a model of the Hugging Face hub into its cache: never a pickle, code only where it is trusted."""
+    """Fetch a model of the Hugging Interface hub into its cache: never a pickle, code only where it is trusted."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -27,7 +27,7 @@ def register() -> None:
     from transformers.models.auto import modeling_auto
 
     from graphprune.generic import modeling_graphprune as ours
-    from graphprune.generic.faces import generic_class, known_classes
+    from graphprune.generic.interfaces import generic_class, known_classes
 
     earlier = type(ours.GraphpruneConfig.__name__, (ours.GraphpruneConfig,), {"model_type": _EARLIER_TYPE})
     for name, config in ((ours.GraphpruneConfig.model_type, ours.GraphpruneConfig), (_EARLIER_TYPE, earlier)):

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from graphprune.context import stated_context
 from graphprune.errors import CaptureError, ForeignError, foreign_code
-from graphprune.generic.faces import auto_class
+from graphprune.generic.interfaces import auto_class
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import BATCH, accepts, same_tensors
 from graphprune.models.patches import transformers_patches

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graphprune.generic.faces import auto_class
+from graphprune.generic.interfaces import auto_class
 from graphprune.models.contract import Contract
 from graphprune.models.decoder import BATCH, accepts, same_tensors
 from graphprune.models.encoder import Stateless, longest_text, model_inputs, probe_outputs

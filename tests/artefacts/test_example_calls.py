@@ -153,7 +153,7 @@ def test_the_check_runs_the_call_and_nothing_of_the_folder(out: Path) -> None:
     "name",
     ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice", "ForMaskedLM"],
 )
-def test_a_stock_checkpoint_keeps_its_face_too(name: str, tmp_path: Path) -> None:
+def test_a_stock_checkpoint_keeps_its_interface_too(name: str, tmp_path: Path) -> None:
     source, target = write_classifier(tmp_path / "source", name), tmp_path / "out"
     graph = capture(source)
     HuggingFace(form="stock").export(graph, target)

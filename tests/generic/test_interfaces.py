@@ -1,4 +1,4 @@
-"""Faces: models of every task keep their Auto class, labels, loss, outputs and pipeline in the generic form."""
+"""Interfaces: models of every task keep their Auto class, labels, loss, outputs and pipeline in the generic form."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.frontend.source import capture
 from graphprune.generic.auto_classes import register
-from graphprune.generic.faces import Face, auto_class, face_of
+from graphprune.generic.interfaces import Interface, auto_class, interface_of
 
 register()
 SMALL: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -146,7 +146,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_generic_form_has_the_face_of_its_source(name: str, folders: Callable[[str], Path]) -> None:
+def test_the_generic_form_has_the_interface_of_its_source(name: str, folders: Callable[[str], Path]) -> None:
     _, auto, inputs, labels = CASES[name]
     source, found = build(name), getattr(transformers, auto).from_pretrained(folders(name)).eval()
     assert type(found).__name__.startswith("Graphprune")
@@ -220,8 +220,10 @@ def test_a_class_has_the_auto_class_that_is_its_own() -> None:
     assert auto_class("RobertaForMaskedLM") == "AutoModelForMaskedLM"
     assert auto_class("BertForPreTraining") == "AutoModelForPreTraining"
     assert auto_class("NoSuchModel") == "AutoModel"
-    assert face_of("GPT2LMHeadModel", "decoder") == Face("AutoModelForCausalLM", "GraphpruneForCausalLM")
-    assert face_of("GPT2LMHeadModel", "encoder") == Face("AutoModel", "GraphpruneModel")
-    assert face_of("DPTForDepthEstimation", "encoder") == Face("AutoModelForDepthEstimation", "GraphpruneModel")
-    assert Face(SEQUENCE, "").task == "text-classification"
-    assert Face("AutoModelForMultipleChoice", "").task is None
+    assert interface_of("GPT2LMHeadModel", "decoder") == Interface("AutoModelForCausalLM", "GraphpruneForCausalLM")
+    assert interface_of("GPT2LMHeadModel", "encoder") == Interface("AutoModel", "GraphpruneModel")
+    assert interface_of("DPTForDepthEstimation", "encoder") == Interface(
+        "AutoModelForDepthEstimation", "GraphpruneModel"
+    )
+    assert Interface(SEQUENCE, "").task == "text-classification"
+    assert Interface("AutoModelForMultipleChoice", "").task is None

@@ -1,4 +1,4 @@
-"""Faces: how users call a class of models: its Auto class, the task of its pipeline, and the generic class for it."""
+"""Interfaces: how users call a class of models: by its Auto class, a pipeline's task, and the generic class for it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _GENERATING = ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
 
 @final
 @dataclass(frozen=True)
-class Face:
+class Interface:
     """The Auto class of a model, and the class that stands for its own in the generic form."""
 
     auto: str
@@ -32,14 +32,14 @@ def autos_of(entry: Mapping[str, Any]) -> set[str]:
     return {auto.__name__ for auto in entry["pt"]}
 
 
-def face_of(architecture: str, kind: str) -> Face:
-    """The face of a class of transformers whose graph is of a kind: `decoder`, `seq2seq`, `encoder`."""
+def interface_of(architecture: str, kind: str) -> Interface:
+    """The interface of a class of transformers whose graph is of a kind: `decoder`, `seq2seq`, `encoder`."""
     if kind == "decoder":
-        return Face("AutoModelForCausalLM", "GraphpruneForCausalLM")
+        return Interface("AutoModelForCausalLM", "GraphpruneForCausalLM")
     auto = auto_class(architecture)
     if auto == "AutoModelForCausalLM":  # captured without a cache
-        return Face("AutoModel", "GraphpruneModel")
-    return Face(auto, generic_class(auto, kind))
+        return Interface("AutoModel", "GraphpruneModel")
+    return Interface(auto, generic_class(auto, kind))
 
 
 def generic_class(auto: str, kind: str) -> str:
