@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,9 @@ def is_number(value: object) -> bool:
 
 
 def holds(value: float, bound: Bound) -> bool:
+    """Say whether a number keeps to a bound; what is not finite keeps to none."""
+    if not math.isfinite(value):
+        return False
     match bound:
         case Ge(least):
             return bool(value >= least)  # type: ignore[operator]

@@ -74,7 +74,8 @@ def of_checkpoint(
     A checkpoint in the generic form runs in graphprune's own class, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts.loading import load_checkpoint
-    from graphprune.frontend.source import is_generic, load_source
+    from graphprune.frontend.places import is_generic
+    from graphprune.frontend.source import load_source
     from graphprune.models.kinds import writes_text
     from graphprune.models.patches import quiet_transformers
 
