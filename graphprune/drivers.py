@@ -1,4 +1,4 @@
-"""Drivers: what this machine has, asked without torch."""
+"""Drivers: what this machine has, asked without torch where that is possible."""
 
 import os
 import re
@@ -17,5 +17,11 @@ def has_gpu() -> bool:
 
 def check_device(name: str) -> None:
     """Raise UsageError for what is the name of no kind of device; whether there is one, torch knows."""
-    if name != "auto" and not re.fullmatch(r"(cpu|cuda|mps|xpu|hpu|npu|mtia|xla)(:\d{1,4})?", name):
-        raise UsageError(f"{name[:40]!r} is no device; write auto, cpu, cuda or cuda:1")
+    if name == "auto" or re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d{1,3})?", name):
+        return
+    import torch
+
+    try:
+        torch.device(name)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"{name[:40]!r} is no device; write auto, cpu, cuda or cuda:1") from error

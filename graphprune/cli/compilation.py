@@ -12,7 +12,6 @@ from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trus
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
-from graphprune.ir.plan import read_plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder
 from graphprune.processes import is_first
 from graphprune.progress import no_progress
@@ -171,7 +170,6 @@ def apply_command(
     options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part)
     from graphprune.compiler.preflight import check_replay
 
-    read_plan(plan)
     check_replay(options)
     with importing():
         from graphprune.compiler.compile import apply_plan

@@ -4,15 +4,14 @@ import os
 from pathlib import Path
 
 from graphprune import registry
-from graphprune.artefacts.staging import check_output
+from graphprune.artefacts.outputs import check_output
 from graphprune.data.sources import look_at_text
 from graphprune.errors import UsageError, first_line
 from graphprune.frontend.places import look_at
+from graphprune.ir.plan import read_plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.spec import split_spec
-
-_LONGEST_NAME = 180  # bytes: what is written beside OUT has a longer name, and a file system takes 255
 
 
 def check_request(options: CompileOptions) -> None:
@@ -23,7 +22,7 @@ def check_request(options: CompileOptions) -> None:
     resolve_recipe(options, plugins=False)
     check_backends(options.backends)
     if options.out is not None and not options.dry_run:
-        check_place(options.out, options.overwrite)
+        check_place(options.out, options.overwrite, options.model)
     look_at(options.model, not options.dry_run, options.trust_remote_code)
     if not options.dry_run:
         for text in filter(None, (options.data, options.held_out)):
@@ -33,7 +32,8 @@ def check_request(options: CompileOptions) -> None:
 def check_replay(options: ApplyOptions) -> None:
     """The same for the replay of a plan."""
     check_backends(options.backends)
-    check_place(options.out, options.overwrite)
+    check_place(options.out, options.overwrite, options.model)
+    read_plan(options.plan)
     look_at(options.model, True, options.trust_remote_code)
 
 
@@ -45,16 +45,14 @@ def check_backends(specs: tuple[str, ...]) -> None:
         registry.find("backends", split_spec(spec)[0])
 
 
-def check_place(out: Path, overwrite: bool) -> None:
+def check_place(out: Path, overwrite: bool, model: str) -> None:
     """Raise UsageError where no folder can be made, or where it would be one that the command runs in."""
-    if len(os.fsencode(out.name)) > _LONGEST_NAME:
-        raise UsageError(f"the name {out.name[:20]}... is too long for a folder; give another -o OUT")
     try:
         place, here = out.expanduser().resolve(), Path.cwd()
         if place == here or place in here.parents:
             raise UsageError(f"{out} is the folder that the command runs in, or one around it; give a new one: -o OUT")
         around = next(folder for folder in place.parents if folder.exists())
-        check_output(out, overwrite)
+        check_output(out, overwrite, model)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"{str(out)[:60]!r} can be no folder: {first_line(error)[:80]}; give another -o OUT"

@@ -26,7 +26,7 @@ _SHOWN = 8
 
 
 def conversation_of(row: Row, field: str) -> Conversation | None:
-    """The conversation that a row holds in place of a text in `field`: empty where it is null, None where it has none.
+    """The conversation that a row holds: empty where it is null, None where it has none.
 
     It is a list of messages with `role` and `content`, or `from` and `value`, in `field`, `messages` or
     `conversations`; or it is made of an instruction and its answer, such as `instruction`, `input` and `output`, or
@@ -36,20 +36,20 @@ def conversation_of(row: Row, field: str) -> Conversation | None:
     if name is not None:
         messages = row.fields[name]
         return tuple(read_message(message, row.where) for message in messages) if messages else ()
-    return None if field in row.fields else answered(row)
+    return answered(row)
 
 
 def conversation_field(row: Row, field: str) -> str | None:
-    """The field of a row that holds its conversation: a list, or null where it has none; not where `field` is text."""
-    if field not in FIELDS and field in row.fields and not isinstance(row.fields[field], list):
-        return None
+    """The field of a row that holds its conversation: a list, or null where it has none."""
     names = [name for name in (field, *FIELDS) if name in row.fields]
     return next((name for name in names if row.fields[name] is None or isinstance(row.fields[name], list)), None)
 
 
 def is_conversation(row: Row, field: str) -> bool:
     """Say whether a row is read as a conversation: what was asked for is one, or is missing beside one."""
-    return conversation_field(row, field) is not None or (field not in row.fields and answer_field(row) is not None)
+    if field in row.fields:
+        return field in FIELDS or isinstance(row.fields[field], list)
+    return conversation_field(row, field) is not None or answer_field(row) is not None
 
 
 def answer_field(row: Row) -> tuple[tuple[str, ...], str] | None:
@@ -117,7 +117,7 @@ def text_of(row: Row, field: str, render: Render = joined) -> Iterator[str]:
 
     Raises DataError that names the fields where there is neither.
     """
-    messages = conversation_of(row, field)
+    messages = conversation_of(row, field) if is_conversation(row, field) else None
     if messages is not None:
         yield from (whole(render(messages)),) if messages else ()
         return

@@ -110,7 +110,8 @@ def open_all_rows(spec: str, field: str | None) -> Iterator[Row]:
         return read_dataset(f"{path_of(name)}{colon}{rest}")
     if is_named_file(spec):
         raise DataError(
-            f"no text file at {spec[:200]!r}; pass a .txt, .jsonl, .json, .csv or .parquet file, a datasets id or 'stdlib'"
+            f"no text file at {spec[:200]!r}; pass a .txt, .jsonl, .json, .csv or .parquet file, a datasets id or "
+            "'stdlib'"
         )
     return read_dataset(spec)
 

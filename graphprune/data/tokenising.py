@@ -37,8 +37,7 @@ def encode_source(
         first = next(open_rows(spec), None)
         if first is None:
             raise DataError(f"{spec} holds no text")
-        # Without a template what is said is read as plain text, as a model without one was trained.
-        if loss_on == "assistant" or (is_conversation(first, field) and tokenizer.chat_template):
+        if loss_on == "assistant" or is_conversation(first, field):
             check_template(tokenizer)
             yield from encode_conversations(tokenizer, read_conversations(spec, field), loss_on, limit_bytes)
             return

@@ -202,8 +202,8 @@ def check_keys(name: str, architecture: str, info: Mapping[str, Iterable[Any]]) 
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if prefix := wrapped_by(missing, unexpected):
         raise SourceError(
-            f"the checkpoint {name} holds {prefix}{missing[0]} where {architecture} has {missing[0]}: a wrapper has put "
-            f"{prefix!r} before every name; save the model within it, or rename the tensors"
+            f"the checkpoint {name} holds {prefix}{missing[0]} where {architecture} has {missing[0]}: a wrapper has "
+            f"put {prefix!r} before every name; save the model within it, or rename the tensors"
         )
     mismatched = [f"{n} is {list(found)}, needed {list(wanted)}" for n, found, wanted in info["mismatched_keys"]]
     faults = {

@@ -48,7 +48,7 @@ def explain_no_config(folder: Path) -> str:
     )
 
 
-def check_no_extras(folder: Path, config: Mapping[str, Any]) -> None:
+def check_no_extras(folder: Path, config: Mapping[str, Json]) -> None:
     """Raise SourceError for what transformers would take along unasked: kernels of the hub, and adapters.
 
     A kernel is code, fetched where the configuration names its repository; an adapter may be a pickle, and changes what

@@ -15,7 +15,7 @@ from graphprune.amounts import parse_count
 from graphprune.bounds import Count
 from graphprune.errors import UsageError, first_line
 from graphprune.paths import is_file
-from graphprune.pipeline.options import Window
+from graphprune.pipeline.options import Held, Window
 from graphprune.pipeline.token_shares import Shares
 from graphprune.pruning.options import PRUNABLE, Pruning
 from graphprune.spec import build, option_types, parse_spec, print_value, split_spec
@@ -30,7 +30,7 @@ _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 class Calibration:
     """The text that methods look at: windows and the tokens in each."""
 
-    samples: Count = 128
+    samples: Held = 128
     length: Window = 128
 
 

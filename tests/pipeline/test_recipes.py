@@ -11,12 +11,12 @@ from graphprune.amounts import parse_count
 from graphprune.budget.quantities import Parameters
 from graphprune.budget.targets import Target
 from graphprune.cli import main
-from graphprune.compiler.request import resolve_recipe
 from graphprune.data.readers import read_plain
 from graphprune.data.splits import choose_bytes, choose_rows
 from graphprune.errors import RegistryError, UsageError
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
+from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.stages import expand, needs_text
 from graphprune.pruning.options import Pruning
 from graphprune.spec import option_types
@@ -73,8 +73,8 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path) -> None:
         ("name: a\nprune:\n\tsteps: 1", "my.yaml, line 3: not YAML"),
         ("- a list", "is no recipe"),
         ("summary: nameless", "my.yaml: name is missing"),
-        ("name: a\nstages_: 3", "my.yaml: stages_ is no field of a recipe; did you mean stages? it takes name, "),
-        ("name: a\nprune: {stepps: 3}", "my.yaml: prune.stepps is no field of a recipe; did you mean steps? it takes"),
+        ("name: a\nstages_: 3", "my.yaml: stages_ is no field of a recipe; did you mean stages?"),
+        ("name: a\nprune: {stepps: 3}", "my.yaml: prune.stepps is no field of a recipe; did you mean steps?"),
         ("name: a\nprune: {steps: two}", "my.yaml: prune.steps is 'two': input should be a valid integer"),
         ("name: a\nprune: {steps: 0}", "my.yaml: prune.steps is 0: input should be greater than or equal to 1"),
         ("name: a\nprune: 3", "my.yaml: prune is 3: input should be"),
@@ -88,7 +88,7 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path) -> None:
             "my.yaml: before: no graphprune.passes plug-in is named 'dropblocks'; did you",
         ),
         ("name: a\ntoken_shares: quadratic", "my.yaml: token_shares is 'quadratic': input should be 'linear', "),
-        ("name: a\nrecover: {tokens: many}", "my.yaml: recover is {'tokens': 'many'}: 'many' is no number of tokens"),
+        ("name: a\nrecover: {tokens: many}", "my.yaml: recover is a mapping: 'many' is no number of tokens"),
         (
             "name: a\nrecover: {tokens: 1M, tempreature: 2}",
             "recover.tempreature is no option of recover; did you mean temp",
@@ -109,8 +109,11 @@ def test_a_wrong_recipe_is_one_line_with_file_key_and_remedy(text: str, said: st
     ("line", "said"),
     [
         ("--method adapt-acel", "no method is named 'adapt-acel'; did you mean adapt-accel"),
-        ("--method zzz", "no method is named 'zzz'; known: adapt-accel"),
-        ("--method no/such.yaml", "no recipe at no/such.yaml; give the path of a YAML file or one of adapt-accel"),
+        ("--method zzz", "no method is named 'zzz'; `graphprune list methods` shows all"),
+        (
+            "--method no/such.yaml",
+            "no recipe at no/such.yaml; give the path of a YAML file, or `graphprune list methods`",
+        ),
         (
             "--importance tailor",
             "--importance tailor: no graphprune.importance plug-in is named 'tailor'; did you mean",
@@ -120,7 +123,7 @@ def test_a_wrong_recipe_is_one_line_with_file_key_and_remedy(text: str, said: st
         ("--set prune", "--set prune: write key=value, such as --set recover.lr=1e-3"),
         ("--set prune.importance.more=3", "--set prune.importance.more=3: importance is one value and has no fields"),
         ("--set a=[", "--set a=[: '[' is not YAML"),
-        ("--train-tokens many", "--train-tokens many is "),
+        ("--train-tokens many", "--train-tokens many: write the number of tokens as 2M"),
         ("--lr 0.1", "the method taylor does not say for how long to train; give --train-tokens"),
         ("--stages 0", "--stages must be 1 or more, not 0"),
     ],
