@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz.py --count 3000 --seed 1
 
-Each input is drawn from the seed and its number alone, and runs in a process of its own (a fork of one that has all imported),
-with bounds on its memory and time. A Markdown table is printed; what was found is listed below it, with the command that shows it
-again: `--only GROUP:NUMBER`.
+Each input is drawn from the seed and its number alone, and runs in a process of its own, a fork of one that has all
+imported, with bounds on its memory and time. A Markdown table is printed, and below it what was found, each with its
+number: `--only GROUP:NUMBER` shows it again.
 """
 
 import argparse
@@ -174,7 +174,10 @@ def numbers(count: int) -> Iterator[tuple[str, int]]:
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A row for each group, and one for all."""
-    yield "| inputs of | run | refused in a line | done | internal errors | tracebacks | killed | stray files | most s | most MiB |"
+    yield (
+        "| inputs of | run | refused in a line | done | internal errors | tracebacks | killed | stray files "
+        "| most s | most MiB |"
+    )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     groups = dict.fromkeys(each.group for each in outcomes)
     for name in (*groups, ""):

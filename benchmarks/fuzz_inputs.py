@@ -16,13 +16,15 @@ Line = list[str]
 
 DEEP = 3000
 NASTY_TEXTS = (
-    "", " ", ".", "..", "/", "~", "~nobody/x", "-", "--", "%s%n", "{}", "{{}}", "a" * 5000, "\u202e", "\ud800", "\x1b[31m",
-    "null", "nan", "inf", "-1", "0", "1e999", "9" * 400, "١٢", "1_000", "0x10", "[" * DEEP, "x{" + "[" * 200, "taylor{order=}",
-    "taylor{order=[}", "../../etc/passwd", "con:aux", "stdlib#train", "a,b,,c", "mlp,,auto", "=", "a=b=c", "é", "日本", "\n", "\t;|&",
+    "", " ", ".", "..", "/", "~", "~nobody/x", "-", "--", "%s%n", "{}", "{{}}", "a" * 5000, "\u202e", "\ud800",
+    "\x1b[31m", "null", "nan", "inf", "-1", "0", "1e999", "9" * 400, "١٢", "1_000", "0x10", "[" * DEEP,
+    "x{" + "[" * 200, "taylor{order=}", "taylor{order=[}", "../../etc/passwd", "con:aux", "stdlib#train", "a,b,,c",
+    "mlp,,auto", "=", "a=b=c", "é", "日本", "\n", "\t;|&",
 )  # fmt: skip
 NASTY_VALUES = (
-    None, True, False, 0, -1, 1, 3, 10**9, 10**30, -(10**30), 0.0, 1e308, float("inf"), float("-inf"), float("nan"), "", "x", "a" * 9000,
-    "\ud800", "../x", [], {}, [[]], [None], {"a": {"b": 1}}, ["Llama", 3], "torch.float99", [1] * 50, {"": ""},
+    None, True, False, 0, -1, 1, 3, 10**9, 10**30, -(10**30), 0.0, 1e308, float("inf"), float("-inf"), float("nan"),
+    "", "x", "a" * 9000, "\ud800", "../x", [], {}, [[]], [None], {"a": {"b": 1}}, ["Llama", 3], "torch.float99",
+    [1] * 50, {"": ""},
 )  # fmt: skip
 SIZES = (
     "60%",
@@ -281,13 +283,18 @@ def plans(draw: Draw, base: Path, folder: Path) -> Line:
     return ["apply", str(folder / "plan.json"), str(base / "model"), "-o", str(folder / "out"), "--backends", "none"]
 
 
-RECIPE = "name: mine\nsummary: x\ncalibration: {samples: 2, length: 8}\nprune: {importance: magnitude, kinds: [mlp]}\nstages: 1\n"
+RECIPE = (
+    "name: mine\nsummary: x\ncalibration: {samples: 2, length: 8}\n"
+    "prune: {importance: magnitude, kinds: [mlp]}\nstages: 1\n"
+)
 YAMLS = (
-    "a: &a [*a]\nname: x", "x0: &x0 [1]\n" + "\n".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 40)), "{" * DEEP,
-    "[" * DEEP, "name: [", "- a", "3", "", "name: 2020-01-01", "name: x\n? [a]\n: b", "name: !!python/object:os.system x", "name: x\nstages: .inf",
-    "name: x\nstages: 99999999999999999999", "name: x\nprune: {steps: .nan}", "name: x\nrecover: {tokens: 1M, lr: .inf}", "name: x\nprune: {kinds: [[a]]}",
-    "name: x\nbefore: [taylor]", "name: x\nafter: ['prune{kinds=[vocabulary]}']", "name: \"\\ud800\"", "\x00", "\x01name: x", "1: 2\nname: x",
-    "name: x\nrecover: {tokens: [1]}", "name: x\nrecover: 3", "name: x\ncalibration: {samples: 1e9}", "name: x\nprune: {importance: 'taylor{order=[[['}",
+    "a: &a [*a]\nname: x", "x0: &x0 [1]\n" + "\n".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 40)),
+    "{" * DEEP, "[" * DEEP, "name: [", "- a", "3", "", "name: 2020-01-01", "name: x\n? [a]\n: b",
+    "name: !!python/object:os.system x", "name: x\nstages: .inf", "name: x\nstages: 99999999999999999999",
+    "name: x\nprune: {steps: .nan}", "name: x\nrecover: {tokens: 1M, lr: .inf}", "name: x\nprune: {kinds: [[a]]}",
+    "name: x\nbefore: [taylor]", "name: x\nafter: ['prune{kinds=[vocabulary]}']", "name: \"\\ud800\"", "\x00",
+    "\x01name: x", "1: 2\nname: x", "name: x\nrecover: {tokens: [1]}", "name: x\nrecover: 3",
+    "name: x\ncalibration: {samples: 1e9}", "name: x\nprune: {importance: 'taylor{order=[[['}",
 )  # fmt: skip
 
 
@@ -343,6 +350,6 @@ def gguf_files(draw: Draw, base: Path, folder: Path) -> Line:
 
 # Each group, and how much of all inputs it has.
 GROUPS: Sequence[tuple[Callable[[Draw, Path, Path], Line], int]] = (
-    (options, 22), (names, 12), (configs, 10), (headers, 9), (tokenizers, 6), (generic_graphs, 8), (onnx_files, 6), (genai_configs, 4),
-    (plans, 6), (recipes, 9), (data_files, 10), (gguf_files, 3),
+    (options, 22), (names, 12), (configs, 10), (headers, 9), (tokenizers, 6), (generic_graphs, 8), (onnx_files, 6),
+    (genai_configs, 4), (plans, 6), (recipes, 9), (data_files, 10), (gguf_files, 3),
 )  # fmt: skip

@@ -274,3 +274,32 @@ def test_the_page_shows_every_field_with_its_default() -> None:
     assert set(shown["prune"]) == set(option_types(Pruning))
     assert Recipe.model_validate(shown).recover == {"tokens": 2_000_000, "lr": "2e-5"}
     assert all(name in page for name in shipped())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]\nname: x", "an alias; write the value out"),
+        ("x0: &x0 [1]\n" + "\n".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 40)), "an alias"),
+        ("{" * 5000, "nested too deeply"),
+        ("[" * 5000, "nested too deeply"),
+        ("1: 2\nname: x", "is no recipe"),
+        ("name: x\nstages: .inf", "stages"),
+        ("name: x\nrecover: {tokens: 1M, lr: .inf}", "lr"),
+        ("name: x\nprune: {floor: .nan}", "floor"),
+        ("name: {a: {b: 1}}", "name is a mapping"),
+    ],
+)
+def test_what_has_no_end_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_recipe(str(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_without_plug_ins_they_are_known_by_name_alone() -> None:
+    read_recipe("taylor", [Change("prune.importance", "taylor{foo=1}", "--importance")], plugins=False)
+    with pytest.raises(UsageError, match="did you mean taylor"):
+        read_recipe("taylor", [Change("prune.importance", "tailor", "--importance")], plugins=False)
