@@ -64,6 +64,30 @@ def check_folder(folder: Path) -> None:
             raise SourceError(f"{path} is a link to a place outside the folder, which is not read; copy the file there")
 
 
+def check_no_extras(folder: Path, config: Mapping[str, Json]) -> None:
+    """Raise SourceError for what transformers would take along unasked: kernels of the hub, and adapters.
+
+    A kernel is code, fetched where the configuration names its repository; an adapter may be a pickle, and changes what
+    the model computes.
+    """
+    kernel = next(kernels_named(config), None)
+    if kernel is not None:
+        raise SourceError(f"config.json of {folder} names code of the hub ({kernel[:80]}); take it out of the file")
+    if (folder / "adapter_config.json").exists():
+        raise SourceError(f"{folder} has an adapter beside the model; merge it, or take adapter_config.json away")
+
+
+def kernels_named(value: object, name: str = "") -> Iterator[str]:
+    """What a configuration, or one within it, would have fetched for its attention or its experts."""
+    if name in ("kernel_config", "use_kernels"):
+        yield from [f"{name}: {value}"] if value else ()
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from kernels_named(inner, name if name.endswith("_implementation") else str(key))
+    elif name.endswith("_implementation") and isinstance(value, str) and re.search(r"[/:|@]", value):
+        yield value
+
+
 def read_json(path: Path) -> JsonObject:
     """The object in a file of a model. Raises SourceError."""
     try:

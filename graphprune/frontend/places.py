@@ -5,8 +5,8 @@ from pathlib import Path
 
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, first_line
-from graphprune.frontend.checks import check_folder, check_modules, check_weights
-from graphprune.frontend.config_checks import check_config, check_no_extras, check_widths
+from graphprune.frontend.checks import check_folder, check_modules, check_no_extras, check_weights
+from graphprune.frontend.config_checks import check_config, check_widths
 from graphprune.json_data import read_object
 from graphprune.paths import path_of
 

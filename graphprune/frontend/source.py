@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graphprune.errors import SourceError, UsageError, foreign
 from graphprune.frontend import checks
 from graphprune.frontend.blocks.capture import capture_graph
-from graphprune.frontend.config_checks import check_config, check_no_extras, check_widths
+from graphprune.frontend.config_checks import check_config, check_widths
 from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.places import is_generic, locate
 from graphprune.frontend.pretrained import capture_pretrained
@@ -103,7 +103,7 @@ def load_source(
     folder, revision = locate(str(model), weights, trust_remote_code)
     plain = check_config(folder)
     if not trust_remote_code:
-        check_no_extras(folder, plain)
+        checks.check_no_extras(folder, plain)
     checks.check_modules(folder)
     held = checks.check_weights(folder) if weights else None
     if held is not None:
