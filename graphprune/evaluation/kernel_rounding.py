@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy
 
 from graphprune.analysis.analyse import analyze
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.budget.backend import Backend
 from graphprune.budget.budgets import ROUNDED_KINDS
 from graphprune.ir.graph import Graph
 from graphprune.progress import Progress
-from graphprune.scratch import scratch_folder
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 _WHOLE = 2 * STEPS[-1]  # multiples of this are taken to be as fast as any

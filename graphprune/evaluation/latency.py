@@ -10,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.analyse import analyze
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import Latency
 from graphprune.context import fitting_run
@@ -20,7 +21,6 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.progress import Progress
 from graphprune.rewriting.apply import apply
-from graphprune.scratch import scratch_folder
 
 SETTING = Setting(context=128, tokens=32, runs=5)
 # The share of its units that each group of these kinds keeps in a measured model.

@@ -8,6 +8,7 @@ import torch
 
 from graphprune.amounts import show_bytes
 from graphprune.analysis.groups import Groups
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import FileBytes
 from graphprune.budget.targets import Target
@@ -21,7 +22,6 @@ from graphprune.progress import Progress
 from graphprune.running.devices import memory_errors
 from graphprune.running.open_model import OpenModel
 from graphprune.running.perplexity import Perplexity, perplexity
-from graphprune.scratch import scratch_folder
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000

@@ -17,7 +17,6 @@ ROOT_MODULES = (
     "json_data",
     "paths",
     "garbage",
-    "scratch",
     "context",
     "links",
     "registry",

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.errors import ExportError, UsageError
-from graphprune.scratch import scratch_folder
 
 
 def test_a_full_disk_is_the_one_of_temporary_files() -> None:
