@@ -8,6 +8,8 @@ number: `--only GROUP:NUMBER` shows it again.
 """
 
 import argparse
+import contextlib
+import gc
 import importlib
 import os
 import pkgutil
@@ -165,11 +167,14 @@ def in_a_child(base: Path) -> None:
 
 
 def numbers(count: int) -> Iterator[tuple[str, int]]:
-    """The inputs of a run: each group its part, and one at least."""
+    """The inputs of a run: each group its part, and one at least; groups take turns."""
     total = sum(part for _, part in GROUPS)
-    for make, part in GROUPS:
-        for number in range(max(1, count * part // total + 1)):
-            yield make.__name__, number
+    places = [
+        (number / (count * part), make.__name__, number)
+        for make, part in GROUPS
+        for number in range(count * part // total + 1)
+    ]
+    yield from ((name, number) for _, name, number in sorted(places))
 
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -179,7 +184,7 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
         "| most s | most MiB |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
-    groups = dict.fromkeys(each.group for each in outcomes)
+    groups = [make.__name__ for make, _ in GROUPS if any(each.group == make.__name__ for each in outcomes)]
     for name in (*groups, ""):
         rows = [each for each in outcomes if name in ("", each.group)]
         faults = [fault for each in rows for fault in each.faults]
@@ -202,11 +207,13 @@ def main() -> int:
     base = Path(tempfile.mkdtemp(prefix="graphprune-fuzz-base-"))
     try:
         in_a_child(base)
-        outcomes = []
-        for group, number in chosen(given.count, given.only):
-            outcomes.append(run_input(group, number, given.seed, base))
-            if len(outcomes) % 100 == 0:
-                print(f"{len(outcomes):,} inputs", file=sys.stderr, flush=True)
+        gc.freeze()  # or each child would copy all that it looks through for garbage
+        outcomes: list[Outcome] = []
+        with contextlib.suppress(KeyboardInterrupt):  # what ran until then is shown
+            for group, number in chosen(given.count, given.only):
+                outcomes.append(run_input(group, number, given.seed, base))
+                if len(outcomes) % 100 == 0:
+                    print(f"{len(outcomes):,} inputs", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(base, ignore_errors=True)
     if given.only and ":" in given.only:
