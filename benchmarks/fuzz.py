@@ -108,9 +108,7 @@ def run_child(line: Sequence[str], root: Path) -> None:
         from graphprune.cli.streams import prepare_streams
 
         prepare_streams()
-        code = run(
-            [text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") for text in arguments(line)]
-        )
+        code = run([*arguments(line)])
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:

@@ -280,7 +280,15 @@ def genai_configs(draw: Draw, base: Path, folder: Path) -> Line:
 def plans(draw: Draw, base: Path, folder: Path) -> Line:
     text = (base / "plan.json").read_text()
     write_text(folder / "plan.json", damaged_json(draw, text))
-    return ["apply", str(folder / "plan.json"), str(base / "model"), "-o", str(folder / "out"), "--backends", "none"]
+    return [
+        "apply",
+        str(folder / "plan.json"),
+        str(base / "model"),
+        "-o",
+        str(folder / "out"),
+        "--backends",
+        "huggingface",
+    ]
 
 
 RECIPE = (

@@ -160,7 +160,7 @@ class CompileOptions:
             if isinstance(value, str):
                 check_choice(option_name(name), value, limits.choices)
             must = "is the share that every group keeps," if name == "floor" else "must be"
-            raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {value}")
+            raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {str(value)[:40]}")
         for kind in self.prune or ():
             check_choice("--prune", kind, (AUTO, *PRUNABLE))
         if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
