@@ -46,7 +46,7 @@ def perplexity(
 ) -> Perplexity:
     """Predict each token of a stream once, in windows of `window` tokens, or of as many as the model was made for; see
     `stream_perplexity`."""
-    window = max(2, fitting_length(graph, window))
+    window = min(window, max(2, fitting_length(graph, window)))
     whole = window - 1 if len(tokens) >= _LONG * window else None
     return stream_perplexity(
         graph_logits(graph, whole),
