@@ -7,7 +7,7 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-everywhere test-quantisers lint types check golden wheel conformance clean
+.PHONY: help demo test test-everywhere test-quantisers lint types check golden wheel conformance fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,9 @@ wheel: $(READY) ## Build the wheel, install it elsewhere and try it
 
 conformance: $(READY) ## Run every model of transformers' mappings through the compiler (hours; goes on)
 	$(BIN)/python -W ignore benchmarks/conformance.py --suite all
+
+fuzz: $(READY) ## Give the command line 3,000 damaged inputs of every kind (half an hour)
+	$(BIN)/python -W ignore benchmarks/fuzz.py --count 3000
 
 clean: ## Remove what make made
 	rm -rf $(VENV) build dist demo-out *.egg-info

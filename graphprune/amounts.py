@@ -36,15 +36,25 @@ def parse_target(text: str, current: int) -> int:
 
     A percentage is the share kept. Raises UsageError with examples, and BudgetError for a target above the model.
     """
-    amount = read_amount(text, _SIZES)
-    if amount is None:
-        raise UsageError(f"{text!r} is not a target; {_TARGET_EXAMPLES}")
+    amount = read_target(text)
     value = amount.value * current / 100 if amount.unit == "%" else amount.value
-    if value < 1 or (not amount.unit and value != int(value)):
+    if value < 1:
         raise UsageError(f"the target {text!r} is not a whole positive number; {_TARGET_EXAMPLES}")
     if value > current:
         raise BudgetError(f"the target {text!r} ({int(value):,}) is above the model's {current:,}; lower it")
     return int(value)
+
+
+def read_target(text: str) -> Amount:
+    """Read a target as far as it can be read without the model that it is for. Raises UsageError with examples."""
+    amount = read_amount(text, _SIZES)
+    if amount is None:
+        raise UsageError(f"{text[:60]!r} is not a target; {_TARGET_EXAMPLES}")
+    if amount.value <= 0 or (not amount.unit and amount.value != int(amount.value)):
+        raise UsageError(f"the target {text!r} is not a whole positive number; {_TARGET_EXAMPLES}")
+    if amount.unit == "%" and amount.value > 100:
+        raise BudgetError(f"the target {text!r} is above the whole; lower it")
+    return amount
 
 
 def parse_count(value: object) -> int:
@@ -58,20 +68,28 @@ def parse_count(value: object) -> int:
 
 def parse_bytes(text: str, current: int, unit: int) -> int:
     """Read `500MB`, `1.5GiB`, `32KiB`, `4096` or a share of what there is, in units of 1/`unit` bytes."""
-    amount = read_amount(text, _BYTES)
-    if amount is None:
-        raise UsageError(f"{text!r} is no number of bytes; {_BYTES_EXAMPLES}")
+    amount = read_bytes(text)
     value = amount.value * (Decimal(current) / 100 if amount.unit == "%" else unit)
     if value < 1:
         raise UsageError(f"the target {text!r} is not above zero; {_BYTES_EXAMPLES}")
     return int(value)
 
 
+def read_bytes(text: str) -> Amount:
+    """Read a number of bytes, or a share of what there is. Raises UsageError with examples."""
+    amount = read_amount(text, _BYTES)
+    if amount is None:
+        raise UsageError(f"{text[:60]!r} is no number of bytes; {_BYTES_EXAMPLES}")
+    if amount.value <= 0:
+        raise UsageError(f"the target {text!r} is not above zero; {_BYTES_EXAMPLES}")
+    return amount
+
+
 def parse_speed(text: str) -> float:
     """Read `2x` or `1.5`: how many times as fast. Raises UsageError."""
     amount = read_amount(text, {"": 1, "x": 1})
     if amount is None or not 1 < amount.value < 1000:
-        raise UsageError(f"{text!r} is no speed-up; write it as 2x or 1.5x")
+        raise UsageError(f"{text[:60]!r} is no speed-up; write it as 2x or 1.5x")
     return float(amount.value)
 
 

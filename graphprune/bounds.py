@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,9 @@ def is_number(value: object) -> bool:
 
 
 def holds(value: float, bound: Bound) -> bool:
+    """Say whether a number keeps to a bound; what is not finite keeps to none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     match bound:
         case Ge(least):
             return bool(value >= least)  # type: ignore[operator]
@@ -103,7 +107,7 @@ def require_limits(options: object, owner: str) -> None:
     """Raise UsageError for a field that holds what it may not."""
     for name, value, limits in wrong_fields(options):
         if is_number(value):
-            raise UsageError(f"{name} of {owner} is {describe_bounds(limits.bounds)}, not {value}")
+            raise UsageError(f"{name} of {owner} is {describe_bounds(limits.bounds)}, not {str(value)[:40]}")
         *others, last = map(str, limits.choices)
         listed = f"{', '.join(others)} or {last}" if others else last
         raise UsageError(f"{owner} takes {name}={listed}, not {value}")

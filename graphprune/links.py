@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def stays_inside(path: Path, folder: Path) -> bool:
-    """Say whether a file lies in its folder, or in the same repository of the Hugging Interface hub's cache.
+    """Say whether a file lies in its folder, or in the same repository of the Hugging Face hub's cache.
 
     That cache keeps a revision as links from `models--x--y/snapshots/z` into `models--x--y/blobs`.
     """

@@ -1,11 +1,11 @@
 """Plug-ins: entry points by kind and name. Built-ins and third parties enter by this one door."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, get_args
 
 from graphprune.errors import RegistryError
+from graphprune.suggestions import did_you_mean
 
 PluginKind = Literal["passes", "importance", "allocation", "compensation", "backends", "axis_rules"]
 PLUGIN_KINDS: tuple[PluginKind, ...] = get_args(PluginKind)
@@ -64,7 +64,6 @@ def distinct(points: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 def explain_unknown(kind: PluginKind, name: str) -> str:
     known = names(kind)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    guess = did_you_mean(name, known, 3)
     listing = ", ".join(known) if known else "none is installed"
-    return f"no {group_name(kind)} plug-in is named {name!r}; {guess}known: {listing}"
+    return f"no {group_name(kind)} plug-in is named {name[:60]!r}; {guess}known: {listing}"

@@ -1,6 +1,7 @@
 """Specs: `taylor{order=1,aggregate=vector}` is a plug-in with its options, in one line that parses and prints back."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, Un
 
 from graphprune import registry
 from graphprune.errors import UsageError
+from graphprune.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _SPEC = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 _SPECIAL = set("{}[],='\"\\")
+_FEW, _DEEPEST = 6, 100
 _WORDS = {"none": None, "true": True, "false": False}
 
 Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
@@ -43,7 +46,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
     """Return the name of a spec and the text of each option, not yet checked against any plug-in."""
     match = _SPEC.fullmatch(text)
     if match is None:
-        raise UsageError(f"cannot read {text!r}; write a name and its options like taylor{{aggregate=vector}}")
+        raise UsageError(f"cannot read {text[:60]!r}; write a name and its options like taylor{{aggregate=vector}}")
     options: dict[str, str] = {}
     for part in split_list(match[2] or "", text):
         key, equals, value = part.partition("=")
@@ -86,6 +89,8 @@ def scan(text: str) -> Iterator[tuple[int, str]]:
 
 def parse_value(text: str) -> Value:
     """Read one value: a list, quoted text, a word with a meaning, a number, or a plain word."""
+    if text.count("[") > _DEEPEST:
+        raise ValueError("it has lists in lists in lists, nested too deeply")
     if text.startswith("[") and text.endswith("]"):
         return tuple(parse_value(part.strip()) for part in split_list(text[1:-1], text))
     if len(text) > 1 and text.startswith("'") and text.endswith("'"):
@@ -105,11 +110,13 @@ def build(cls: type[Plugin], name: str, options: Mapping[str, str]) -> Plugin:
     fields, make = option_types(cls), _maker(cls)
     unknown = next((key for key in options if key not in fields), None)
     if unknown is not None:
-        raise UsageError(f"{name} has no option {unknown!r}; {describe_options(cls)}")
+        raise UsageError(
+            f"{name} has no option {unknown[:40]!r}; {did_you_mean(unknown, list(fields))}{name_options(cls)}"
+        )
     try:
         return make(**{key: read_option(text, fields[key], key) for key, text in options.items()})
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{name}: {error}; {describe_options(cls)}") from error
+        raise UsageError(f"{name}: {error}; {name_options(cls)}") from error
 
 
 def _maker(cls: type[Plugin]) -> Callable[..., Plugin]:
@@ -124,8 +131,10 @@ def read_option(text: str, annotation: object, key: str) -> object:
     value = parse_value(text)
     if annotation is str and not isinstance(value, (str, tuple)):
         return text  # 6e8 is text where text is wanted
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}={text[:40]} is no finite number")
     if not fits(value, annotation):
-        raise ValueError(f"{key}={text} is not {print_type(annotation)}")
+        raise ValueError(f"{key}={text[:60]} is not {print_type(annotation)}")
     return convert(value, annotation)
 
 
@@ -133,6 +142,13 @@ def option_types(cls: type) -> dict[str, object]:
     """The options of a plug-in, which are the fields of its dataclass, with their types."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def name_options(cls: type) -> str:
+    """The options of a plug-in by name, or where they are shown, for a message."""
+    names = list(option_types(cls))
+    listed = f"its options are {', '.join(names)}" if len(names) <= _FEW else "`graphprune list` shows its options"
+    return listed if names else "it has no options"
 
 
 def describe_options(cls: type) -> str:

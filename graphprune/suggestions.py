@@ -12,6 +12,11 @@ AUTO: Literal["auto"] = "auto"  # the choice that is left to graphprune
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """Raise UsageError with the near and all choices where a value is none of them."""
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"{option} does not know {value!r}; {guess}it takes {', '.join(choices)}")
+        guess = did_you_mean(value, choices)
+        raise UsageError(f"{option} does not know {value[:60]!r}; {guess}it takes {', '.join(choices)}")
+
+
+def did_you_mean(value: str, choices: Sequence[str], most: int = 1) -> str:
+    """The question after the near ones, with a space behind it; nothing where none is near."""
+    near = difflib.get_close_matches(value[:100], choices, n=most, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}? " if near else ""

@@ -42,6 +42,13 @@ def test_what_a_field_may_not_hold_is_refused(given: dict[str, Any], message: st
         require_limits(Options(**given), "it")
 
 
+@pytest.mark.parametrize("given", [{"rows": 10**400 * -1}, {"share": float("nan")}, {"share": float("inf")}])
+def test_numbers_without_end_keep_to_no_bound(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        require_limits(Options(**given), "it")
+    assert len(str(caught.value)) < 120
+
+
 @pytest.mark.parametrize("given", [{}, {"rows": "auto"}, {"rows": None, "share": 1}, {"way": "none"}])
 def test_the_rest_passes(given: dict[str, Any]) -> None:
     require_limits(Options(**given), "it")

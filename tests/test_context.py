@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from graphprune.context import NAMES, stated_context
+from graphprune.context import NAMES, fitting, fitting_run, stated_context
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,3 +27,16 @@ def test_a_nested_llama_is_found() -> None:
     from transformers import LlamaConfig, LlavaConfig
 
     assert stated_context(LlavaConfig(text_config=LlamaConfig(max_position_embeddings=123))) == 123
+
+
+@pytest.mark.parametrize("context", [*range(1, 14), 64, 511, 4096, None])
+def test_runs_fit_every_context(context: int | None) -> None:
+    for prompt, new in ((12, 12), (64, 32), (16, 48), (1, 1)):
+        first, after = fitting_run(context, prompt, new)
+        assert 1 <= first <= prompt
+        assert 1 <= after <= new
+        if context is None or prompt + new <= context:
+            assert (first, after) == (prompt, new)
+        else:
+            assert first + after == max(2, context)
+    assert fitting(context, 8) == min(8, context or 8)

@@ -19,8 +19,8 @@ COMMANDS = {
 LAUNCHERS_OPTIONS = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python", "--use_fsdp"}
 GPU_OPTIONS = {"--tiny", "--list", "--table", "--page", "--limit", "--data-root", "--wheels", "--work", "--out"}
 GPU_OPTIONS |= {"--model", "--pieces", "--piece", "--split", "--onnxruntime-gpu"}
-OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", "--stand-in", "--kills"}
-OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS
+OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", "--stand-in"}
+OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS | {"--kills", "--before", "--after", "--only"}
 
 
 def name_of(page: Path) -> str:

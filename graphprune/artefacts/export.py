@@ -1,6 +1,7 @@
 """Export: a graph as checked artefacts, all of them or none."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def export(
     with staging(out, overwrite) as folder:
         write_all(writers, graph, folder)
         parity.save_reference(graph, folder)
+        follow_umask(folder)
         checks = parity.check(folder)
         comparison.require(checks)
         write_record(folder, record_files(folder))
@@ -49,6 +51,15 @@ def write_all(backends: Sequence[Backend], graph: Graph, folder: Path, progress:
     for index, backend in enumerate(backends):
         progress(f"writing {backend.name}", index, len(backends))
         backend.export(graph, folder)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give every file the mode that the user's umask says: some libraries write for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def record_files(folder: Path) -> list[dict[str, Any]]:

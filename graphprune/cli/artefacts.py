@@ -3,7 +3,7 @@
 import typer
 
 from graphprune.cli.arguments import Folder, Json
-from graphprune.cli.running import check_folder
+from graphprune.cli.looks import check_reference
 from graphprune.cli.show import print_checks, print_json, progress_on_stderr
 from graphprune.errors import ParityError
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 def verify_command(out: Folder, as_json: Json = False) -> None:
     """Check that the artefacts in OUT still compute the same: logits, cached steps, padding, greedy tokens."""
-    check_folder(out)
+    check_reference(out)
     from graphprune.artefacts.parity import check
 
     with progress_on_stderr() as progress:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
-from graphprune.artefacts.outputs import check_output
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.show import print_result, progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
@@ -68,7 +67,7 @@ PANELS = {
         "seed",
     ),
     "How to train": ("train_tokens", "stages", "lr", "restart"),
-    "What text to look at": ("data", "held_out", "samples", "length"),
+    "What text to look at": ("data", "field", "held_out", "samples", "length"),
     "Where to compute": ("device", "precision"),
     "What to write": ("dry_run",),
 }
@@ -129,8 +128,9 @@ def compile_command(as_json: bool, **typed: Any) -> None:
     measure it."""
     given = {name: value for name, value in typed.items() if value is not None}
     options = CompileOptions(**{n: TYPED[n].read(value) if n in TYPED else value for n, value in given.items()})
-    if options.out is not None and not options.dry_run:
-        check_output(options.out, options.overwrite, options.model)
+    from graphprune.compiler.preflight import check_request
+
+    check_request(options)
     result = run_compile(options)
     if is_first():
         print_result(result, as_json)
@@ -138,6 +138,9 @@ def compile_command(as_json: bool, **typed: Any) -> None:
 
 def run_compile(options: CompileOptions) -> Result:
     with importing():
+        from graphprune.pipeline.resolution import resolve_recipe
+
+        resolve_recipe(options)  # a wrong option of a plug-in is told before all else is imported
         from graphprune.compiler.compile import compile_model
 
     with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
@@ -164,11 +167,13 @@ def apply_command(
     """Cut a model by a saved plan: the same plan on the same model gives the same weights, bit for bit."""
     if out is None:
         raise UsageError("where to? give -o OUT")
-    check_output(out, overwrite, model)
+    options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part)
+    from graphprune.compiler.preflight import check_replay
+
+    check_replay(options)
     with importing():
         from graphprune.compiler.compile import apply_plan
 
-    options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part)
     with progress_on_stderr() as progress:
         result = apply_plan(options, progress)
     print_result(result, as_json)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
+from graphprune.cli.looks import check_models, check_text
 from graphprune.cli.show import print_json, print_table, progress_on_stderr
 from graphprune.cli.terminal import say
+from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -101,13 +103,17 @@ def eval_command(
 
     Perplexities of different tokenizers do not compare; bits per byte do, on the same text and windows.
     """
+    names = split_commas(tasks)
+    models = [model] if against is None else [model, against]
+    check_device(device)
+    check_models(models, backend, trust_remote_code)
+    check_text(data, field)
+    check_eval_data(eval_data)
     from graphprune.evaluation.scorecard import DEFAULT_TEXT, Questions
 
-    names = split_commas(tasks)
     text = data or (None if names or eval_data is not None else DEFAULT_TEXT)
     questions = Questions(text, text_bytes, field, window, stride, bos, names, eval_data, limit, shots, batch)
     check_questions(questions)
-    models = [model] if against is None else [model, against]
     cards = list(score_models(models, backend, questions, dtype, trust_remote_code, device))
     if as_json:
         print_json({"scorecards": cards})
@@ -124,10 +130,11 @@ def check_questions(questions: "Questions") -> None:
         check_windows(questions.window, questions.stride, questions.batch)
     if questions.tasks or questions.data is not None:
         require_lm_eval()
-    if questions.data is not None and not questions.data.is_dir():
-        raise UsageError(
-            f"no folder of evaluation data at {questions.data}; --eval-data takes a folder of .jsonl files"
-        )
+
+
+def check_eval_data(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"no folder of evaluation data at {folder}; --eval-data takes a folder of .jsonl files")
 
 
 def score_models(

@@ -73,6 +73,9 @@ def explain_command(
 
 
 def capture_skeleton(model: str, trust_remote_code: bool, progress: "Progress") -> "Graph":
+    from graphprune.frontend.places import look_at
+
+    look_at(model, False, trust_remote_code)
     progress(f"capturing {model}", 0, 0)
     from graphprune.frontend.source import capture
 

@@ -1,7 +1,9 @@
 """The command `graphprune`: it collects the commands and turns every error into one line and an exit code."""
 
 import contextlib
+import errno
 import math
+import os
 import signal
 import sys
 import time
@@ -13,6 +15,7 @@ from typing import Annotated
 import typer
 
 from graphprune.cli import artefacts, compilation, evaluation, inspection, listing, running
+from graphprune.cli.streams import BROKEN, abandon_stdout, is_stdout, prepare_streams
 from graphprune.cli.terminal import warn
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end
@@ -56,18 +59,39 @@ def run(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
         return call([argument for argument in arguments if argument != "--debug"])
     try:
         with warnings.catch_warnings(action="ignore"):
-            return call(arguments)
+            code = call(arguments)
+        sys.stdout.flush()
+        return code
     except (GraphpruneError, typer.TyperException) as error:
         if stopped and not isinstance(error, InterruptedRunError):
             return report(STOPPED, INTERRUPTED)
         return report(describe(error), error.exit_code)
     except KeyboardInterrupt:
         return report(STOPPED, INTERRUPTED)
+    except OSError as error:
+        return report(STOPPED, INTERRUPTED) if stopped else report_file(error)
     except Exception as error:  # a fault of ours: one line for the user, the traceback with --debug
         if stopped:
             return report(STOPPED, INTERRUPTED)
-        text = first_line(error) if str(error).strip() else ""
+        text = first_line(error)[:300] if str(error).strip() else ""
+        if is_short_of_memory(error):
+            return report(f"there is too little memory: {text or 'none is left'}; lower --samples or --length", 1)
         return report(f"internal error: {type(error).__name__}: {text}; run again with --debug to see where", 1)
+
+
+def report_file(error: OSError) -> int:
+    """Say which file could not be used; of a stdout that was closed nothing, as other programs do."""
+    if is_stdout(error):
+        abandon_stdout()
+        if error.errno == errno.EPIPE:
+            return BROKEN
+        return report(f"cannot write to stdout: {error.strerror}", 1)
+    name = "a file" if error.filename is None else os.fsdecode(error.filename)
+    return report(f"cannot use {name}: {error.strerror or first_line(error)}", 1)
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -123,4 +147,5 @@ def run_stoppable(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point of the console script."""
+    prepare_streams()
     end(run_stoppable(sys.argv[1:]))

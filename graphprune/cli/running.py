@@ -1,9 +1,9 @@
 """`graphprune generate` and `graphprune bench`: run the ONNX models that compile wrote."""
 
 import itertools
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,11 +11,13 @@ import typer
 
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Folder, Json, split_commas
+from graphprune.cli.looks import check_runnable
 from graphprune.cli.show import print_json, print_table, progress_on_stderr
 from graphprune.cli.terminal import say, warn
-from graphprune.context import stated_context
+from graphprune.context import fitting, fitting_run, stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
+from graphprune.json_data import JsonObject, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +38,7 @@ graphprune bench demo-out --against demo --threads 2
 
 graphprune bench small --against larger --engines onnxruntime,genai --context 1024 --tokens 128"""
 
+_NEW_TOKENS = 64
 Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where onnxruntime runs.")]
 
 
@@ -49,28 +52,36 @@ def generate_command(
     prompts: Annotated[
         list[str], typer.Argument(metavar="PROMPT...", help="The text to go on from.", show_default=False)
     ],
-    tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 64,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="New tokens at most. [dim]default: 64, or what the context has[/dim]")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from so many likeliest tokens; 0 draws from all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens with this share of probability.")] = 1.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens become less likely once used.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     variant: Annotated[str, typer.Option(help="Which ONNX model of OUT, by its folder: onnx-int4.")] = "",
     provider: Provider = "auto",
     as_json: Json = False,
 ) -> None:
     """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT."""
-    check_folder(out)
+    check_runnable(out, variant)
+    check_prompts(prompts)
+    from graphprune.data.tokenizer_files import require_tokenizer
+
+    require_tokenizer(out)
     from graphprune.budget.installed import open_model
     from graphprune.data.tokens import load_tokenizer
     from graphprune.running.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    model = open_model(find_variant(out, variant), provider)
+    model = open_model(out / variant if variant else out, provider)
     note_unused_gpu(model.provider, provider)
     tokenizer = load_tokenizer(out)
     ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
-    check_lengths(out, prompts, ids, tokens)
+    config = read_config(out)
+    check_rows(config, tokenizer, ids)
+    tokens = check_lengths(config, prompts, ids, tokens)
     stop = stop_tokens(out, tokenizer)
     if len(ids) == 1 and not as_json:
         for piece in decode_stream(tokenizer, ids[0], model.stream(ids[0], tokens, stop, sampling)):
@@ -86,9 +97,15 @@ def generate_command(
     say("\n\n".join(str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, made, strict=True)))
 
 
-def check_folder(out: Path) -> None:
-    if not out.is_dir():
-        raise UsageError(f"no folder at {out}; pass a folder that graphprune compile wrote")
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse what is no text: bytes that are not UTF-8 reach a program as halves of characters."""
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the prompt is not UTF-8 text at character {error.start + 1}; convert it first"
+            ) from error
 
 
 def note_unused_gpu(used: str, asked: str) -> None:
@@ -97,35 +114,49 @@ def note_unused_gpu(used: str, asked: str) -> None:
         warn("note: a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 
-def find_variant(out: Path, variant: str) -> Path:
-    """The folder of the model to run. Raises UsageError, with what there is, for one that is not there."""
-    if variant and not (out / variant / "model.onnx").is_file():
-        there = ", ".join(sorted(path.parent.name for path in out.glob("*/model.onnx")))
-        raise UsageError(f"{out} has no ONNX model {variant}; it has {there or 'none'}")
-    return out / variant if variant else out
+def read_config(out: Path, name: str = "config.json") -> JsonObject:
+    """What a configuration in OUT says; nothing where there is none. Raises UsageError for a damaged one."""
+    try:
+        return read_object(out / name) if (out / name).is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{out / name} cannot be read: {error}; compile it again") from error
 
 
-def check_lengths(out: Path, prompts: Sequence[str], ids: Sequence[Sequence[int]], tokens: int) -> None:
-    """Refuse what goes beyond the positions that the model knows."""
-    path = out / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    context = stated_context(config)
-    if context is None:
+def check_rows(config: JsonObject, tokenizer: "PreTrainedTokenizerBase", ids: Sequence[Sequence[int]]) -> None:
+    """Refuse a token that the model has no row for."""
+    text = config.get("text_config")
+    rows = (text if isinstance(text, dict) and text else config).get("vocab_size")
+    if not isinstance(rows, int):
         return
+    beyond = next((id for row in ids for id in row if id >= rows), None)
+    if beyond is not None:
+        token = tokenizer.convert_ids_to_tokens(beyond)
+        raise UsageError(
+            f"the prompt has the token {token!r}, for which the model, with {rows:,} rows, has none; leave it out"
+        )
+
+
+def check_lengths(config: JsonObject, prompts: Sequence[str], ids: Sequence[Sequence[int]], tokens: int | None) -> int:
+    """How many tokens to make: as asked, else as many as a few lines have and the model has positions for.
+
+    Raises UsageError for what goes beyond them.
+    """
+    context = stated_context(config)
     for prompt, row in zip(prompts, ids, strict=True):
-        if len(row) + tokens > context:
+        if context is not None and len(row) + (tokens or 1) > context:
             raise UsageError(
-                f"the prompt {prompt[:20]!r} has {len(row):,} tokens; with {tokens:,} new ones that is more than the "
-                f"{context:,} positions of this model; shorten it, or give a smaller --tokens"
+                f"the prompt {prompt[:20]!r} has {len(row):,} tokens; with {tokens or 1:,} new ones that is more than "
+                f"the {context:,} positions of this model; shorten it, or give a smaller --tokens"
             )
+    longest = max(map(len, ids), default=0)
+    return tokens or (_NEW_TOKENS if context is None else fitting(context - longest, _NEW_TOKENS))
 
 
 def stop_tokens(out: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """The tokens that end a text: what the generation configuration says, else the tokenizer's end token."""
-    path = out / "generation_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = config.get("eos_token_id", tokenizer.eos_token_id)
-    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    found = read_config(out, "generation_config.json").get("eos_token_id", tokenizer.eos_token_id)
+    listed = found if isinstance(found, list) else [found]
+    return tuple(each for each in listed if isinstance(each, int))
 
 
 def decode_stream(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stream: Iterable[int]) -> Iterator[str]:
@@ -153,7 +184,7 @@ def bench_command(
     as_json: Json = False,
 ) -> None:
     """Measure prefill and decoding speed, time to the first token, and memory of every ONNX model in OUT."""
-    check_folder(out)
+    check_runnable(out)
     from graphprune.budget.installed import require_opener
     from graphprune.evaluation.bench import Setting, bench, models_in
     from graphprune.evaluation.bench import engines as check_engines
@@ -162,17 +193,27 @@ def bench_command(
     setting = Setting(context, tokens, runs, threads or None, provider)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as scratch, progress_on_stderr() as progress:
         subjects = [*label(out, models_in(out), chosen)]
-        if not subjects:
-            raise UsageError(f"{out} holds no ONNX model; compile with --backends huggingface,onnx,ort")
         note_unused_gpu(require_opener(subjects[0].folder).provider(provider), provider)
         if against:
             other = find_other(against, Path(scratch), progress)
             subjects = [*label(Path(against), models_in(other), chosen), *subjects]
+        setting = within_contexts(setting, subjects)
         found = bench(subjects, setting, progress)
     if as_json:
         print_json({"setting": setting, "results": [describe(speed) for speed in found]})
     else:
         print_speeds(found, setting)
+
+
+def within_contexts(setting: "Setting", subjects: "Sequence[Subject]") -> "Setting":
+    """The setting with lengths that every model was made for; a note says where they are other than asked."""
+    configs = [read_config(folder) for each in subjects for folder in (each.folder, each.folder.parent)]
+    known = [context for context in map(stated_context, configs) if context is not None]
+    if not known or setting.context + setting.tokens < min(known):
+        return setting
+    context, tokens = fitting_run(min(known) - 1, setting.context, setting.tokens)
+    warn(f"note: {min(known):,} positions: measured with {context:,} tokens and {tokens:,} new ones")
+    return replace(setting, context=context, tokens=tokens)
 
 
 def find_other(model: str, scratch: Path, progress: "Progress") -> Path:

@@ -16,7 +16,8 @@ from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
-from graphprune.compiler.request import asked_of, device_notes, require_part, resolve_recipe, with_precision
+from graphprune.compiler.preflight import check_request
+from graphprune.compiler.request import asked_of, device_notes, require_part, with_precision
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -32,6 +33,7 @@ from graphprune.ir.verification import verify
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, run_passes
 from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_state import metrics_files, open_run
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import is_first, leave, meet
@@ -50,6 +52,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
     With `dry_run` only the configuration is read and nothing is written. Of several processes (torchrun) all train and
     the first does the rest.
     """
+    check_request(options)
     recipe = resolve_recipe(options)
     backends = load_backends(options.backends)
     if options.dry_run:
@@ -131,6 +134,7 @@ def run_method(
         tokenizer=text.tokenizer if text else None,
         data=training_part(options.data, options.held_out) if text else None,
         held_out=text.held_out if text else None,
+        field=options.field,
         folder=folder,
         progress=progress,
         device=device,
@@ -173,6 +177,7 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
         "vocabulary": options.vocabulary,
         "seed": options.seed,
         "data": fingerprint(options.data),
+        "field": options.field,
         "held_out": fingerprint(options.held_out) if options.held_out else None,
         "recipe": recipe.model_dump(mode="json", exclude={"summary", "source"}),
     }

@@ -11,13 +11,15 @@ from graphprune.analysis.analyse import analyze
 from graphprune.artefacts import parity
 from graphprune.artefacts.check_process import read_reference
 from graphprune.artefacts.example_calls import example_calls
-from graphprune.artefacts.export import write_all
+from graphprune.artefacts.export import follow_umask, write_all
 from graphprune.budget.backend import Backend
 from graphprune.compiler.vocabulary_start import (
     vocabulary_measures,
     vocabulary_notes,
 )
 from graphprune.data.calibration import Text, held_out_part, measured_part, prepare_text, training_part
+from graphprune.data.tokenizer_files import has_tokenizer
+from graphprune.data.tokens import load_tokenizer, tokens_beyond
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.measures import (
     LARGEST_MEASURED,
@@ -30,6 +32,7 @@ from graphprune.evaluation.measures import (
 )
 from graphprune.evaluation.samples import onnx_sample, two_samples
 from graphprune.evaluation.variants import variant_measures
+from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
@@ -75,6 +78,7 @@ def read_text(asked: Asked, recipe: Recipe, source: Graph, apart: bool, progress
             recipe.calibration.length,
             asked.seed,
             held_out_part(asked.data, asked.held_out) if apart else asked.held_out,
+            asked.field,
         )
     except DataError:
         if needed or asked.data != CompileOptions.data:
@@ -115,7 +119,12 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     widths = list_widths(work.groups, plan)
     sample = onnx_sample(folder, text, graph) if onnx else ""
     samples = two_samples(before, work.source, sample)
-    notes = (*vocabulary_notes(work.vocabulary, work.asked.data), *notes_of(work), *work.device_notes)
+    notes = (
+        *vocabulary_notes(work.vocabulary, work.asked.data),
+        *notes_of(work),
+        *work.device_notes,
+        *token_notes(graph, text),
+    )
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
     result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
     generic = (folder / "modeling_graphprune.py").exists()
@@ -126,7 +135,21 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     data = report.model_dump()
     (own / "report.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (own / "report.html").write_text(report_page(report, read_metrics(work.metrics)), encoding="utf-8")
+    follow_umask(folder)
     return replace(result, report=data)
+
+
+def token_notes(graph: Graph, text: Text | None) -> tuple[str, ...]:
+    """A note where the tokenizer knows tokens that the model has no rows for: none of them can be read."""
+    tokenizer = text.tokenizer if text else None
+    if tokenizer is None and graph.source.files is not None and has_tokenizer(graph.source.files):
+        tokenizer = load_tokenizer(graph.source.files)
+    rows = vocabulary_size(graph)
+    beyond = tokens_beyond(tokenizer, rows) if tokenizer is not None else []
+    if not beyond:
+        return ()
+    named = f"{beyond[0]!r}" if len(beyond) == 1 else f"{beyond[0]!r} and {len(beyond) - 1} more"
+    return (f"the tokenizer has tokens that the model, with {rows:,} rows, cannot read: {named}; do not use them",)
 
 
 def source_text(work: Work) -> Text | None:

@@ -5,32 +5,26 @@ import torch
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.models.modalities import describe_part
-from graphprune.pipeline.options import CompileOptions, explained_options, option_name
-from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
+from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.recipes import Recipe
 from graphprune.reporting.work import Asked
 from graphprune.running.devices import multiplies_bf16, unused_gpu
 from graphprune.suggestions import AUTO
 
 
-def resolve_recipe(options: CompileOptions) -> Recipe:
-    """The recipe that `method` names with the options on top. Raises UsageError: a wrong name costs nothing."""
-    changes = list(parse_settings(options.settings))
-    for name, option in explained_options().items():
-        value = getattr(options, name)
-        if option.sets is not None and value not in (None, False, AUTO):
-            shown = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else value}"
-            value = None if name == "compensation" and value == "none" else value
-            changes.append(Change(option.sets, value, f"{option_name(name)}{shown}"))
-    recipe = read_recipe(options.method, changes)
-    if recipe.recover is not None and "tokens" not in recipe.recover:
-        raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
-    return recipe
-
-
 def asked_of(options: CompileOptions) -> Asked:
     """What the report says of the options."""
     beside = None if options.only_vocabulary else options.vocabulary
-    return Asked(options.model, options.target, beside, options.data, options.held_out, options.seed, options.part)
+    return Asked(
+        options.model,
+        options.target,
+        beside,
+        options.data,
+        options.held_out,
+        options.seed,
+        options.part,
+        options.field,
+    )
 
 
 def require_part(graph: Graph, part: str) -> None:

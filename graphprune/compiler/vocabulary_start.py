@@ -85,14 +85,14 @@ def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, pr
     group = vocabulary_group(analyze(source))
     if options.vocabulary is not None:
         parse_size(options.vocabulary, group.units)  # a mistake is told before the text is read
-    ranking = rank_tokens(source, training_part(options.data, options.held_out), progress)
+    ranking = rank_tokens(source, training_part(options.data, options.held_out), options.field, progress)
     count = choose_count(ranking, group, options.vocabulary, *room(options, aim, source))
     if count == group.units:
         return Beginning(source, later_aim(options, aim, source), counted=True)
     kept = ranking.keep(count)
     graph, left_out = cut_vocabulary(source, kept, folder, aim.recipe.prune.statistics)
     assert source.source.files is not None
-    require_same_texts(source.source.files, folder, held_out_part(options.data, options.held_out))
+    require_same_texts(source.source.files, folder, held_out_part(options.data, options.held_out), options.field)
     counted = sum(ranking.counts)
     covered = sum(ranking.counts[id] for id in kept) / counted if counted else None
     step = Step(f"vocabulary{{tokens={count}}}", None, source.parameter_count(), graph.parameter_count())

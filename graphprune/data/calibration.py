@@ -1,15 +1,17 @@
 """The text of a compilation: one part to calibrate on, another, never calibrated on, to measure with."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from graphprune.data.conversations import renderer
 from graphprune.data.sources import cut, read_texts
 from graphprune.data.tokens import check_tokens, encode, load_tokenizer, sample_windows, split_rows
 from graphprune.errors import DataError
-from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
 
 if TYPE_CHECKING:
@@ -34,8 +36,10 @@ class Text:
     documents: tuple[str, ...] = ()
 
 
-def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int, held_out: str | None = None) -> Text:
-    """Read, split and tokenise text for a decoder.
+def prepare_text(
+    graph: Graph, spec: str, samples: int, length: int, seed: int, held_out: str | None = None, field: str = "text"
+) -> Text:
+    """Read, split and tokenise text for a decoder; conversations are read as its chat template renders them.
 
     Without `held_out`, a text of its own, `stdlib` has a split and of any other source the last tenth of what is read
     is held out. Raises DataError where there is not enough.
@@ -43,8 +47,9 @@ def prepare_text(graph: Graph, spec: str, samples: int, length: int, seed: int, 
     if graph.source.files is None:
         raise DataError("the model has no folder with a tokenizer, so text cannot be read; pass batches instead")
     tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
-    length = min(length, context_length(graph) or length)
-    train, held = split_text(spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
+    length = fitting_length(graph, length)
+    read = partial(read_texts, field=field, render=renderer(tokenizer))
+    train, held = split_text(read, spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
     tokens, bos = encode(tokenizer, train), tokenizer.bos_token_id
     check_tokens(tokens, vocabulary_size(graph), length, spec)
     windows = sample_windows(tokens, samples, length, seed)
@@ -71,13 +76,16 @@ def count_bytes(texts: Iterable[str]) -> int:
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
-def split_text(spec: str, limit: int, held_out: str | None = None) -> tuple[list[str], list[str]]:
-    """The text to calibrate on and the text to measure with; no byte is in both where they are one source."""
-    if held_out is not None:
-        return list(read_texts(spec, limit=limit)), list(read_texts(held_out, limit=_HELD_OUT_BYTES))
-    if spec == "stdlib":
-        return list(read_texts(spec, limit=limit)), list(read_texts("stdlib:held-out", limit=_HELD_OUT_BYTES))
-    data = "".join(f"{text}\n" for text in read_texts(spec, limit=limit + _HELD_OUT_BYTES)).encode()
+def split_text(
+    read: Callable[..., Iterable[str]], spec: str, limit: int, held_out: str | None = None
+) -> tuple[list[str], list[str]]:
+    """The text to calibrate on and the text to measure with; no byte is in both where they are one source.
+
+    `read` gives the documents of a source up to a `limit` of bytes.
+    """
+    if held_out is not None or spec == "stdlib":
+        return list(read(spec, limit=limit)), list(read(held_out or "stdlib:held-out", limit=_HELD_OUT_BYTES))
+    data = "".join(f"{text}\n" for text in read(spec, limit=limit + _HELD_OUT_BYTES)).encode()
     size = min(_HELD_OUT_BYTES, max(1, len(data) // 10))
     parts = data[:-size], data[-size:]
     return [parts[0].decode("utf-8", "ignore")], [parts[1].decode("utf-8", "ignore")]

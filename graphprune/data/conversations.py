@@ -1,14 +1,15 @@
 """Conversations: read from rows, rendered by the tokenizer's chat template, with the tokens that the assistant says."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy
 from numpy.typing import NDArray
 
-from graphprune.data.readers import Row
+from graphprune.data.records import FIELDS, Conversation, Message, Render, conversation_of, describe, joined, whole
 from graphprune.data.sources import open_rows
 from graphprune.errors import DataError, first_line, foreign
 
@@ -16,59 +17,28 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 LossOn = Literal["all", "assistant"]
-Message = Mapping[str, object]
-Conversation = tuple[Message, ...]
 # Token ids [n], and for each whether the assistant says it: bool [n].
 Encoded = tuple[NDArray[numpy.int64], NDArray[numpy.bool_]]
 
-_FIELDS = ("messages", "conversations")
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
-_PLAIN_ROLES = ("system", "user", "assistant", "tool", "developer")
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def read_conversations(spec: str, field: str) -> Iterator[Conversation]:
-    """Yield the conversation of each row of a .jsonl or .parquet file or a data set.
+    """Yield the conversation of each row of a file or a data set, as `records.conversation_of` finds it.
 
-    It is in `field`, `messages` or `conversations`: a list of messages with `role` and `content`, or `from` and
-    `value`. Rows where it is null or empty are passed over. Raises DataError, which lists the fields, where it is not.
+    Rows where it is null or empty are passed over. Raises DataError, which names the fields, where there is none.
     """
     for row in open_rows(spec):
-        name = conversation_field(row, field)
-        if name is None:
-            raise DataError(f"{row.where} has no conversation in {', '.join((field, *_FIELDS))}; {describe(row)}")
-        if row.fields[name]:
-            yield tuple(read_message(message, row.where) for message in row.fields[name])
+        messages = conversation_of(row, field)
+        if messages is None:
+            raise DataError(f"{row.where} has no conversation in {', '.join((field, *FIELDS))}; {describe(row)}")
+        if messages:
+            yield messages
 
 
-def conversation_field(row: Row, field: str) -> str | None:
-    """The field of a row that holds its conversation: a list, or null where it has none."""
-    names = [name for name in (field, *_FIELDS) if name in row.fields]
-    return next((name for name in names if row.fields[name] is None or isinstance(row.fields[name], list)), None)
-
-
-def is_conversation(row: Row, field: str) -> bool:
-    """Say whether a row is read as a conversation: what was asked for is one, or is missing beside one."""
-    if field in row.fields:
-        return field in _FIELDS or isinstance(row.fields[field], list)
-    return conversation_field(row, field) is not None
-
-
-def describe(row: Row) -> str:
-    return f"it has {', '.join(map(str, row.fields)) or 'no fields'}"
-
-
-def read_message(message: object, where: str) -> Message:
-    """One message with `role` and `content`; ShareGPT's names are translated, every other key is kept."""
-    if isinstance(message, dict) and isinstance(message.get("role"), str):
-        return message
-    if not isinstance(message, dict) or not isinstance(message.get("from"), str) or "value" not in message:
-        raise DataError(f"a message in {where} has neither role and content nor from and value; rename its keys")
-    role = _ROLES.get(message["from"], message["from"])
-    if role not in _PLAIN_ROLES:
-        known = ", ".join((*_PLAIN_ROLES, *_ROLES))
-        raise DataError(f"a message in {where} is from {message['from']!r}, which is none of {known}; rename it")
-    return {"role": role, "content": message["value"]}
+def renderer(tokenizer: "PreTrainedTokenizerBase") -> Render:
+    """How a tokenizer makes a text of a conversation: by its chat template, or what is said alone without one."""
+    return partial(render, tokenizer) if tokenizer.chat_template else joined
 
 
 def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -126,7 +96,7 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", text: str, places: bool = Fal
 def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], prompt: bool = False) -> str:
     """The conversation as text, with `prompt` up to where the assistant begins."""
     with guarded(messages):
-        return str(tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=prompt))
+        return whole(tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=prompt))
 
 
 def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -4,29 +4,36 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from graphprune.data.library import is_held_out, source_files
-from graphprune.data.readers import Row, read_dataset, read_jsonl, read_parquet, read_plain, text_of
+from graphprune.data.readers import Row, read_dataset, read_json, read_jsonl, read_parquet, read_plain, read_table
+from graphprune.data.records import Render, joined, text_of
 from graphprune.data.splits import choose_bytes, choose_rows, split_name
-from graphprune.errors import DataError
+from graphprune.errors import DataError, first_line, foreign
+from graphprune.paths import path_of
 
 LIBRARY = ("stdlib", "stdlib:held-out")
-_ROW_SUFFIXES = {".jsonl", ".ndjson", ".parquet"}
-_FILE_SUFFIXES = {*_ROW_SUFFIXES, ".txt", ".text", ".md", ".py", ".json", ".csv", ".gz", ".zst"}
+_READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
+_ROW_SUFFIXES = {".jsonl", ".ndjson", ".parquet", *_READERS}
+_FILE_SUFFIXES = {*_ROW_SUFFIXES, ".txt", ".text", ".md", ".py", ".gz", ".zst"}
 
 # Sixteen times as many tokens as are drawn give varied windows; text has about four bytes a token.
 _VARIETY, _BYTES_PER_TOKEN = 16, 4
+_LOOKED_AT = 1 << 16  # bytes
+_PATIENCE = 5.0  # seconds
 
 
-def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iterator[str]:
-    """Yield the documents of a text file, a .jsonl or .parquet file, a `datasets` id or `stdlib`.
+def read_texts(spec: str, field: str = "text", limit: int | None = None, render: Render = joined) -> Iterator[str]:
+    """Yield the documents of a text file, a file with records, a `datasets` id or `stdlib`.
 
-    A text file is one document, or several where `<|endoftext|>` stands between them. `#train` or `#held-out` behind
-    the name is a part of the source; the two share nothing.
+    Records are in a .jsonl, .json, .csv, .tsv or .parquet file; their text is in `field`, or in a conversation or an
+    instruction and its answer, which `render` makes a text of. A text file is one document, or several where
+    `<|endoftext|>` stands between them. `#train` or `#held-out` behind the name is a part of the source; the two share
+    nothing.
 
     A data set is `name`, `name:config` or `name:config:split` (or a folder in place of the name), is streamed, and is
     the only source that needs a network. `stdlib` and `stdlib:held-out` are the two splits of Python's own library.
     `limit` ends the text after so many bytes of UTF-8. Raises DataError where there is no text.
     """
-    documents = cut(open_source(spec, field, limit), limit)
+    documents = cut(open_source(spec, field, limit, render), limit)
     first = next(documents, None)
     if first is None:
         raise DataError(f"{spec} holds no text")
@@ -34,17 +41,26 @@ def read_texts(spec: str, field: str = "text", limit: int | None = None) -> Iter
     yield from documents
 
 
-def open_source(spec: str, field: str, limit: int | None) -> Iterator[str]:
+def look_at_text(spec: str, field: str) -> None:
+    """Open a text and read its beginning, before anything is done for it. Raises DataError."""
+    if spec not in LIBRARY and has_rows(spec):
+        check_dataset(split_name(spec)[0])
+    next(read_texts(spec, field, _LOOKED_AT))
+
+
+def open_source(spec: str, field: str, limit: int | None, render: Render) -> Iterator[str]:
     """The reader that fits what `spec` names."""
     if has_rows(spec):
-        return (text for row in open_rows(spec, field) for text in text_of(row, field))
+        return (text for row in open_rows(spec, field) for text in text_of(row, field, render))
     return open_plain(spec, limit)
 
 
 def has_rows(spec: str) -> bool:
     """Say whether a source has rows with fields, such as a data set, and not plain text alone."""
-    path = Path(split_name(spec)[0]).expanduser()
-    return spec not in LIBRARY and (not path.is_file() or path.suffix.lower() in _ROW_SUFFIXES)
+    if spec in LIBRARY:
+        return False
+    path = path_of(split_name(spec)[0])
+    return not path.is_file() or path.suffix.lower() in _ROW_SUFFIXES
 
 
 def open_plain(spec: str, limit: int | None) -> Iterator[str]:
@@ -52,7 +68,7 @@ def open_plain(spec: str, limit: int | None) -> Iterator[str]:
     if spec in LIBRARY:
         return read_library(held_out=spec != "stdlib")
     name, part = split_name(spec)
-    path = Path(name).expanduser()
+    path = path_of(name)
     if part is None:
         return read_plain(path, limit)
     start, end = choose_bytes(path.stat().st_size, part)
@@ -60,20 +76,43 @@ def open_plain(spec: str, limit: int | None) -> Iterator[str]:
 
 
 def open_rows(spec: str, field: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a .jsonl or .parquet file or a data set. `field` says that no other will be asked for."""
+    """Yield the rows of a file with records or a data set. `field` says that no other will be asked for."""
     name, part = split_name(spec)
     return choose_rows(open_all_rows(name, field), part)
 
 
+def check_dataset(spec: str) -> None:
+    """Raise DataError for the name of a data set that is neither here nor on the hub, which is asked once."""
+    name = spec.partition(":")[0]
+    if is_named_file(spec) or path_of(spec).exists() or path_of(name).exists():
+        return
+    from huggingface_hub import HfApi, constants
+
+    kept = (Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}").exists()
+    if not kept and not (Path(constants.HF_HOME) / "datasets" / name.replace("/", "___")).exists():
+        why = f"{spec[:100]!r} is no file, and as a data set it cannot be read"
+        with foreign(lambda error: DataError(f"{why}: {first_line(error)[:200]}")):
+            HfApi().dataset_info(name, timeout=_PATIENCE)
+
+
+def is_named_file(spec: str) -> bool:
+    """Say whether a name can only be meant as a file's."""
+    return not spec or Path(spec).suffix.lower() in _FILE_SUFFIXES or spec.startswith(("/", ".", "~"))
+
+
 def open_all_rows(spec: str, field: str | None) -> Iterator[Row]:
-    path = Path(spec).expanduser()
+    path = path_of(spec)
     if path.is_file():
-        return read_parquet(path, field) if path.suffix.lower() == ".parquet" else read_jsonl(path)
+        suffix = path.suffix.lower()
+        return read_parquet(path, field) if suffix == ".parquet" else _READERS.get(suffix, read_jsonl)(path)
     name, colon, rest = spec.partition(":")
-    if name and Path(name).expanduser().is_dir():
-        return read_dataset(f"{Path(name).expanduser()}{colon}{rest}")
-    if path.suffix.lower() in _FILE_SUFFIXES or spec.startswith(("/", ".", "~")) or not spec:
-        raise DataError(f"no text file at {spec!r}; pass a .txt, .jsonl or .parquet file, a datasets id or 'stdlib'")
+    if name and path_of(name).is_dir():
+        return read_dataset(f"{path_of(name)}{colon}{rest}")
+    if is_named_file(spec):
+        raise DataError(
+            f"no text file at {spec[:200]!r}; pass a .txt, .jsonl, .json, .csv or .parquet file, a datasets id or "
+            "'stdlib'"
+        )
     return read_dataset(spec)
 
 

@@ -7,14 +7,13 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.data.conversations import (
-    Conversation,
     Encoded,
     LossOn,
     check_template,
     encode_conversation,
-    is_conversation,
     read_conversations,
 )
+from graphprune.data.records import Conversation, content_of, is_conversation
 from graphprune.data.sources import has_rows, open_rows, read_texts
 from graphprune.errors import DataError
 
@@ -31,8 +30,8 @@ def encode_source(
     """Yield the tokens of a source in order, and whether each carries the loss, as arrays of any length.
 
     Documents are joined with the end token, as `tokens.encode` joins them; conversations are joined so where they do
-    not end with it. Sources as `read_texts` takes them; rows without `field` but with `messages` or
-    `conversations` are conversations. Raises DataError where there is nothing to read.
+    not end with it. Sources as `read_texts` takes them; rows without `field` may hold conversations.
+    Raises DataError where there is nothing to read.
     """
     if has_rows(spec):
         first = next(open_rows(spec), None)
@@ -120,7 +119,7 @@ def encode_conversations(
 
 def content_bytes(messages: Conversation) -> int:
     """The bytes of what is said in a conversation."""
-    return sum(len(str(message.get("content", "")).encode("utf-8", "replace")) for message in messages)
+    return sum(len(content_of(message).encode("utf-8", "replace")) for message in messages)
 
 
 def first_tokens(encoded: Iterable[Encoded], limit: int | None) -> Iterator[Encoded]:

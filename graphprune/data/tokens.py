@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from graphprune.data.conversations import renderer
 from graphprune.data.sources import _BYTES_PER_TOKEN, _VARIETY, read_texts
+from graphprune.data.tokenizer_files import require_tokenizer
 from graphprune.errors import DataError, UsageError, first_line, foreign
-from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(folder: Path, trusted: bool = False) -> "PreTrainedTokenizerBase":
@@ -24,8 +24,7 @@ def load_tokenizer(folder: Path, trusted: bool = False) -> "PreTrainedTokenizerB
 
     Raises DataError where there is none.
     """
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise DataError(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it")
+    require_tokenizer(folder)
     from transformers import AutoTokenizer
 
     with foreign(lambda error: DataError(tokenizer_failure(folder, error))):
@@ -53,8 +52,16 @@ def read_tokens(
     tokenizer: "PreTrainedTokenizerBase", spec: str, field: str = "text", limit: int | None = None
 ) -> tuple[Tensor, int]:
     """Read and tokenise a text as one stream: int64 [tokens], and the number of bytes that it had in UTF-8."""
-    texts = list(read_texts(spec, field, limit))
+    texts = list(read_texts(spec, field, limit, renderer(tokenizer)))
     return encode(tokenizer, texts), sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def tokens_beyond(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> list[str]:
+    """The tokens that a tokenizer knows and a model with so many rows does not, in the order of their ids."""
+    if rows is None or len(tokenizer) <= rows:
+        return []
+    found = sorted((id, text) for text, id in tokenizer.get_vocab().items() if id >= rows)
+    return [text for _, text in found]
 
 
 def check_tokens(tokens: Tensor, vocabulary: int | None, length: int, spec: str) -> None:
@@ -64,7 +71,8 @@ def check_tokens(tokens: Tensor, vocabulary: int | None, length: int, spec: str)
     largest = int(tokens.max()) if len(tokens) else 0
     if vocabulary is not None and largest >= vocabulary:
         raise DataError(
-            f"token {largest} of {spec} is outside the vocabulary of {vocabulary}; use the model's tokenizer"
+            f"token {largest} of {spec} is outside the vocabulary of {vocabulary}: the tokenizer has tokens that the "
+            "model has no rows for; use the model's tokenizer"
         )
 
 
@@ -108,7 +116,7 @@ class Calibration:
 
     def batches(self, tokenizer: "PreTrainedTokenizerBase", graph: Graph, size: int = 8) -> tuple[Tensor, ...]:
         """The windows as batches of `size` rows: int64 [rows, length]. Reads no more text than it needs."""
-        length = min(self.length, context_length(graph) or self.length)
+        length = fitting_length(graph, self.length)
         limit = _VARIETY * _BYTES_PER_TOKEN * self.samples * length
         tokens, _ = read_tokens(tokenizer, self.spec, self.field, limit)
         check_tokens(tokens, vocabulary_size(graph), length, self.spec)

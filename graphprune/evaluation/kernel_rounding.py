@@ -1,7 +1,6 @@
 """Rounding: which multiples of a width the kernels of onnxruntime like on this machine, from a table of times."""
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy
 
 from graphprune.analysis.analyse import analyze
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.budget.backend import Backend
 from graphprune.budget.budgets import ROUNDED_KINDS
 from graphprune.ir.graph import Graph
@@ -39,10 +39,10 @@ def measure_rounding(graph: Graph, backend: Backend, progress: Progress) -> tupl
     """The smallest multiple that costs at most 10 % more than the next whole widths let expect, and the table."""
     narrow, wide = typical_widths(graph)
     progress("measuring which widths are fast", 0, 0)
-    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
+    with scratch_folder() as name:
         middle = max(_WHOLE, wide // 2 // _WHOLE * _WHOLE)
         widths = [middle + step for step in (0, *STEPS, _WHOLE)]
-        models = {width: open_layers(backend, Path(name) / str(width), narrow, width) for width in widths}
+        models = {width: open_layers(backend, name / str(width), narrow, width) for width in widths}
         seconds = time_models(models)
     table = read_table(middle, seconds)
     good = [timing.step for timing in table if timing.ratio <= _TOLERANCE]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.context import stated_context
 from graphprune.data.tokens import load_tokenizer
-from graphprune.errors import GraphpruneError, SourceError, UsageError
+from graphprune.errors import GraphpruneError, SourceError, UsageError, foreign
 from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
@@ -74,13 +74,15 @@ def of_checkpoint(
     A checkpoint in the generic form runs in graphprune's own class, other code only with `trust_remote_code`.
     """
     from graphprune.artefacts.loading import load_checkpoint
-    from graphprune.frontend.source import is_generic, load_source
+    from graphprune.frontend.generic_checkpoint import unreadable
+    from graphprune.frontend.places import is_generic
+    from graphprune.frontend.source import load_source
     from graphprune.models.kinds import writes_text
     from graphprune.models.patches import quiet_transformers
 
     path = Path(folder).expanduser()
     if is_generic(path):
-        with quiet_transformers():
+        with quiet_transformers(), foreign(lambda error: SourceError(unreadable(path, error))):
             generic = load_checkpoint(path, "decoder", dtype or stored_dtype(path))
         return of_module(generic.to(device), load_tokenizer(path, trust_remote_code))
     model, source = load_source(folder, True, trust_remote_code, dtype)

@@ -3,17 +3,20 @@
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.analyse import analyze
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import Latency
+from graphprune.context import fitting_run
 from graphprune.errors import UsageError
 from graphprune.evaluation.bench import Setting, Subject, bench
+from graphprune.ir.contract import context_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.progress import Progress
@@ -53,8 +56,10 @@ def measure_latency(graph: Graph, backend: Backend, progress: Progress) -> tuple
 
 def measure_points(graph: Graph, backend: Backend, progress: Progress) -> Iterator[Point]:
     """One point a shape; each is measured beside the source in full, in a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
-        dense = Path(name) / "source"
+    context, tokens = fitting_run(context_length(graph), SETTING.context, SETTING.tokens + 1)
+    setting = replace(SETTING, context=context, tokens=max(1, tokens - 1))
+    with scratch_folder() as name:
+        dense = name / "source"
         backend.export(graph, dense)
         for index, (kinds, share) in enumerate(_SHAPES):
             progress("measuring speed at other widths", index, len(_SHAPES))
@@ -63,7 +68,7 @@ def measure_points(graph: Graph, backend: Backend, progress: Progress) -> Iterat
                 continue
             with tempfile.TemporaryDirectory(dir=name) as folder:
                 backend.export(small, Path(folder))
-                time = compare(dense / backend.place, Path(folder) / backend.place)
+                time = compare(dense / backend.place, Path(folder) / backend.place, setting)
             yield Point(f"{share:.0%} of {', '.join(kinds)}", *relative_costs(graph, small), time)
 
 
@@ -84,10 +89,10 @@ def relative_costs(graph: Graph, small: Graph) -> tuple[float, float]:
     return macs / max(1, all_macs), cache / max(1, all_cache)
 
 
-def compare(source: Path, small: Path) -> float:
+def compare(source: Path, small: Path, setting: Setting) -> float:
     """The time of a token in one model over that in another, measured in turns."""
     subjects = (Subject("the source", source), Subject("a smaller model", small))
-    first, second = bench(subjects, SETTING, lambda *_: None)
+    first, second = bench(subjects, setting, lambda *_: None)
     return first.decode / second.decode
 
 

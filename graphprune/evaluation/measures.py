@@ -1,7 +1,6 @@
 """Measures: what is measured of a model before and after: its cost, its files, its speed, its perplexity."""
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,14 @@ import torch
 
 from graphprune.amounts import show_bytes
 from graphprune.analysis.groups import Groups
+from graphprune.artefacts.scratch import scratch_folder
 from graphprune.budget.backend import Backend
 from graphprune.budget.quantities import FileBytes
 from graphprune.budget.targets import Target
+from graphprune.context import fitting_run
 from graphprune.data.calibration import Text
 from graphprune.evaluation.measure import Measure
-from graphprune.ir.contract import rows_of_ids
+from graphprune.ir.contract import context_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.progress import Progress
@@ -25,6 +26,7 @@ from graphprune.running.perplexity import Perplexity, perplexity
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
 _WINDOW = 256
+_TIMED = 64, 32  # tokens of a prompt, and after it
 
 
 def held_out_perplexity(graph: Graph, text: Text, device: torch.device) -> Perplexity | None:
@@ -64,11 +66,14 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def speed_measures(before: OpenModel, after: OpenModel, runtime: str) -> tuple[Measure, ...]:
-    """Tokens per second of both models, runs interleaved, the better of three each."""
+def speed_measures(
+    before: OpenModel, after: OpenModel, runtime: str, lengths: tuple[int, int] = _TIMED
+) -> tuple[Measure, ...]:
+    """Tokens per second of both models, runs interleaved, the better of three each, for a prompt and new tokens of
+    these lengths."""
     old, new = (0.0, 0.0), (0.0, 0.0)
     for _ in range(3):
-        old, new = faster(old, before.tokens_per_second(64, 32)), faster(new, after.tokens_per_second(64, 32))
+        old, new = faster(old, before.tokens_per_second(*lengths)), faster(new, after.tokens_per_second(*lengths))
     return (
         Measure(f"{runtime} prefill tokens/s", old[0], new[0]),
         Measure(f"{runtime} decode tokens/s", old[1], new[1]),
@@ -107,11 +112,11 @@ def running_measures(backend: Backend, source: Graph, folder: Path, progress: Pr
     after = float(backend.size_in(folder / backend.place))
     if source.parameter_count() > LARGEST_MEASURED:
         return (Measure("ONNX model", None, after, "bytes"),)
-    with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
-        backend.export(source, Path(name))
-        before = float(backend.size_in(Path(name) / backend.place))
-        models = backend.open(Path(name), "cpu"), backend.open(folder, "cpu")
-        speed = speed_measures(*models, backend.runtime)
+    with scratch_folder() as name:
+        backend.export(source, name)
+        before = float(backend.size_in(name / backend.place))
+        models = backend.open(name, "cpu"), backend.open(folder, "cpu")
+        speed = speed_measures(*models, backend.runtime, fitting_run(context_length(source), *_TIMED))
     return (Measure("ONNX model", before, after, "bytes"), *speed)
 
 

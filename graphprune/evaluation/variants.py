@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from graphprune.artefacts.staging import folder_size
+from graphprune.context import fitting
 from graphprune.data.calibration import Text
 from graphprune.evaluation.language_model import of_onnx
 from graphprune.evaluation.measure import Measure
@@ -38,10 +36,6 @@ def variant_measures(folder: Path, text: Text | None, parameters: int, progress:
 
 def token_perplexity(model: Path, text: Text) -> float:
     """Of an ONNX folder, on the held-out text."""
-    runner = of_onnx(model).runner
-
-    def logits(ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
-        return runner(ids, torch.ones_like(ids), places, None)[0]
-
-    return stream_perplexity(logits, text.held_out, _WINDOW, 4, bos=text.bos).perplexity
+    opened = of_onnx(model)
+    window = max(2, fitting(opened.context, _WINDOW))
+    return stream_perplexity(opened.logits, text.held_out, window, 4, bos=text.bos).perplexity

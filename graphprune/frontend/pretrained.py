@@ -10,7 +10,7 @@ import torch
 from graphprune.errors import CaptureError, ForeignError, ParityError, foreign_code
 from graphprune.frontend.blocks.capture import capture_graph
 from graphprune.frontend.stepwise.derive import stepwise
-from graphprune.ir.contract import rows_of_ids
+from graphprune.ir.contract import fitting_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.models.kinds import CONTRACTS, kind_of, writes_text
 from graphprune.models.modalities import count_parameters, describe_part, left_out
@@ -70,10 +70,12 @@ def require_causal(graph: Graph) -> None:
     """Raise CaptureError where what a token gives depends on tokens after it: no state can know them."""
     place, size = graph.outputs.index("logits"), int(graph.results["logits"].meta["value"].shape[-1])
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(size, (2 * rows_of_ids(graph), _LOOKED_AT), generator=generator)
-    other = torch.cat([ids[:, : -_LOOKED_AT // 3], ids[:, -_LOOKED_AT // 3 :].flip(0).roll(1, 1)], 1)
+    length = fitting_length(graph, _LOOKED_AT)
+    early = length - max(1, length // 3)
+    ids = torch.randint(size, (2 * rows_of_ids(graph), length), generator=generator)
+    other = torch.cat([ids[:, :early], ids[:, early:].flip(0).roll(1, 1)], 1)
     with torch.no_grad():
-        first, second = (graph(*decoder_inputs(graph, x))[place][:, : -_LOOKED_AT // 3] for x in (ids, other))
+        first, second = (graph(*decoder_inputs(graph, x))[place][:, :early] for x in (ids, other))
     if float((first - second).abs().max()) > _ROUNDING * float(first.std()):
         raise CaptureError("its tokens look at what comes after them")
 

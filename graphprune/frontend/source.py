@@ -1,7 +1,6 @@
 """Sources: a folder, a hub id, a live model or a plain module becomes a `Graph`."""
 
 import functools
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from graphprune.demo import DEMO_FOLDER
-from graphprune.errors import SourceError, UsageError, first_line, foreign
+from graphprune.errors import SourceError, UsageError, foreign
 from graphprune.frontend import checks
 from graphprune.frontend.blocks.capture import capture_graph
+from graphprune.frontend.config_checks import check_config, check_widths
 from graphprune.frontend.generic_checkpoint import read_generic
+from graphprune.frontend.places import is_generic, locate
 from graphprune.frontend.pretrained import capture_pretrained
 from graphprune.garbage import uncollected
 from graphprune.ir.graph import Graph, Source
@@ -23,15 +23,10 @@ from graphprune.links import links_outside
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
+from graphprune.paths import path_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
-# Folders whose name begins with a digit are those of sentence-transformers' modules, such as 1_Pooling.
-_OTHER_FOLDERS = "[!0-9]*/*"
 
 
 def capture(
@@ -49,8 +44,8 @@ def capture(
     is read and the graph holds meta tensors, which is enough to analyse and to plan. `dtype` converts the weights of a
     folder or hub id as they are loaded. Raises SourceError, CaptureError.
     """
-    if isinstance(model, (str, Path)) and is_generic(Path(model).expanduser()):
-        return capture_generic(Path(model).expanduser(), weights)
+    if isinstance(model, (str, Path)) and is_generic(path_of(str(model))):
+        return capture_generic(path_of(str(model)), weights)
     if isinstance(model, (str, Path)):
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
         graph = capture_pretrained(loaded)
@@ -65,14 +60,6 @@ def capture(
         raise UsageError("a plain module needs example inputs: capture(module, inputs={'x': tensor})")
     dynamic = {name: {0: "batch"} for name in inputs}
     return capture_graph(Positional(model), Contract(inputs, dynamic), "module.")
-
-
-def is_generic(folder: Path) -> bool:
-    """Say whether a folder is a checkpoint in graphprune's generic form, which holds its graph."""
-    try:
-        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("graph"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def capture_generic(folder: Path, weights: bool) -> Graph:
@@ -114,17 +101,18 @@ def load_source(
 ) -> tuple[Any, Source]:
     """Load a transformers model and say where it came from. Raises SourceError with the remedy."""
     folder, revision = locate(str(model), weights, trust_remote_code)
-    stated = checks.check_config(folder)
+    plain = check_config(folder)
     if not trust_remote_code:
-        checks.check_no_extras(folder, stated)
+        checks.check_no_extras(folder, plain)
     checks.check_modules(folder)
-    if weights:
-        checks.check_weights(folder)
+    held = checks.check_weights(folder) if weights else None
+    if held is not None:
+        check_widths(folder, plain, held.entries)
     with uncollected(), quiet_transformers():
         config = load_config(folder, str(model), trust_remote_code)
-        stored = config.dtype if isinstance(config.dtype, torch.dtype) else None
+        stored = stored_dtype(folder, held, config)
         load = load_weights if weights else load_skeleton
-        config.dtype = dtype or config.dtype
+        config.dtype = dtype or stored
         loaded, unread = load(folder, str(model), config, trust_remote_code)
     kind = kind_of(loaded)
     generation = getattr(loaded, "generation_config", None)
@@ -134,34 +122,14 @@ def load_source(
     return loaded, replace(source, trusted=trust_remote_code, unread=unread)
 
 
-def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
-    """The folder of a model, and the revision where it came from the hub."""
-    if model == "demo":
-        if not DEMO_FOLDER.is_dir():
-            raise SourceError(f"this installation lacks the embedded model at {DEMO_FOLDER}; install graphprune again")
-        return DEMO_FOLDER, None
-    folder = Path(model).expanduser()
-    if not folder.exists() and _HUB_ID.fullmatch(model) and not folder.parent.exists():
-        snapshot = download(model, weights, trust_remote_code)
-        return snapshot, snapshot.name
-    checks.check_folder(folder)
-    return folder, None
-
-
-def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
-    """Fetch a model of the Hugging Interface hub into its cache: never a pickle, code only where it is trusted."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = [*_SMALL_FILES, *["*.safetensors"] * weights, *["*.py"] * trust_remote_code]
+def stored_dtype(folder: Path, weights: checks.Weights | None, config: Any) -> torch.dtype | None:
+    """The type of the weights, as their headers say it; as the configuration does, where there is no header to read."""
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=[_OTHER_FOLDERS]))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = first_line(error)
-        remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
-        raise SourceError(
-            f"no folder {model}, and the hub gives no model of that id: {reason[:200]}; {remedy}"
-        ) from error
+        name = (weights or checks.find_weights(folder)).stored_type()
+    except SourceError:  # a configuration alone is enough to plan
+        name = None
+    found = getattr(torch, name) if name else config.dtype
+    return found if isinstance(found, torch.dtype) else None
 
 
 def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
@@ -174,11 +142,11 @@ def load_config(folder: Path, name: str, trust_remote_code: bool) -> Any:
         )
 
 
-def explain_load_failure(name: str, error: Exception) -> SourceError:
-    return SourceError(load_failure(name, error))
+def explain_load_failure(name: str, error: Exception, config: Any = None) -> SourceError:
+    return SourceError(load_failure(name, error, config))
 
 
-def load_failure(name: str, error: Exception) -> str:
+def load_failure(name: str, error: Exception, config: Any = None) -> str:
     import transformers
 
     text = " ".join(str(error).split()) or type(error).__name__
@@ -190,6 +158,12 @@ def load_failure(name: str, error: Exception) -> str:
         return (
             f"{name}: transformers {transformers.__version__} does not know the model type {kind}; upgrade transformers"
         )
+    if "adding_idx" in text and config is not None:
+        text_part = config.get_text_config()
+        return (
+            f"{name}: pad_token_id in its config.json is {text_part.pad_token_id}, and the model has rows for the "
+            f"tokens 0 to {text_part.vocab_size - 1} alone; give it one of these, or null"
+        )
     return f"{name} cannot be loaded: {text[:300]}"
 
 
@@ -198,7 +172,7 @@ def load_weights(
 ) -> tuple[Any, tuple[str, ...]]:
     """The model with its weights, each of them present, of the right shape and finite; what else the files hold."""
     loader = model_class(config)
-    with foreign(lambda error: explain_load_failure(name, error)):
+    with foreign(lambda error: explain_load_failure(name, error, config)):
         load = functools.partial(
             loader.from_pretrained,
             folder,
@@ -223,7 +197,7 @@ def load_skeleton(
     loader = model_class(config)
     make = getattr(loader, "_from_config", None) or loader.from_config
     options = {"trust_remote_code": trust_remote_code} if make.__name__ == "from_config" else {}
-    with foreign(lambda error: explain_load_failure(name, error)), torch.device("meta"):
+    with foreign(lambda error: explain_load_failure(name, error, config)), torch.device("meta"):
         load = functools.partial(make, config, dtype=config.dtype, **options)
         return with_whole_attention(loader, load).eval(), ()
 

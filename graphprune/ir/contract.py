@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 
-from graphprune.context import stated_context
+from graphprune.context import fitting, stated_context
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import tensor_type
 
@@ -73,6 +73,11 @@ def vocabulary_size(graph: Graph) -> int | None:
 def context_length(graph: Graph) -> int | None:
     """The longest sequence that the model was made for, None where its configuration does not say."""
     return stated_context(graph.source.config)
+
+
+def fitting_length(graph: Graph, wanted: int) -> int:
+    """The length that is wanted, no longer than the model was made for."""
+    return fitting(context_length(graph), wanted)
 
 
 DERIVED = "derived"  # a cache that was derived from the graph, since the model's own class has none that could be used

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, cast
 
-from graphprune.errors import PlanError
+from graphprune.errors import PlanError, first_line
+from graphprune.json_data import read_object
 
 FORMAT = 1
 Statistics = Literal["survivors", "exact"]
@@ -59,9 +60,11 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """Read a plan from its JSON file. Raises PlanError where it is not one."""
     try:
-        return plan_of(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PlanError(f"{path} is not a plan: {error}") from error
+        return plan_of(cast("PlanData", read_object(path)), str(path))
+    except OSError as error:
+        raise PlanError(f"no plan can be read at {str(path)[:200]}: {error.strerror}; give a plan.json") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"{path} is not a plan: {first_line(error)[:200]}") from error
 
 
 def plan_of(data: PlanData, name: str = "this") -> Plan:

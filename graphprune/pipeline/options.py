@@ -1,14 +1,16 @@
 """Options: what a compilation is asked for."""
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
-from annotated_types import Ge
+from annotated_types import Ge, Le, Lt
 
+from graphprune.amounts import parse_count, parse_speed, read_bytes, read_target
 from graphprune.bounds import Count, describe_bounds, wrong_fields
+from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
 from graphprune.pruning.options import PRUNABLE, Floor
@@ -17,7 +19,9 @@ from graphprune.suggestions import AUTO, check_choice
 WRITTEN = ("huggingface", "onnx")  # the backends, where none is named
 Precision = Literal["auto", "float32", "bf16"]
 Part = Literal["whole", "text"]
-Window = Annotated[int, Ge(2)]
+Window = Annotated[int, Ge(2), Le(1 << 20)]
+Held = Annotated[int, Ge(1), Le(1 << 20)]  # what is held in memory
+Seed = Annotated[int, Ge(0), Lt(1 << 63)]
 DEVICE_HELP = "Where to compute: auto (a GPU where torch finds one), cpu, cuda or cuda:1."
 _PRUNE_HELP = (
     f"What may shrink: {', '.join(PRUNABLE)}; or auto, which cuts MLP channels and attention groups, and the residual "
@@ -45,16 +49,16 @@ class CompileOptions:
     One target says what the result may cost: `target_params` is `1B`, `600M`, `6e8` or `60%`; `target_size` bounds
     every model file that is written, `500MB` or `60%`, or one of them, `onnx-int4:500MB`; `target_kv_bytes` the cache a
     token takes, in float32; `target_speed` is a speed-up of decoding, `2x`, by what was measured on this machine.
-    `method` names a recipe or its file; None in any of the fields of a
-    recipe (`prune` to `lr`) means the recipe's own value, and `settings` sets others as `key=value`. `prune` names what
-    may shrink, or is `("auto",)`. `vocabulary` says how many tokens stay, `16000`, `16k` or `50%`: beside a target,
-    which the rest then meets, or in its place. `importance`, `allocation`, `compensation` and `backends` are specs such
-    as `taylor{aggregate=vector}`. `floor` is the share that every group keeps at least. `data` is a text, jsonl or
-    parquet file, a datasets id, or `stdlib`; `held_out` is text of the same kinds that is only measured on, None for a
-    part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device` is where the model is
-    scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training multiplies in: `auto`
-    is bf16 on a GPU that has it where the recipe says nothing else. `part` is `text` where the text model of one that
-    takes images or sounds too is wanted alone. Raises UsageError.
+    `method` names a recipe or its file; None in any of the fields of a recipe (`prune` to `lr`) means the recipe's own
+    value, and `settings` sets others as `key=value`. `prune` names what may shrink, or is `("auto",)`. `vocabulary`
+    says how many tokens stay, `16000`, `16k` or `50%`: beside a target, which the rest then meets, or in its place.
+    `importance`, `allocation`, `compensation` and `backends` are specs such as `taylor{aggregate=vector}`. `floor` is
+    the share that every group keeps at least. `data` is a text, jsonl, json, csv or parquet file, a datasets id, or
+    `stdlib`, and `field` the one of its records that holds the text; `held_out` is text of the same kinds that is only
+    measured on, None for a part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device`
+    is where the model is scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training
+    multiplies in: `auto` is bf16 on a GPU that has it where the recipe says nothing else. `part` is `text` where the
+    text model of one that takes images or sounds too is wanted alone. Raises UsageError.
     """
 
     model: str
@@ -77,7 +81,7 @@ class CompileOptions:
     steps: Annotated[
         Count | None, Option("Prune in so many rounds (of each stage), each scored anew.", sets="prune.steps")
     ] = None
-    samples: Annotated[Count | None, Option("Windows of text to look at.", sets="calibration.samples")] = None
+    samples: Annotated[Held | None, Option("Windows of text to look at.", sets="calibration.samples")] = None
     length: Annotated[Window | None, Option("Tokens in each window.", sets="calibration.length")] = None
     round_to: Annotated[
         Count | Literal["auto"] | None,
@@ -102,8 +106,10 @@ class CompileOptions:
     lr: Annotated[float | None, Option("The peak learning rate.", sets="recover.lr")] = None
     settings: Annotated[tuple[str, ...], Option("Another field of the recipe: recover.clip=0.5.", "KEY=VALUE")] = ()
     data: Annotated[
-        str, Option("A text, jsonl or parquet file, a datasets id, or stdlib, Python's own library.", "TEXT")
+        str,
+        Option("A text, jsonl, json, csv or parquet file, a datasets id, or stdlib, Python's own library.", "TEXT"),
     ] = "stdlib"
+    field: Annotated[str, Option("The field of the text in files with records and data sets.", "NAME")] = "text"
     held_out: Annotated[
         str | None, Option("Text that is only measured on; without it a part of --data is set aside.", "TEXT")
     ] = None
@@ -129,7 +135,7 @@ class CompileOptions:
             "TOKENS",
         ),
     ] = None
-    seed: Annotated[int, Option("Seed of everything random.")] = 0
+    seed: Annotated[Seed, Option("Seed of everything random.")] = 0
     backends: tuple[str, ...] = WRITTEN
     overwrite: bool = False
     dry_run: Annotated[bool, Option("Show widths and sizes only; a config.json is enough.")] = False
@@ -154,11 +160,27 @@ class CompileOptions:
             if isinstance(value, str):
                 check_choice(option_name(name), value, limits.choices)
             must = "is the share that every group keeps," if name == "floor" else "must be"
-            raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {value}")
+            raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {str(value)[:40]}")
         for kind in self.prune or ():
             check_choice("--prune", kind, (AUTO, *PRUNABLE))
         if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
             raise UsageError("--prune auto stands alone; name the kinds instead: mlp,attention")
+        self.check_amounts()
+        check_device(self.device)
+
+    def check_amounts(self) -> None:
+        """Read every target and count as far as that goes without the model. Raises UsageError."""
+        for option, value in self.targets:
+            _READERS[option](value.rpartition(":")[2] if option == "--target-size" else value)
+        counts: tuple[tuple[str, str | None, Callable[[str], object], str], ...] = (
+            ("--vocabulary", self.vocabulary, read_target, "16000, 16k or 50%"),
+            ("--train-tokens", self.train_tokens, parse_count, "2M, 500k, 1e6 or 1000000"),
+        )
+        for option, count, read, example in counts:
+            try:
+                _ = None if count is None else read(count)
+            except (UsageError, ValueError) as error:
+                raise UsageError(f"{option} {str(count)[:40]}: write the number of tokens as {example}") from error
 
     @property
     def targets(self) -> tuple[tuple[str, str], ...]:
@@ -177,7 +199,13 @@ class CompileOptions:
         return ("--vocabulary", str(self.vocabulary)) if self.only_vocabulary else self.targets[0]
 
 
-_TARGETS = ("--target-params", "--target-size", "--target-kv-bytes", "--target-speed")
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "--target-params": read_target,
+    "--target-size": read_bytes,
+    "--target-kv-bytes": read_bytes,
+    "--target-speed": parse_speed,
+}
+_TARGETS = tuple(_READERS)
 
 
 def option_name(field: str) -> str:

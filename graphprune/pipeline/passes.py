@@ -35,11 +35,11 @@ class Context:
 
     `calibration` is what the data module makes (None where no pass needs it). `source` is the model before the first
     pass: the teacher, and what floors are shares of. `tokenizer` and `data` (a text's name, as `read_texts` takes it)
-    are for passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what
-    it needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own, and
-    all share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is
-    done and of how much. `device` is where a pass computes, None for where the graph is; graphs go from pass to pass
-    where they were before.
+    and the `field` of its records are for passes that train, `held_out` [tokens] is text that none may learn from.
+    `folder` is where a pass keeps what it needs to go on after it was killed, None where nothing is to be kept; each
+    pass of a run has one of its own, and all share `cache`, for what is made once and used again. `log` takes one line
+    at a time, `progress` a stage, what is done and of how much. `device` is where a pass computes, None for where the
+    graph is; graphs go from pass to pass where they were before.
     """
 
     calibration: Any = None
@@ -49,6 +49,7 @@ class Context:
     tokenizer: Any = None
     data: str | None = None
     held_out: Tensor | None = None
+    field: str = "text"
     folder: Path | None = None
     progress: Progress = no_progress
     cache: Path | None = None

@@ -1,6 +1,5 @@
 """Recipes: a method as data. A YAML file names the parts of a method and the schedule that they follow."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from graphprune import registry
 from graphprune.amounts import parse_count
 from graphprune.bounds import Count
-from graphprune.errors import UsageError
-from graphprune.pipeline.options import Window
+from graphprune.errors import UsageError, first_line
+from graphprune.paths import is_file
+from graphprune.pipeline.options import Held, Window
 from graphprune.pipeline.token_shares import Shares
 from graphprune.pruning.options import PRUNABLE, Pruning
-from graphprune.spec import build, describe_options, option_types, parse_spec, print_value
-from graphprune.suggestions import AUTO, check_choice
+from graphprune.spec import build, option_types, parse_spec, print_value, split_spec
+from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipe_files"
 _SUFFIXES = (".yaml", ".yml")
@@ -30,7 +30,7 @@ _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 class Calibration:
     """The text that methods look at: windows and the tokens in each."""
 
-    samples: Count = 128
+    samples: Held = 128
     length: Window = 128
 
 
@@ -91,10 +91,11 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-def read_recipe(method: str, changes: Sequence[Change] = ()) -> Recipe:
+def read_recipe(method: str, changes: Sequence[Change] = (), plugins: bool = True) -> Recipe:
     """Read a shipped recipe by its name, or one of the user's by its path, with changes on top.
 
-    Every plug-in that it names is found and its options are checked. Raises UsageError naming file, key and remedy.
+    Every plug-in that it names is found; with `plugins` its options are checked too, for which it is imported. Raises
+    UsageError naming file, key and remedy.
     """
     path = find_recipe(method)
     data = read_yaml(path)
@@ -105,8 +106,8 @@ def read_recipe(method: str, changes: Sequence[Change] = ()) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise UsageError(explain_invalid(error, label)) from error
-    check_plugins(recipe, label)
-    if recipe.recover is None:
+    check_plugins(recipe, label, find_part if not plugins else parse_part)
+    if recipe.recover is None or not plugins:
         return recipe
     made = make_recover(recipe.recover)  # what YAML reads as text, such as 3e-4, becomes a number
     return recipe.model_copy(update={"recover": {key: getattr(made, key) for key in recipe.recover}})
@@ -116,28 +117,46 @@ def find_recipe(method: str) -> Path:
     known = shipped()
     if method in known:
         return known[method]
-    path = Path(method).expanduser()
-    if path.suffix in _SUFFIXES or "/" in method or path.is_file():
-        if not path.is_file():
-            raise UsageError(f"no recipe at {method}; give the path of a YAML file or one of {', '.join(known)}")
+    path = Path(method)
+    if path.suffix in _SUFFIXES or "/" in method or is_file(path):
+        path = path.expanduser() if method.startswith("~/") else path
+        if not is_file(path):
+            raise UsageError(f"no recipe at {method[:100]}; give the path of a YAML file, or `graphprune list methods`")
         return path
-    near = difflib.get_close_matches(method, known, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UsageError(f"no method is named {method!r}; {guess}known: {', '.join(known)}, or the path of a recipe.yaml")
+    guess = did_you_mean(method, list(known), 3)
+    raise UsageError(f"no method is named {method[:60]!r}; {guess}`graphprune list methods` shows all; or give a file")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The file as a mapping. Raises UsageError with the line where it is no YAML."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}, line {line}: not YAML: {error.problem}; mend this line") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
+        raise UsageError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise UsageError(f"{path} is no recipe: it must hold fields such as name: and prune:")
     return data
+
+
+class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """YAML without aliases, which make a few lines stand for more than any memory holds, or for themselves."""
+
+    def compose_node(self, parent: object, index: object) -> object:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "an alias; write the value out", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a text. Raises YAMLError, and ValueError where it is nested too deeply."""
+    try:
+        return yaml.load(text, PlainLoader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def set_key(data: dict[str, Any], change: Change) -> None:
@@ -160,9 +179,9 @@ def parse_settings(settings: Iterable[str]) -> tuple[Change, ...]:
         if not equals or not all(key.strip().split(".")):
             raise UsageError(f"--set {text}: write key=value, such as --set recover.lr=1e-3")
         try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {text}: {value!r} is not YAML; quote it") from error
+            read = parse_yaml(value)
+        except (ValueError, yaml.YAMLError) as error:
+            raise UsageError(f"--set {text[:60]}: {value[:40]!r} is not YAML; quote it") from error
         changes.append(Change(key.strip(), read, f"--set {text}"))
     return tuple(changes)
 
@@ -183,17 +202,37 @@ def explain_invalid(error: ValidationError, label: Label) -> str:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         parts = {"calibration": option_types(Calibration), "prune": option_types(Pruning)}
         fields = list(parts.get(places[0], Recipe.model_fields) if len(places) > 1 else Recipe.model_fields)
-        near = difflib.get_close_matches(places[-1], fields, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]}? " if near else ""
-        return f"{label(key)} is no field of a recipe; {guess}it takes {', '.join(fields)}"
+        guess = did_you_mean(places[-1], fields) or "docs/recipes.md has all"
+        return f"{label(key)} is no field of a recipe; {guess}"
     if first["type"] == "missing":
         return f"{label(key)} is missing; every recipe has one"
     text = text.replace("a dictionary or an instance", "a valid dictionary or instance")  # as pydantic says of a model
-    return str(f"{label(key)} is {first['input']!r}: {text[:1].lower()}{text[1:]}")
+    return str(f"{label(key)} is {shown(first['input'])}: {text[:1].lower()}{text[1:]}")
 
 
-def check_plugins(recipe: Recipe, label: Label) -> None:
-    """Parse every spec and the options of `recover`, so that a wrong one costs nothing. Raises UsageError."""
+def shown(value: object) -> str:
+    """A value as a message has it: what holds others is named by its kind alone."""
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, (list, tuple)) else repr(value)[:60]
+
+
+def find_part(kind: registry.PluginKind, spec: str) -> None:
+    """See that a plug-in of this name is there."""
+    registry.find(kind, split_spec(spec)[0])
+
+
+def parse_part(kind: registry.PluginKind, spec: str) -> None:
+    """See that a spec makes a plug-in."""
+    if "vocabulary" in getattr(parse_spec(kind, spec), "kinds", ()):
+        raise UsageError("tokens are cut before anything else; name vocabulary in prune.kinds")
+
+
+def check_plugins(recipe: Recipe, label: Label, check: Callable[[registry.PluginKind, str], None]) -> None:
+    """Check every spec, and where they are parsed the options of `recover`, so that a wrong one costs nothing.
+
+    Raises UsageError.
+    """
     prune = recipe.prune
     specs: list[tuple[str, registry.PluginKind, str | None]] = [
         ("prune.importance", "importance", prune.importance),
@@ -204,16 +243,15 @@ def check_plugins(recipe: Recipe, label: Label) -> None:
     ]
     for key, kind, spec in specs:
         try:
-            part = parse_spec(kind, spec) if spec is not None else None
-            if "vocabulary" in getattr(part, "kinds", ()):
-                raise UsageError("tokens are cut before anything else; name vocabulary in prune.kinds")
+            if spec is not None:
+                check(kind, spec)
         except UsageError as error:
             raise type(error)(f"{label(key)}: {error}") from error
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what, (AUTO, *PRUNABLE))
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    if recipe.recover is not None:
+    if recipe.recover is not None and check is parse_part:
         check_recover(recipe.recover, label)
 
 
@@ -226,9 +264,8 @@ def check_recover(options: Options, label: Label) -> None:
                 f"{label(f'recover.{key}')} is set for each stage; leave it out, and give tokens and stages"
             )
         if key not in option_types(cls):
-            near = difflib.get_close_matches(key, option_types(cls), n=1, cutoff=0.5)
-            guess = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(f"{label(f'recover.{key}')} is no option of recover; {guess}{describe_options(cls)}")
+            guess = did_you_mean(key, list(option_types(cls))) or "`graphprune list passes` has all"
+            raise UsageError(f"{label(f'recover.{key}')} is no option of recover; {guess}")
     for key, value in options.items():
         try:
             build(cls, "recover", {key: option_text(value)})

@@ -126,6 +126,7 @@ def resolved_recipe(asked: Asked, recipe: Recipe | None) -> str:
     command += ["--vocabulary", asked.vocabulary] if asked.vocabulary is not None else []
     command += ["--part", asked.part] if asked.part != CompileOptions.part else []
     command += ["--data", asked.data, *(["--held-out", asked.held_out] if asked.held_out else [])]
+    command += ["--field", asked.field] if asked.field != Asked.field else []
     command += ["--seed", str(asked.seed), "--method", "recipe.yaml"]
     if recipe is None:
         return "# made by graphprune apply: plan.json beside this file is all there is to it\n"

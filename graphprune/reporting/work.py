@@ -20,7 +20,7 @@ from graphprune.vocabulary.cutting import VocabularyCut
 class Asked:
     """What was asked for, as report and card say it: the option of the target and its value, the text, the seed.
 
-    `vocabulary` is a number of tokens that was asked for beside the target.
+    `vocabulary` is a number of tokens that was asked for beside the target; `field` holds the text in records.
     """
 
     model: str
@@ -30,6 +30,7 @@ class Asked:
     held_out: str | None = None
     seed: int = CompileOptions.seed
     part: Part = CompileOptions.part
+    field: str = CompileOptions.field
 
 
 @dataclass(frozen=True, eq=False)

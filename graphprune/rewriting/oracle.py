@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InvariantError
-from graphprune.ir.contract import rows_of_ids
+from graphprune.ir.contract import fitting_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply
@@ -47,7 +47,8 @@ def require_same_structure(made: Graph, shipped: Graph) -> None:
 
 def random_tokens(graph: Graph, seed: int) -> Tensor:
     size = int(graph.results["logits"].meta["value"].shape[-1])
-    return torch.randint(size, (_ROWS * rows_of_ids(graph), _LENGTH), generator=torch.Generator().manual_seed(seed))
+    shape = _ROWS * rows_of_ids(graph), fitting_length(graph, _LENGTH)
+    return torch.randint(size, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def kept_tokens(model: Masked, plan: Plan) -> Tensor:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphprune.ir.contract import DERIVED, context_length, rows_of_ids
+from graphprune.context import fitting_run
+from graphprune.ir.contract import DERIVED, context_length, fitting_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import TensorType
@@ -39,8 +40,7 @@ def reference(graph: Graph, seed: int = 0) -> Observations:
 def example_prompts(graph: Graph, generator: torch.Generator) -> Observations:
     """A prompt, tokens to feed one at a time, and two prompts of different lengths padded on the left."""
     vocabulary = int(graph.results["logits"].meta["value"].shape[-1])
-    length = max(2, min(PROMPT, context(graph) // 2))
-    steps = max(1, min(STEPS, context(graph) - length))
+    length, steps = prompt_length(graph), min(STEPS, new_tokens(graph))
     rows = rows_of_ids(graph)
     ids = torch.randint(vocabulary, (2 * rows, length), generator=generator)
     mask = torch.ones(2, length, dtype=torch.long)
@@ -55,13 +55,15 @@ def example_prompts(graph: Graph, generator: torch.Generator) -> Observations:
     }
 
 
-def context(graph: Graph) -> int:
-    """The number of positions that the source model knows; 2048 where it does not say."""
-    return context_length(graph) or 2048
+def prompt_length(graph: Graph) -> int:
+    """The tokens of a prompt: at most half of what the model was made for."""
+    return fitting_run(context_length(graph), PROMPT, PROMPT)[0]
 
 
 def new_tokens(graph: Graph) -> int:
-    return max(1, min(NEW_TOKENS, context(graph) - max(2, min(PROMPT, context(graph) // 2))))
+    """The tokens after it, which reach the end of a short context and do not pass it."""
+    length = prompt_length(graph)
+    return max(1, min(NEW_TOKENS, fitting_length(graph, length + NEW_TOKENS) - length))
 
 
 def observe(runner: Runner, inputs: Mapping[str, Tensor]) -> Observations:

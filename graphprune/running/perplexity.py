@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
-from graphprune.ir.contract import vocabulary_size
+from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.likelihood import IGNORED, Logits
@@ -44,7 +44,9 @@ def perplexity(
     text_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Predict each token of a stream once, in windows of `window` tokens; see `stream_perplexity`."""
+    """Predict each token of a stream once, in windows of `window` tokens, or of as many as the model was made for; see
+    `stream_perplexity`."""
+    window = min(window, max(2, fitting_length(graph, window)))
     whole = window - 1 if len(tokens) >= _LONG * window else None
     return stream_perplexity(
         graph_logits(graph, whole),

@@ -114,12 +114,12 @@ def check_closed(pieces: Pieces, kept: frozenset[int]) -> None:
             )
 
 
-def require_same_texts(before: Path, after: Path, spec: str) -> None:
+def require_same_texts(before: Path, after: Path, spec: str, field: str = "text") -> None:
     """Raise InvariantError where the two tokenizers of a text do not give it back alike; whole words may be unknown."""
     (old, data), (new, _) = read_tokenizer(before), read_tokenizer(after)
     if model_kind(data) == "WordLevel":
         return
-    for text in read_texts(spec, limit=_COMPARED):
+    for text in read_texts(spec, field, _COMPARED):
         wanted, found = (each.decode(each(text, verbose=False)["input_ids"]) for each in (old, new))
         if wanted != found:
             raise InvariantError("the renumbered tokenizer reads a text otherwise; please report this tokenizer")

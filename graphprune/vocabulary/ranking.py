@@ -57,13 +57,13 @@ def vocabulary_group(groups: Groups) -> Group:
     return found[0]
 
 
-def rank_tokens(graph: Graph, spec: str, progress: Progress = no_progress) -> Ranking:
+def rank_tokens(graph: Graph, spec: str, field: str = "text", progress: Progress = no_progress) -> Ranking:
     """Count the tokens of a text, its first 100 MB, and order them. Raises UsageError, DataError."""
     group, folder = vocabulary_group(analyze(graph)), folder_of(graph)
     tokenizer, data = read_tokenizer(folder)
     pieces = required_pieces(graph, tokenizer, data, group.units)
     counts = numpy.zeros(group.units, dtype=numpy.int64)
-    for ids, _ in encode_source(tokenizer, spec, "text", "all", COUNTED_BYTES):
+    for ids, _ in encode_source(tokenizer, spec, field, "all", COUNTED_BYTES):
         counts += numpy.bincount(ids, minlength=group.units)
         progress("counting tokens", int(counts.sum()), 0)
     return Ranking(tuple(counts.tolist()), tuple(removal_order(counts.tolist(), pieces)))

@@ -10,7 +10,7 @@ from graphprune.data.conversations import LossOn
 from graphprune.data.packing import Stream, open_stream
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
-from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
@@ -65,7 +65,7 @@ class Taught:
     lora_dropout: float = LoraOptions.dropout
     lora_targets: tuple[str, ...] = LoraOptions.targets
     data: str | None = None
-    field: str = "text"
+    field: str | None = None
     loss_on: LossOn = "all"
     bos: bool = False
     cache: str | None = None
@@ -99,7 +99,7 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
         self.train_options(Place(self.first_step or 0, 0, None, 0, 0), 0)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        length = min(self.length, context_length(graph) or self.length)
+        length = fitting_length(graph, self.length)
         batch = self.rows * self.accumulate * process_count()
         place = self.place(graph, batch, length)
         options = replace(self.train_options(place, context.seed), device=self.device or own_name(context))
@@ -171,7 +171,7 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
             tokenizer,
             length,
             context.seed,
-            field=self.field,
+            field=self.field or context.field,
             loss_on=self.loss_on,
             vocabulary=vocabulary_size(graph),
             bos=self.bos,

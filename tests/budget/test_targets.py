@@ -18,13 +18,13 @@ from graphprune.budget.quantities import CacheBytes, FileBytes, Latency, Paramet
 from graphprune.budget.targets import Target, cost_of_graph, file_quantities, resolve_target
 from graphprune.compiler.compile import compile_model
 from graphprune.compiler.goal import find_aim
-from graphprune.compiler.request import resolve_recipe
 from graphprune.errors import BudgetError, UsageError
 from graphprune.evaluation import kernel_rounding, latency
 from graphprune.evaluation.kernel_rounding import Timing, measure_rounding, read_table
 from graphprune.evaluation.latency import Point, fit_latency, fit_shares
 from graphprune.evaluation.measures import check_file
 from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.progress import no_progress
 from graphprune.spec import print_spec
 from tests.support.families import graph as family

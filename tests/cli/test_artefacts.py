@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from graphprune.cli.artefacts import verify_command
+from graphprune.cli.looks import REFERENCE
 from graphprune.errors import ParityError, UsageError
 from graphprune.running.comparison import Check
 
@@ -21,6 +22,8 @@ def outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Outcome:
     def make(*passed: bool) -> Path:
         checks = [Check("onnx", f"check {n}", float("inf"), 1e-4, 1.0, good) for n, good in enumerate(passed)]
         answers = {tmp_path: checks}
+        (tmp_path / REFERENCE).parent.mkdir(exist_ok=True)
+        (tmp_path / REFERENCE).touch()
         monkeypatch.setattr("graphprune.artefacts.parity.check", lambda folder: answers[folder])
         return tmp_path
 

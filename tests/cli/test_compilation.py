@@ -13,6 +13,7 @@ import pytest
 from graphprune.cli.compilation import apply_command, compile_command, read_rounding, run_compile
 from graphprune.cli.main import run
 from graphprune.errors import InterruptedRunError, UsageError
+from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.reporting.results import Result
 
@@ -53,11 +54,18 @@ def test_every_option_of_the_library_is_one_of_the_command_and_has_its_default(e
 
 def test_settings_are_many_and_prune_is_a_list(engine: Any, tmp_path: Path) -> None:
     asked = engine(Result(None))
-    line = ["compile", "demo", "-o", str(tmp_path / "x"), "--target-size", "onnx:1MB", "--set", "a.b=1", "--set", "c=2"]
-    assert run([*line, "--prune", "mlp, experts", "--round-to", "auto", "--lr", "1e-3", "--held-out", "b.txt"]) == 0
+    text = tmp_path / "b.txt"
+    text.write_text("words")
+    line = ["compile", "demo", "-o", str(tmp_path / "x"), "--target-size", "onnx:1MB"]
+    line += ["--method", "adapt-accel", "--train-tokens", "2M", "--set", "recover.clip=1", "--set", "recover.rows=2"]
+    assert run([*line, "--prune", "mlp, experts", "--round-to", "auto", "--lr", "1e-3", "--held-out", str(text)]) == 0
     (found,) = asked
-    assert (found.settings, found.prune, found.round_to) == (("a.b=1", "c=2"), ("mlp", "experts"), "auto")
-    assert (found.target, found.lr, found.held_out) == (("--target-size", "onnx:1MB"), 1e-3, "b.txt")
+    assert (found.settings, found.prune, found.round_to) == (
+        ("recover.clip=1", "recover.rows=2"),
+        ("mlp", "experts"),
+        "auto",
+    )
+    assert (found.target, found.lr, found.held_out) == (("--target-size", "onnx:1MB"), 1e-3, str(text))
 
 
 @pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("8", 8), ("064", 64)])
@@ -110,13 +118,14 @@ def test_of_several_processes_the_first_prints(engine: Any, monkeypatch: Any, ca
 
 
 def test_apply_needs_a_place_that_is_free(engine: Any, tmp_path: Path) -> None:
-    asked = engine(Result(None))
+    asked, plan = engine(Result(None)), tmp_path / "plan.json"
+    plan.write_text(Plan().to_json())
     with pytest.raises(UsageError, match="where to\\? give -o OUT"):
-        apply_command(Path("plan.json"), "demo")
+        apply_command(plan, "demo")
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match="exists; pass --overwrite"):
-        apply_command(Path("plan.json"), "demo", tmp_path)
+        apply_command(plan, "demo", tmp_path)
     assert asked == []
-    apply_command(Path("plan.json"), "demo", tmp_path / "x", "onnx,ort{precision=int4}", trust_remote_code=True)
+    apply_command(plan, "demo", tmp_path / "x", "onnx,ort{precision=int4}", trust_remote_code=True)
     backends = ("onnx", "ort{precision=int4}")
-    assert asked == [ApplyOptions("demo", Path("plan.json"), tmp_path / "x", backends, trust_remote_code=True)]
+    assert asked == [ApplyOptions("demo", plan, tmp_path / "x", backends, trust_remote_code=True)]

@@ -12,6 +12,7 @@ from graphprune.artefacts.outputs import check_output, write_record
 from graphprune.cli import main, running
 from graphprune.errors import BudgetError, PassError
 from graphprune.evaluation.measure import Measure
+from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.progress import Progress
 from graphprune.reporting.results import Result, Width
@@ -109,9 +110,10 @@ def test_json_is_one_object_on_stdout(engine: list[Any], tmp_path: Path, capsys:
 
 
 def test_apply_takes_a_plan_and_a_model(engine: list[Any], tmp_path: Path) -> None:
-    out = tmp_path / "x"
-    assert main.run(["apply", "plan.json", "demo", "-o", str(out), "--backends", "onnx"]) == 0
-    assert engine == [ApplyOptions("demo", Path("plan.json"), out, ("onnx",))]
+    out, plan = tmp_path / "x", tmp_path / "plan.json"
+    plan.write_text(Plan().to_json())
+    assert main.run(["apply", str(plan), "demo", "-o", str(out), "--backends", "onnx"]) == 0
+    assert engine == [ApplyOptions("demo", plan, out, ("onnx",))]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,8 @@ def test_an_existing_out_is_not_touched(engine: list[Any], tmp_path: Path, capsy
 
 def test_verify_reports_each_check_and_fails_with_them(engine: list[Any], tmp_path: Path, capsys: Capture) -> None:
     for name, code in (("good", 0), ("bad", 1)):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "graphprune").mkdir(parents=True)
+        (tmp_path / name / "graphprune" / "reference.safetensors").touch()
         assert main.run(["verify", str(tmp_path / name)]) == code
     printed = capsys.readouterr()
     assert "cached steps" in printed.out

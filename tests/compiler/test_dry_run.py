@@ -10,9 +10,9 @@ import torch
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts.export import load_backends
 from graphprune.compiler.dry_run import Equal, dry_run, weight_measure
-from graphprune.compiler.request import resolve_recipe
 from graphprune.errors import UsageError
 from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
 from tests.support.tiny_llama import CONFIG, tiny_graph

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.data.calibration import Text
 from graphprune.evaluation import samples
-from graphprune.evaluation.samples import onnx_sample, prompt_of, two_samples
+from graphprune.evaluation.samples import lengths, onnx_sample, prompt_of, two_samples
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
@@ -42,17 +43,24 @@ def go_on(graph: Graph, text: Sequence[int], count: int) -> list[int]:
     return made
 
 
-def test_a_prompt_is_the_start_of_the_held_out_text() -> None:
-    assert prompt_of(TEXT) == [1, *HELD_OUT[:16].tolist()]
-    assert prompt_of(replace(TEXT, bos=None)) == HELD_OUT[:16].tolist()
+def test_a_prompt_is_the_start_of_the_held_out_text(graph: Graph) -> None:
+    unstated = replace(graph, source=replace(graph.source, config=None))
+    assert prompt_of(TEXT, unstated) == [1, *HELD_OUT[:15].tolist()]
+    assert prompt_of(replace(TEXT, bos=None), unstated) == HELD_OUT[:16].tolist()
+
+
+def test_a_prompt_leaves_room_in_a_short_context(graph: Graph) -> None:
+    short = replace(graph, source=replace(graph.source, config=SimpleNamespace(max_position_embeddings=8)))
+    assert lengths(short) == (2, 6)
+    assert prompt_of(TEXT, short) == [1, int(HELD_OUT[0])]
 
 
 def test_both_samples_are_the_prompt_and_what_is_likeliest_after_it(
     folder: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "_SAMPLE_TOKENS", 8)
-    wanted = tokenizer().decode(go_on(graph, prompt_of(TEXT), 8), skip_special_tokens=True)
-    assert wanted.startswith(tokenizer().decode(HELD_OUT[:16].tolist()))
+    wanted = tokenizer().decode(go_on(graph, prompt_of(TEXT, graph), 8), skip_special_tokens=True)
+    assert wanted.startswith(tokenizer().decode(HELD_OUT[:15].tolist()))
     found = onnx_sample(folder, TEXT, graph)
     assert found == wanted
     assert two_samples(TEXT, graph, "after that") == (("before", wanted), ("after", "after that"))

@@ -109,8 +109,8 @@ def test_the_dtype_is_asked_for_and_shown(out: Path, text: Path, capsys: Capture
         ("OUT --tasks blimp_locl --eval-data DATA", 2, "lm-eval knows no task 'blimp_locl'; did you mean blimp_local"),
         ("OUT --tasks piqa_local --eval-data DATA", 1, "piqa_local needs piqa.validation.jsonl below the folder"),
         ("OTHER --backend onnx --data TEXT", 2, "holds no ONNX model; compile with --backends huggingface,onnx"),
-        ("./none --data TEXT", 1, "no folder at ./none"),
-        ("OUT --against ./none --data TEXT", 1, "no folder at ./none"),
+        ("./none --data TEXT", 1, "no model folder at none"),
+        ("OUT --against ./none --data TEXT", 1, "no model folder at none"),
         ("OUT --backend graphs", 2, "See graphprune eval --help"),
     ],
 )

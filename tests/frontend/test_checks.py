@@ -13,7 +13,6 @@ from graphprune.errors import SourceError
 from graphprune.frontend.checks import (
     BITS,
     INDEX,
-    check_config,
     check_entry,
     check_finite,
     check_folder,
@@ -26,6 +25,8 @@ from graphprune.frontend.checks import (
     read_header,
     shorten,
 )
+from graphprune.frontend.config_checks import check_config
+from graphprune.json_data import JsonObject
 
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
 TENSORS = {str(kind): torch.zeros(3, 2, dtype=kind) for kind in TYPES} | {"none": torch.zeros(0), "one": torch.ones(())}
@@ -39,13 +40,12 @@ def written(folder: Path, name: str = "model.safetensors") -> Path:
 
 def test_the_header_of_a_whole_file_is_read_without_its_metadata(tmp_path: Path) -> None:
     header = read_header(written(tmp_path))
-    assert {name: tuple(entry["shape"]) for name, entry in header.items()} == {
+    assert {name: entry.shape for name, entry in header.items()} == {
         name: tuple(tensor.shape) for name, tensor in TENSORS.items()
     }
     for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        assert end - begin == TENSORS[name].numel() * TENSORS[name].element_size()
-        assert BITS[entry["dtype"]] == 8 * TENSORS[name].element_size()
+        assert entry.bytes == TENSORS[name].numel() * TENSORS[name].element_size()
+        assert BITS[entry.dtype] == 8 * TENSORS[name].element_size()
 
 
 def test_a_file_cut_off_anywhere_or_longer_than_it_says_is_refused(tmp_path: Path) -> None:
@@ -70,18 +70,27 @@ def test_a_file_cut_off_anywhere_or_longer_than_it_says_is_refused(tmp_path: Pat
         ({"dtype": "F4", "shape": [4], "data_offsets": [0, 4]}, "t has 4 bytes where its shape needs 2"),
     ],
 )
-def test_bytes_that_do_not_fit_the_shape_are_corrupt(entry: dict[str, object], message: str) -> None:
+def test_bytes_that_do_not_fit_the_shape_are_corrupt(entry: JsonObject, message: str) -> None:
     with pytest.raises(SourceError, match=f"model.safetensors is corrupt: {message}"):
         check_entry(Path("model.safetensors"), "t", entry)
 
 
 def test_a_type_that_is_not_known_is_taken_as_it_is() -> None:
-    assert check_entry(Path("x"), "t", {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [5, 8]}) == 8
+    assert check_entry(Path("x"), "t", {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [5, 8]}).end == 8
 
 
 def test_headers_that_are_no_mapping_of_entries_are_not_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    for header in ("[1, 2]", '{"t": {"dtype": "F32"}}', '{"t": 3}', "{", '{"t": {"shape": 3, "data_offsets": [0]}}'):
+    deep = '{"t": ' * 5000
+    for header in (
+        deep,
+        '{"t": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 6]}}',
+        "[1, 2]",
+        '{"t": {"dtype": "F32"}}',
+        '{"t": 3}',
+        "{",
+        '{"t": {"shape": 3, "data_offsets": [0]}}',
+    ):
         path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
         with pytest.raises(SourceError, match="has a header that is not safetensors"):
             read_header(path)
@@ -101,11 +110,11 @@ def test_folders_and_configurations_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_one_file_or_all_shards_of_an_index_are_the_weights(tmp_path: Path) -> None:
-    assert check_weights(written(tmp_path).parent) == (tmp_path / "model.safetensors",)
+    assert check_weights(written(tmp_path).parent).files == (tmp_path / "model.safetensors",)
     shards = [written(tmp_path, f"model-0000{k}-of-00002.safetensors") for k in (1, 2)]
     table = {"one": shards[1].name, "none": shards[0].name}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": table}))
-    assert check_weights(tmp_path) == tuple(shards)
+    assert check_weights(tmp_path).files == tuple(shards)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from graphprune.errors import SourceError, UsageError
-from graphprune.frontend.source import capture, load_source, locate, with_whole_attention
+from graphprune.frontend.places import locate
+from graphprune.frontend.source import capture, load_source, with_whole_attention
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 29,

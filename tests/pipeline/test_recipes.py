@@ -11,12 +11,12 @@ from graphprune.amounts import parse_count
 from graphprune.budget.quantities import Parameters
 from graphprune.budget.targets import Target
 from graphprune.cli import main
-from graphprune.compiler.request import resolve_recipe
 from graphprune.data.readers import read_plain
 from graphprune.data.splits import choose_bytes, choose_rows
 from graphprune.errors import RegistryError, UsageError
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe, read_yaml, shipped
+from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.stages import expand, needs_text
 from graphprune.pruning.options import Pruning
 from graphprune.spec import option_types
@@ -73,8 +73,8 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path) -> None:
         ("name: a\nprune:\n\tsteps: 1", "my.yaml, line 3: not YAML"),
         ("- a list", "is no recipe"),
         ("summary: nameless", "my.yaml: name is missing"),
-        ("name: a\nstages_: 3", "my.yaml: stages_ is no field of a recipe; did you mean stages? it takes name, "),
-        ("name: a\nprune: {stepps: 3}", "my.yaml: prune.stepps is no field of a recipe; did you mean steps? it takes"),
+        ("name: a\nstages_: 3", "my.yaml: stages_ is no field of a recipe; did you mean stages?"),
+        ("name: a\nprune: {stepps: 3}", "my.yaml: prune.stepps is no field of a recipe; did you mean steps?"),
         ("name: a\nprune: {steps: two}", "my.yaml: prune.steps is 'two': input should be a valid integer"),
         ("name: a\nprune: {steps: 0}", "my.yaml: prune.steps is 0: input should be greater than or equal to 1"),
         ("name: a\nprune: 3", "my.yaml: prune is 3: input should be"),
@@ -88,7 +88,7 @@ def test_the_resolved_recipe_reads_back_as_the_same(tmp_path: Path) -> None:
             "my.yaml: before: no graphprune.passes plug-in is named 'dropblocks'; did you",
         ),
         ("name: a\ntoken_shares: quadratic", "my.yaml: token_shares is 'quadratic': input should be 'linear', "),
-        ("name: a\nrecover: {tokens: many}", "my.yaml: recover is {'tokens': 'many'}: 'many' is no number of tokens"),
+        ("name: a\nrecover: {tokens: many}", "my.yaml: recover is a mapping: 'many' is no number of tokens"),
         (
             "name: a\nrecover: {tokens: 1M, tempreature: 2}",
             "recover.tempreature is no option of recover; did you mean temp",
@@ -109,8 +109,11 @@ def test_a_wrong_recipe_is_one_line_with_file_key_and_remedy(text: str, said: st
     ("line", "said"),
     [
         ("--method adapt-acel", "no method is named 'adapt-acel'; did you mean adapt-accel"),
-        ("--method zzz", "no method is named 'zzz'; known: adapt-accel"),
-        ("--method no/such.yaml", "no recipe at no/such.yaml; give the path of a YAML file or one of adapt-accel"),
+        ("--method zzz", "no method is named 'zzz'; `graphprune list methods` shows all"),
+        (
+            "--method no/such.yaml",
+            "no recipe at no/such.yaml; give the path of a YAML file, or `graphprune list methods`",
+        ),
         (
             "--importance tailor",
             "--importance tailor: no graphprune.importance plug-in is named 'tailor'; did you mean",
@@ -120,7 +123,7 @@ def test_a_wrong_recipe_is_one_line_with_file_key_and_remedy(text: str, said: st
         ("--set prune", "--set prune: write key=value, such as --set recover.lr=1e-3"),
         ("--set prune.importance.more=3", "--set prune.importance.more=3: importance is one value and has no fields"),
         ("--set a=[", "--set a=[: '[' is not YAML"),
-        ("--train-tokens many", "--train-tokens many is "),
+        ("--train-tokens many", "--train-tokens many: write the number of tokens as 2M"),
         ("--lr 0.1", "the method taylor does not say for how long to train; give --train-tokens"),
         ("--stages 0", "--stages must be 1 or more, not 0"),
     ],
@@ -271,3 +274,32 @@ def test_the_page_shows_every_field_with_its_default() -> None:
     assert set(shown["prune"]) == set(option_types(Pruning))
     assert Recipe.model_validate(shown).recover == {"tokens": 2_000_000, "lr": "2e-5"}
     assert all(name in page for name in shipped())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]\nname: x", "an alias; write the value out"),
+        ("x0: &x0 [1]\n" + "\n".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 40)), "an alias"),
+        ("{" * 5000, "nested too deeply"),
+        ("[" * 5000, "nested too deeply"),
+        ("1: 2\nname: x", "is no recipe"),
+        ("name: x\nstages: .inf", "stages"),
+        ("name: x\nrecover: {tokens: 1M, lr: .inf}", "lr"),
+        ("name: x\nprune: {floor: .nan}", "floor"),
+        ("name: {a: {b: 1}}", "name is a mapping"),
+    ],
+)
+def test_what_has_no_end_is_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_recipe(str(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_without_plug_ins_they_are_known_by_name_alone() -> None:
+    read_recipe("taylor", [Change("prune.importance", "taylor{foo=1}", "--importance")], plugins=False)
+    with pytest.raises(UsageError, match="did you mean taylor"):
+        read_recipe("taylor", [Change("prune.importance", "tailor", "--importance")], plugins=False)

@@ -15,6 +15,7 @@ ROOT_MODULES = (
     "amounts",
     "bounds",
     "json_data",
+    "paths",
     "garbage",
     "context",
     "links",

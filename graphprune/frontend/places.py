@@ -1,0 +1,72 @@
+"""Places: where a model is by its name, and a look at what is there that needs neither transformers nor torch."""
+
+import re
+from pathlib import Path
+
+from graphprune.demo import DEMO_FOLDER
+from graphprune.errors import SourceError, first_line
+from graphprune.frontend.checks import check_folder, check_modules, check_no_extras, check_weights
+from graphprune.frontend.config_checks import check_config, check_widths
+from graphprune.json_data import read_object
+from graphprune.paths import path_of
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
+# Folders whose name begins with a digit are those of sentence-transformers' modules, such as 1_Pooling.
+_OTHER_FOLDERS = "[!0-9]*/*"
+
+
+def look_at(model: str, weights: bool = True, trust_remote_code: bool = False) -> Path:
+    """The folder of a model, whose configuration and weights were seen to be whole as far as their headers say.
+
+    A model of the hub is fetched. Raises SourceError with the remedy.
+    """
+    folder, _ = locate(model, weights, trust_remote_code)
+    if is_generic(folder):
+        check_weights(folder)
+        return folder
+    config = check_config(folder)
+    if not trust_remote_code:
+        check_no_extras(folder, config)
+    check_modules(folder)
+    if weights:
+        check_widths(folder, config, check_weights(folder).entries)
+    return folder
+
+
+def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
+    """The folder of a model, and the revision where it came from the hub."""
+    if model == "demo":
+        if not DEMO_FOLDER.is_dir():
+            raise SourceError(f"this installation lacks the embedded model at {DEMO_FOLDER}; install graphprune again")
+        return DEMO_FOLDER, None
+    folder = path_of(model)
+    if not folder.exists() and _HUB_ID.fullmatch(model) and not folder.parent.exists():
+        snapshot = download(model, weights, trust_remote_code)
+        return snapshot, snapshot.name
+    check_folder(folder)
+    return folder, None
+
+
+def is_generic(folder: Path) -> bool:
+    """Say whether a folder is a checkpoint in graphprune's generic form, which holds its graph."""
+    try:
+        return bool(read_object(folder / "config.json").get("graph"))
+    except (OSError, ValueError):
+        return False
+
+
+def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
+    """Fetch a model of the Hugging Face hub into its cache: never a pickle, code only where it is trusted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [*_SMALL_FILES, *["*.safetensors"] * weights, *["*.py"] * trust_remote_code]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=[_OTHER_FOLDERS]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = first_line(error)
+        remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
+        raise SourceError(
+            f"no folder {model}, and the hub gives no model of that id: {reason[:200]}; {remedy}"
+        ) from error

@@ -1,0 +1,24 @@
+"""Resolution: which recipe the options of a compilation come to."""
+
+from graphprune.errors import UsageError
+from graphprune.pipeline.options import CompileOptions, explained_options, option_name
+from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
+from graphprune.suggestions import AUTO
+
+
+def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
+    """The recipe that `method` names with the options on top. Raises UsageError: a wrong name costs nothing.
+
+    Without `plugins` they are known by name alone: nothing of them is imported.
+    """
+    changes = list(parse_settings(options.settings))
+    for name, option in explained_options().items():
+        value = getattr(options, name)
+        if option.sets is not None and value not in (None, False, AUTO):
+            shown = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else value}"
+            value = None if name == "compensation" and value == "none" else value
+            changes.append(Change(option.sets, value, f"{option_name(name)}{shown}"))
+    recipe = read_recipe(options.method, changes, plugins)
+    if recipe.recover is not None and "tokens" not in recipe.recover:
+        raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
+    return recipe
