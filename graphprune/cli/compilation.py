@@ -10,11 +10,13 @@ import typer
 
 from graphprune.artefacts.outputs import check_output
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
-from graphprune.cli.show import print_result, progress_on_stderr
+from graphprune.cli.estimate import COMPILATION
+from graphprune.cli.show import print_result
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder
-from graphprune.processes import is_first
+from graphprune.processes import is_first, process_began
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
 from graphprune.suggestions import AUTO
@@ -140,9 +142,9 @@ def run_compile(options: CompileOptions) -> Result:
     with importing():
         from graphprune.compiler.compile import compile_model
 
-    with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
+    with progress_on_stderr(COMPILATION) if is_first() else contextlib.nullcontext(no_progress) as progress:
         try:
-            return compile_model(options, progress)
+            return compile_model(options, progress, process_began())
         except KeyboardInterrupt as error:
             if options.out is None or not work_folder(options.out).exists():
                 raise
@@ -170,5 +172,5 @@ def apply_command(
 
     options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part)
     with progress_on_stderr() as progress:
-        result = apply_plan(options, progress)
+        result = apply_plan(options, progress, process_began())
     print_result(result, as_json)

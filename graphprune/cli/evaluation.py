@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
-from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.show import print_json, print_table
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.cli.terminal import say
 from graphprune.errors import UsageError
 

@@ -16,6 +16,7 @@ from graphprune.cli import artefacts, compilation, evaluation, inspection, listi
 from graphprune.cli.terminal import warn
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end
+from graphprune.threads import wait_asleep
 
 INTERRUPTED = 130
 STOPPED = "interrupted; nothing was written"
@@ -123,4 +124,5 @@ def run_stoppable(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point of the console script."""
+    wait_asleep()
     end(run_stoppable(sys.argv[1:]))

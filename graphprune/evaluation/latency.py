@@ -88,7 +88,7 @@ def compare(source: Path, small: Path) -> float:
     """The time of a token in one model over that in another, measured in turns."""
     subjects = (Subject("the source", source), Subject("a smaller model", small))
     first, second = bench(subjects, SETTING, lambda *_: None)
-    return first.decode / second.decode
+    return first.decode.value / second.decode.value
 
 
 def fit_latency(graph: Graph, points: Sequence[Point]) -> Latency:

@@ -23,12 +23,14 @@ from graphprune.links import links_outside
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
+from graphprune.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+READING = "reading the model"
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
 # Folders whose name begins with a digit are those of sentence-transformers' modules, such as 1_Pooling.
 _OTHER_FOLDERS = "[!0-9]*/*"
@@ -41,6 +43,7 @@ def capture(
     weights: bool = True,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
+    progress: Progress = no_progress,
 ) -> Graph:
     """Capture a model as a `Graph`.
 
@@ -52,7 +55,9 @@ def capture(
     if isinstance(model, (str, Path)) and is_generic(Path(model).expanduser()):
         return capture_generic(Path(model).expanduser(), weights)
     if isinstance(model, (str, Path)):
+        progress(READING, 0, 2, "loading it")
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
+        progress(READING, 1, 2, "tracing it")
         graph = capture_pretrained(loaded)
         names = ("kind", "derived_cache", "changes", "dense_rows", "left_out", "whole")
         found = {name: getattr(graph.source, name) for name in names}

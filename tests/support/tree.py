@@ -21,6 +21,7 @@ ROOT_MODULES = (
     "registry",
     "spec",
     "processes",
+    "threads",
     "drivers",
     "demo",
     "generic",
