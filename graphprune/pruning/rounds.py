@@ -9,6 +9,7 @@ from torch import Tensor
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.analysis.groups import Groups
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
+from graphprune.data.watched import Watched
 from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
@@ -17,7 +18,6 @@ from graphprune.pruning.candidates import Choice, choose_candidates
 from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Round
 from graphprune.pruning.selection import select
 from graphprune.pruning.stream_change import branch_influence
-from graphprune.pruning.watched import Watched
 from graphprune.rewriting.apply import apply
 from graphprune.suggestions import AUTO
 

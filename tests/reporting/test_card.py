@@ -1,7 +1,7 @@
 """The model card: front matter a hub can read, code that runs, numbers as people write them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ pytestmark = pytest.mark.xdist_group("tiny_llama")
 MEASURES = (Measure("parameters", 12345, 678), Measure("held-out perplexity", None, 3.14159, note="of few words"))
 
 
-def card(generic: bool = False, onnx: bool = False, source: Mapping[str, Any] | None = None, **parts: Any) -> str:
-    work = tiny_work(**parts)
+def card(
+    generic: bool = False, onnx: bool = False, source: Mapping[str, Any] | None = None, calls: Sequence[str] = ()
+) -> str:
+    work = tiny_work()
     named = replace(work.source.source, **(source or {}))
-    verdict = Verdict("kept", "1 bit a byte")
-    result = Result(None, MEASURES, verdict=verdict)
-    return model_card(replace(work, source=replace(work.source, source=named)), result, generic, onnx)
+    result = Result(None, MEASURES, verdict=Verdict("kept", "1 bit a byte"))
+    return model_card(replace(work, source=replace(work.source, source=named)), result, generic, onnx, calls)
 
 
 def head_of(text: str) -> dict[str, Any]:
