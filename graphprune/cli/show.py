@@ -94,10 +94,14 @@ def print_widths(widths: Sequence[Width], dropped: Sequence[str]) -> None:
 def print_checks(checks: Sequence["Check"]) -> None:
     if checks:
         rows = [
-            (c.artefact, c.name, STATES[c.state], c.detail, small(c.difference), small(c.tolerance), c.advice)
-            for c in checks
+            (c.artefact, c.name, STATES[c.state], c.detail, small(c.difference), small(c.tolerance)) for c in checks
         ]
-        print_table("Checks", ("artefact", "check", "", "", "difference", "allowed", ""), rows, left=(0, 1, 2, 3, 6))
+        print_table("Checks", ("artefact", "check", "", "", "difference", "allowed"), rows, left=4)
+    advice = dict.fromkeys((c.artefact, STATES[c.state], c.advice) for c in checks if c.advice)  # once an artefact
+    for artefact, state, what in advice:
+        say(f"{artefact}, {state}: {what}")
+    if advice:
+        say()
 
 
 def small(value: float | None) -> str:

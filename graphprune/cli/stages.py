@@ -121,7 +121,7 @@ class StageBars:
         moment, name = time.monotonic(), title(stage, part)
         self.estimate.tell(moment, stage, done, total, part)
         if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task("", total=None)
+            self.tasks[name] = self.bars.add_task(Text(visible(name)).markup, total=None)
         task = self.tasks[name]
         if task != self.now:
             self.finish()
