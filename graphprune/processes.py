@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def process_count() -> int:
@@ -41,6 +42,16 @@ def leave() -> None:
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def process_began() -> float:
+    """When this process was started, before it imported anything, as time.time() says it; now where no system tells."""
+    path = Path("/proc/self/stat")
+    if not path.is_file():
+        return time.time()
+    after = int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - after / os.sysconf("SC_CLK_TCK")  # both since the machine's start
+    return time.time() - max(0.0, age if after else 0.0)
 
 
 def child_command(module: str, *arguments: str) -> list[str]:

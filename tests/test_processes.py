@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graphprune.cli.main import run_stoppable
-from graphprune.processes import child_command, end_with, watch
+from graphprune.processes import child_command, end_with, process_began, watch
 from tests.support.tiny_language import save_model
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -159,3 +159,23 @@ def test_signals_are_as_before_after_a_command_and_what_was_ignored_stays_so(
         assert signal.getsignal(signal.SIGTERM) == before[1]
     finally:
         signal.signal(signal.SIGHUP, before[0])
+
+
+CODE = """
+import time
+time.sleep(0.3)  # what it imports before it asks
+from graphprune.processes import process_began
+print(process_began())
+"""
+
+
+def test_a_process_began_before_its_imports() -> None:
+    before = time.time()
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    after = time.time()
+    assert before - 0.1 <= float(done.stdout) <= after - 0.2
+
+
+def test_it_is_always_the_same_moment() -> None:
+    assert abs(process_began() - process_began()) < 0.1
+    assert process_began() <= time.time()

@@ -27,7 +27,7 @@ def write_file(path: Path, graph: Graph, shape: Shape, precision: str, pre: str)
 
     writer = gguf.GGUFWriter(path, shape.architecture)
     add_sizes(writer, shape)
-    writer.add_name(graph.source.name or "model")
+    writer.add_name(graph.source.title or "model")
     writer.add_file_type(file_type(precision))
     if graph.source.files is not None:
         add_tokenizer(writer, graph.source.files, shape.vocabulary, pre)

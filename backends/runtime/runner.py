@@ -14,6 +14,7 @@ from graphprune.errors import GraphpruneError, UsageError, first_line, foreign
 from graphprune.links import stays_inside
 from graphprune.running.open_model import Array, Ids, OpenModel
 from graphprune.running.sampling import GREEDY, Sampling
+from graphprune.threads import thread_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -133,15 +134,16 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
     """Open `folder/onnx/model.onnx`, another ONNX model of an artefact, or `folder/model.onnx`.
 
     `provider` is `auto` (CUDA where this onnxruntime has it, else CPU), `cpu` or `cuda`; `threads` the number of CPU
-    threads, None for onnxruntime's choice. Raises GraphpruneError for a missing or damaged file.
+    threads, None for few where the model is small and else onnxruntime's choice; they sleep while they wait. Raises
+    GraphpruneError for a missing or damaged file.
     """
     path = find_model(Path(folder))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; the log would only repeat it
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads or thread_count(weights_in(path) // 4) or 0
     with foreign(lambda error: GraphpruneError(f"cannot open {path}: {said(error)}; export the model again")):
         check_external_data(path)
         providers = choose_providers(provider)
@@ -149,6 +151,11 @@ def load(folder: Path | str, provider: str = "auto", threads: int | None = None)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
         require_provider(provider, session)
         return OnnxModel(path, session, read_caches(session))
+
+
+def weights_in(path: Path) -> int:
+    """Bytes of a model with its external data."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
 def said(error: Exception) -> str:

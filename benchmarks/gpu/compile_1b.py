@@ -31,7 +31,9 @@ class Phases:
     name: str = "reading options"
     began: float = field(default_factory=time.monotonic)
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(
+        self, stage: str, done: int = 0, total: int = 0, detail: str = "", part: tuple[int, int] = (1, 1)
+    ) -> None:
         if stage != self.name:
             self.end(stage)
 

@@ -74,7 +74,8 @@ def bench(part: Part, subject: Subject, provider: str) -> Mapping[str, Any]:
     sizes = {"--context": timing.context, "--tokens": timing.tokens, "--runs": timing.runs}
     given = [str(word) for pair in sizes.items() for word in pair]
     for found in call("bench", str(subject.folder), *given, "--provider", provider)["results"]:
-        speed = {kind: round(found[f"{kind}_tokens_per_second"], 1) for kind in ("prefill", "decode")}
+        kinds = {kind: found[f"{kind}_tokens_per_second"] for kind in ("prefill", "decode")}
+        speed = {kind: rate and round(rate, 1) for kind, rate in kinds.items()}  # None where runs were far apart
         part.add(model=found["model"], what="graphprune bench", provider=provider, **speed)
     return {}
 

@@ -3,7 +3,7 @@
 import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,12 +18,11 @@ from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
 from graphprune.ir.contract import DERIVED
-from graphprune.running.comparison import Check, compare, compare_tokens
+from graphprune.running.comparison import Check, Coarseness, compare, compare_tokens, in_fewer_bits
 from graphprune.running.observations import Observations, greedy, observe, observe_encoder
 from graphprune.running.runners import model_runner, whole_runner
 
-# How far logits in fewer bits may be off, as a share of the largest: beyond, the model is broken and not only coarse.
-REDUCED = {"fp16": 1e-2, "int8": 0.5, "int4": 1.0}
+REDUCED = {"fp16": Coarseness(1e-2, 1e-2), "int8": Coarseness(0.1, 0.5), "int4": Coarseness(0.1, 1.0)}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -139,14 +138,8 @@ def check_runnable(folder: Path, expected: Observations, kind: str) -> Iterator[
     else:
         tokens = greedy(onnx_runner(model), prompt, count)[0].tolist()
     checks = compare_all(folder.name, expected, found, tokens)
-    yield from checks if model.precision == "fp32" else (allow(check, model.precision) for check in checks)
+    yield from (
+        checks if model.precision == "fp32" else (in_fewer_bits(check, REDUCED[model.precision]) for check in checks)
+    )
     if genai_check.can_check(folder):
         yield from genai_check.check_genai(folder, expected, tokens, model.precision == "fp32")
-
-
-def allow(check: Check, precision: str) -> Check:
-    """The check of a model in fewer bits: its logits may differ by more, its tokens as they do; both are stated."""
-    if check.name == "greedy tokens":
-        return replace(check, passed=True)
-    limit = REDUCED[precision]
-    return replace(check, tolerance=limit, passed=check.difference <= limit)

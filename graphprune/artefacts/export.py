@@ -49,7 +49,7 @@ def load_backends(specs: Sequence[str]) -> tuple[Backend, ...]:
 def write_all(backends: Sequence[Backend], graph: Graph, folder: Path, progress: Progress = no_progress) -> None:
     """Write a graph with every backend. Raises ExportError where one cannot."""
     for index, backend in enumerate(backends):
-        progress(f"writing {backend.name}", index, len(backends))
+        progress("writing", index, len(backends), backend.name)
         backend.export(graph, folder)
 
 

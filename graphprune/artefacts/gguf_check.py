@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,16 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import ParityError
-from graphprune.running.comparison import Check, compare, compare_tokens
+from graphprune.running.comparison import Check, Coarseness, compare, compare_tokens, in_fewer_bits
 
 _FLOAT = 0  # of the cache, which llama.cpp has in float16 else
 # llama.cpp computes with activations in the type of the weights.
-TOLERANCES = {"f32": 1e-4, "f16": 1e-2, "bf16": 3e-2, "q8_0": 0.1}
+LIMITS = {
+    "f32": Coarseness(1e-4, 1e-4),
+    "f16": Coarseness(1e-2, 1e-2),
+    "bf16": Coarseness(3e-2, 3e-2),
+    "q8_0": Coarseness(0.1, 0.1),
+}
 
 
 def can_check() -> bool:
@@ -27,17 +31,16 @@ def can_check() -> bool:
 def check_gguf(path: Path, expected: Mapping[str, Tensor]) -> Iterator[Check]:
     """Logits of a prompt and of cached steps, and greedy tokens; below f32 these may differ, and are stated."""
     precision, count = path.stem.removeprefix("model-"), len(expected["greedy.tokens"])
-    tolerance = TOLERANCES[precision]
+    limits = LIMITS[precision]
     prompt, steps = expected["input.prompt"][0].tolist(), expected["input.steps"][0].tolist()
     with contextlib.closing(open_model(path, count + len(prompt) + len(steps))) as model:
         rows = [feed(model, prompt), *(feed(model, [token]) for token in steps)]
         tokens = greedy_tokens(model, prompt, count)
     found = {"prefill": rows[0][-expected["prefill"].shape[1] :], "cached steps": torch.cat(rows[1:])}
     for name, logits in found.items():
-        check = compare("gguf", name, expected[name][0], logits.to(expected[name].dtype))
-        yield replace(check, tolerance=tolerance, passed=check.difference <= tolerance)
+        yield in_fewer_bits(compare("gguf", name, expected[name][0], logits.to(expected[name].dtype)), limits)
     check = compare_tokens("gguf", expected, tokens)
-    yield check if precision == "f32" else replace(check, passed=True)
+    yield check if precision == "f32" else in_fewer_bits(check, limits)
 
 
 def feed(model: Any, tokens: list[int]) -> Tensor:

@@ -41,7 +41,8 @@ def check(out: Path) -> list[Check]:
 
     Raises ParityError where the process fails; a comparison that fails is in the result, see `require`.
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
     command = child_command("graphprune.artefacts.parity", str(out))
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False

@@ -4,7 +4,8 @@ import typer
 
 from graphprune.cli.arguments import Folder, Json
 from graphprune.cli.looks import check_reference
-from graphprune.cli.show import print_checks, print_json, progress_on_stderr
+from graphprune.cli.show import print_checks, print_json
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.errors import ParityError
 
 
@@ -21,7 +22,8 @@ def verify_command(out: Folder, as_json: Json = False) -> None:
         progress(f"checking {out}", 0, 0)
         checks = check(out)
     if as_json:
-        print_json({"out": out, "passed": all(each.passed for each in checks), "checks": checks})
+        rows = [{**vars(each), "state": each.state} for each in checks]
+        print_json({"out": out, "passed": all(each.passed for each in checks), "checks": rows})
     else:
         print_checks(checks)
     failed = [f"{each.artefact} {each.name}" for each in checks if not each.passed]

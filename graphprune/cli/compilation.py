@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import typer
 
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
-from graphprune.cli.show import print_result, progress_on_stderr
+from graphprune.cli.estimate import COMPILATION
+from graphprune.cli.show import print_result
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder
-from graphprune.processes import is_first
+from graphprune.processes import is_first, process_began
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
 from graphprune.suggestions import AUTO
@@ -143,9 +145,9 @@ def run_compile(options: CompileOptions) -> Result:
         resolve_recipe(options)  # a wrong option of a plug-in is told before all else is imported
         from graphprune.compiler.compile import compile_model
 
-    with progress_on_stderr() if is_first() else contextlib.nullcontext(no_progress) as progress:
+    with progress_on_stderr(COMPILATION) if is_first() else contextlib.nullcontext(no_progress) as progress:
         try:
-            return compile_model(options, progress)
+            return compile_model(options, progress, process_began())
         except KeyboardInterrupt as error:
             if options.out is None or not work_folder(options.out).exists():
                 raise
@@ -175,5 +177,5 @@ def apply_command(
         from graphprune.compiler.compile import apply_plan
 
     with progress_on_stderr() as progress:
-        result = apply_plan(options, progress)
+        result = apply_plan(options, progress, process_began())
     print_result(result, as_json)

@@ -8,7 +8,8 @@ import typer
 
 from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
 from graphprune.cli.looks import check_models, check_text
-from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.show import print_json, print_table
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.cli.terminal import say
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError

@@ -7,7 +7,8 @@ import typer
 
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Json, Model, Trust
-from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.show import print_json, print_table
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.cli.terminal import say
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from graphprune.cli.streams import BROKEN, abandon_stdout, is_stdout, prepare_st
 from graphprune.cli.terminal import warn
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end
+from graphprune.threads import wait_asleep
 
 INTERRUPTED = 130
 STOPPED = "interrupted; nothing was written"
@@ -147,5 +148,6 @@ def run_stoppable(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point of the console script."""
+    wait_asleep()
     prepare_streams()
     end(run_stoppable(sys.argv[1:]))

@@ -12,7 +12,8 @@ import typer
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Folder, Json, split_commas
 from graphprune.cli.looks import check_runnable
-from graphprune.cli.show import print_json, print_table, progress_on_stderr
+from graphprune.cli.show import print_json, print_table
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.cli.terminal import say, warn
 from graphprune.context import fitting, fitting_run, stated_context
 from graphprune.drivers import has_gpu
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from graphprune.evaluation.bench import Engine, Setting, Speed, Subject
     from graphprune.progress import Progress
+    from graphprune.running.timing import Rate
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -178,7 +180,7 @@ def bench_command(
     context: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 256,
     tokens: Annotated[int, typer.Option(min=1, help="New tokens after the first.")] = 64,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each model, in turns; medians are shown.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of the processor; 0 leaves it to onnxruntime.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the processor; 0: few for small models.")] = 0,
     engines: Annotated[str, typer.Option(help="onnxruntime, genai, or both, separated by commas.")] = "onnxruntime",
     provider: Provider = "auto",
     as_json: Json = False,
@@ -246,9 +248,12 @@ def describe(speed: "Speed") -> dict[str, object]:
     return {
         "model": speed.subject.label,
         "engine": speed.subject.engine,
-        "prefill_tokens_per_second": speed.prefill,
-        "decode_tokens_per_second": speed.decode,
-        "time_to_first_token_ms": speed.first,
+        "prefill_tokens_per_second": speed.prefill.value if speed.prefill.steady else None,
+        "decode_tokens_per_second": speed.decode.value if speed.decode.steady else None,
+        "time_to_first_token_ms": speed.first if speed.prefill.steady else None,
+        "prefill_spread": speed.prefill.spread,
+        "decode_spread": speed.decode.spread,
+        "runs": speed.decode.runs,
         "peak_memory_bytes": speed.memory,
         "file_bytes": speed.size,
     }
@@ -260,15 +265,28 @@ def print_speeds(found: "Sequence[Speed]", setting: "Setting") -> None:
         (
             speed.subject.label,
             show_amount(speed.size, "bytes"),
-            f"{speed.prefill:,.1f}",
-            f"{speed.decode:,.1f}",
-            f"{speed.decode / first.decode:.2f}",
-            f"{speed.first:,.1f} ms",
+            show_rate(speed.prefill),
+            show_rate(speed.decode),
+            times(speed.decode, first.decode),
+            f"{speed.first:,.1f} ms" if speed.prefill.steady else "-",
             show_amount(speed.memory, "bytes"),
         )
         for speed in found
     ]
     columns = ("model", "file", "prefill tokens/s", "decode tokens/s", "times", "first token", "peak memory")
-    threads = f"{setting.threads} threads" if setting.threads else "onnxruntime's threads"
+    threads = f"{setting.threads} threads" if setting.threads else "threads by size"
     title = f"{setting.context} tokens of context, {setting.tokens} new, {threads}, median of {setting.runs} runs"
     print_table(title, columns, rows)
+    if not all(speed.prefill.steady and speed.decode.steady for speed in found):
+        say("note: - stands where runs were more than 15 % apart; measure again when the machine does nothing else")
+
+
+def show_rate(rate: "Rate") -> str:
+    """Tokens a second and, in brackets, how far the runs are apart, which alone is said where that is far."""
+    spread = "" if rate.spread is None else f" ({rate.spread:.0%})"
+    return f"{rate.value:,.1f}{spread}" if rate.steady else f"-{spread}"
+
+
+def times(rate: "Rate", first: "Rate") -> str:
+    """How many times as fast, where both are known."""
+    return f"{rate.value / first.value:.2f}" if rate.steady and first.steady else "-"

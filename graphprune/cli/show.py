@@ -1,28 +1,27 @@
-"""What the commands print: tables for people, JSON for programs, progress on stderr."""
+"""What the commands print: tables for people, JSON for programs."""
 
-import contextlib
 import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from graphprune.amounts import show_amount
-from graphprune.cli.terminal import say, visible, warn
+from graphprune.cli.terminal import say, visible
 from graphprune.evaluation.measure import Measure
-from graphprune.progress import Progress
 from graphprune.reporting.results import Result, Width
 
 if TYPE_CHECKING:
     from graphprune.running.comparison import Check
+
+
+STATES = {"ok": "ok", "care": "with care", "broken": "BROKEN"}
 
 
 def print_json(data: object) -> None:
@@ -42,65 +41,21 @@ def plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print rows under a title; the first `left` columns are text, the others numbers."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int | Sequence[int] = 1
+) -> None:
+    """Print rows under a title; the first `left` columns, or those of these places, are text, the others numbers."""
+    texts = range(left) if isinstance(left, int) else left
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, name in enumerate(columns):
-        table.add_column(visible(name), justify="left" if index < left else "right", overflow="fold")
+    shown = [i for i, name in enumerate(columns) if name or any(row[i] for row in rows)]
+    for index, name in ((i, columns[i]) for i in shown):
+        table.add_column(visible(name), justify="left" if index in texts else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
+        table.add_row(*(Text(visible(row[index])) for index in shown))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(Text(visible(title), style="bold"))
     console.print(table)
     console.print()
-
-
-@contextlib.contextmanager
-def progress_on_stderr() -> Iterator[Progress]:
-    """Show each stage on stderr: bars on a terminal, elsewhere one line a stage, or twenty where it says how it goes.
-
-    What follows `: ` in the name of a stage is how it goes.
-    """
-    console = Console(file=sys.stderr)  # bound now: a capture redirects stderr, and the bars go on
-    if not console.is_terminal:
-        yield lines_of_stages()
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console, transient=True) as bars:
-        yield bars_of_stages(bars)
-
-
-def lines_of_stages() -> Progress:
-    seen: dict[str, int] = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        name, colon, _ = stage.partition(": ")
-        twentieth = 20 * done // total if colon and total else 0
-        if seen.get(name, -1) < twentieth:
-            seen[name] = twentieth
-            warn(stage)
-
-    return report
-
-
-def bars_of_stages(bars: Bars) -> Progress:
-    tasks: dict[str, TaskID] = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        name = stage.partition(": ")[0]
-        if name not in tasks:
-            for task in tasks.values():
-                bars.stop_task(task)
-            tasks[name] = bars.add_task("", total=total or None)
-        bars.update(tasks[name], description=Text(visible(stage)).markup, completed=done, total=total or None)
-
-    return report
 
 
 def print_result(result: Result, as_json: bool) -> None:
@@ -108,18 +63,25 @@ def print_result(result: Result, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
+    if result.verdict is not None:
+        say(f"{result.verdict}\n")
     print_widths(result.widths, result.dropped)
     print_checks(result.checks)
     if result.measures:
-        rows = [
-            (m.name, show_amount(m.before, m.unit), show_amount(m.after, m.unit), ratio(m)) for m in result.measures
-        ]
-        print_table("Result", ("", "before", "after", "ratio"), rows)
+        print_table(
+            "Result", ("", "before", "after", "ratio", ""), list(map(measure_row, result.measures)), left=(0, 4)
+        )
     if result.sample:
         say(f"{result.sample.rstrip()}\n")
     for note in result.notes:
         say(f"note: {note}")
-    say(f"written to {result.out}" if result.out else "dry run: nothing was written")
+    seconds = result.report.get("seconds")
+    took = "" if seconds is None else f" in {seconds:,.0f} s"
+    say(f"written to {result.out}{took}" if result.out else "dry run: nothing was written")
+
+
+def measure_row(m: Measure) -> tuple[str, ...]:
+    return m.name, show_amount(m.before, m.unit), show_amount(m.after, m.unit), ratio(m), m.note
 
 
 def print_widths(widths: Sequence[Width], dropped: Sequence[str]) -> None:
@@ -132,10 +94,14 @@ def print_widths(widths: Sequence[Width], dropped: Sequence[str]) -> None:
 def print_checks(checks: Sequence["Check"]) -> None:
     if checks:
         rows = [
-            (c.artefact, c.name, "ok" if c.passed else "FAILED", c.detail, small(c.difference), small(c.tolerance))
-            for c in checks
+            (c.artefact, c.name, STATES[c.state], c.detail, small(c.difference), small(c.tolerance)) for c in checks
         ]
         print_table("Checks", ("artefact", "check", "", "", "difference", "allowed"), rows, left=4)
+    advice = dict.fromkeys((c.artefact, STATES[c.state], c.advice) for c in checks if c.advice)  # once an artefact
+    for artefact, state, what in advice:
+        say(f"{artefact}, {state}: {what}")
+    if advice:
+        say()
 
 
 def small(value: float | None) -> str:

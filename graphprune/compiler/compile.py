@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from graphprune.compiler.vocabulary_start import (
 )
 from graphprune.data.calibration import Text, measured_part, training_part
 from graphprune.data.fingerprints import fingerprint
-from graphprune.frontend.source import capture
+from graphprune.frontend.source import READING, capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.plan import read_plan
@@ -34,7 +35,7 @@ from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folde
 from graphprune.pipeline.passes import Context, run_passes
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.resolution import resolve_recipe
-from graphprune.pipeline.run_state import metrics_files, open_run
+from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import is_first, leave, meet
 from graphprune.progress import Progress, no_progress
@@ -42,16 +43,18 @@ from graphprune.reporting.results import Result
 from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.running.devices import choose_device, describe_device, make_current
+from graphprune.threads import threads_for
 
 
-def compile_model(options: CompileOptions, progress: Progress = no_progress) -> Result:
+def compile_model(options: CompileOptions, progress: Progress = no_progress, began: float | None = None) -> Result:
     """Prune a model to a size by a recipe, write checkpoint and ONNX model, check both in a fresh process, and measure.
 
     OUT appears complete or not at all. A run that trains keeps its state beside OUT and goes on from there when it is
     started again. Raises UsageError for a request that cannot be met, another GraphpruneError where a stage fails.
     With `dry_run` only the configuration is read and nothing is written. Of several processes (torchrun) all train and
-    the first does the rest.
+    the first does the rest. `began` is when the command began, for its seconds in the report (default: now).
     """
+    began = time.time() if began is None else began
     check_request(options)
     recipe = resolve_recipe(options)
     backends = load_backends(options.backends)
@@ -66,10 +69,10 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
     if device.type != "cpu":
         progress(f"computing on {describe_device(device)}", 0, 0)
     with staging(options.out, options.overwrite, options.model) as folder:
-        progress("reading the model", 0, 0)
-        source = capture_for_work(options.model, options.trust_remote_code, options.part)
+        source = capture_for_work(options.model, options.trust_remote_code, options.part, progress)
         verify(source)
-        with run_folder(options, recipe, source, progress) as kept:
+        with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
+            began -= earlier_seconds(kept, began) if kept is not None else 0.0
             aim = find_aim(options, recipe, source, backends, kept, progress)
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
@@ -88,6 +91,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress) -> 
                     start.vocabulary,
                     device,
                     device_notes(aim.recipe, options, device),
+                    began,
                 )
                 result = finish(work, backends, folder, progress)
     if recipe.recover is not None:
@@ -183,29 +187,32 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
     }
 
 
-def apply_plan(options: ApplyOptions, progress: Progress = no_progress) -> Result:
+def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: float | None = None) -> Result:
     """Cut a model by a saved plan and write it like `compile_model`; the same plan gives the same weights."""
+    began = time.time() if began is None else began
     plan = read_plan(options.plan)
     backends = load_backends(options.backends)
     with staging(options.out, options.overwrite, options.model) as folder:
-        progress("reading the model", 0, 0)
-        source = capture_for_work(options.model, options.trust_remote_code, options.part)
+        source = capture_for_work(options.model, options.trust_remote_code, options.part, progress)
         verify(source)
-        with planned_vocabulary(source, plan) as (start, cut):
+        with threads_for(source.parameter_count()), planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply(source, plan), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
             step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
             graph = replace(graph.record(step), lineage=Lineage(plan))
-            work = Work(asked, None, source, analyze(source), graph, None, vocabulary=cut)
+            work = Work(asked, None, source, analyze(source), graph, None, vocabulary=cut, began=began)
             result = finish(work, backends, folder, progress)
     return replace(result, out=options.out)
 
 
-def capture_for_work(model: str, trust_remote_code: bool, part: str = "whole") -> Graph:
+def capture_for_work(
+    model: str, trust_remote_code: bool, part: str = "whole", progress: Progress = no_progress
+) -> Graph:
     """Capture in float32: half-precision weights are exact in it, and processors compute it well.
 
     Raises UsageError where that is the text model of a whole that takes more, and nobody asked for it.
     """
-    graph = capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32)
+    progress(READING)
+    graph = capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32, progress=progress)
     require_part(graph, part)
     return graph

@@ -1,10 +1,11 @@
 """Deliver: a finished graph becomes a checked and measured folder."""
 
+import functools
 import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphprune.analysis.analyse import analyze
@@ -41,27 +42,32 @@ from graphprune.pipeline.stages import needs_text
 from graphprune.progress import Progress, no_progress
 from graphprune.reporting.card import model_card
 from graphprune.reporting.page import report_page
+from graphprune.reporting.privacy import hidden_paths, without_paths
 from graphprune.reporting.report import (
+    is_trained,
     list_widths,
     make_report,
     notes_of,
     read_metrics,
     resolved_recipe,
-    summarise_training,
 )
 from graphprune.reporting.results import Result
+from graphprune.reporting.schema import Report
+from graphprune.reporting.verdict import Floor, Verdict, floor_of, judge, judge_variants
 from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
 from graphprune.running import comparison
+from graphprune.running.perplexity import Perplexity
 
 
 def read_text(asked: Asked, recipe: Recipe, source: Graph, apart: bool, progress: Progress) -> Text | None:
     """The text to calibrate on and to measure with; models that take no text are pruned without.
 
-    `apart` keeps what is measured on out of what is calibrated on, as for a model that learns from its text.
+    What is measured on is the same part of a source whatever the method. A source too small to be parted is cut where
+    its last tenth begins, unless they must stand `apart`, as for a model that learns from its text.
     """
-    needed = needs_text(recipe)
+    needed, calibration = needs_text(recipe), recipe.calibration
     if source.source.kind != "decoder":
         if needed:
             raise UsageError(
@@ -70,55 +76,60 @@ def read_text(asked: Asked, recipe: Recipe, source: Graph, apart: bool, progress
             )
         return None
     progress("reading text", 0, 0)
+    part = functools.partial(
+        prepare_text,
+        source,
+        samples=calibration.samples,
+        length=calibration.length,
+        seed=asked.seed,
+        field=asked.field,
+    )
     try:
-        return prepare_text(
-            source,
-            training_part(asked.data, asked.held_out) if apart else asked.data,
-            recipe.calibration.samples,
-            recipe.calibration.length,
-            asked.seed,
-            held_out_part(asked.data, asked.held_out) if apart else asked.held_out,
-            asked.field,
-        )
+        return part(training_part(asked.data, asked.held_out), held_out=held_out_part(asked.data, asked.held_out))
     except DataError:
+        if not apart and asked.held_out is None and asked.data != CompileOptions.data:
+            return part(asked.data)
         if needed or asked.data != CompileOptions.data:
             raise
         return None  # text would only have been measured on
 
 
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What both models make of the held-out text: the text in the source's tokens, both perplexities, what needs no
+    model, and the verdict."""
+
+    before: Text | None
+    dense: Perplexity | None
+    left: Perplexity | None
+    floor: Floor | None
+    verdict: Verdict
+
+
 def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Progress) -> Result:
     """Write every artefact, check it in a fresh process, measure, and write the report."""
-    began = time.monotonic()
     graph, plan, text = work.graph, work.graph.lineage.plan, work.text
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.asked.seed) if small else ()
-    progress("measuring", 0, 0)
-    before = source_text(work)
-    dense, left = (
-        held_out_perplexity(each, own, work.device) if small and before and own else None
-        for each, own in ((work.source, before), (graph, text))
-    )
+    quality = measure_quality(work, small, progress)
     write_all(backends, graph, folder, progress)
     files = artefact_measures(backends, work.source, graph, folder, progress)
     onnx = running_decoder(backends, graph) is not None
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
-    own = folder / "graphprune"
-    own.mkdir(exist_ok=True)
-    (own / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (own / "recipe.yaml").write_text(resolved_recipe(work.asked, work.recipe), encoding="utf-8")
-    for path in work.metrics:
-        shutil.copyfile(path, own / METRICS)
+    own = write_own(work, folder)
     parity.save_reference(graph, folder, work.asked.seed)
     progress("checking in a fresh process", 0, 0)
     checks = [*own_checks, *parity.check(folder)]
     comparison.require(checks)
-    costs = (*vocabulary_measures(work.vocabulary, before, text), *cost_measures(work.groups, analyze(graph)))
+    checks += judge_variants(variants, quality.left, text, quality.floor)
+    costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
-    measures = (*costs, *files, *perplexity_measures(dense, left, same), *variants)
+    measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same), *variants)
     widths = list_widths(work.groups, plan)
+    progress("writing the report", 0, 0)
     sample = onnx_sample(folder, text, graph) if onnx else ""
-    samples = two_samples(before, work.source, sample)
+    samples = two_samples(quality.before, work.source, sample)
     notes = (
         *vocabulary_notes(work.vocabulary, work.asked.data),
         *notes_of(work),
@@ -126,13 +137,47 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
         *token_notes(graph, text),
     )
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples)
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples, quality.verdict)
     generic = (folder / "modeling_graphprune.py").exists()
     calls = example_calls(folder, *read_reference(folder)) if (folder / "config.json").exists() else ()
-    card = model_card(graph, work.asked, work.recipe, measures, generic, onnx, summarise_training(work.metrics), calls)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    report = make_report(work, result, folder, time.monotonic() - began)
-    data = report.model_dump()
+    card = model_card(work, result, generic, onnx, calls)
+    (folder / "README.md").write_text(without_paths(card, hidden_paths(work, folder)), encoding="utf-8")
+    return write_report(work, result, folder, own)
+
+
+def measure_quality(work: Work, small: bool, progress: Progress) -> Quality:
+    """Both models on the text that is held out, where they are small enough for it."""
+    progress("measuring")
+    before, text = source_text(work), work.text
+
+    def measure(graph: Graph, own: Text | None, name: str) -> Perplexity | None:
+        if not small or own is None or before is None:
+            return None
+        return held_out_perplexity(graph, own, work.device, lambda done, all: progress("measuring", done, all, name))
+
+    dense, left = measure(work.source, before, "the source"), measure(work.graph, text, "the result")
+    vocabulary = vocabulary_size(work.graph)
+    floor = floor_of(text, vocabulary) if left is not None and text is not None and vocabulary else None
+    return Quality(before, dense, left, floor, judge(dense, left, floor, is_trained(work.recipe)))
+
+
+def write_own(work: Work, folder: Path) -> Path:
+    """The folder with what is graphprune's own: the plan, the recipe, the measurements of the training."""
+    own = folder / "graphprune"
+    own.mkdir(exist_ok=True)
+    (own / "plan.json").write_text(work.graph.lineage.plan.to_json(), encoding="utf-8")
+    recipe = resolved_recipe(work.asked, work.recipe, work.source.source.title)
+    (own / "recipe.yaml").write_text(without_paths(recipe, hidden_paths(work, folder)), encoding="utf-8")
+    for path in work.metrics:
+        shutil.copyfile(path, own / METRICS)
+    return own
+
+
+def write_report(work: Work, result: Result, folder: Path, own: Path) -> Result:
+    """The report as data and as a page; its seconds are all since the command began."""
+    made = make_report(work, result, folder, time.time() - work.began).model_dump()
+    data = without_paths(made, hidden_paths(work, folder))
+    report = Report.model_validate(data)
     (own / "report.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (own / "report.html").write_text(report_page(report, read_metrics(work.metrics)), encoding="utf-8")
     follow_umask(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from graphprune.data.conversations import renderer
-from graphprune.data.sources import cut, read_texts
+from graphprune.data.sources import cut, read_texts, shown_source
 from graphprune.data.tokens import check_tokens, encode, load_tokenizer, sample_windows, split_rows
 from graphprune.errors import DataError
 from graphprune.ir.contract import fitting_length, vocabulary_size
@@ -101,12 +101,13 @@ def held_out_part(spec: str, held_out: str | None) -> str:
     return held_out or ("stdlib:held-out" if spec == "stdlib" else f"{spec}#held-out")
 
 
-def describe_text(spec: str, parameters: int, held_out: str | None = None, trained: bool = False) -> dict[str, str]:
+def describe_text(spec: str, parameters: int, held_out: str | None = None) -> dict[str, str]:
     """How the text was split, and how much of it is measured on for a source of so many parameters, for the report."""
-    measured = f"measured on its first {measured_bytes(parameters) >> 10} KiB"
     if held_out is not None:
-        return {"source": spec, "held_out": f"{held_out}; {measured}"}
-    if trained and spec != "stdlib":
-        return {"source": spec, "held_out": f"the last tenth, 200 kB at most; of rows, every twentieth; {measured}"}
-    held = "files of the library chosen by name" if spec == "stdlib" else "the last tenth of what was read"
-    return {"source": spec, "held_out": f"{held}; {measured}"}
+        held = shown_source(held_out)
+    elif spec == "stdlib":
+        held = "files of the library chosen by name"
+    else:
+        held = "the last tenth, 200 kB at most; of rows, every twentieth"
+    measured = f"measured on its first {measured_bytes(parameters) >> 10} KiB"
+    return {"source": shown_source(spec), "held_out": f"{held}; {measured}"}

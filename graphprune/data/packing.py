@@ -128,8 +128,9 @@ def watch(
     for ids, learned in encoded:
         check_token(int(ids.max(initial=0)), vocabulary, spec)
         done += len(ids)
-        progress("tokenising", done, limit or 0)
+        progress("tokenising", done, 0 if limit is None else max(done, limit))
         yield ids, learned
+    progress("tokenising", done, done)
 
 
 def check_token(token: int, vocabulary: int | None, where: str) -> None:

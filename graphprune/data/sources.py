@@ -48,6 +48,18 @@ def look_at_text(spec: str, field: str) -> None:
     next(read_texts(spec, field, _LOOKED_AT))
 
 
+def shown_source(spec: str) -> str:
+    """The name of a source as others may read it: a file or folder by its last name, without where it lies."""
+    name, part = split_name(spec)
+    shown = name if name in LIBRARY or not is_local(name) else Path(name).name
+    return f"{shown}#{part}" if part else shown
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is of something on this machine and not of a hub."""
+    return Path(name).is_absolute() or name.startswith(("~", ".")) or Path(name).expanduser().exists()
+
+
 def open_source(spec: str, field: str, limit: int | None, render: Render) -> Iterator[str]:
     """The reader that fits what `spec` names."""
     if has_rows(spec):

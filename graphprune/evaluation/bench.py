@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from graphprune.budget.installed import require_opener
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.processes import child_command
 from graphprune.progress import Progress
+from graphprune.running.timing import Rate, rate_of
 
 Engine = Literal["onnxruntime", "genai"]
 
@@ -51,8 +51,8 @@ class Speed:
     """Medians over the runs: tokens a second, milliseconds to the first token; the peak and the file in bytes."""
 
     subject: Subject
-    prefill: float
-    decode: float
+    prefill: Rate
+    decode: Rate
     first: float
     memory: int
     size: int
@@ -143,13 +143,12 @@ def pipes(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str], IO[str]]:
 
 
 def summarise(subject: Subject, setting: Setting, runs: Sequence[Run]) -> Speed:
-    prefill = statistics.median(run["prefill"] for run in runs)
-    decode = statistics.median(run["decode"] for run in runs)
+    prefill = rate_of(setting.context, [run["prefill"] for run in runs])
     return Speed(
         subject,
-        prefill=setting.context / prefill,
-        decode=setting.tokens / decode,
-        first=1000 * prefill,
+        prefill=prefill,
+        decode=rate_of(setting.tokens, [run["decode"] for run in runs]),
+        first=1000 * setting.context / prefill.value,
         memory=runs[-1]["peak"],
         size=require_opener(subject.folder).size_in(subject.folder),
     )

@@ -93,7 +93,7 @@ def compare(source: Path, small: Path, setting: Setting) -> float:
     """The time of a token in one model over that in another, measured in turns."""
     subjects = (Subject("the source", source), Subject("a smaller model", small))
     first, second = bench(subjects, setting, lambda *_: None)
-    return first.decode / second.decode
+    return first.decode.value / second.decode.value
 
 
 def fit_latency(graph: Graph, points: Sequence[Point]) -> Latency:

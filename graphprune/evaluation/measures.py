@@ -1,7 +1,7 @@
 """Measures: what is measured of a model before and after: its cost, its files, its speed, its perplexity."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,24 +18,27 @@ from graphprune.evaluation.measure import Measure
 from graphprune.ir.contract import context_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
-from graphprune.progress import Progress
+from graphprune.progress import Progress, no_progress
 from graphprune.running.devices import memory_errors
 from graphprune.running.open_model import OpenModel
 from graphprune.running.perplexity import Perplexity, perplexity
+from graphprune.running.timing import Rate, rates_in_turns
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
 _WINDOW = 256
-_TIMED = 64, 32  # tokens of a prompt, and after it
+_TIMED = 64, 32  # tokens of a prompt, and after it, of a run that is timed
 
 
-def held_out_perplexity(graph: Graph, text: Text, device: torch.device) -> Perplexity | None:
-    """Perplexity on the held-out text; None where there is no more than a token of it."""
+def held_out_perplexity(
+    graph: Graph, text: Text, device: torch.device, report: Callable[[int, int], None] | None = None
+) -> Perplexity | None:
+    """Perplexity on the held-out text; None where there is no more than a token of it. `report` is told of windows."""
     if len(text.held_out) < 2:
         return None
     here = graph if device.type == "cpu" else place(graph, device)
     with memory_errors("the model does not fit beside what it computes; give --device cpu"):
-        return perplexity(here, text.held_out, _WINDOW, bos=text.bos, text_bytes=text.held_out_bytes)
+        return perplexity(here, text.held_out, _WINDOW, bos=text.bos, text_bytes=text.held_out_bytes, progress=report)
 
 
 def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:
@@ -58,7 +61,7 @@ def perplexity_measures(
     perplexities = Measure("held-out perplexity", finite(before.perplexity), finite(after.perplexity))
     rows = [perplexities] if same_tokens else []
     if before.bits_per_byte is not None and after.bits_per_byte is not None:
-        rows.append(Measure("held-out bits per byte", before.bits_per_byte, after.bits_per_byte))
+        rows.append(Measure("held-out bits per byte", finite(before.bits_per_byte), finite(after.bits_per_byte)))
     return tuple(rows)
 
 
@@ -67,21 +70,30 @@ def finite(value: float) -> float | None:
 
 
 def speed_measures(
-    before: OpenModel, after: OpenModel, runtime: str, lengths: tuple[int, int] = _TIMED
+    before: OpenModel,
+    after: OpenModel,
+    runtime: str,
+    progress: Progress = no_progress,
+    lengths: tuple[int, int] = _TIMED,
 ) -> tuple[Measure, ...]:
-    """Tokens per second of both models, runs interleaved, the better of three each, for a prompt and new tokens of
-    these lengths."""
-    old, new = (0.0, 0.0), (0.0, 0.0)
-    for _ in range(3):
-        old, new = faster(old, before.tokens_per_second(*lengths)), faster(new, after.tokens_per_second(*lengths))
-    return (
-        Measure(f"{runtime} prefill tokens/s", old[0], new[0]),
-        Measure(f"{runtime} decode tokens/s", old[1], new[1]),
-    )
+    """Tokens per second of both models, from runs in turns, for a prompt and new tokens of these lengths."""
+
+    def report(done: int, runs: int) -> None:
+        progress("measuring speed", done, runs, runtime)
+
+    old, new = rates_in_turns((before, after), *lengths, report=report)
+    names = (f"{runtime} prefill tokens/s", f"{runtime} decode tokens/s")
+    return tuple(speed_measure(name, *pair) for name, pair in zip(names, zip(old, new, strict=True), strict=True))
 
 
-def faster(known: tuple[float, float], found: tuple[float, float]) -> tuple[float, float]:
-    return max(known[0], found[0]), max(known[1], found[1])
+def speed_measure(name: str, before: Rate, after: Rate) -> Measure:
+    """Two rates as a row, which has no number where the runs of either are too far apart."""
+    spread = max(before.spread or 0.0, after.spread or 0.0)
+    if before.steady and after.steady:
+        note = f"median of {after.runs} runs, spread {spread:.0%}"
+        return Measure(name, before.value, after.value, "", after.runs, spread, note)
+    note = f"not told: {after.runs} runs were {spread:.0%} apart; `graphprune bench OUT` measures again"
+    return Measure(name, None, None, "", after.runs, spread, note)
 
 
 def artefact_measures(
@@ -108,7 +120,7 @@ def running_decoder(backends: Sequence[Backend], graph: Graph) -> Backend | None
 
 def running_measures(backend: Backend, source: Graph, folder: Path, progress: Progress) -> tuple[Measure, ...]:
     """Size and speed of the model that runs; the source is exported too, and removed, where it is small."""
-    progress(f"measuring speed in {backend.runtime}", 0, 0)
+    progress("measuring speed", 0, 0, backend.runtime)
     after = float(backend.size_in(folder / backend.place))
     if source.parameter_count() > LARGEST_MEASURED:
         return (Measure("ONNX model", None, after, "bytes"),)
@@ -116,7 +128,7 @@ def running_measures(backend: Backend, source: Graph, folder: Path, progress: Pr
         backend.export(source, name)
         before = float(backend.size_in(name / backend.place))
         models = backend.open(name, "cpu"), backend.open(folder, "cpu")
-        speed = speed_measures(*models, backend.runtime, fitting_run(context_length(source), *_TIMED))
+        speed = speed_measures(*models, backend.runtime, progress, fitting_run(context_length(source), *_TIMED))
     return (Measure("ONNX model", before, after, "bytes"), *speed)
 
 

@@ -7,10 +7,11 @@ from graphprune.context import fitting
 from graphprune.data.calibration import Text
 from graphprune.evaluation.language_model import of_onnx
 from graphprune.evaluation.measure import Measure
-from graphprune.evaluation.measures import LARGEST_MEASURED
+from graphprune.evaluation.measures import LARGEST_MEASURED, finite
 from graphprune.progress import Progress
 from graphprune.running.perplexity import stream_perplexity
 
+PERPLEXITY = "held-out perplexity, "
 _WINDOW = 256
 
 
@@ -29,8 +30,8 @@ def variant_measures(folder: Path, text: Text | None, parameters: int, progress:
     if text is None or parameters > LARGEST_MEASURED or len(text.held_out) < 2:
         return tuple(rows)
     for index, place in enumerate(places):
-        progress("measuring what fewer bits cost", index, len(places))
-        rows.append(Measure(f"held-out perplexity, {place}", None, token_perplexity(folder / place, text)))
+        progress("measuring what fewer bits cost", index, len(places), place)
+        rows.append(Measure(f"{PERPLEXITY}{place}", None, finite(token_perplexity(folder / place, text))))
     return tuple(rows)
 
 

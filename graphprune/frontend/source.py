@@ -24,9 +24,13 @@ from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
 from graphprune.paths import path_of
+from graphprune.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+READING = "reading the model"
 
 
 def capture(
@@ -36,6 +40,7 @@ def capture(
     weights: bool = True,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
+    progress: Progress = no_progress,
 ) -> Graph:
     """Capture a model as a `Graph`.
 
@@ -47,7 +52,9 @@ def capture(
     if isinstance(model, (str, Path)) and is_generic(path_of(str(model))):
         return capture_generic(path_of(str(model)), weights)
     if isinstance(model, (str, Path)):
+        progress(READING, 0, 2, "loading it")
         loaded, source = load_source(model, weights, trust_remote_code, dtype)
+        progress(READING, 1, 2, "tracing it")
         graph = capture_pretrained(loaded)
         names = ("kind", "derived_cache", "changes", "dense_rows", "left_out", "whole")
         found = {name: getattr(graph.source, name) for name in names}

@@ -53,6 +53,14 @@ class Source:
     whole: int = 0
 
     @property
+    def title(self) -> str:
+        """What others may call it: the hub's id, or the last name of its folder, which does not say where that lies."""
+        if self.revision is not None or not self.name:
+            return self.name
+        path = Path(self.name).expanduser()
+        return path.name if path.name not in ("", "..") else path.resolve().name
+
+    @property
     def model_config(self) -> "PreTrainedConfig":
         """The configuration of a source that is known to have one."""
         assert self.config is not None, f"{self.name or 'a plain module'} has no configuration"

@@ -1,6 +1,7 @@
 """Passes in sequence: run, verify, record; an error names the pass and what ran before it."""
 
 import dataclasses
+import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -94,10 +95,7 @@ def run_passes(graph: Graph, passes: Sequence[Pass], context: Context | None = N
 def own_context(context: Context, index: int, count: int) -> Context:
     """The context of one pass of several: a folder of its own, and progress that says which pass it is."""
 
-    def report(stage: str, done: int, total: int) -> None:
-        context.progress(f"{index + 1}/{count} {stage}", done, total)
-
-    progress = report if count > 1 else context.progress
+    progress: Progress = functools.partial(context.progress, part=(index + 1, count))
     if context.folder is None:
         return dataclasses.replace(context, progress=progress)
     cache = context.cache or context.folder / "shared"

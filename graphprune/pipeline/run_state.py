@@ -22,6 +22,7 @@ from graphprune.rewriting.apply import apply
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
 METRICS = "metrics.jsonl"
+_PARTS = "parts.json"
 
 
 @contextlib.contextmanager
@@ -46,6 +47,20 @@ def open_run(folder: Path, identity: Mapping[str, object], restart: bool = False
         finally:
             if not holds_state(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def earlier_seconds(folder: Path, began: float) -> float:
+    """Seconds of the interrupted parts of this run, each up to what it last kept; notes that another began.
+
+    `began` is when this one did, as time.time() says it.
+    """
+    path, earlier = folder / _PARTS, 0.0
+    if path.is_file() and holds_state(folder):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        kept = [file.stat().st_mtime for file in folder.rglob("*") if file.name not in (_LOCK, _PARTS)]
+        earlier = known["earlier"] + max(0.0, max(kept) - known["began"])
+    write_beside(path, json.dumps({"earlier": earlier, "began": began}) + "\n")
+    return earlier
 
 
 def holds_state(folder: Path) -> bool:

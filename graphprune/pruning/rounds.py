@@ -9,6 +9,7 @@ from torch import Tensor
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.analysis.groups import Groups
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
+from graphprune.data.watched import Watched
 from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
@@ -72,26 +73,35 @@ def prune(
     start, total, notes = replace(graph, lineage=Lineage()), cost_now(graph, request.budget), tuple[str, ...]()
     current = start
     if "blocks" in request.kinds:
-        report("measuring blocks", 0, 0)
-        current, notes = drop_blocks(current, request, batches)
+        report("measuring blocks", 0, len(batches))
+        told = Watched(batches, lambda done: report("measuring blocks", done, len(batches)))
+        current, notes = drop_blocks(current, request, told)
     current = prepare(current, request)
     cuts = int(current is not start)
     widths = source_widths(graph, source)
     choice = final_choice(current, request, source, widths)
+    each = max(1, len(batches))
     for step in range(1, request.steps + 1):
-        report("pruning", step - 1, request.steps)
+        seen = watch(batches, step, request.steps, report)
+        report("pruning", (step - 1) * each, request.steps * each)
         goal = total - (total - request.budget.target) * step // request.steps
         if cost_now(current, request.budget) > goal:
-            current = prune_once(current, choice, goal, request, batches, widths)
+            current = prune_once(current, choice, goal, request, seen, widths)
             current = compensate(start, current, request, batches, report)
             cuts += 1
-    report("pruning", request.steps, request.steps)
+    report("pruning", request.steps * each, request.steps * each)
     if request.compensation is None and cuts > 1:
         # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
         current = replace(apply(start, current.lineage.plan), memo=current.memo)
     lineage = chain(graph.lineage, current.lineage)
     result = graph if current is start else replace(current, lineage=lineage)
     return Pruned(result, lineage.plan, (*notes, *choice.notes))
+
+
+def watch(batches: Sequence[Tensor], step: int, steps: int, report: Report) -> Sequence[Tensor]:
+    """The batches, each of which is told of when a round takes it."""
+    each = len(batches)
+    return Watched(batches, lambda done: report("pruning", (step - 1) * each + done, steps * each))
 
 
 def cost_now(graph: Graph, budget: Budget) -> int:

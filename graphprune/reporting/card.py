@@ -1,44 +1,72 @@
 """The model card: what the small model is, where it came from, what was measured, how to load it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from graphprune.amounts import show_amount
+from graphprune.data.calibration import describe_text
 from graphprune.evaluation.measure import Measure
-from graphprune.ir.graph import Graph
+from graphprune.ir.graph import Source
 from graphprune.pipeline.recipes import Recipe
+from graphprune.reporting.report import summarise_training
+from graphprune.reporting.results import Result
 from graphprune.reporting.schema import Stage
-from graphprune.reporting.work import Asked
+from graphprune.reporting.work import Work
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+_LICENCES = {"Apache License": "apache-2.0", "MIT License": "mit"}
+_WORD = re.compile(r"[\w.+ -]{1,80}")
 
 
-def model_card(
-    graph: Graph,
-    asked: Asked,
-    recipe: Recipe | None,
-    measures: Sequence[Measure],
-    generic: bool,
-    onnx: bool,
-    training: Sequence[Stage] = (),
-    calls: Sequence[str] = (),
-) -> str:
+def model_card(work: Work, result: Result, generic: bool, onnx: bool, calls: Sequence[str] = ()) -> str:
     """The README.md of OUT, as markdown with the hub's front matter; `calls` are Python that runs the model."""
-    name = graph.source.name or graph.source.architecture
+    from huggingface_hub import ModelCard, ModelCardData
+
+    source, known = work.source.source, read_card(work.source.source.folder)
+    tags = ["graphprune", "pruned", *(["custom_code"] if generic else []), *(["onnx"] if onnx else [])]
+    base = source.name if source.revision is not None else None
+    said: dict[str, Any] = {**known, **licence_of(source.folder, known), "pipeline_tag": pipeline_of(source, known)}
+    if base is not None:
+        said |= {"base_model": base, "base_model_relation": "finetune"}  # the nearest of those that the hub knows
+    data = ModelCardData(library_name="transformers", tags=tags, **said)
+    body = "\n".join([*what_it_is(work, result), *usage(generic, onnx, calls)])
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def what_it_is(work: Work, result: Result) -> list[str]:
+    """What it is made from and how, how good it is, and what was measured."""
+    asked, title = work.asked, work.source.source.title
     lines = [
-        "---",
-        "library_name: transformers",
-        f"base_model: {name}",
-        "tags: [graphprune, pruned]",
-        "---",
+        f"# {title.split('/')[-1]}, pruned to {work.graph.parameter_count():,} parameters",
         "",
-        f"# {Path(name).name}, pruned to {graph.parameter_count():,} parameters",
+        f"Made by graphprune from `{title}`: {describe_method(work.recipe)}, target `{' '.join(asked.target)}`, "
+        f"seed {asked.seed}. {describe_training(summarise_training(work.metrics))}",
         "",
-        f"Made by graphprune from `{name}`: {describe_method(recipe)}, target `{' '.join(asked.target)}`, "
-        f"seed {asked.seed}. {describe_training(training)}",
-        "",
-        "| | before | after |",
-        "|---|---|---|",
-        *(f"| {m.name} | {show_amount(m.before, m.unit)} | {show_amount(m.after, m.unit)} |" for m in measures),
-        "",
+    ]
+    if result.verdict is not None:
+        lines += [f"**{str(result.verdict).partition(':')[0]}**: {result.verdict.reason}.", ""]
+    lines += ["| | before | after | |", "|---|---:|---:|---|", *map(row, result.measures), ""]
+    if work.text is not None:
+        text = describe_text(asked.data, work.source.parameter_count(), asked.held_out)
+        lines += [f"Text: {text['source']}; held out: {text['held_out']}.", ""]
+    return lines
+
+
+def row(measure: Measure) -> str:
+    """A row of the table; sizes have their unit, all else says it in its name."""
+    before, after = show_amount(measure.before, measure.unit), show_amount(measure.after, measure.unit)
+    return f"| {measure.name} | {before} | {after} | {measure.note} |"
+
+
+def usage(generic: bool, onnx: bool, calls: Sequence[str]) -> list[str]:
+    """How to use it: calls that were run as they stand there."""
+    lines = [
         "## Use it",
         "",
         *(line for call in calls for line in ("```python", call.rstrip(), "```", "")),
@@ -51,7 +79,61 @@ def model_card(
         lines[-2] += " in config.json. After `import graphprune` it needs no `trust_remote_code`."
     if onnx:
         lines += ['`onnx/` is self-contained: `graphprune generate . "prompt"` runs it in onnxruntime.', ""]
-    return "\n".join(lines)
+    return lines
+
+
+def read_card(folder: Path | None) -> dict[str, str | list[str]]:
+    """What the source's own card says of itself, of that what are plain words; nothing where it cannot be read."""
+    path = None if folder is None else folder / "README.md"
+    if path is None or not path.is_file():
+        return {}
+    try:
+        said: dict[str, Any] = vars(load_card(path).data)
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
+    names = ("language", "license", "license_name", "license_link", "pipeline_tag")
+    return {name: said[name] for name in names if is_plain(said.get(name))}
+
+
+def load_card(path: Path) -> "ModelCard":
+    from huggingface_hub import ModelCard
+
+    return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value of a card is a word, some words, or the address of a page."""
+    values = value if isinstance(value, list) and value else [value]
+    return all(isinstance(v, str) and (_WORD.fullmatch(v) or v.startswith("https://")) for v in values)
+
+
+def licence_of(folder: Path | None, known: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+    """The licence as the source's card has it, or as its file of that name shows; nothing where neither is there."""
+    said: dict[str, str | list[str]] = {
+        name: known[name] for name in ("license", "license_name", "license_link") if name in known
+    }
+    if "license" in said or folder is None:
+        return said
+    found = sorted(path for path in folder.glob("LICEN[SC]E*") if path.is_file())
+    if not found:
+        return {}
+    head = found[0].read_bytes()[:2000].decode("utf-8", "ignore")
+    named = next((id for title, id in _LICENCES.items() if title in head), None)
+    if named is not None:
+        return {"license": named}
+    return {"license": "other", "license_name": "that-of-the-source", "license_link": found[0].name}
+
+
+def pipeline_of(source: Source, known: dict[str, str | list[str]]) -> str | None:
+    """The task that the hub lists it under: as the source's card says, or what transformers has its class for."""
+    from transformers.modelcard import TASK_MAPPING
+
+    said = known.get("pipeline_tag")
+    if isinstance(said, str):
+        return said
+    classes: dict[str, Any] = TASK_MAPPING
+    tasks = (task for task, mapping in classes.items() if source.architecture in mapping.values())
+    return next(tasks, None if source.kind == "module" else "feature-extraction")
 
 
 def describe_method(recipe: Recipe | None) -> str:

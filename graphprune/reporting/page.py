@@ -1,5 +1,6 @@
 """report.html: the report for people, one file without scripts, from nothing but report.json and the metrics."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
@@ -7,8 +8,9 @@ from markupsafe import Markup
 
 from graphprune.amounts import show_amount
 from graphprune.artefacts.genai_check import NAME as GENAI
-from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat
+from graphprune.reporting.charts import both, draw_bars, draw_curves, draw_heat
 from graphprune.reporting.schema import Check, Measure, Report, Target, Width
+from graphprune.reporting.verdict import WORDS
 from graphprune.training.metrics import Line
 
 _SHOWN_FIRST = ("parameters", "checkpoint file", "held-out bits per byte", "onnxruntime decode tokens/s")
@@ -24,18 +26,28 @@ def report_page(report: Report, metrics: Sequence[Line] = ()) -> str:
     return template.render(
         title=f"{report.source.id.rstrip('/').split('/')[-1]}, compiled to {name_target(report.target)}",
         subtitle=f"by graphprune with {method}, seed {report.seed}, in {report.seconds:.0f} s",
+        verdict=verdict(report),
         tiles=list(tiles(report.measures)),
         notes=report.notes,
         measures=[measure_row(row) for row in report.measures],
         widths=width_charts(report.widths),
         dropped=report.dropped,
         heat=heat_map(report),
-        curves=draw_curves(metrics),
+        curves=both(lambda frame: draw_curves(metrics, frame)),
         checks=[check_row(check) for check in report.parity],
         compatibility=compatibility(report),
         samples=report.samples,
         facts=facts(report),
     )
+
+
+def verdict(report: Report) -> dict[str, str] | None:
+    """The verdict's words, how to colour them, and its reason; None in reports of before."""
+    found = report.verdict
+    if found is None:
+        return None
+    look = {"kept": "good", "trainable": "care", "broken": "bad", "unknown": "soft"}[found.standing]
+    return {"words": WORDS[found.standing], "look": look, "reason": found.reason}
 
 
 def name_target(target: Target) -> str:
@@ -62,6 +74,7 @@ def measure_row(row: Measure) -> dict[str, str]:
         "before": show_amount(before, row.unit),
         "after": show_amount(after, row.unit),
         "ratio": ratio,
+        "note": row.note,
     }
 
 
@@ -72,7 +85,7 @@ def width_charts(widths: Sequence[Width]) -> list[dict[str, str]]:
         rows = [row for row in widths if row.kind == kind]
         if any(row.after < row.before for row in rows):
             named = [(row.block or row.group, row.before, row.after) for row in rows]
-            charts.append({"kind": kind, "svg": draw_bars(named)})
+            charts.append({"kind": kind, "svg": both(functools.partial(draw_bars, named))})
     return charts
 
 
@@ -80,14 +93,16 @@ def heat_map(report: Report) -> Markup | str:
     """The scores that the first round of pruning saw, one row a group."""
     scores = report.importance
     rows = [(row.kind, row.block or row.group, scores[row.group]) for row in report.widths if row.group in scores]
-    return draw_heat(rows)
+    return both(functools.partial(draw_heat, rows))
 
 
 def check_row(check: Check) -> dict[str, object]:
     tokens = check.name.startswith("greedy tokens")
     shown = "" if tokens else f"{check.difference:.1e}"
     allowed = "" if tokens else f"{check.tolerance:.0e}"
-    return {**check.model_dump(), "difference": shown, "allowed": allowed}
+    state = check.state or ("ok" if check.passed else "broken")
+    words, look = {"ok": ("ok", "good"), "care": ("with care", "care"), "broken": ("broken", "bad")}[state]
+    return {**check.model_dump(), "difference": shown, "allowed": allowed, "words": words, "look": look}
 
 
 def compatibility(report: Report) -> list[dict[str, str]]:

@@ -10,12 +10,14 @@ import torch
 from graphprune.analysis.groups import Groups
 from graphprune.artefacts.export import record_files
 from graphprune.data.calibration import describe_text
+from graphprune.data.sources import shown_source
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.reporting import schema
 from graphprune.reporting.results import Result, Width
 from graphprune.reporting.schema import Report
+from graphprune.reporting.verdict import Verdict
 from graphprune.reporting.work import Asked, Work
 from graphprune.training.metrics import Line
 from graphprune.vocabulary.cutting import VocabularyCut
@@ -29,7 +31,7 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Rep
     graph = work.graph
     return Report(
         schema_version=1,
-        source=schema.Source(id=source.name, revision=source.revision, files_sha256=dict(source.file_hashes)),
+        source=schema.Source(id=source.title, revision=source.revision, files_sha256=dict(source.file_hashes)),
         target=describe_target(work),
         achieved=schema.Achieved(parameters=graph.parameter_count()),
         method=describe_method(work.recipe),
@@ -37,11 +39,12 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Rep
         text=split_text(work),
         vocabulary=describe_vocabulary(work.vocabulary) if work.vocabulary else None,
         statistics=graph.lineage.plan.statistics,
-        measures=[schema.Measure(name=m.name, before=m.before, after=m.after, unit=m.unit) for m in result.measures],
+        verdict=describe_verdict(result.verdict) if result.verdict else None,
+        measures=[schema.Measure(**vars(m)) for m in result.measures],
         widths=[schema.Width(**vars(w)) for w in result.widths],
         dropped=list(result.dropped),
         importance=dict(graph.memo.get("importance", {})),
-        parity=[schema.Check(**vars(c)) for c in result.checks],
+        parity=[schema.Check(**vars(c), state=c.state) for c in result.checks],
         notes=list(result.notes),
         samples=[schema.Sample(name=name, text=sample) for name, sample in result.samples],
         history=[schema.Step(**vars(step)) for step in graph.history],
@@ -56,8 +59,19 @@ def split_text(work: Work) -> schema.Text | None:
     """The text that was looked at, and what was only measured on."""
     if work.text is None:
         return None
-    changed = is_trained(work.recipe) or work.vocabulary is not None
-    return schema.Text(**describe_text(work.asked.data, work.source.parameter_count(), work.asked.held_out, changed))
+    return schema.Text(**describe_text(work.asked.data, work.source.parameter_count(), work.asked.held_out))
+
+
+def describe_verdict(verdict: Verdict) -> schema.Verdict:
+    floor = verdict.floor
+    return schema.Verdict(
+        standing=verdict.standing,
+        reason=verdict.reason,
+        before=verdict.before,
+        after=verdict.after,
+        trigrams=floor.trigrams if floor else None,
+        guess=floor.guess if floor else None,
+    )
 
 
 def describe_vocabulary(cut: VocabularyCut) -> schema.Vocabulary:
@@ -120,12 +134,13 @@ def notes_of(work: Work) -> tuple[str, ...]:
     return (*notes, f"trained on {tokens:,} tokens, {ratio:.2g} a parameter; --train-tokens and more --data go further")
 
 
-def resolved_recipe(asked: Asked, recipe: Recipe | None) -> str:
-    """The recipe with every option of the run in it, headed by the command that runs it again."""
-    command = ["graphprune", "compile", asked.model, "-o", "OUT", *asked.target]
+def resolved_recipe(asked: Asked, recipe: Recipe | None, model: str) -> str:
+    """The recipe with every option of the run in it, headed by the command that runs it again from where MODEL lies."""
+    command = ["graphprune", "compile", model, "-o", "OUT", *asked.target]
     command += ["--vocabulary", asked.vocabulary] if asked.vocabulary is not None else []
     command += ["--part", asked.part] if asked.part != CompileOptions.part else []
-    command += ["--data", asked.data, *(["--held-out", asked.held_out] if asked.held_out else [])]
+    held_out = ["--held-out", shown_source(asked.held_out)] if asked.held_out else []
+    command += ["--data", shown_source(asked.data), *held_out]
     command += ["--field", asked.field] if asked.field != Asked.field else []
     command += ["--seed", str(asked.seed), "--method", "recipe.yaml"]
     if recipe is None:

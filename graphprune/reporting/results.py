@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.evaluation.measure import Measure
 
 if TYPE_CHECKING:
+    from graphprune.reporting.verdict import Verdict
     from graphprune.running.comparison import Check
 
 
@@ -27,6 +28,7 @@ class Result:
     """What a compilation made: where it is (None for a dry run), the measurements, the widths, the checks.
 
     `sample` is how the result goes on from a text, `samples` that of the source and of the result.
+    `verdict` says how much quality is left; None for a dry run.
     `report` is everything as plain data, which is also what `graphprune/report.json` in OUT holds.
     """
 
@@ -38,4 +40,5 @@ class Result:
     notes: tuple[str, ...] = ()
     sample: str = ""
     samples: tuple[tuple[str, str], ...] = ()
+    verdict: "Verdict | None" = None
     report: Mapping[str, Any] = field(default_factory=dict)

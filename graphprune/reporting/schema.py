@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from graphprune.reporting.verdict import Standing
+from graphprune.running.comparison import State
+
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # written as it is: 3 does not become 3.0
 
@@ -67,12 +70,16 @@ class Vocabulary(Part):
 
 
 class Measure(Part):
-    """A quantity before and after; null where it was not measured."""
+    """A quantity before and after; null where it was not measured. What was timed is the median of `runs` runs, the
+    middle half of which is `spread` of it wide; `note` says how, or why there is no number."""
 
     name: str
     before: Number | None
     after: Number | None
     unit: Literal["", "bytes"]
+    runs: Count | None = None
+    spread: Number | None = None
+    note: str = ""
 
 
 class Width(Part):
@@ -86,7 +93,10 @@ class Width(Part):
 
 
 class Check(Part):
-    """A comparison of an artefact with the graph: the largest difference as a share of `scale`, and its limit."""
+    """A comparison of an artefact with the graph: the largest difference as a share of `scale`, and its limit.
+
+    `state` is `care` for what passed and is usable with care, as `advice` says; null in reports of before.
+    """
 
     artefact: str
     name: str
@@ -95,6 +105,20 @@ class Check(Part):
     scale: Number
     passed: bool
     detail: str
+    state: State | None = None
+    advice: str = ""
+
+
+class Verdict(Part):
+    """How much of the source's quality is left, in a word and a sentence, from bits a byte on the held-out text: of the
+    source, of the result, of trigrams of the calibration text, and of a guess among all tokens."""
+
+    standing: Standing
+    reason: str
+    before: Number | None
+    after: Number | None
+    trigrams: Number | None
+    guess: Number | None
 
 
 class Sample(Part):
@@ -122,7 +146,10 @@ class File(Part):
 
 
 class Report(Part):
-    """Everything about a compilation. `method` is the recipe with all its fields, `importance` scores by group."""
+    """Everything about a compilation. `method` is the recipe with all its fields, `importance` scores by group.
+
+    `seconds` are all from the start of the command to the end, with those of parts of it that were interrupted.
+    """
 
     schema_version: Literal[1]
     source: Source
@@ -133,6 +160,7 @@ class Report(Part):
     text: Text | None
     vocabulary: Vocabulary | None
     statistics: Literal["survivors", "exact"]
+    verdict: Verdict | None = None
     measures: list[Measure]
     widths: list[Width]
     dropped: list[str]

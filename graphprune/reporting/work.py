@@ -1,5 +1,6 @@
 """Work: everything that a report is made from."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class Work:
 
     `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made. `device` is
     where the passes computed, and where the models are measured; `device_notes` say what the user should know of it.
+    `began` is when the command began, as time.time() says it, and earlier by what interrupted parts of it took.
     """
 
     asked: Asked
@@ -53,3 +55,4 @@ class Work:
     vocabulary: VocabularyCut | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     device_notes: tuple[str, ...] = ()
+    began: float = field(default_factory=time.time)

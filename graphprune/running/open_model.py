@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.errors import UsageError
 from graphprune.running.sampling import GREEDY, Sampling
+from graphprune.running.timing import Rate, rates_in_turns
 
 Array = NDArray[Any]
 Ids = Sequence[Sequence[int]]
@@ -104,10 +104,6 @@ class OpenModel(ABC):
             next(steps)
         return middle - start, time.perf_counter() - middle
 
-    def tokens_per_second(self, prompt_length: int, new_tokens: int) -> tuple[float, float]:
-        """Tokens a second of the prefill and of cached decoding of one prompt, after one warm-up run of each."""
-        if prompt_length < 1 or new_tokens < 1:
-            raise UsageError("measuring needs a prompt of at least one token and at least one new token")
-        self.run_timed(prompt_length, 1)
-        prefill, decode = self.run_timed(prompt_length, new_tokens)
-        return prompt_length / prefill, new_tokens / decode
+    def tokens_per_second(self, prompt_length: int, new_tokens: int) -> tuple[Rate, Rate]:
+        """Tokens a second of the prefill and of cached decoding of one prompt: medians of several runs."""
+        return rates_in_turns((self,), prompt_length, new_tokens)[0]

@@ -196,7 +196,7 @@ def report_to(context: Context, every: int) -> Report:
     said = [0]
 
     def report(moment: Moment) -> None:
-        context.progress(f"recovering: {moment}", moment.step, moment.steps)
+        context.progress("recovering", moment.step, moment.steps, str(moment))
         if moment.step - said[0] >= every:
             said[0] = moment.step
             context.log(f"recover step {moment.step}/{moment.steps}: {moment}")

@@ -12,7 +12,7 @@ from graphprune.artefacts.check_process import check_all, main
 from graphprune.artefacts.parity import REFERENCE, check, save_reference
 from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.errors import ParityError
-from graphprune.running.comparison import Check, compare, compare_tokens, require
+from graphprune.running.comparison import Check, Coarseness, compare, compare_tokens, in_fewer_bits, require
 from graphprune.running.observations import reference
 from tests.support.tiny_llama import tiny_graph
 
@@ -109,3 +109,21 @@ def test_nothing_compared_is_a_failure() -> None:
     with pytest.raises(ParityError, match="no artefact"):
         require([])
     require([Check("onnx", "prefill", 0.0, 1e-4, 1.0, True)])
+
+
+@pytest.mark.parametrize(
+    ("difference", "state"), [(0.05, "ok"), (0.2, "care"), (0.6, "broken"), (float("nan"), "broken")]
+)
+def test_a_model_in_fewer_bits_is_as_good_or_coarse_or_broken(difference: float, state: str) -> None:
+    check = in_fewer_bits(Check("onnx-int4", "prefill", difference, 1e-4, 1.0, False), Coarseness(0.1, 0.5))
+    assert (check.state, bool(check.advice)) == (state, state == "care")
+    if state == "broken":
+        with pytest.raises(ParityError, match="leave it out, or take more bits"):
+            require([check])
+
+
+def test_other_tokens_of_a_model_in_fewer_bits_are_no_failure_and_not_ok() -> None:
+    told = Check("onnx-int4", "greedy tokens", 62.0, 0.0, 1.0, False, "2 of 64 tokens equal")
+    assert in_fewer_bits(told, Coarseness(0.1, 0.5)).state == "care"
+    same = Check("onnx-int8", "greedy tokens", 0.0, 0.0, 1.0, True, "64 of 64 tokens equal")
+    assert in_fewer_bits(same, Coarseness(0.1, 0.5)).state == "ok"

@@ -27,7 +27,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Asked]:
     def install(answer: Any) -> Asked:
         asked: Asked = []
 
-        def act(options: Any, progress: Any) -> Any:
+        def act(options: Any, progress: Any, began: float) -> Any:
             asked.append(options)
             if isinstance(answer, BaseException):
                 raise answer

@@ -40,7 +40,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """An engine that notes what it is asked for and answers at once: the command line alone is under test."""
     asked: list[Any] = []
 
-    def answer(options: Any, progress: Progress) -> Result:
+    def answer(options: Any, progress: Progress, began: float) -> Result:
         asked.append(options)
         progress("cutting [bold]", 1, 2)
         return RESULT
@@ -105,7 +105,8 @@ def test_json_is_one_object_on_stdout(engine: list[Any], tmp_path: Path, capsys:
     assert main.run(["compile", "demo", "-o", str(tmp_path / "x"), "--target-params", "60%", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["out"] == "small"
-    assert data["measures"][0] == {"name": "parameters", "before": 1000, "after": 600, "unit": ""}
+    wanted = {"name": "parameters", "before": 1000, "after": 600, "unit": ""}
+    assert data["measures"][0].items() >= wanted.items()
     assert data["report"] == {"parameters": 600}
 
 
@@ -205,7 +206,7 @@ def test_verify_reports_each_check_and_fails_with_them(engine: list[Any], tmp_pa
         assert main.run(["verify", str(tmp_path / name)]) == code
     printed = capsys.readouterr()
     assert "cached steps" in printed.out
-    assert "FAILED" in printed.out
+    assert "BROKEN" in printed.out
     assert printed.err.endswith("\nerror: 1 of 2 checks failed: huggingface cached steps; compile it again\n")
     assert main.run(["verify", str(tmp_path / "bad"), "--json"]) == 1
     data = json.loads(capsys.readouterr().out)

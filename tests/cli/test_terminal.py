@@ -5,7 +5,8 @@ import ast
 import pytest
 
 from graphprune.cli.main import report
-from graphprune.cli.show import lines_of_stages, print_table
+from graphprune.cli.show import print_table
+from graphprune.cli.stages import progress_on_stderr
 from graphprune.cli.terminal import say, visible, warn
 from tests.support.tree import SOURCES, TREES
 
@@ -22,7 +23,8 @@ def test_everything_that_prints_shows_them(capsys: pytest.CaptureFixture[str]) -
     say(HARM)
     warn(HARM)
     report(HARM, 2)
-    lines_of_stages()(HARM, 0, 0)
+    with progress_on_stderr() as progress:
+        progress(HARM, 1, 2, HARM)
     print_table(HARM, (HARM, HARM), [(HARM, HARM)])
     found = capsys.readouterr()
     for text in found:

@@ -30,4 +30,6 @@ def test_a_short_text_is_measured_on_as_it_is_and_the_report_says_how_much_at_mo
     part = measured_part(text, 1000)
     assert torch.equal(part.held_out, text.held_out)
     assert part.held_out_bytes == text.held_out_bytes == 7
-    assert describe_text("a.txt", 1000)["held_out"] == "the last tenth of what was read; measured on its first 32 KiB"
+    said = describe_text("/data/a.txt", 1000)
+    assert said["source"] == "a.txt"
+    assert said["held_out"] == "the last tenth, 200 kB at most; of rows, every twentieth; measured on its first 32 KiB"

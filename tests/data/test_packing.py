@@ -110,9 +110,10 @@ def test_tokens_in_a_folder_are_found_again_until_the_text_changes(tmp_path: Pat
     stream = open_stream(path, tokenizer, 7, 0, **options)
     assert isinstance(stream.tokens.ids, numpy.memmap)
     assert torch.equal(epoch(stream), epoch(open_stream(path, tokenizer, 7, 0)))
-    assert seen == [("tokenising", len(stream.tokens.ids), 0)]
+    count = len(stream.tokens.ids)
+    assert seen == [("tokenising", count, 0), ("tokenising", count, count)], "it ends at its end"
     assert torch.equal(epoch(stream, 2), epoch(open_stream(path, tokenizer, 7, 0, **options), 2))
-    assert len(seen) == 1
+    assert len(seen) == 2
     jsonl(tmp_path, TEXTS[:-1])
     changed = open_stream(path, tokenizer, 7, 0, **options)
     assert changed.tokens.ids.tolist() == encode(tokenizer, TEXTS[:-1]).tolist()

@@ -93,9 +93,10 @@ def test_bench_times_all_models_and_says_their_memory(folder: Path) -> None:
     found = bench(subjects, Setting(context=8, tokens=4, runs=3, threads=1), lambda *_: None)
     assert [speed.subject for speed in found] == subjects
     for speed in found:
-        assert speed.prefill > 0
-        assert speed.decode > 0
-        assert speed.first == pytest.approx(8000 / speed.prefill)
+        assert speed.prefill.value > 0
+        assert speed.decode.value > 0
+        assert speed.decode.runs == 3
+        assert speed.first == pytest.approx(8000 / speed.prefill.value)
         assert speed.memory > 20e6
         assert speed.size == sum(p.stat().st_size for p in speed.subject.folder.glob("model.onnx*"))
 

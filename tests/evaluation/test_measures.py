@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from graphprune.data.calibration import Text
-from graphprune.evaluation.measures import held_out_perplexity
+from graphprune.evaluation.measures import held_out_perplexity, speed_measure
+from graphprune.running.timing import Rate
 from tests.support.tiny_llama import tiny_graph
 from tests.support.tiny_work import tiny_pair
 
@@ -27,3 +28,12 @@ def test_both_models_predict_every_token_and_bytes_are_those_of_the_text() -> No
 
 def test_a_text_of_one_token_is_not_measured_on() -> None:
     assert held_out_perplexity(tiny_graph(), Text((), torch.tensor([1]), 1, None), CPU) is None
+
+
+def test_a_speed_says_its_runs_and_none_is_told_where_they_are_far_apart() -> None:
+    told = speed_measure("decode", Rate(10.0, 0.02, 5), Rate(20.0, 0.04, 5))
+    assert (told.before, told.after, told.runs, told.note) == (10.0, 20.0, 5, "median of 5 runs, spread 4%")
+    for wide in ((Rate(10.0, 0.4, 5), Rate(20.0, 0.0, 5)), (Rate(10.0, 0.0, 5), Rate(20.0, 0.4, 5))):
+        measure = speed_measure("decode", *wide)
+        assert (measure.before, measure.after, measure.spread) == (None, None, 0.4)
+        assert "40% apart" in measure.note

@@ -62,7 +62,7 @@ def test_the_specs_read_back() -> None:
 
 def test_a_budget_of_tokens_is_trained_and_remembered(context: Context, tmp_path: Path) -> None:
     said: list[str] = []
-    stages: list[tuple[str, int, int]] = []
+    stages: list[tuple[str, int, int, str]] = []
     whole = replace(context, folder=tmp_path, log=said.append, progress=lambda *entry: stages.append(entry))
     result = SMALL.run(tiny_graph(), replace(whole, held_out=held_out()))
     assert result.memo["schedule"] == {"steps": 20, "total": None, "tokens": 960, "rows": 80}
@@ -71,10 +71,11 @@ def test_a_budget_of_tokens_is_trained_and_remembered(context: Context, tmp_path
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert all(row["held_out"] is not None for row in rows)  # twenty evaluations
     assert said[-1].startswith("recover: 20 steps, 960 tokens, last loss ")
-    label, done, total = [entry for entry in stages if entry[0].startswith("recovering: loss ")][-1]
-    assert (done, total) == (20, 20)
-    assert "tokens/s" in label
-    assert "left" in label
+    stage, done, total, detail = [entry for entry in stages if entry[0] == "recovering"][-1]
+    assert (stage, done, total) == ("recovering", 20, 20)
+    assert detail.startswith("loss ")
+    assert "tokens/s" in detail
+    assert "left" in detail
 
 
 def test_three_stages_of_one_schedule_are_one_pass_bit_for_bit(context: Context) -> None:

@@ -1,6 +1,7 @@
 """Runs that are kept: what is saved is what comes back, and a run that was killed ends as one that was not."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ from graphprune.ir.plan import Plan
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.run_state import (
     METRICS,
+    earlier_seconds,
     load_state,
     metrics_files,
     open_run,
+    pass_folder,
     save_state,
     with_values,
 )
@@ -243,3 +246,15 @@ def test_the_model_s_output_is_the_same_too(tmp_path: Path) -> None:
     found = load_state(tmp_path, tiny_graph())
     assert found is not None
     assert torch.equal(next_token_loss(found[1], ids(2, 9)), next_token_loss(graph, ids(2, 9)))
+
+
+def test_parts_that_were_interrupted_count_up_to_what_they_kept(tmp_path: Path) -> None:
+    assert earlier_seconds(tmp_path, 1000.0) == 0.0
+    assert earlier_seconds(tmp_path, 2000.0) == 0.0, "nothing was kept, so nothing is gone on with"
+    kept = pass_folder(tmp_path, 0)
+    (kept / "state").write_text("x")
+    for path in (kept, kept / "state"):
+        os.utime(path, (2030.0, 2030.0))
+    assert earlier_seconds(tmp_path, 5000.0) == 30.0
+    os.utime(kept / "state", (5100.0, 5100.0))
+    assert earlier_seconds(tmp_path, 9000.0) == 130.0

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from graphprune.artefacts.genai_check import NAME as GENAI
-from graphprune.reporting.charts import draw_bars, draw_curves, draw_heat, position
+from graphprune.reporting.charts import NARROW, WIDE, Frame, both, draw_bars, draw_curves, draw_heat, position
 from graphprune.reporting.page import compatibility, report_page
 from graphprune.reporting.schema import Report, json_schema
 from graphprune.training.metrics import Line
@@ -90,12 +90,33 @@ def made(**changes: Any) -> Report:
 def test_the_page_is_one_file_that_fetches_and_runs_nothing() -> None:
     page = report_page(made(), METRICS)
     assert not re.search(r"<script|<link|https?://|@import|url\(| on\w+=", page)
-    assert page.count("<svg") == 3  # widths of one kind, importance, training
+    assert page.count("<svg") == 6  # widths of one kind, importance, training: for wide windows and for narrow ones
     assert "vocabulary" not in page  # nothing of it was cut
     assert "tiny, compiled to 60%<" in page
     faster = report_page(made(target={"kind": "speed", "value": "2x", "measured": {}}), METRICS)
     assert "tiny, compiled to 2x the speed" in faster
-    assert '<td class="bad">failed</td>' in page
+    assert '<td class="bad">broken</td>' in page
+
+
+VERDICT = {"standing": "broken", "reason": "why", "before": 1.0, "after": 3.0, "trigrams": 2.0, "guess": 4.0}
+
+
+def test_the_verdict_stands_on_top_and_reports_of_before_have_none() -> None:
+    page = report_page(made(verdict=VERDICT))
+    assert page.index('<b class="bad">broken</b> why') < page.index("Before and after")
+    assert 'class="verdict"' not in report_page(made())
+
+
+def test_a_check_has_one_of_three_states_and_says_what_to_do() -> None:
+    check = {**REPORT["parity"][0], "state": "care", "advice": "take more bits"}
+    page = report_page(made(parity=[check]))
+    assert '<span class="care">take more bits</span>' in page
+    assert '<td class="care">with care</td>' in page
+
+
+def test_a_speed_that_is_not_told_has_its_reason_in_the_table() -> None:
+    row = {**REPORT["measures"][0], "before": None, "after": None, "runs": 5, "spread": 0.4, "note": "40% apart"}
+    assert "40% apart" in report_page(made(measures=[row]))
 
 
 def test_what_comes_from_outside_is_escaped() -> None:
@@ -110,7 +131,7 @@ def test_what_comes_from_outside_is_escaped() -> None:
 
 def test_without_training_or_scores_there_is_no_empty_chart() -> None:
     page = report_page(made(importance={}, samples=[]), [])
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     assert all(title not in page for title in ("Training", "Importance", "The same prompt"))
 
 
@@ -140,6 +161,36 @@ def test_the_published_schema_is_the_one_that_reports_meet() -> None:
     path = Path(__file__).parent.parent.parent / "docs" / "report.schema.json"
     remedy = "python -m graphprune.reporting.schema > docs/report.schema.json"
     assert path.read_text(encoding="utf-8") == json_schema(), remedy
+
+
+LETTER = 6.2  # the width of a letter of 11 pixels, in a line of them
+
+
+@pytest.mark.parametrize("frame", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_nothing_of_a_chart_is_cut_off(frame: Frame) -> None:
+    name, large = "model.decoder.layers.117.self_attention.dense_4h_to_h", 131_072
+    charts = [
+        draw_bars([(name, large, large), (name, large, 1)], frame),
+        draw_heat([("mlp", name, [1.0] * 48)], frame),
+        draw_curves([*METRICS, {**METRICS[-1], "stage": 9, "step": 11}], frame),
+    ]
+    for chart in charts:
+        found = ElementTree.fromstring(chart)
+        assert found.attrib["viewBox"].split()[2] == str(frame.width)
+        for box in found.iter("rect"):
+            assert 0 <= float(box.attrib["x"]) + float(box.attrib["width"]) <= frame.width + 1
+        for text in found.iter("text"):
+            length, x = LETTER * len(text.text or ""), float(text.attrib["x"])
+            left = x - length if text.attrib["text-anchor"] == "end" else x
+            assert left >= -1, text.text
+            assert left + length <= frame.width + 1, text.text
+
+
+def test_a_chart_is_drawn_for_wide_windows_and_for_narrow_ones() -> None:
+    page = both(lambda frame: draw_bars([("a", 2, 1)], frame))
+    assert (page.count('class="wide"'), page.count('class="narrow"')) == (1, 1)
+    assert both(lambda frame: "") == ""
+    assert "svg.wide { display: none }" in report_page(made())
 
 
 def test_bars_are_as_long_as_what_they_stand_for() -> None:

@@ -85,7 +85,7 @@ def test_everything_about_a_run_meets_the_schema(trained: tuple[Path, Path], tmp
     assert '"before": 10, "after": 6,' in written, "whole numbers are written as such"
     read = Report.model_validate_json(written)
     assert read == report
-    assert (read.seconds, read.seed, read.source.id) == (12.3, 3, "/models/tiny")
+    assert (read.seconds, read.seed, read.source.id) == (12.3, 3, "tiny")
     assert read.source.files_sha256 == {"config.json": "00ff"}
     assert read.achieved.parameters == graph.parameter_count() < work.source.parameter_count()
     assert [(file.path, file.bytes) for file in read.files] == [("config.json", 2), ("onnx/model.onnx", 3)]
@@ -138,6 +138,7 @@ def test_the_user_is_told_how_little_was_trained(trained: tuple[Path, Path]) -> 
     ("changes", "command"),
     [
         ({}, "--target-params 60% --data 'my text.txt'"),
+        ({"data": "/home/me/b.txt#train"}, "--target-params 60% --data 'b.txt#train'"),
         (
             {"held_out": "b.txt", "vocabulary": "60"},
             "--target-params 60% --vocabulary 60 --data 'my text.txt' --held-out b.txt",
@@ -148,19 +149,17 @@ def test_the_user_is_told_how_little_was_trained(trained: tuple[Path, Path]) -> 
 def test_the_recipe_is_headed_by_the_command_that_runs_it_again(
     changes: dict[str, Any], command: str, tmp_path: Path
 ) -> None:
-    text = resolved_recipe(tiny_work(changes).asked, TRAINED)
+    text = resolved_recipe(tiny_work(changes).asked, TRAINED, "tiny")
     head, _, body = text.partition("\n")
     tail = "--seed 3 --method recipe.yaml"
-    assert shlex.split(head.removeprefix("# ")) == shlex.split(
-        f"graphprune compile /models/tiny -o OUT {command} {tail}"
-    )
+    assert shlex.split(head.removeprefix("# ")) == shlex.split(f"graphprune compile tiny -o OUT {command} {tail}")
     assert yaml.safe_load(body)["name"] == "adapt-accel"
     (tmp_path / "recipe.yaml").write_text(text)
     assert read_recipe(str(tmp_path / "recipe.yaml")) == TRAINED
 
 
 def test_a_replayed_plan_leaves_no_recipe_to_run() -> None:
-    text = resolved_recipe(tiny_work().asked, None)
+    text = resolved_recipe(tiny_work().asked, None, "tiny")
     assert "plan.json beside this file is all there is to it" in text
     assert yaml.safe_load(text) is None
 

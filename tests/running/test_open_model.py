@@ -59,5 +59,6 @@ def test_speed_needs_something_to_measure(prompt: int, new: int) -> None:
 
 
 def test_speeds_are_tokens_by_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OpenModel, "run_timed", lambda self, prompt, new: (0.5, 0.25))
-    assert Counting().tokens_per_second(8, 3) == (16.0, 12.0)
+    monkeypatch.setattr(OpenModel, "run_timed", lambda self, prompt, new: (0.5, 0.25 * new))
+    prefill, decode = Counting().tokens_per_second(8, 3)
+    assert (prefill.value, decode.value, decode.spread) == (16.0, 4.0, 0.0)

@@ -59,7 +59,7 @@ def run(source: Graph, folder: Path, slow: float) -> str:
         data=str(data),
         held_out=torch.randint(60, (200,), generator=torch.Generator().manual_seed(3)),
         folder=folder,
-        progress=lambda *_: time.sleep(slow),
+        progress=lambda *_, **__: time.sleep(slow),
     )
     folder.mkdir(exist_ok=True)
     size = source.parameter_count()

@@ -22,6 +22,7 @@ ROOT_MODULES = (
     "registry",
     "spec",
     "processes",
+    "threads",
     "drivers",
     "demo",
     "generic",
