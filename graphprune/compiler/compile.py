@@ -133,6 +133,7 @@ def run_method(
     text = read_text(asked_of(options), recipe, source, apart, progress)
     context = Context(
         calibration=text.batches if text else None,
+        draw=text.draw if text else None,
         seed=options.seed,
         source=source,
         tokenizer=text.tokenizer if text else None,

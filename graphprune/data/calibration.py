@@ -9,7 +9,8 @@ from torch import Tensor
 
 from graphprune.data.conversations import renderer
 from graphprune.data.sources import cut, read_texts, shown_source
-from graphprune.data.tokens import check_tokens, encode, load_tokenizer, sample_windows, split_rows
+from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
+from graphprune.data.windows import draw_windows, tokenise
 from graphprune.errors import DataError
 from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
@@ -26,7 +27,10 @@ _BATCH = 8
 @dataclass(frozen=True, eq=False)
 class Text:
     """Calibration batches [rows, length], the held-out stream with its number of bytes, the tokenizer, and the held-out
-    documents as they were read."""
+    documents as they were read.
+
+    `draw` gives the batches of any stage of pruning: each has its own, from the same documents.
+    """
 
     batches: tuple[Tensor, ...]
     held_out: Tensor
@@ -34,12 +38,15 @@ class Text:
     bos: int | None
     tokenizer: "PreTrainedTokenizerBase | None" = None
     documents: tuple[str, ...] = ()
+    draw: Callable[[int], tuple[Tensor, ...]] | None = None
 
 
 def prepare_text(
     graph: Graph, spec: str, samples: int, length: int, seed: int, held_out: str | None = None, field: str = "text"
 ) -> Text:
     """Read, split and tokenise text for a decoder; conversations are read as its chat template renders them.
+
+    Windows lie within documents, see `draw_windows`.
 
     Without `held_out`, a text of its own, `stdlib` has a split and of any other source the last tenth of what is read
     is held out. Raises DataError where there is not enough.
@@ -50,10 +57,14 @@ def prepare_text(
     length = fitting_length(graph, length)
     read = partial(read_texts, field=field, render=renderer(tokenizer))
     train, held = split_text(read, spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
-    tokens, bos = encode(tokenizer, train), tokenizer.bos_token_id
-    check_tokens(tokens, vocabulary_size(graph), length, spec)
-    windows = sample_windows(tokens, samples, length, seed)
-    return Text(split_rows(windows, _BATCH), encode(tokenizer, held), count_bytes(held), bos, tokenizer, tuple(held))
+    documents = tokenise(tokenizer, train)
+    check_documents(documents, vocabulary_size(graph), length, spec)
+
+    def draw(stage: int) -> tuple[Tensor, ...]:
+        return split_rows(draw_windows(documents, samples, length, seed, stage), _BATCH)
+
+    stream, first = encode(tokenizer, held), documents.first
+    return Text(draw(0), stream, count_bytes(held), first, tokenizer, tuple(held), draw)
 
 
 def measured_bytes(parameters: int) -> int:
@@ -85,10 +96,20 @@ def split_text(
     """
     if held_out is not None or spec == "stdlib":
         return list(read(spec, limit=limit)), list(read(held_out or "stdlib:held-out", limit=_HELD_OUT_BYTES))
-    data = "".join(f"{text}\n" for text in read(spec, limit=limit + _HELD_OUT_BYTES)).encode()
-    size = min(_HELD_OUT_BYTES, max(1, len(data) // 10))
-    parts = data[:-size], data[-size:]
-    return [parts[0].decode("utf-8", "ignore")], [parts[1].decode("utf-8", "ignore")]
+    documents = list(read(spec, limit=limit + _HELD_OUT_BYTES))
+    return split_end(documents, min(_HELD_OUT_BYTES, max(1, count_bytes(documents) // 10)))
+
+
+def split_end(documents: list[str], size: int) -> tuple[list[str], list[str]]:
+    """Documents without their last `size` bytes, and these; one may be cut in two, between characters."""
+    rest, end = list(documents), list[str]()
+    while size > 0 and rest:
+        data = rest.pop().encode("utf-8", "replace")
+        if len(data) > size:
+            rest.append(data[:-size].decode("utf-8", "ignore"))
+        end.append(data[-size:].decode("utf-8", "ignore"))
+        size -= len(data)
+    return rest, end[::-1]
 
 
 def training_part(spec: str, held_out: str | None) -> str:

@@ -26,7 +26,10 @@ class Row:
 
 
 def read_plain(path: Path, limit: int | None = None, start: int = 0) -> Iterator[str]:
-    """Yield the documents in `limit` bytes from `start` of a UTF-8 file: one, or those between `<|endoftext|>`s."""
+    """Yield the documents in `limit` bytes from `start` of a UTF-8 file: one, or those between `<|endoftext|>`s.
+
+    Line ends around that separator belong to it: no document begins or ends with them.
+    """
     data = read_bytes(path, limit, start)
     if b"\0" in data:
         raise DataError(f"{path} is a binary file; pass UTF-8 text, .jsonl or .parquet")
@@ -35,7 +38,8 @@ def read_plain(path: Path, limit: int | None = None, start: int = 0) -> Iterator
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=limit is None or len(data) < limit)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
-    return iter(text.split(SEPARATOR))
+    found = text.split(SEPARATOR)
+    return iter(found if len(found) == 1 else [document.strip("\r\n") for document in found])
 
 
 def read_bytes(path: Path, limit: int | None, start: int = 0) -> bytes:

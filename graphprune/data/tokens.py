@@ -11,6 +11,7 @@ from torch import Tensor
 from graphprune.data.conversations import renderer
 from graphprune.data.sources import _BYTES_PER_TOKEN, _VARIETY, read_texts
 from graphprune.data.tokenizer_files import require_tokenizer
+from graphprune.data.windows import Documents, draw_windows, tokenise
 from graphprune.errors import DataError, UsageError, first_line, foreign
 from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
@@ -64,30 +65,29 @@ def tokens_beyond(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> lis
     return [text for _, text in found]
 
 
+def check_documents(documents: Documents, vocabulary: int | None, length: int, spec: str) -> None:
+    """`check_tokens` for documents."""
+    check_count(documents.tokens, length, spec)
+    check_largest(documents.largest, vocabulary, spec)
+
+
 def check_tokens(tokens: Tensor, vocabulary: int | None, length: int, spec: str) -> None:
     """Raise DataError where the text is shorter than one window or the tokenizer does not belong to the model."""
-    if len(tokens) < length:
-        raise DataError(f"{spec} holds {len(tokens)} tokens, fewer than one window of {length}; give more text")
-    largest = int(tokens.max()) if len(tokens) else 0
+    check_count(len(tokens), length, spec)
+    check_largest(int(tokens.max()) if len(tokens) else 0, vocabulary, spec)
+
+
+def check_count(tokens: int, length: int, spec: str) -> None:
+    if tokens < length:
+        raise DataError(f"{spec} holds {tokens} tokens, fewer than one window of {length}; give more text")
+
+
+def check_largest(largest: int, vocabulary: int | None, spec: str) -> None:
     if vocabulary is not None and largest >= vocabulary:
         raise DataError(
             f"token {largest} of {spec} is outside the vocabulary of {vocabulary}: the tokenizer has tokens that the "
             "model has no rows for; use the model's tokenizer"
         )
-
-
-def sample_windows(tokens: Tensor, samples: int, length: int, seed: int) -> Tensor:
-    """Draw `samples` windows of `length` from a token stream: [samples, length], the same for the same seed.
-
-    Each comes from its own stretch of the stream, so that they cover all of it; their order is random.
-    Raises DataError where the stream is shorter than one window.
-    """
-    check_tokens(tokens, None, length, "the text")
-    generator = torch.Generator().manual_seed(seed)
-    places = (torch.arange(samples) + torch.rand(samples, generator=generator, dtype=torch.float64)) / samples
-    starts = (places * (len(tokens) - length + 1)).long().clamp_(max=len(tokens) - length)
-    starts = starts[torch.randperm(samples, generator=generator)]
-    return tokens[starts[:, None] + torch.arange(length)]
 
 
 def split_rows(windows: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -99,8 +99,7 @@ def split_rows(windows: Tensor, size: int) -> tuple[Tensor, ...]:
 class Calibration:
     """What text the methods see: `samples` windows of `length` tokens, no longer than the model's context.
 
-    With `bos` each window starts with the tokenizer's first token, where it has one. Windows begin in the middle of a
-    text, where models do not expect that token; scores were better without it.
+    Windows lie within documents, which begin with the tokenizer's first token where it has one, see `draw_windows`.
     """
 
     spec: str = "stdlib"
@@ -108,7 +107,6 @@ class Calibration:
     length: int = 128
     seed: int = 0
     field: str = "text"
-    bos: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.length < 2:
@@ -118,10 +116,6 @@ class Calibration:
         """The windows as batches of `size` rows: int64 [rows, length]. Reads no more text than it needs."""
         length = fitting_length(graph, self.length)
         limit = _VARIETY * _BYTES_PER_TOKEN * self.samples * length
-        tokens, _ = read_tokens(tokenizer, self.spec, self.field, limit)
-        check_tokens(tokens, vocabulary_size(graph), length, self.spec)
-        first = tokenizer.bos_token_id if self.bos else None
-        if first is None:
-            return split_rows(sample_windows(tokens, self.samples, length, self.seed), size)
-        windows = sample_windows(tokens, self.samples, length - 1, self.seed)
-        return split_rows(torch.nn.functional.pad(windows, (1, 0), value=first), size)
+        documents = tokenise(tokenizer, read_texts(self.spec, self.field, limit, renderer(tokenizer)))
+        check_documents(documents, vocabulary_size(graph), length, self.spec)
+        return split_rows(draw_windows(documents, self.samples, length, self.seed), size)

@@ -34,16 +34,17 @@ def silent(line: str) -> None:
 class Context:
     """What a pass may ask of the outside: data, the seed of everything random, where to report and to keep things.
 
-    `calibration` is what the data module makes (None where no pass needs it). `source` is the model before the first
-    pass: the teacher, and what floors are shares of. `tokenizer` and `data` (a text's name, as `read_texts` takes it)
-    and the `field` of its records are for passes that train, `held_out` [tokens] is text that none may learn from.
-    `folder` is where a pass keeps what it needs to go on after it was killed, None where nothing is to be kept; each
-    pass of a run has one of its own, and all share `cache`, for what is made once and used again. `log` takes one line
-    at a time, `progress` a stage, what is done and of how much. `device` is where a pass computes, None for where the
-    graph is; graphs go from pass to pass where they were before.
+    `calibration` is what the data module makes (None where no pass needs it), `draw` what it makes for a stage of
+    several. `source` is the model before the first pass: the teacher, and what floors are shares of. `tokenizer` and
+    `data` (a text's name, as `read_texts` takes it) and the `field` of its records are for passes that train,
+    `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what it needs to go on after it
+    was killed, None where nothing is to be kept; each pass of a run has one of its own, and all share `cache`, for what
+    is made once and used again. `log` takes one line at a time, `progress` a stage, what is done and of how much.
+    `device` is where a pass computes, None for where the graph is; graphs go from pass to pass where they were before.
     """
 
     calibration: Any = None
+    draw: Callable[[int], Any] | None = None
     seed: int = 0
     log: Log = silent
     source: Graph | None = None
@@ -55,6 +56,10 @@ class Context:
     progress: Progress = no_progress
     cache: Path | None = None
     device: torch.device | None = None
+
+    def windows(self, stage: int) -> Any:
+        """What to calibrate on in a stage: each has its own where `draw` gives them."""
+        return self.draw(stage) if self.draw is not None else self.calibration
 
     def placed(self, graph: Graph) -> Graph:
         """The graph on the device that passes compute on."""

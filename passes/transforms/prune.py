@@ -62,7 +62,8 @@ class Prune(PrunePass, Pruning, Aimed):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         source, here = context.source or graph, context.placed(graph)
-        request, batches = self.request(source), context.calibration or ()
+        stage = prunings(graph) - prunings(source)
+        request, batches = self.request(source), context.windows(max(0, stage)) or ()
         if self.uniform:
             result = prune_to_stock(here, request, batches, context)
         else:
@@ -91,6 +92,11 @@ class Prune(PrunePass, Pruning, Aimed):
         quantity = parse_quantity(self.quantity)
         final = make_target(quantity, source, self.final) if self.final else None
         return Known(make_target(quantity, source, self.target), final)
+
+
+def prunings(graph: Graph) -> int:
+    """How many passes of this kind made the graph."""
+    return sum(step.spec.startswith(f"{Prune.name}{{") for step in graph.history)
 
 
 def prune_to_stock(graph: Graph, request: Request, batches: Sequence[Any], context: Context) -> Pruned:

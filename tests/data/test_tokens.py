@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from graphprune.data.sources import read_texts
-from graphprune.data.tokens import Calibration, check_tokens, encode, load_tokenizer, read_tokens, sample_windows
+from graphprune.data.tokens import Calibration, check_tokens, encode, load_tokenizer, read_tokens
 from graphprune.errors import DataError, UsageError
 from tests.support.tiny_llama import CONFIG, tiny_graph
 
@@ -34,7 +34,7 @@ def write(path: Path, data: str | bytes) -> str:
 
 def test_text_files_are_one_document_or_split_at_marks(tmp_path: Path) -> None:
     assert list(read_texts(write(tmp_path / "a.txt", "one\r\ntwo ü\n"))) == ["one\r\ntwo ü\n"]
-    assert list(read_texts(write(tmp_path / "b", "one\n<|endoftext|>\ntwo<|endoftext|>\n"))) == ["one\n", "\ntwo"]
+    assert list(read_texts(write(tmp_path / "b", "one\n<|endoftext|>\ntwo<|endoftext|>\n"))) == ["one", "two"]
 
 
 def test_jsonl_and_parquet_give_the_field(tmp_path: Path) -> None:
@@ -141,28 +141,14 @@ def test_a_stream_comes_with_its_bytes(tmp_path: Path) -> None:
     assert size == 9
 
 
-def test_windows_are_contiguous_deterministic_and_cover_the_stream() -> None:
-    tokens = torch.arange(1000)
-    windows = sample_windows(tokens, 50, 16, seed=3)
-    assert windows.shape == (50, 16)
-    assert torch.equal(windows, windows[:, :1] + torch.arange(16))
-    assert torch.equal(windows, sample_windows(tokens, 50, 16, seed=3))
-    assert not torch.equal(windows, sample_windows(tokens, 50, 16, seed=4))
-    starts = windows[:, 0].sort().values
-    assert starts.diff().max() < 45
-    assert len(set(starts.tolist())) == 50
-    assert torch.equal(sample_windows(tokens[:16], 3, 16, seed=0), tokens[:16].expand(3, -1))
-    with pytest.raises(DataError, match="15 tokens, fewer than one window of 16"):
-        sample_windows(tokens[:15], 1, 16, seed=0)
-
-
 def test_calibration_gives_batches_within_the_context(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", " ".join(WORDS[3:] * 5))
-    tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>")
-    batches = Calibration(path, samples=10, length=1000, seed=1, bos=True).batches(tokenizer, tiny_graph(), 4)
+    tokenizer = word_tokenizer(bos_token="<s>", eos_token="<s>")
+    batches = Calibration(path, samples=10, length=1000, seed=1).batches(tokenizer, tiny_graph(), 4)
     assert [tuple(batch.shape) for batch in batches] == [(4, 48), (4, 48), (2, 48)]
-    assert all(bool((batch[:, 0] == 0).all()) for batch in batches)
-    plain = Calibration(path, samples=2, length=20).batches(tokenizer, tiny_graph())
+    rows = torch.cat(batches)
+    assert int((rows == 0).sum()) == int((rows[:, 0] == 0).sum()) >= 1, "one document begins once"
+    plain = Calibration(path, samples=2, length=20).batches(word_tokenizer(), tiny_graph())
     assert plain[0].shape == (2, 20)
     assert bool((plain[0] > 2).all())
 
