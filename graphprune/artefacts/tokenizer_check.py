@@ -13,6 +13,7 @@ from graphprune.errors import DataError, first_line, foreign
 from graphprune.running.comparison import Check
 
 IN_GENAI = "texts in genai"
+OTHER_TOKENS = "give it token ids from transformers' tokenizer, or texts that it reads alike"
 Encode = Callable[[str], Sequence[int]]
 # Where tokenizers differ: spaces at either end and within, what is no letter, more than one byte, special tokens.
 TEXTS = (
@@ -47,11 +48,11 @@ def check_in_genai(folder: Path, texts: Sequence[str], wanted: Sequence[Sequence
     """What genai makes of the texts; a tokenizer that it does not have is stated, as are other tokens."""
     name, kind = IN_GENAI, tokenizer_kind(folder)
     if kind not in GENAI_HAS:  # it reads memory that is not its own, and may end the process
-        return Check(folder.name, name, 1.0, 0.0, 1.0, True, f"genai has no {kind or 'such'} tokenizer")
+        return Check(folder.name, name, 1.0, 0.0, 1.0, True, f"genai has no {kind or 'such'} tokenizer", OTHER_TOKENS)
     try:
         return compare_texts(folder.name, name, read_in_genai(folder), texts, wanted)
     except DataError as error:
-        return Check(folder.name, name, 1.0, 0.0, 1.0, True, first_line(error))
+        return Check(folder.name, name, 1.0, 0.0, 1.0, True, first_line(error), OTHER_TOKENS)
 
 
 def tokenizer_kind(folder: Path) -> str:
@@ -97,4 +98,5 @@ def compare_texts(
     detail = f"{len(texts) - len(differing)} of {len(texts)} texts equal"
     if differing:
         detail += f"; not {json.dumps(differing[0], ensure_ascii=False)}"
-    return Check(artefact, name, len(differing) / len(texts), 0.0, 1.0, True, detail)
+    advice = OTHER_TOKENS if differing else ""
+    return Check(artefact, name, len(differing) / len(texts), 0.0, 1.0, True, detail, advice)
