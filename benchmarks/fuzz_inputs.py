@@ -1,6 +1,7 @@
 """The inputs of fuzz.py: for each group, what is damaged and the command that is given it."""
 
 import base64
+import copy
 import json
 import random
 import shutil
@@ -105,10 +106,15 @@ def damaged_json(draw: Draw, text: str) -> str:
         if way == 3 and isinstance(place, dict):
             place.pop(key, None)
         elif way == 4 and isinstance(place, dict):
-            place[draw.choice(("", "x", "a" * 300, "\ud800", "__class__", "0"))] = draw.choice(NASTY_VALUES)
+            place[draw.choice(("", "x", "a" * 300, "\ud800", "__class__", "0"))] = nasty_value(draw)
         else:
-            place[key] = draw.choice(NASTY_VALUES)
+            place[key] = nasty_value(draw)
     return json.dumps(data)
+
+
+def nasty_value(draw: Draw) -> object:
+    """A value of its own: one that is damaged later must not change the others."""
+    return copy.deepcopy(draw.choice(NASTY_VALUES))
 
 
 def random_place(draw: Draw, data: object) -> tuple[object, object]:

@@ -29,7 +29,9 @@ def load_tokenizer(folder: Path, trusted: bool = False) -> "PreTrainedTokenizerB
     from transformers import AutoTokenizer
 
     with foreign(lambda error: DataError(tokenizer_failure(folder, error))):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        found("a", verbose=False)  # some faults of its files show where it is first used
+        return found
 
 
 def tokenizer_failure(folder: Path, error: Exception) -> str:

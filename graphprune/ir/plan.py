@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast, get_args
 
 from graphprune.errors import PlanError, first_line
 from graphprune.json_data import read_object
@@ -72,4 +72,6 @@ def plan_of(data: PlanData, name: str = "this") -> Plan:
     if data["format"] != FORMAT:
         raise PlanError(f"{name} is a plan of format {data['format']}, this version reads format {FORMAT}")
     keep = {str(id): tuple(int(u) for u in units) for id, units in data["keep"].items()}
-    return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"], tuple(data.get("biases", ())))
+    if data["statistics"] not in get_args(Statistics):
+        raise PlanError(f"{name} has statistics {str(data['statistics'])[:40]!r}; it is survivors or exact")
+    return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"], tuple(map(str, data.get("biases", ()))))
