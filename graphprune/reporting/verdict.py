@@ -19,7 +19,7 @@ WORDS: Mapping[Standing, str] = {
     "broken": "broken",
     "unknown": "quality not measured",
 }
-KEPT = 0.05  # more bits than the source takes: less than lies between neighbours in a family of models (decision 0028)
+KEPT = 0.05  # more bits than the source takes: less than lies between neighbours in a family of models (decision 0029)
 _COARSE = f"it loses more than {KEPT:.0%} to fewer bits: take more bits where that matters"
 _USELESS = "no better than counted trigrams: do not use it, take more bits"
 
