@@ -28,7 +28,11 @@ def turned(positions: int) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(max_position_embeddings=positions, **shape, **heads))
 
 
-@pytest.fixture(scope="module", params=[(learned, 2), (learned, 3), (learned, 11), (turned, 5)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[(learned, 2), (learned, 3), (learned, 11), (turned, 5)],
+    ids=lambda each: f"{each[0].__name__}-{each[1]}",
+)
 def graph(request: pytest.FixtureRequest) -> Graph:
     make, positions = request.param
     torch.manual_seed(0)
