@@ -20,7 +20,7 @@ from graphprune.amounts import parse_target
 from graphprune.analysis.analyse import analyze_axes
 from graphprune.budget.budgets import Budget
 from graphprune.data.calibration import Text, prepare_text
-from graphprune.data.packing import Stream, open_stream
+from graphprune.data.stream.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.evaluation.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.frontend.source import capture

@@ -9,7 +9,7 @@ from graphprune.backends.onnx import files
 from graphprune.errors import SourceError
 from graphprune.frontend.checks import check_folder, hash_files
 from graphprune.frontend.source import link_notes
-from graphprune.links import links_outside, stays_inside
+from graphprune.paths import links_outside, stays_inside
 
 
 @pytest.fixture

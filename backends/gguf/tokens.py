@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import ExportError
-from graphprune.links import stays_inside
+from graphprune.paths import stays_inside
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter, TokenType

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from graphprune.backends.attempts import attempt
-from graphprune.links import stays_inside
+from graphprune.paths import stays_inside
 
 PATTERNS = (
     "tokenizer*.json",

@@ -12,7 +12,7 @@ from graphprune.generic.interfaces import Interface, interface_of
 from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
-from graphprune.links import stays_inside
+from graphprune.paths import stays_inside
 
 # What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
 _LEFT_OUT = frozenset([

@@ -10,7 +10,7 @@ from graphprune.backends.onnx.genai import write_genai_config
 from graphprune.backends.onnx.tokenizer_files import write_tokenizer
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
-from graphprune.links import stays_inside
+from graphprune.paths import stays_inside
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphprune.backends.runtime.decoding import Decoding
 from graphprune.backends.runtime.providers import choose_providers, load_cuda, require_provider
 from graphprune.errors import GraphpruneError, UsageError, first_line, foreign
-from graphprune.links import stays_inside
+from graphprune.paths import stays_inside
 from graphprune.running.open_model import Array, Ids, OpenModel
 from graphprune.running.sampling import GREEDY, Sampling
 from graphprune.threads import thread_count

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.data.calibration import Text, prepare_text
-from graphprune.data.packing import Stream, open_stream
+from graphprune.data.stream.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph

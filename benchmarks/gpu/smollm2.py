@@ -14,7 +14,7 @@ from smollm2_inputs import MIXTURE, WIKITEXT, Texts, convert, write_texts
 from torch import Tensor
 
 from graphprune.compiler.compile import compile_model
-from graphprune.data.packing import Stream, open_stream
+from graphprune.data.stream.packing import Stream, open_stream
 from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.demo import DEMO_FOLDER
 from graphprune.frontend.source import capture

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphprune.errors import SourceError
 from graphprune.json_data import Json, JsonObject, parse_json, read_object
-from graphprune.links import stays_inside
-from graphprune.paths import is_file
+from graphprune.paths import is_file, stays_inside
 
 if TYPE_CHECKING:
     from torch import Tensor

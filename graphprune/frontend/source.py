@@ -19,11 +19,10 @@ from graphprune.frontend.places import is_generic, locate
 from graphprune.frontend.pretrained import capture_pretrained
 from graphprune.garbage import uncollected
 from graphprune.ir.graph import Graph, Source
-from graphprune.links import links_outside
 from graphprune.models.contract import Contract
 from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
-from graphprune.paths import path_of
+from graphprune.paths import links_outside, path_of
 from graphprune.progress import Progress, no_progress
 
 if TYPE_CHECKING:

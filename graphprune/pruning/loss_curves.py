@@ -18,6 +18,7 @@ from graphprune.ir.plan import Plan
 from graphprune.pruning.interfaces import Compensation
 from graphprune.pruning.selection import select
 from graphprune.pruning.stream_change import watch
+from graphprune.pruning.token_weights import flat, text_length, token_weights
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running.inputs import Batch, graph_inputs
@@ -121,7 +122,7 @@ class Probe:
 
 
 def second_moments(graph: Graph, nodes: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """E[x xᵀ] of the last dimension of each node, over all tokens: float64 [k, k]."""
+    """E[x xᵀ] of the last dimension of each node, over tokens of which none rules: float64 [k, k]."""
     names = list(dict.fromkeys(nodes))
     watched = watch(graph, [(name, name) for name in names])
     totals: dict[str, Tensor] = {}
@@ -131,8 +132,8 @@ def second_moments(graph: Graph, nodes: Sequence[str], batches: Sequence[Batch])
             values = watched(*graph_inputs(graph, batch))[len(graph.outputs) :: 2]
             tokens += predictions(batch)
             for name, value in zip(names, values, strict=True):
-                rows = value.flatten(0, -2).double()
-                moment = rows.T @ rows
+                (weight,), rows = token_weights([value], [text_length(batch)]), flat(value)
+                moment = (rows * weight[:, None]).T @ rows * predictions(batch)
                 totals[name] = totals[name] + moment if name in totals else moment
     return {name: total / tokens for name, total in totals.items()}
 
@@ -140,10 +141,9 @@ def second_moments(graph: Graph, nodes: Sequence[str], batches: Sequence[Batch])
 def solve_kept(weight: Tensor, moment: Tensor, kept: Tensor, damping: float) -> Tensor:
     """The weight [o, k] whose kept inputs alone come nearest to what all gave, in mean square: others are zero.
 
-    W_S = W H_:S H_SS⁻¹, with H damped relative to its mean diagonal.
+    W_S = W H_:S H_SS⁻¹, with each entry of H's diagonal damped relative to itself.
     """
-    ridge = max(damping, 1e-8) * float(moment.diagonal().mean()) + 1e-30
-    damped = moment + ridge * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    damped = moment + torch.diag(max(damping, 1e-8) * moment.diagonal() + 1e-30)
     chosen = torch.nonzero(kept).flatten().to(moment.device)
     columns = damped[:, chosen]
     solved = torch.linalg.solve(columns[chosen], columns.T @ weight.double().T).T

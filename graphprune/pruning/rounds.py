@@ -9,7 +9,7 @@ from torch import Tensor
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.analysis.groups import Groups
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
-from graphprune.data.watched import Watched
+from graphprune.data.stream.watched import Watched
 from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain

@@ -8,7 +8,7 @@ import numpy
 
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
-from graphprune.data.tokenising import encode_source
+from graphprune.data.stream.tokenising import encode_source
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.progress import Progress, no_progress

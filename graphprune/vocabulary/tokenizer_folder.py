@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.json_data import Json, JsonObject
-from graphprune.links import stays_inside
+from graphprune.paths import stays_inside
 from graphprune.vocabulary.pieces import merge, model_kind, read_merges
 from graphprune.vocabulary.token_ids import Renumbering, integers, renumber_data
 from graphprune.vocabulary.tokenizer_data import AddedToken, TokenizerData, ids_by_text, scored_texts

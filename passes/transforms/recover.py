@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.data.conversations import LossOn
-from graphprune.data.packing import Stream, open_stream
+from graphprune.data.stream.packing import Stream, open_stream
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size

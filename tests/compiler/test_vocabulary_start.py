@@ -166,12 +166,14 @@ def test_a_saved_plan_cuts_the_tokens_that_it_cut_before(source: Graph) -> None:
 
 def test_a_mistake_in_the_size_is_told_before_the_text_is_read(source: Graph) -> None:
     for size, error in (("many", UsageError), ("400", BudgetError)):
-        options = asked(vocabulary=size, data="no such text")
-        with (
-            pytest.raises(error, match=f"--vocabulary {size}"),
-            begin(options, aim(options, source, "mlp"), source, no_progress),
-        ):
-            pytest.fail("nothing begins")
+        with pytest.raises(error, match=f"--vocabulary {size}"):
+            start(source, size)
+
+
+def start(source: Graph, size: str) -> None:
+    options = asked(vocabulary=size, data="no such text")
+    with begin(options, aim(options, source, "mlp"), source, no_progress):
+        pytest.fail("nothing begins")
 
 
 CUT = VocabularyCut(300, 270, 1000, 0.9876, ("vocab.json", "merges.txt"))

@@ -11,7 +11,7 @@ import tokenizers
 import transformers
 
 from graphprune.data.conversations import LossOn, encode_conversation, read_conversations
-from graphprune.data.packing import NO_LOSS, Stream, open_stream
+from graphprune.data.stream.packing import NO_LOSS, Stream, open_stream
 from graphprune.errors import DataError
 from tests.data.test_tokens import word_tokenizer, write
 

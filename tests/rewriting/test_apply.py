@@ -67,7 +67,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"none\.json is not a plan: .*No such file"):
+    with pytest.raises(PlanError, match=r"no plan can be read at .*none\.json: No such file"):
         read_plan(tmp_path / "none.json")
 
 

@@ -18,7 +18,6 @@ ROOT_MODULES = (
     "paths",
     "garbage",
     "context",
-    "links",
     "registry",
     "spec",
     "processes",

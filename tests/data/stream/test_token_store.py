@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 from graphprune.data.conversations import Encoded
-from graphprune.data.token_store import collect, element_type, key_of, store
+from graphprune.data.stream.token_store import collect, element_type, key_of, store
 from graphprune.errors import DataError
 from tests.data.test_tokens import word_tokenizer, write
 

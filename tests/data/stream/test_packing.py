@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from graphprune.data.packing import NO_LOSS, Stream, open_stream
+from graphprune.data.stream.packing import NO_LOSS, Stream, open_stream
 from graphprune.data.tokens import encode
 from graphprune.errors import DataError, GraphpruneError, UsageError
 from tests.data.test_tokens import WORDS, word_tokenizer, write
@@ -89,7 +89,7 @@ def test_rows_may_start_with_the_first_token(tmp_path: Path) -> None:
 
 
 def test_long_documents_are_tokenised_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.data.tokenising._BATCH", 40)
+    monkeypatch.setattr("graphprune.data.stream.tokenising._BATCH", 40)
     texts = ["\n".join(TEXTS), "w1", "w2 w3", "w9" * 50, "w4"]
     stream = open_stream(jsonl(tmp_path, texts), tokenizer := word_tokenizer(eos_token="</s>"), 4, 0)
     parts = [texts[0], "w1", "w2 w3", "w9" * 20 + " " + "w9" * 20 + " " + "w9" * 10, "w4"]

@@ -2,14 +2,14 @@
 
 import pytest
 
-from graphprune.data.tokenising import batches, content_bytes, cut_point, parts
+from graphprune.data.stream.tokenising import batches, content_bytes, cut_point, parts
 
 TEXTS = ["one two three four five\nsix seven", "", "x" * 50, "a b\n" * 12, "ends with a space "]
 
 
 @pytest.fixture(autouse=True)
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.data.tokenising._BATCH", 10)
+    monkeypatch.setattr("graphprune.data.stream.tokenising._BATCH", 10)
 
 
 def test_the_parts_of_a_document_are_the_document() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphprune.data.watched import Watched
+from graphprune.data.stream.watched import Watched
 
 
 def test_each_item_that_is_taken_is_reported_and_each_sweep_begins_anew() -> None:

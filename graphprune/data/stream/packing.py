@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.data.conversations import Encoded, LossOn
-from graphprune.data.token_store import Tokens, collect, key_of, store
-from graphprune.data.tokenising import encode_source, first_tokens
+from graphprune.data.stream.token_store import Tokens, collect, key_of, store
+from graphprune.data.stream.tokenising import encode_source, first_tokens
 from graphprune.errors import DataError, UsageError
 from graphprune.progress import Progress, no_progress
 
