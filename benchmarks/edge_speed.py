@@ -135,7 +135,9 @@ def measure_speed(out: Path, theirs: dict[str, Path | None], arguments: argparse
             subjects.append(Subject(f"{name}/onnx-ort in genai", out / name / "onnx-ort", "genai"))
             subjects.append(Subject(f"{name}/builder in genai", folder, "genai"))
     setting = Setting(arguments.context, arguments.tokens, arguments.runs, arguments.threads, "cpu")
-    found = bench(subjects, setting, lambda stage, done, total: print(f"{stage} {done}/{total}", flush=True))
+    found = bench(
+        subjects, setting, lambda stage, done=0, total=0, *_, **__: print(f"{stage} {done}/{total}", flush=True)
+    )
     return [vars(speed) | {"subject": speed.subject.label} for speed in found]
 
 

@@ -329,7 +329,7 @@ def test_compile_from_end_to_end(device: torch.device, tmp_path: Path) -> None:
         device=str(device),
         precision="float32",
     )
-    result = compile_model(options, lambda stage, *rest: seen.append(stage))
+    result = compile_model(options, lambda stage, *_, **__: seen.append(stage))
     assert all(check.passed for check in result.checks)
     assert f"computing on {describe_device(device)}" in seen
     assert {measure.name for measure in result.measures} >= {"held-out perplexity", "parameters"}
