@@ -18,7 +18,7 @@ from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.preflight import check_request
-from graphprune.compiler.request import asked_of, device_notes, require_part, with_precision
+from graphprune.compiler.request import asked_of, device_notes, require_part, text_notes, with_precision, without_text
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -71,6 +71,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(options.model, options.trust_remote_code, options.part, progress)
         verify(source)
+        asked, recipe = recipe, without_text(recipe, options, source)
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
             began -= earlier_seconds(kept, began) if kept is not None else 0.0
             aim = find_aim(options, recipe, source, backends, kept, progress)
@@ -90,7 +91,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
                     aim.measured,
                     start.vocabulary,
                     device,
-                    device_notes(aim.recipe, options, device),
+                    (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device)),
                     began,
                 )
                 result = finish(work, backends, folder, progress)

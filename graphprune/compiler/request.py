@@ -1,5 +1,7 @@
 """Requests: what the options of a compilation mean, resolved and checked before any work is done."""
 
+from dataclasses import replace
+
 import torch
 
 from graphprune.errors import UsageError
@@ -7,9 +9,12 @@ from graphprune.ir.graph import Graph
 from graphprune.models.modalities import describe_part
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.stages import needs_text
 from graphprune.reporting.work import Asked
 from graphprune.running.devices import multiplies_bf16, unused_gpu
 from graphprune.suggestions import AUTO
+
+TEXTLESS = "magnitude"
 
 
 def asked_of(options: CompileOptions) -> Asked:
@@ -44,6 +49,25 @@ def with_precision(recipe: Recipe, options: CompileOptions, device: torch.device
     if not narrow and options.precision == AUTO:
         return recipe
     return recipe.model_copy(update={"recover": {**recover, "precision": "bf16" if narrow else "none"}})
+
+
+def without_text(recipe: Recipe, options: CompileOptions, graph: Graph) -> Recipe:
+    """The recipe, with units ranked by magnitude where the default looks at text and the model is none that reads it.
+
+    A method that was asked for is not exchanged.
+    """
+    chosen = options.method != CompileOptions.method or options.importance is not None or options.settings
+    if chosen or graph.source.kind == "decoder" or not needs_text(recipe):
+        return recipe
+    prune = replace(recipe.prune, importance=TEXTLESS)
+    return recipe.model_copy(update={"prune": prune})
+
+
+def text_notes(recipe: Recipe, asked: Recipe) -> tuple[str, ...]:
+    """What the user should know where `recipe` was taken for what was asked."""
+    if recipe.prune.importance == asked.prune.importance:
+        return ()
+    return (f"units were ranked by {TEXTLESS}: the method {asked.name} looks at text that language models alone read",)
 
 
 def device_notes(recipe: Recipe, options: CompileOptions, device: torch.device) -> tuple[str, ...]:

@@ -63,9 +63,13 @@ def present_of(name: str) -> str:
 
 
 def vocabulary_size(graph: Graph) -> int | None:
-    """The number of tokens that a language model knows, read off its logits; None where it has none."""
-    if "logits" not in graph.outputs:
-        return getattr(graph.source.config, "vocab_size", None)
+    """The number of tokens that a model knows, read off a language model's logits; None where it has none.
+
+    Logits of other models may be of labels: what is known of their tokens is in the configuration.
+    """
+    if "logits" not in graph.outputs or graph.source.kind == "encoder":
+        config = graph.source.config
+        return getattr(config.get_text_config(), "vocab_size", None) if config is not None else None
     size = tensor_type(graph.results["logits"]).shape[-1]
     return size if isinstance(size, int) else None
 

@@ -1,6 +1,7 @@
 """Plan: the decision what to keep, as plain data that can be saved, compared and replayed."""
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def plan_of(data: PlanData, name: str = "this") -> Plan:
     """The plan that is written as JSON data. Raises PlanError for another format, and what odd data raise."""
     if data["format"] != FORMAT:
         raise PlanError(f"{name} is a plan of format {data['format']}, this version reads format {FORMAT}")
-    keep = {str(id): tuple(int(u) for u in units) for id, units in data["keep"].items()}
+    keep = {str(id): tuple(map(operator.index, units)) for id, units in data["keep"].items()}
     if data["statistics"] not in get_args(Statistics):
         raise PlanError(f"{name} has statistics {str(data['statistics'])[:40]!r}; it is survivors or exact")
     return Plan(keep, tuple(map(str, data["dropped"])), data["statistics"], tuple(map(str, data.get("biases", ()))))
