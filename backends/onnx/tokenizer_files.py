@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphprune.errors import ExportError, first_line, foreign
+from graphprune.json_data import JsonObject, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,10 +66,9 @@ def same_json(path: Path, text: str) -> bool:
     return path.is_file() and read_json(path) == json.loads(text)
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> JsonObject:
     """What a file holds; empty where there is none, or nothing that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
