@@ -26,8 +26,8 @@ from graphprune.evaluation.minimal_pairs import mean_accuracy, minimal_pairs
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.token_shares import Shares, split_whole, stage_shares
-from graphprune.pruning.interfaces import Round
-from graphprune.pruning.rounds import Request, prune
+from graphprune.pruning.interfaces import Scene, view
+from graphprune.pruning.rounds import Request, Surroundings, prune
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
@@ -256,7 +256,7 @@ def cut_stage(subject: Subject, run: Run, method: Method, graph: Graph, stage: i
     final = parse_target(run.share, whole)
     target = whole - (whole - final) * stage // method.stages
     asked = request(target, final, method, CUTS // method.stages or 1)
-    return prune(graph, asked, subject.calibration(run.seed).batches, source=subject.graph).graph
+    return prune(graph, asked, subject.calibration(run.seed).batches, Surroundings(source=subject.graph)).graph
 
 
 def fresh(graph: Graph, seed: int) -> Graph:
@@ -288,15 +288,15 @@ def measure_cost(subject: Subject, repeats: int = 3) -> tuple[Cost, ...]:
     whole = graph.parameter_count()
     asked = request(whole * 98 // 100, whole * 98 // 100, METHODS["once"], 1)
     candidates = analyze_axes(graph).groups.prunable(frozenset({"mlp", "attention"}))
-    scores = asked.importance.score(graph, candidates, batches)
+    scores = asked.importance.score(view(graph, candidates, batches))
     groups = analyze_axes(graph).groups
-    look = Round(graph, groups, candidates, scores, asked.budget, batches)
-    plan = select(groups, asked.allocation.keep(look).counts, scores)
+    look = Scene(graph, groups, candidates, asked.budget, batches)
+    plan = select(groups, asked.allocation.keep(look, scores).counts, scores)
     parts: dict[str, Callable[[], object]] = {
         "forward and backward": lambda: forward_backward(graph, batches),
         "prune step": lambda: prune(graph, asked, batches),
-        "score (taylor)": lambda: asked.importance.score(graph, candidates, batches),
-        "allocate (adaptive)": lambda: asked.allocation.keep(look),
+        "score (taylor)": lambda: asked.importance.score(view(graph, candidates, batches)),
+        "allocate (adaptive)": lambda: asked.allocation.keep(look, scores),
         "rewrite": lambda: apply(graph, plan),
     }
     return tuple(Cost(name, *watch(part, repeats)) for name, part in parts.items())

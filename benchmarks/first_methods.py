@@ -30,7 +30,7 @@ from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import read_recipe
-from graphprune.pruning.interfaces import Importance
+from graphprune.pruning.interfaces import Importance, view
 from graphprune.pruning.rounds import Request, prune
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
@@ -149,7 +149,7 @@ def remember(
 ) -> Known:
     key = run.model, run.importance, run.seed
     if key not in known:
-        known[key] = Known(importance.score(graph, analyze(graph).prunable(AUTO_KINDS), batches))
+        known[key] = Known(importance.score(view(graph, analyze(graph).prunable(AUTO_KINDS), batches)))
     return known[key]
 
 

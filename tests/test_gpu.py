@@ -27,8 +27,9 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_like
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import CompileOptions
+from graphprune.pruning.interfaces import view
 from graphprune.pruning.rounds import Request, prune
-from graphprune.pruning.stream_change import branch_influence
+from graphprune.pruning.signals.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import masked
 from graphprune.running.devices import choose_device, describe_device, memory_errors, unused_gpu
@@ -153,7 +154,7 @@ def test_scores(spec: str, device: torch.device) -> None:
     kinds = {"mlp", "attention", "residual"}
     importance = parse_spec("importance", spec)
     here, there = (
-        importance.score(graph, analyze(graph).prunable(frozenset(kinds)), BATCHES) for graph in sources(device)
+        importance.score(view(graph, analyze(graph).prunable(frozenset(kinds)), BATCHES)) for graph in sources(device)
     )
     same_scores(there, here)
 

@@ -19,7 +19,7 @@ from graphprune.amounts import parse_target
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
 from graphprune.pipeline.token_shares import split_whole, stage_shares
-from graphprune.pruning.rounds import prune
+from graphprune.pruning.rounds import Surroundings, prune
 from graphprune.training.options import TrainOptions
 from graphprune.training.train import train
 
@@ -120,7 +120,7 @@ def cut(subject: Subject, cell: Cell, method: Method, graph: Graph, stage: int) 
     final = parse_target(cell.share, whole)
     target = whole - (whole - final) * stage // method.stages
     asked = request(target, final, method, CUTS // method.stages or 1)
-    return prune(graph, asked, subject.text.batches, source=subject.graph).graph
+    return prune(graph, asked, subject.text.batches, Surroundings(source=subject.graph)).graph
 
 
 def cut_whole(subject: Subject, cell: Cell, method: Method) -> Graph:

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.cost import Costs
 
-Kind = Literal["mlp", "attention", "query", "head_dim", "residual", "experts", "vocabulary", "other"]
+Kind = Literal[
+    "mlp", "attention", "query", "head_dim", "residual", "experts", "vocabulary", "other", "blocks", "layers"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+BLOCKS: frozenset[Kind] = frozenset({"blocks", "layers"})  # kinds of one unit: a residual branch, or one of a layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,7 @@ class Group:
     may be removed. `averaged` says that a norm or a mean runs over the units, so that cutting is not masking.
     `chosen` says that the model chooses among the units as it runs: a removed one is absent, not zero. At least
     `least` units stay; `multiple` is what the number of units kept should be a multiple of, for kernels to run on it.
+    Groups with one `tie` keep the same count.
     """
 
     id: str
@@ -57,6 +61,7 @@ class Group:
     chosen: bool = False
     least: int = 1
     multiple: int = 1
+    tie: str | None = None
 
 
 @dataclass(frozen=True)

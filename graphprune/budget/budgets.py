@@ -8,7 +8,7 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.cost import Polynomial
-from graphprune.analysis.groups import Group, Groups
+from graphprune.analysis.groups import BLOCKS, Group, Groups
 from graphprune.budget.quantities import Parameters, Quantity
 from graphprune.errors import BudgetError, UsageError
 
@@ -23,7 +23,8 @@ class Budget:
     `target` is in units of the cost of `quantity`. A group keeps at least `min_units` units and the share `floor` of
     its units. Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind
     and one width keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep;
-    `least[id]` is what one group keeps at least.
+    `least[id]` is what one group keeps at least,
+    `within[kind]` the share of their units that all candidates of a kind keep together.
     """
 
     target: int
@@ -33,6 +34,7 @@ class Budget:
     uniform: bool = False
     allowed: Mapping[str, frozenset[int]] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=dict)
+    within: Mapping[str, float] = field(default_factory=dict)
     quantity: Quantity = field(default_factory=Parameters)
 
     def __post_init__(self) -> None:
@@ -61,6 +63,8 @@ def cost_of(groups: Groups, budget: Budget) -> Polynomial:
 
 def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
     """The counts that a group may keep, ascending. Raises BudgetError where none is allowed."""
+    if group.kind in BLOCKS:  # there or not, whatever every width keeps
+        return numpy.arange(budget.least.get(group.id, 0), 2, dtype=numpy.int64)
     share = math.ceil(budget.floor * group.units - 1e-9)
     least = min(group.units, max(budget.min_units, share, budget.least.get(group.id, 1), group.least))
     step = math.lcm(budget.round_to if group.kind in ROUNDED_KINDS else 1, group.multiple)
@@ -74,10 +78,11 @@ def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
 
 
 def free_widths(candidates: Sequence[Group], budget: Budget) -> tuple[Width, ...]:
-    """The free counts in graph order: one a group, or one for all equal groups where the budget is uniform."""
+    """The free counts in graph order: one a group, or a tie; one for all equal groups where the budget is uniform."""
     shared: dict[tuple[object, ...], list[Group]] = {}
     for group in candidates:
-        shared.setdefault((group.kind, group.units) if budget.uniform else (group.id,), []).append(group)
+        alike = budget.uniform and group.kind not in BLOCKS
+        shared.setdefault((group.kind, group.units) if alike else (group.tie or group.id,), []).append(group)
     return tuple(Width(tuple(members), levels_of(members[0], budget)) for members in shared.values())
 
 

@@ -1,7 +1,7 @@
 """The exact budget solver: from an order in which units are worth keeping to counts that just meet the target."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.cost import Polynomial
 from graphprune.analysis.groups import Groups
 from graphprune.budget.budgets import Budget, Width, check_reachable, cost_of
-from graphprune.errors import GraphpruneError
+from graphprune.errors import BudgetError, GraphpruneError
 
 Levels = NDArray[numpy.int64]
 
@@ -22,6 +22,7 @@ def solve(
     `priorities[w][i]` says how much width w's step from level i to i+1 is worth; larger is kept first, ties in the
     order given. From every width at its smallest, steps are taken by falling priority; one that does not fit is passed
     over with all later ones of its width. So no single further step fits: the slack is less than the cheapest one.
+    What kinds keep together at least comes before all else.
     Finding the first step that does not fit is a bisection, so the work does not grow with the units.
     Raises BudgetError below the reachable minimum.
     """
@@ -31,10 +32,48 @@ def solve(
     falling = [numpy.minimum.accumulate(numpy.asarray(values, dtype=numpy.float64)) for values in priorities]
     if any(numpy.isnan(values).any() for values in falling):
         raise GraphpruneError("a priority is not a number; the scores that it comes from are not finite")
+    falling = [*falling] if not budget.within else put_first(widths, falling, budget.within)
     cost, sizes = cost_of(groups, budget), groups.sizes()
     levels = longest_prefix(cost, sizes, widths, falling, budget.target)
     levels = fill(cost, sizes, widths, falling, levels, budget.target)
+    check_within(widths, levels, budget)
     return sizes_at(widths, levels)
+
+
+def put_first(
+    widths: Sequence[Width], priorities: Sequence[NDArray[numpy.float64]], within: Mapping[str, float]
+) -> list[NDArray[numpy.float64]]:
+    """The priorities, with the best steps of each kind above all others until the kind's share is kept."""
+    raised = [values.copy() for values in priorities]
+    for kind, share in within.items():
+        mine = [w for w, width in enumerate(widths) if width.groups[0].kind == kind]
+        needed = share * sum(units_at(widths[w], -1) for w in mine) - sum(units_at(widths[w], 0) for w in mine)
+        steps = sorted((-priorities[w][i], w, i) for w in mine for i in range(len(priorities[w])))
+        for _, w, i in steps:
+            if needed <= 1e-9:
+                break
+            raised[w][i] = numpy.inf
+            needed -= units_at(widths[w], i + 1) - units_at(widths[w], i)
+    return raised
+
+
+def units_at(width: Width, level: int) -> int:
+    """The units that the groups of a width have together at a level."""
+    return int(width.levels[level]) * len(width.groups)
+
+
+def check_within(widths: Sequence[Width], levels: Levels, budget: Budget) -> None:
+    """Raise BudgetError where a kind cannot keep its share within the target."""
+    for kind, share in budget.within.items():
+        mine = [
+            (width, int(level)) for width, level in zip(widths, levels, strict=True) if width.groups[0].kind == kind
+        ]
+        whole, kept = sum(units_at(width, -1) for width, _ in mine), sum(units_at(width, at) for width, at in mine)
+        if kept < share * whole - 1e-9:
+            raise BudgetError(
+                f"{kind} keeps {kept} of {whole} units within {budget.quantity.show(budget.target)}, less than the "
+                f"{share:.0%} of --within; lower that, prune more kinds, or raise the target"
+            )
 
 
 def sizes_at(widths: Sequence[Width], levels: Levels) -> dict[str, int]:

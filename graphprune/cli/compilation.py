@@ -57,6 +57,9 @@ PANELS = {
         "min_units",
         "floor",
         "uniform",
+        "scope",
+        "protect",
+        "within",
     ),
     "How to choose": (
         "method",
@@ -89,6 +92,13 @@ def read_rounding(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
+def read_ends(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--protect is two numbers of layers, of the first and of the last, 4,2: not {text[:40]}")
+    return tuple(map(int, parts))
+
+
 class Typed(NamedTuple):
     """How a field is typed, where a command line has another type for it, and how that is read."""
 
@@ -100,6 +110,8 @@ TYPED = {
     "prune": Typed(str, split_commas),
     "backends": Typed(str, split_commas),
     "round_to": Typed(str, read_rounding),
+    "protect": Typed(str, read_ends),
+    "within": Typed(str, split_commas),
     "settings": Typed(list[str], tuple),
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.analysis.analyse import analyze
-from graphprune.analysis.groups import Group, Groups
+from graphprune.analysis.groups import BLOCKS, Groups
 from graphprune.budget.backend import Backend
 from graphprune.budget.targets import file_quantities, resolve_target
 from graphprune.compiler.goal import Aim
@@ -18,26 +18,24 @@ from graphprune.errors import UsageError
 from graphprune.evaluation.measure import Measure
 from graphprune.evaluation.measures import cost_measures
 from graphprune.frontend.source import capture
-from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import expand, last_request
 from graphprune.progress import Progress
-from graphprune.pruning.interfaces import Importance
-from graphprune.pruning.rounds import Pruned, Request, prune
+from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
 from graphprune.pruning.stock_widths import allowed_counts
 from graphprune.reporting.report import list_widths
 from graphprune.reporting.results import Result
-from graphprune.running.inputs import Batch
-from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec
 from graphprune.suggestions import AUTO
 
 
 def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend], progress: Progress) -> Result:
     """Plan widths from the configuration alone; scores are equal, so shares are uniform unless text were read."""
-    if "blocks" in recipe.prune.kinds:
-        raise UsageError("--dry-run cannot choose blocks, which are measured on text; leave blocks out or run it")
+    kind = next((kind for kind in recipe.prune.kinds if kind in BLOCKS), None)
+    if kind is not None:
+        raise UsageError(f"--dry-run cannot choose {kind}, which are measured on text; leave {kind} out or run it")
     if options.target_speed is not None or options.round_to == AUTO:
         raise UsageError(
             "--dry-run measures nothing; give another target than --target-speed, and a number to round to"
@@ -56,7 +54,7 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     pruned = Pruned(start, start.lineage.plan)
     request = last_request(expand(aim.recipe, aim.target), start)
     if request is not None:
-        pruned = prune(start, evenly(request, allowed), (), progress)
+        pruned = prune(start, evenly(request, allowed), (), Surroundings(report=progress))
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")
     measures = (*cost_measures(groups, after), *weight_measure(groups, after, graph.source.dtype))
@@ -87,7 +85,5 @@ class Equal(Importance):
     name: ClassVar[str] = "equal"
     needs_data: ClassVar[bool] = False
 
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, Tensor]:
-        return {group.id: torch.ones(group.units) for group in groups}
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        return {group.id: torch.ones(group.units) for group in scene.candidates}

@@ -96,6 +96,20 @@ class CompileOptions:
         Floor | None, Option("Keep at least this share of every group: 0.2 is a fifth.", sets="prune.floor")
     ] = None
     uniform: Annotated[bool, Option("Equal widths: a stock checkpoint.", sets="prune.uniform")] = False
+    scope: Annotated[
+        str | None,
+        Option(
+            "Cut only where the module's name has this regular expression: vision|layers.[0-3].", "REGEX", "prune.scope"
+        ),
+    ] = None
+    protect: Annotated[
+        tuple[int, ...] | None,
+        Option("Leave so many of the first and of the last layers whole: 4,2.", "FIRST,LAST", "prune.protect"),
+    ] = None
+    within: Annotated[
+        tuple[str, ...] | None,
+        Option("Keep at least a share of the units of a kind: attention=80%,mlp=50%.", "KIND=SHARE", "prune.within"),
+    ] = None
     statistics: Annotated[
         Statistics | None, Option("What norms over a cut residual width average over.", sets="prune.statistics")
     ] = None

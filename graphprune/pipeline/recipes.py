@@ -247,6 +247,11 @@ def check_plugins(recipe: Recipe, label: Label, check: Callable[[registry.Plugin
                 check(kind, spec)
         except UsageError as error:
             raise type(error)(f"{label(key)}: {error}") from error
+    try:
+        prune.check()
+    except UsageError as error:
+        field = str(error).split(maxsplit=1)[0]
+        raise UsageError(f"{label(f'prune.{field}')}: {error}") from error
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what, (AUTO, *PRUNABLE))
     if AUTO in prune.kinds and len(prune.kinds) > 1:

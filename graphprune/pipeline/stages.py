@@ -9,6 +9,7 @@ from typing import Self
 
 from graphprune import registry
 from graphprune.amounts import parse_target
+from graphprune.analysis.groups import BLOCKS
 from graphprune.budget.quantities import Parameters
 from graphprune.budget.targets import Target
 from graphprune.errors import UsageError
@@ -74,7 +75,7 @@ def last_request(passes: Sequence[Pass], source: Graph) -> Request | None:
 def check_target(source: Graph, passes: Sequence[Pass]) -> None:
     """Raise BudgetError, with the least that is possible, before anything is done on the way to the target."""
     request = last_request(passes, source)
-    if request is not None and "blocks" not in request.kinds:
+    if request is not None:
         final_choice(source, request, None, source_widths(source, None))
 
 
@@ -83,7 +84,7 @@ def needs_text(recipe: Recipe) -> bool:
     prune = recipe.prune
     parts = [parse_spec("importance", prune.importance), parse_spec("allocation", prune.allocation)]
     parts += [parse_spec("compensation", prune.compensation)] if prune.compensation else []
-    outside = recipe.recover is not None or recipe.before or recipe.after or "blocks" in prune.kinds
+    outside = recipe.recover is not None or recipe.before or recipe.after or not BLOCKS.isdisjoint(prune.kinds)
     return bool(outside or any(part.needs_data for part in parts))
 
 

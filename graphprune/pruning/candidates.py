@@ -1,11 +1,14 @@
 """Candidates: which groups a request may cut, and the budget that limits them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from graphprune.analysis.groups import Group, Groups, Kind
+from graphprune.analysis.groups import BLOCKS, Group, Groups, Kind
+from graphprune.analysis.layers import find_layers
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
 from graphprune.errors import BudgetError, UsageError
+from graphprune.pruning.blocks import find_blocks
 from graphprune.suggestions import AUTO
 
 # What `auto` leaves of every group at least, and the share of MLP and attention below which the residual width goes:
@@ -23,16 +26,44 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floor: float | None) -> Choice:
-    """The groups to cut for a budget.
+def out_of_reach(groups: Groups, scope: str | None, protect: tuple[int, int]) -> Mapping[str, str]:
+    """Why a group or a branch stays whole, by its id: it lies outside the scope, or in a layer that is protected.
+
+    `scope` is a regular expression that is sought in a module's name, `protect` counts layers from both ends. Groups
+    that live in several layers, as the residual width does, are in none. Raises UsageError where nothing is left.
+    """
+    layers, (first, last) = find_layers(groups), protect
+    ends = [*layers[:first], *layers[max(first, len(layers) - last) :]] if first or last else []
+    inside = {branch.id for layer in ends for branch in layer}
+    if inside and len(ends) == len(layers):
+        raise UsageError(f"--protect {first},{last}: the model has {len(layers)} layers, and some must be left to cut")
+    places = [(g.id, g.scope, g.block) for g in groups.groups] + [(b.id, b.id, b.id) for b in groups.branches]
+    found = {id: f"lies outside --scope {scope}" for id, name, _ in places if scope and not re.search(scope, name)}
+    if scope and len(found) == len(places):
+        raise UsageError(f"--scope {scope}: no module of this model has such a name; see `graphprune inspect`")
+    return found | {id: f"lies in one of the layers of --protect {first},{last}" for id, _, b in places if b in inside}
+
+
+def reached(groups: Groups, beyond: Mapping[str, str]) -> Groups:
+    """The groups, with those that stay whole locked for that reason."""
+    held = tuple(replace(g, locked=g.locked or beyond[g.id]) if g.id in beyond else g for g in groups.groups)
+    return replace(groups, groups=held)
+
+
+def choose_candidates(
+    groups: Groups, kinds: Sequence[str], budget: Budget, floor: float | None, beyond: Mapping[str, str] | None = None
+) -> Choice:
+    """The groups to cut for a budget, but for those that are `beyond` reach.
 
     `auto` takes MLP channels and attention groups, and the residual width too where less than half of these would be
     left, all down to a fifth; models without residual branches offer their other channels. Raises BudgetError with the
     reachable minimum, UsageError where nothing of the named kinds can be cut.
     """
+    beyond = beyond or {}
+    groups = reached(groups, beyond)
     if AUTO not in kinds:
         budget = replace(budget, floor=floor or 0.0)
-        return Choice(named(groups, kinds), budget, ())
+        return Choice((*named(groups, kinds), *free_blocks(groups, kinds, beyond)), budget, ())
     budget = replace(budget, floor=AUTO_FLOOR if floor is None else floor)
     first = counted(groups, _FIRST, budget) or counted(groups, ("other",), budget)
     if not first:
@@ -55,6 +86,13 @@ def choose_candidates(groups: Groups, kinds: Sequence[str], budget: Budget, floo
     return Choice(wider, budget, (note,))
 
 
+def free_blocks(groups: Groups, kinds: Sequence[str], beyond: Mapping[str, str]) -> tuple[Group, ...]:
+    """The blocks within reach; a layer is, where all of its branches are."""
+    blocks = find_blocks(groups, kinds)
+    held = {block.tie or block.id for block in blocks if block.id in beyond}
+    return tuple(block for block in blocks if (block.tie or block.id) not in held)
+
+
 def counted(groups: Groups, kinds: Sequence[Kind], budget: Budget) -> tuple[Group, ...]:
     """The prunable groups of these kinds that the budget's cost depends on."""
     variables = cost_of(groups, budget).variables()
@@ -65,10 +103,10 @@ def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:
     """The prunable groups of the named kinds; an error where a kind has none, with the reason it is locked."""
     result: list[Group] = []
     for kind in kinds:
-        if kind == "blocks":
+        if kind in BLOCKS:
             continue
         found = groups.prunable(frozenset({kind}))
-        if not found and "blocks" not in kinds:  # else they may have been dropped
+        if not found and BLOCKS.isdisjoint(kinds):  # else they may have been dropped
             raise UsageError(explain_none(groups, kind))
         result += found
     return tuple(result)

@@ -3,16 +3,74 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Optional
 
 from torch import Tensor
 
+from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
 from graphprune.bounds import require_limits
-from graphprune.budget.budgets import Budget
+from graphprune.budget.budgets import Budget, cost_of
 from graphprune.ir.graph import Graph
+from graphprune.pruning.signals.stream_change import block_influence
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
+
+
+def unheard(_done: int, _total: int) -> None:
+    """Progress that nobody listens to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What every part of a method may look at: one round of pruning, before anything is cut.
+
+    `groups` are all groups of `graph`, `candidates` those that may shrink. Residual branches and whole layers are
+    candidates of one unit, of the kinds `blocks` and `layers`, without slots; the branches of a layer have one `tie`.
+    `budget` is what the round may cost, `widths` are the units that each candidate had in the source, where that is not
+    the present number, and `ids` its id there, where that is not the present one. `batches` are token ids
+    [rows, sequence] of a language model; a graph without logits needs batches of named tensors and a `loss`. `repair`
+    is what follows the cut. Whatever is random comes from `seed`, what takes long tells `progress` (done, total), and
+    keeps what it needs to go on after a kill in `folder`, None where nothing is kept. `memo` is what this part left
+    behind in the last round, under the roots of ids.
+    """
+
+    graph: Graph
+    groups: Groups
+    candidates: tuple[Group, ...]
+    budget: Budget
+    batches: Sequence[Batch] = ()
+    loss: Loss | None = None
+    widths: Mapping[str, int] = field(default_factory=dict)
+    ids: Mapping[str, str] = field(default_factory=dict)
+    memo: Mapping[str, Any] = field(default_factory=dict)
+    repair: Optional["Compensation"] = None
+    seed: int = 0
+    progress: Callable[[int, int], None] = unheard
+    folder: Path | None = None
+
+    def root(self, id: str) -> str:
+        """The id that a candidate has in the source, which no cut changes."""
+        return self.ids.get(id, id)
+
+    def full(self, group: Group) -> int:
+        """The units that a candidate had in the source."""
+        return self.widths.get(group.id, group.units)
+
+
+def view(
+    graph: Graph,
+    candidates: Sequence[Group] | None = None,
+    batches: Sequence[Batch] = (),
+    loss: Loss | None = None,
+    budget: Budget | None = None,
+) -> Scene:
+    """The scene of a graph by itself: every group that may shrink is a candidate, and nothing has to."""
+    groups = analyze(graph)
+    chosen = groups.prunable() if candidates is None else tuple(candidates)
+    whole = budget or Budget(max(1, cost_of(groups, Budget(1))(groups.sizes())))
+    return Scene(graph, groups, chosen, whole, batches, loss)
 
 
 @dataclass(frozen=True)
@@ -26,37 +84,18 @@ class Importance(ABC):
         require_limits(self, self.name)
 
     @abstractmethod
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, Tensor]:
-        """Score the units of each group: group id -> float32 tensor [units] on the CPU, larger is kept first.
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        """Score the units of each candidate: its id -> float32 tensor [units] on the CPU, larger is kept first.
 
-        `batches` are token ids [rows, sequence] of a language model; a graph without logits needs batches of named
-        tensors and a `loss`. Both are ignored where `needs_data` is False. The graph is left as it was.
+        No candidate is a block here. Batches are ignored where `needs_data` is False. The graph is left as it was.
         """
 
+    def score_blocks(self, scene: Scene) -> dict[str, Tensor]:
+        """Score each candidate, all of which are residual branches or layers: [1], larger is kept first.
 
-@dataclass(frozen=True, eq=False)
-class Round:
-    """What an allocation may look at: one round of pruning, before anything is cut.
-
-    `candidates` may shrink, all other groups stay. `widths` are the units that each candidate had in the source, where
-    that is not the present number. `memo` is what this allocation left behind in the last round, under the ids that
-    groups had then; `root` gives a group's id that never changes.
-    """
-
-    graph: Graph | None
-    groups: Groups
-    candidates: tuple[Group, ...]
-    scores: Mapping[str, Tensor]
-    budget: Budget
-    batches: Sequence[Batch] = ()
-    loss: Loss | None = None
-    widths: Mapping[str, int] = field(default_factory=dict)
-    memo: Mapping[str, Any] = field(default_factory=dict)
-
-    def root(self, id: str) -> str:
-        return self.graph.lineage.root(id) if self.graph is not None else id
+        Without a method's own, by how much they turn the stream (ShortGPT, arXiv 2403.03853).
+        """
+        return block_influence(scene.graph, scene.groups, scene.candidates, scene.batches)
 
 
 @dataclass(frozen=True)
@@ -78,8 +117,8 @@ class Allocation(ABC):
         require_limits(self, self.name)
 
     @abstractmethod
-    def keep(self, round: Round) -> Allotment:
-        """Choose counts whose cost meets the budget. Raises BudgetError where no counts do."""
+    def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
+        """Choose counts whose cost meets the budget; a block keeps 1 or 0. Raises BudgetError where no counts do."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +131,14 @@ class Compensation(ABC):
     def __post_init__(self) -> None:
         require_limits(self, self.name)
 
-    def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
+    def biases(self, scene: Scene) -> tuple[str, ...]:
         """The weights whose linear calls need a bias for this; it is added, and counted, before anything is cut."""
         return ()
 
     @abstractmethod
-    def compensate(
-        self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None
-    ) -> Graph:
+    def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
         """Return `cut` with new values in some of its parameters.
 
         `dense` is the graph that `cut` was made from, by the plan `cut.lineage.plan`; nodes that are in both have the
-        same names. `report(done, total)` is told of progress. Neither graph is changed.
+        same names. The scene is that of `dense`. Neither graph is changed.
         """

@@ -1,15 +1,18 @@
 """The options of pruning: what a recipe, a compilation and the pass `prune` say of it, with what each may be."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Lt
 
 from graphprune.bounds import Count
+from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
-from graphprune.suggestions import AUTO
+from graphprune.suggestions import AUTO, check_choice
 
-PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "experts", "vocabulary", "other")
+PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "layers", "experts", "vocabulary", "other")
 Floor = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -19,6 +22,9 @@ class Pruning:
 
     `steps` counts the rounds, of one stage where there are several; every group keeps `floor` of its width, and
     `min_units`, at least; widths are multiples of `round_to`. `uniform` gives widths that a stock checkpoint has.
+    `scope` is a regular expression that the module's name of what may shrink has in it; of the layers, so many of the
+    first and of the last stay whole as `protect` says. `within` are shares of units that all groups of a kind keep
+    together at least, `attention=0.8`.
     """
 
     importance: str = "taylor"
@@ -31,3 +37,40 @@ class Pruning:
     round_to: Count = 1
     min_units: Count = 1
     uniform: bool = False
+    scope: str | None = None
+    protect: tuple[int, ...] = (0, 0)
+    within: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError for what no type says."""
+        if len(self.protect) != 2 or min(self.protect) < 0:
+            raise UsageError(f"protect is two numbers of layers, of the first and of the last, not {self.protect}")
+        try:
+            re.compile(self.scope or "")
+        except re.error as error:
+            raise UsageError(f"scope is a regular expression, which {self.scope} is not: {error}") from error
+        _ = self.shares
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """How many of the first and of the last layers stay whole."""
+        first, last = self.protect
+        return first, last
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """`within` as numbers. Raises UsageError."""
+        return dict(read_share(text) for text in self.within)
+
+
+def read_share(text: str) -> tuple[str, float]:
+    """A kind and the share of its units that stays: `attention=0.8` or `attention=80%`. Raises UsageError."""
+    kind, _, amount = text.partition("=")
+    check_choice("within", kind, PRUNABLE)
+    try:
+        share = float(amount.removesuffix("%")) / (100 if amount.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"within {text[:40]}: write a kind and the share of its units that stays, attention=80%")
+    return kind, share

@@ -1,27 +1,36 @@
 """Pruning: score, allocate within the budget, plan, rewrite, compensate - once, or in rounds that are scored anew."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
-from graphprune.analysis.analyse import analyze, analyze_axes
-from graphprune.analysis.groups import Groups
+from graphprune.analysis.analyse import analyze
+from graphprune.analysis.groups import BLOCKS, Branch, Group, Groups
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
 from graphprune.data.stream.watched import Watched
 from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
 from graphprune.ir.plan import Plan, Statistics
-from graphprune.pruning.candidates import Choice, choose_candidates
-from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Round
+from graphprune.pruning.blocks import describe_dropped
+from graphprune.pruning.candidates import Choice, choose_candidates, free_blocks, out_of_reach, reached
+from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Scene, view
 from graphprune.pruning.selection import select
-from graphprune.pruning.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss
 from graphprune.suggestions import AUTO
 
 Report = Callable[[str, int, int], None]
+
+
+def silent(_label: str, _done: int, _total: int) -> None:
+    """The report that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,14 @@ class Request:
     statistics: Statistics = "survivors"
     compensation: Compensation | None = None
     final: int | None = None
+    scope: str | None = None
+    protect: tuple[int, int] = (0, 0)
 
     @property
     def needs_data(self) -> bool:
         """Whether any part of the method looks at text."""
         parts = (self.importance, self.allocation, self.compensation)
-        return "blocks" in self.kinds or any(part is not None and part.needs_data for part in parts)
+        return not BLOCKS.isdisjoint(self.kinds) or any(part is not None and part.needs_data for part in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,48 +68,55 @@ class Pruned:
     notes: tuple[str, ...] = ()
 
 
-def prune(
-    graph: Graph,
-    request: Request,
-    batches: Sequence[Tensor],
-    report: Report = lambda *_: None,
-    source: Graph | None = None,
-) -> Pruned:
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a pruning works with beside the graph and its text: the loss, and the outside.
+
+    `source` is the model before all pruning, whose widths floors are shares of; None for the graph itself.
+    """
+
+    loss: Loss | None = None
+    source: Graph | None = None
+    seed: int = 0
+    report: Report = silent
+    folder: Path | None = None
+
+
+def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around: Surroundings | None = None) -> Pruned:
     """Prune a graph to the budget; the input graph stays as it is.
 
     With several steps the target falls linearly, and each round scores the model that the last one left; compensation
-    aims at the outputs of the graph that was given. Groups keep their share of the width that they have in `source`
-    (default: `graph`) at least. Raises BudgetError where the target is out of reach.
+    aims at the outputs of the graph that was given. Groups keep their share of the width that they have in the source
+    at least. Raises BudgetError where the target is out of reach.
     """
-    start, total, notes = replace(graph, lineage=Lineage()), cost_now(graph, request.budget), tuple[str, ...]()
-    current = start
-    if "blocks" in request.kinds:
-        report("measuring blocks", 0, len(batches))
-        told = Watched(batches, lambda done: report("measuring blocks", done, len(batches)))
-        current, notes = drop_blocks(current, request, told)
-    current = prepare(current, request)
-    cuts = int(current is not start)
-    widths = source_widths(graph, source)
-    choice = final_choice(current, request, source, widths)
-    each = max(1, len(batches))
+    around = around or Surroundings()
+    report, each = around.report, max(1, len(batches))
+    start, total = replace(graph, lineage=Lineage()), cost_now(graph, request.budget)
+    current = prepare(start, request, batches)
+    cuts, widths = int(current is not start), source_widths(graph, around.source)
+    choice = final_choice(current, request, around.source, widths, graph.lineage)
     for step in range(1, request.steps + 1):
-        seen = watch(batches, step, request.steps, report)
         report("pruning", (step - 1) * each, request.steps * each)
         goal = total - (total - request.budget.target) * step // request.steps
         if cost_now(current, request.budget) > goal:
-            current = prune_once(current, choice, goal, request, seen, widths)
-            current = compensate(start, current, request, batches, report)
+            seen = watched(batches, step, request.steps, report)
+            scene = look(current, choice, goal, request, around, seen, Known(widths, graph.lineage))
+            current = prune_once(scene, request)
+            current = compensate(start, current, request, replace(scene, batches=batches), report)
             cuts += 1
     report("pruning", request.steps * each, request.steps * each)
     if request.compensation is None and cuts > 1:
         # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
         current = replace(apply(start, current.lineage.plan), memo=current.memo)
+    notes = choice.notes
+    if not BLOCKS.isdisjoint(request.kinds):
+        notes = (*describe_dropped(current.lineage.plan.dropped, analyze(start)), *notes)
     lineage = chain(graph.lineage, current.lineage)
     result = graph if current is start else replace(current, lineage=lineage)
-    return Pruned(result, lineage.plan, (*notes, *choice.notes))
+    return Pruned(result, lineage.plan, notes)
 
 
-def watch(batches: Sequence[Tensor], step: int, steps: int, report: Report) -> Sequence[Tensor]:
+def watched(batches: Sequence[Batch], step: int, steps: int, report: Report) -> Sequence[Batch]:
     """The batches, each of which is told of when a round takes it."""
     each = len(batches)
     return Watched(batches, lambda done: report("pruning", (step - 1) * each + done, steps * each))
@@ -110,11 +128,11 @@ def cost_now(graph: Graph, budget: Budget) -> int:
     return cost_of(groups, budget)(groups.sizes())
 
 
-def prepare(graph: Graph, request: Request) -> Graph:
+def prepare(graph: Graph, request: Request, batches: Sequence[Batch]) -> Graph:
     """The graph with the biases that the compensation will fill."""
     if request.compensation is None:
         return graph
-    biases = request.compensation.biases(graph, analyze(graph).prunable())
+    biases = request.compensation.biases(view(graph, None, batches, budget=request.budget))
     return apply(graph, Plan(biases=biases, statistics=request.statistics)) if biases else graph
 
 
@@ -125,21 +143,34 @@ def source_widths(graph: Graph, source: Graph | None) -> Mapping[str, int]:
     return {g.id: there.get(graph.lineage.root(g.id), g.units) for g in groups}
 
 
-def final_choice(now: Graph, request: Request, source: Graph | None, widths: Mapping[str, int]) -> Choice:
+def final_choice(
+    now: Graph, request: Request, source: Graph | None, widths: Mapping[str, int], before: Lineage | None = None
+) -> Choice:
     """The kinds that the final target needs, decided once, so that every round cuts the same kinds.
 
-    The ids are those at the start of this pruning.
+    The ids are those at the start of this pruning, `before` says which of them had others in the source.
     """
-    groups = analyze(now)
+    groups, root = analyze(now), now.lineage.root
+    origin = (before or Lineage()).root
     final = replace(request.budget, target=request.final or request.budget.target)
-    whole = source is not None and "blocks" not in request.kinds
-    chosen = choose_candidates(analyze(source) if whole and source else groups, request.kinds, final, request.floor)
-    kinds = {group.kind for group in chosen.candidates}
-    candidates = groups.prunable(frozenset(kinds))
-    least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[now.lineage.root(g.id)])) for g in candidates}
-    check_target(groups, replace(chosen, candidates=candidates), least, request, cost_now(now, request.budget))
-    start = tuple(replace(g, id=now.lineage.root(g.id)) for g in candidates)
+    there = analyze(source) if source is not None else groups
+    beyond = out_of_reach(there, request.scope, request.protect)
+    whole = source is not None and BLOCKS.isdisjoint(request.kinds)
+    here = {each.id: beyond[origin(root(each.id))] for each in members(groups) if origin(root(each.id)) in beyond}
+    chosen = choose_candidates(
+        there if whole else groups, request.kinds, final, request.floor, beyond if whole else here
+    )
+    kinds = frozenset(group.kind for group in chosen.candidates)
+    cut = (*reached(groups, here).prunable(kinds), *free_blocks(groups, request.kinds, here))
+    least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[root(g.id)])) for g in cut if g.slots}
+    check_target(groups, replace(chosen, candidates=cut), least, request, cost_now(now, request.budget))
+    start = tuple(replace(g, id=root(g.id)) for g in cut)
     return replace(chosen, candidates=start, budget=replace(chosen.budget, target=request.budget.target))
+
+
+def members(groups: Groups) -> tuple[Group | Branch, ...]:
+    """All that a plan can name."""
+    return (*groups.groups, *groups.branches)
 
 
 def check_target(groups: Groups, choice: Choice, least: Mapping[str, int], request: Request, size: int) -> None:
@@ -154,27 +185,73 @@ def check_target(groups: Groups, choice: Choice, least: Mapping[str, int], reque
         )
 
 
-def prune_once(
-    now: Graph, choice: Choice, goal: int, request: Request, batches: Sequence[Tensor], widths: Mapping[str, int]
-) -> Graph:
-    """One round: score the present model, choose, cut."""
-    analysis, chosen = analyze_axes(now), {group.id for group in choice.candidates}
-    root, share = now.lineage.root, choice.budget.floor
-    candidates = tuple(g for g in analysis.groups.prunable() if root(g.id) in chosen)
+class Known(NamedTuple):
+    """What is known of the source: the units that every group had there, and what was cut before this pruning."""
+
+    widths: Mapping[str, int]
+    before: Lineage
+
+
+def look(
+    now: Graph,
+    choice: Choice,
+    goal: int,
+    request: Request,
+    around: Surroundings,
+    batches: Sequence[Batch],
+    known: Known,
+) -> Scene:
+    """The scene of one round: the present model, what may still be cut, and what it may cost."""
+    groups, chosen, root = analyze(now), {group.id for group in choice.candidates}, now.lineage.root
+    blocks = free_blocks(groups, request.kinds, {})
+    candidates = tuple(g for g in (*groups.prunable(), *blocks) if root(g.id) in chosen)
+    full = {g.id: known.widths[root(g.id)] for g in candidates if g.slots}
     # Floors are shares of the source's width, not of what the last round left.
-    least = {g.id: math.ceil(share * widths[root(g.id)] - 1e-9) for g in candidates}
-    budget = replace(choice.budget, target=goal, floor=0.0, least=least)
-    scores = request.importance.score(now, candidates, batches)
-    full = {g.id: widths[root(g.id)] for g in candidates}
-    memo = now.memo.get(request.allocation.name, {})
-    allotment = request.allocation.keep(
-        Round(now, analysis.groups, candidates, scores, budget, batches, None, full, memo)
+    least = {id: math.ceil(choice.budget.floor * units - 1e-9) for id, units in full.items()}
+    within = {kind: now_share(share, kind, candidates, full) for kind, share in choice.budget.within.items()}
+    return Scene(
+        graph=now,
+        groups=groups,
+        candidates=candidates,
+        budget=replace(choice.budget, target=goal, floor=0.0, least=least, within=within),
+        batches=batches,
+        loss=around.loss,
+        widths=full,
+        ids={g.id: known.before.root(root(g.id)) for g in candidates},
+        memo=now.memo.get(request.allocation.name, {}),
+        repair=request.compensation,
+        seed=around.seed,
+        progress=functools.partial(around.report, f"choosing ({request.allocation.name})"),
+        folder=around.folder,
     )
-    plan = replace(select(analysis.groups, allotment.counts, scores), statistics=request.statistics)
-    cut = apply(now, plan, analysis)
+
+
+def now_share(share: float, kind: str, candidates: Sequence[Group], full: Mapping[str, int]) -> float:
+    """A share of the source's units of a kind as one of those that are left."""
+    mine = [group for group in candidates if group.kind == kind]
+    left = sum(group.units for group in mine)
+    return min(1.0, share * sum(full.get(group.id, group.units) for group in mine) / left) if left else 0.0
+
+
+def prune_once(scene: Scene, request: Request) -> Graph:
+    """One round: score the present model, choose, cut."""
+    now = scene.graph
+    scores = score(request.importance, scene)
+    allotment = request.allocation.keep(scene, scores)
+    plan = replace(select(scene.groups, allotment.counts, scores), statistics=request.statistics)
+    cut = apply(now, plan)
     if "importance" not in cut.memo:  # of the dense model, for the report
-        cut = cut.remember("importance", {root(id): summarise(each) for id, each in scores.items()})
+        units = {g.id: scores[g.id] for g in scene.candidates if g.slots}
+        cut = cut.remember("importance", {now.lineage.root(id): summarise(each) for id, each in units.items()})
     return cut.remember(request.allocation.name, allotment.memo) if allotment.memo else cut
+
+
+def score(importance: Importance, scene: Scene) -> dict[str, Tensor]:
+    """The scores of all candidates, blocks among them."""
+    blocks = tuple(g for g in scene.candidates if g.kind in BLOCKS)
+    units = tuple(g for g in scene.candidates if g.kind not in BLOCKS)
+    found = importance.score(replace(scene, candidates=units)) if units else {}
+    return found | (importance.score_blocks(replace(scene, candidates=blocks)) if blocks else {})
 
 
 def summarise(scores: Tensor, bins: int = 48) -> list[float]:
@@ -183,33 +260,9 @@ def summarise(scores: Tensor, bins: int = 48) -> list[float]:
     return [float(f"{part.mean():.4g}") for part in parts]
 
 
-def compensate(start: Graph, current: Graph, request: Request, batches: Sequence[Tensor], report: Report) -> Graph:
+def compensate(start: Graph, current: Graph, request: Request, scene: Scene, report: Report) -> Graph:
     """The cut graph with its weights adapted, where the method has a compensation."""
     if request.compensation is None:
         return current
-    label = f"compensating ({request.compensation.name})"
-    return request.compensation.compensate(start, current, batches, lambda done, all: report(label, done, all))
-
-
-def drop_blocks(now: Graph, request: Request, batches: Sequence[Tensor]) -> tuple[Graph, tuple[str, ...]]:
-    """Drop the branches with the least influence; widths do the rest.
-
-    Beside other kinds, blocks give at most half of what is to be removed. Alone, they are dropped until the target is
-    met.
-    """
-    analysis = analyze_axes(now)
-    groups = analysis.groups
-    influence = branch_influence(now, groups, batches)
-    cost, sizes, alone = cost_of(groups, request.budget), groups.sizes(), set(request.kinds) == {"blocks"}
-    target, dropped, show = request.budget.target, list[str](), request.budget.quantity.show
-    least = target if alone else (target + cost(sizes)) // 2
-    for id in sorted(influence, key=lambda id: (influence[id], id)):
-        if cost(sizes) <= target:
-            break
-        if alone or cost({**sizes, id: 0}) >= least:
-            sizes[id] = 0
-            dropped.append(id)
-    if alone and cost(sizes) > target:
-        raise BudgetError(f"dropping every block leaves {show(cost(sizes))}, above the target of {show(target)}")
-    note = f"dropped {len(dropped)} of {len(groups.branches)} residual branches: {', '.join(dropped) or 'none'}"
-    return apply(now, Plan({}, tuple(dropped), request.statistics), analysis), (note,)
+    told = functools.partial(report, f"compensating ({request.compensation.name})")
+    return request.compensation.compensate(start, current, replace(scene, progress=told))

@@ -13,11 +13,13 @@ from graphprune.ir.plan import Plan
 def select(groups: Groups, counts: Mapping[str, int], scores: Mapping[str, Tensor]) -> Plan:
     """Keep the `counts[id]` units of each group with the largest scores, the lower index on a tie, in ascending order.
 
-    Groups that keep everything are left out of the plan. Raises PlanError for a count or a score that does not fit.
+    A branch that keeps 0 is dropped, and with it what was chosen inside. Groups that keep everything are left out of
+    the plan. Raises PlanError for a count or a score that does not fit.
     """
-    by_id = groups.by_id()
-    keep = {id: top_units(by_id[id], count, scores[id]) for id, count in counts.items() if count != by_id[id].units}
-    return Plan(keep)
+    by_id, branches = groups.by_id(), [branch.id for branch in groups.branches]
+    dropped = tuple(id for id in branches if counts.get(id) == 0)
+    cut = {id: n for id, n in counts.items() if id in by_id and n != by_id[id].units and by_id[id].block not in dropped}
+    return Plan({id: top_units(by_id[id], count, scores[id]) for id, count in cut.items()}, dropped)
 
 
 def top_units(group: Group, count: int, scores: Tensor) -> tuple[int, ...]:

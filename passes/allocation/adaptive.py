@@ -6,13 +6,16 @@ from typing import ClassVar, Literal, final
 
 import numpy
 from numpy.typing import NDArray
+from torch import Tensor
 
+from graphprune.analysis.groups import BLOCKS
 from graphprune.analysis.layers import by_branch, find_layers
 from graphprune.budget.budgets import Width, free_widths
 from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
-from graphprune.pruning.interfaces import Allocation, Allotment, Round
-from graphprune.pruning.stream_change import Distance, measure_change, normalise
+from graphprune.pruning.blocks import block_step, in_order, is_blocks
+from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.signals.stream_change import Distance, measure_change, normalise
 
 _LARGEST = 0.99  # no group is asked for more than this share, as in the published code
 
@@ -29,7 +32,8 @@ class Adaptive(Allocation):
     published; `branch` measures attention and MLP apart. Groups outside the layers, such as the residual width, which
     the published method does not cut, give up the share d times `outside`. `amplitude=1` is the published 0.02 at its
     2 % a step: the most important layer is not cut at all, which stalls where the same layer stays the most important;
-    the default does not.
+    the default does not. Residual branches, or layers, are cut as the units of one group of the mean layer would be:
+    the lowest scores go.
     """
 
     name: ClassVar[str] = "adaptive"
@@ -46,35 +50,40 @@ class Adaptive(Allocation):
         if not 0 < self.outside <= 1:
             raise UsageError(f"adaptive takes outside above 0 and up to 1 (as the mean layer), not {self.outside}")
 
-    def keep(self, round: Round) -> Allotment:
-        rates = self.rates(round)
+    def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
+        rates, full = self.rates(scene), {g.id: scene.full(g) for g in scene.candidates}
         # A group that an earlier stage of another method has cut owes nothing for what is gone.
-        gone = {g.id: 1 - g.units / round.widths.get(g.id, g.units) for g in round.candidates}
-        carried = {g.id: float(round.memo.get(round.root(g.id), gone[g.id])) for g in round.candidates}
-        full = {g.id: round.widths.get(g.id, g.units) for g in round.candidates}
-        widths = free_widths(round.candidates, round.budget)
-        priorities = [steps(width, carried, full, rates) for width in widths]
-        counts = solve(round.groups, widths, priorities, round.budget)
+        gone = {g.id: 1 - g.units / full[g.id] for g in scene.candidates}
+        carried = {g.id: float(scene.memo.get(scene.root(g.id), gone[g.id])) for g in scene.candidates}
+        widths = free_widths(scene.candidates, scene.budget)
+        ranks = in_order(widths, scores)
+        priorities = [
+            block_step(width, 1 - ranks[place] / len(ranks)) if is_blocks(width) else steps(width, carried, full, rates)
+            for place, width in enumerate(widths)
+        ]
+        counts = solve(scene.groups, widths, priorities, scene.budget)
         amount = refused(widths, priorities, counts)
         memo = {}
-        for group in round.candidates:
+        for group in scene.candidates:
+            if group.kind in BLOCKS:
+                continue
             share = carried[group.id] + amount * rates[group.id]
             least = min(levels[0] for levels in (w.levels for w in widths if group in w.groups)) / full[group.id]
-            memo[round.root(group.id)] = min(share, 1 - float(least), _LARGEST)
+            memo[scene.root(group.id)] = min(share, 1 - float(least), _LARGEST)
         return Allotment(counts, memo)
 
-    def rates(self, round: Round) -> Mapping[str, float]:
+    def rates(self, scene: Scene) -> Mapping[str, float]:
         """1 - amplitude * importance for each candidate."""
-        if round.graph is None or not round.batches:
+        if not scene.batches:
             raise UsageError("adaptive measures layers on calibration text; give --data")
-        layers = find_layers(round.groups)
+        layers = find_layers(scene.groups)
         if self.per == "branch":
-            layers = tuple((branch,) for branch in round.groups.branches)
-        change = measure_change(round.graph, layers, round.batches, self.distance)
+            layers = tuple((branch,) for branch in scene.groups.branches)
+        change = measure_change(scene.graph, layers, scene.batches, self.distance)
         importance = by_branch(layers, normalise(change))
         return {
             g.id: self.outside if g.block is None else 1 - self.amplitude * importance.get(g.block, 0.0)
-            for g in round.candidates
+            for g in scene.candidates
         }
 
 

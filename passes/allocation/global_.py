@@ -7,11 +7,12 @@ from typing import ClassVar, Literal, final
 
 import numpy
 from numpy.typing import NDArray
+from torch import Tensor
 
-from graphprune.analysis.groups import Group
+from graphprune.analysis.groups import BLOCKS, Group
 from graphprune.budget.budgets import Width, cost_of, free_widths
 from graphprune.budget.solver import solve
-from graphprune.pruning.interfaces import Allocation, Allotment, Round
+from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.selection import check_scores
 
 
@@ -22,7 +23,8 @@ class Global(Allocation):
 
     `per=cost` ranks by score per cost of the unit at present widths, the best use of a budget where scores add up;
     `per=unit` by the score itself. `normalize` makes scores comparable first: `none` takes them as they are, `kind`
-    divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone. Without it, the
+    divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone (of all blocks,
+    for a residual branch or a layer). Without it, the
     first-order scores of heads, and those of early and late layers, do not compare once a cut is large: groups run into
     their floors, and models break (docs/methods/first-methods.md).
     """
@@ -31,24 +33,25 @@ class Global(Allocation):
     per: Literal["cost", "unit"] = "cost"
     normalize: Literal["none", "kind", "mean"] = "mean"
 
-    def keep(self, round: Round) -> Allotment:
-        cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()
+    def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
+        cost, sizes = cost_of(scene.groups, scene.budget), scene.groups.sizes()
         values: dict[str, NDArray[numpy.float64]] = {}
-        for group in round.candidates:
-            check_scores(group, round.scores[group.id])
-            ranked = -numpy.sort(-round.scores[group.id].double().numpy())
+        for group in scene.candidates:
+            check_scores(group, scores[group.id])
+            ranked = -numpy.sort(-scores[group.id].double().numpy())
             values[group.id] = divide(ranked, cost.slope(sizes, group.id) if self.per == "cost" else 1)
-        means = {group.id: self.scale(group, round.candidates, values) for group in round.candidates}
+        means = {group.id: self.scale(group, scene.candidates, values) for group in scene.candidates}
         values = {id: divide(ranked, means[id]) for id, ranked in values.items()}
-        widths = free_widths(round.candidates, round.budget)
+        widths = free_widths(scene.candidates, scene.budget)
         priorities = [step_values(width, values) for width in widths]
-        return Allotment(solve(round.groups, widths, priorities, round.budget))
+        return Allotment(solve(scene.groups, widths, priorities, scene.budget))
 
     def scale(self, group: Group, candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]) -> float:
         """What the values of this group are divided by: 1 where they have no scale of their own."""
         if self.normalize == "none":
             return 1.0
-        alike = [g for g in candidates if g is group or (self.normalize == "kind" and g.kind == group.kind)]
+        by_kind = self.normalize == "kind" or group.kind in BLOCKS  # a block has no units to be compared with
+        alike = [g for g in candidates if g is group or (by_kind and g.kind == group.kind)]
         mean = float(numpy.concatenate([values[g.id] for g in alike]).mean())
         return mean if 0 < mean < math.inf else 1.0
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy
 from numpy.typing import NDArray
+from torch import Tensor
 
 from graphprune.analysis.cost import Polynomial
 from graphprune.budget.budgets import Width, check_reachable, cost_of, free_widths
@@ -14,9 +15,9 @@ from graphprune.budget.clusters import Members, find_clusters
 from graphprune.budget.knapsack import Item, pack
 from graphprune.budget.solver import Levels, sizes_at, solve, terms_with
 from graphprune.errors import UsageError
-from graphprune.pruning.interfaces import Allocation, Allotment, Round
-from graphprune.pruning.loss_curves import Curve, Probe, measure_curves, saturate
+from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.selection import select
+from graphprune.pruning.signals.loss_curves import Curve, Probe, measure_curves, saturate
 from graphprune.running.inputs import Batch, rows
 from graphprune.spec import parse_spec
 
@@ -52,24 +53,24 @@ class Knapsack(Allocation):
         if not self.ceiling >= 0:
             raise UsageError(f"knapsack takes a ceiling of 0 (none) or more nats, not {self.ceiling}")
 
-    def keep(self, round: Round) -> Allotment:
-        widths = free_widths(round.candidates, round.budget)
-        check_reachable(round.groups, round.candidates, round.budget)
-        probe = self.probe(round)
+    def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
+        widths = free_widths(scene.candidates, scene.budget)
+        check_reachable(scene.groups, scene.candidates, scene.budget)
+        probe = self.probe(scene, scores)
         curves = self.measure(probe, widths)
         if not self.joint:
-            return Allotment(land(round, widths, curves, {}))
-        found = [land(round, widths, curves, at) for at in hub_levels(round, widths, self.levels)]
-        return Allotment(min(found, key=lambda counts: probe.measure_cut(select(round.groups, counts, round.scores))))
+            return Allotment(land(scene, widths, curves, {}))
+        found = [land(scene, widths, curves, at) for at in hub_levels(scene, widths, self.levels)]
+        return Allotment(min(found, key=lambda counts: probe.measure_cut(select(scene.groups, counts, scores))))
 
-    def probe(self, round: Round) -> Probe:
+    def probe(self, scene: Scene, scores: Mapping[str, Tensor]) -> Probe:
         """What measures the loss, on rows that no weight is solved on where there are enough."""
-        if round.graph is None or not round.batches:
+        if not scene.batches:
             raise UsageError("knapsack measures the loss on calibration text; give --data")
         repair = parse_spec("compensation", "least-squares{consumers=all}") if self.compensated else None
-        batches = first_rows(round.batches, min(self.samples, sum(map(rows, round.batches)) // 4))
-        text = round.batches[len(batches) :] or round.batches
-        return Probe(round.graph, batches, text, round.scores, round.loss, repair)
+        batches = first_rows(scene.batches, min(self.samples, sum(map(rows, scene.batches)) // 4))
+        text = scene.batches[len(batches) :] or scene.batches
+        return Probe(scene.graph, batches, text, scores, scene.loss, repair)
 
     def measure(self, probe: Probe, widths: Sequence[Width]) -> tuple[Curve, ...]:
         """The rise of the loss at every level of every width."""
@@ -77,28 +78,28 @@ class Knapsack(Allocation):
         return tuple(saturate(curve, self.ceiling) for curve in curves) if self.ceiling > 0 else curves
 
 
-def land(round: Round, widths: Sequence[Width], curves: Sequence[Curve], at: Mapping[int, int]) -> Mapping[str, int]:
+def land(scene: Scene, widths: Sequence[Width], curves: Sequence[Curve], at: Mapping[int, int]) -> Mapping[str, int]:
     """The best counts with some widths at given levels, filled up to the target."""
-    cost, sizes = cost_of(round.groups, round.budget), round.groups.sizes()
+    cost, sizes = cost_of(scene.groups, scene.budget), scene.groups.sizes()
     fixed = [replace(w, levels=w.levels[at[i] : at[i] + 1]) if i in at else w for i, w in enumerate(widths)]
     inner = [curve[at[i] : at[i] + 1] if i in at else curve for i, curve in enumerate(curves)]
-    chosen = choose(cost, sizes, fixed, inner, round.budget.target)
+    chosen = choose(cost, sizes, fixed, inner, scene.budget.target)
     for place, level in at.items():
         chosen[place] = level
-    return solve(round.groups, widths, rank(cost, sizes, widths, curves, chosen), round.budget)
+    return solve(scene.groups, widths, rank(cost, sizes, widths, curves, chosen), scene.budget)
 
 
-def hub_levels(round: Round, widths: Sequence[Width], levels: int) -> list[dict[int, int]]:
+def hub_levels(scene: Scene, widths: Sequence[Width], levels: int) -> list[dict[int, int]]:
     """Levels of the hubs within the budget, about `levels` spaced ones of each, widest first; {} without hubs."""
-    cost = cost_of(round.groups, round.budget)
+    cost = cost_of(scene.groups, scene.budget)
     hubs = find_clusters(cost, widths).hubs
-    least = {**round.groups.sizes(), **sizes_at(widths, numpy.zeros(len(widths), dtype=numpy.int64))}
+    least = {**scene.groups.sizes(), **sizes_at(widths, numpy.zeros(len(widths), dtype=numpy.int64))}
     each = itertools.product(*(thin(len(widths[w].levels), levels + 1)[::-1] for w in hubs))
     every = (dict(zip(hubs, levels, strict=True)) for levels in each)
     prices = (
         (at, cost({**least, **{i: n for w, k in at.items() for i, n in widths[w].at(k).items()}})) for at in every
     )
-    return [at for at, price in prices if price <= round.budget.target]
+    return [at for at, price in prices if price <= scene.budget.target]
 
 
 def first_rows(batches: Sequence[Batch], samples: int) -> Sequence[Batch]:

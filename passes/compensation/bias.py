@@ -1,6 +1,6 @@
 """Bias compensation: what removed units contributed on average goes on as a constant (FLAP, arXiv 2312.11983)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from graphprune.analysis.analyse import analyze_axes
-from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.pruning.interfaces import Compensation
+from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.biases import can_take_bias
 from graphprune.rewriting.widths import Widths
-from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.inputs import graph_inputs
 from graphprune.running.stepper import Stepper
 
 
@@ -32,16 +31,15 @@ class Bias(Compensation):
     name: ClassVar[str] = "bias"
     missing: Literal["add", "skip"] = "add"
 
-    def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
+    def biases(self, scene: Scene) -> tuple[str, ...]:
         if self.missing == "skip":
             return ()
-        cut = {(slot.name, slot.dim) for group in candidates if group.kind != "residual" for slot in group.slots}
-        calls = [c for c in find_linear_calls(graph) if (c.weight, 0 if c.transposed else 1) in cut]
+        cut = {(slot.name, slot.dim) for group in scene.candidates if group.kind != "residual" for slot in group.slots}
+        calls = [c for c in find_linear_calls(scene.graph) if (c.weight, 0 if c.transposed else 1) in cut]
         return tuple(call.weight for call in calls if can_take_bias(call))
 
-    def compensate(
-        self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None
-    ) -> Graph:
+    def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
+        batches = scene.batches
         if not batches:
             raise UsageError("the bias compensation needs calibration text; give --data")
         analysis = analyze_axes(dense)
@@ -54,7 +52,7 @@ class Bias(Compensation):
         filled = {}
         with torch.no_grad():
             for done, (old, new) in enumerate(pairs):
-                report(done, len(pairs))
+                scene.progress(done, len(pairs))
                 run.advance(old.node, through=False)
                 lost = mean_of(run.value(old.x)) * ~mask_of(widths, old.x)
                 constant = old.matrix(before[old.weight]).double() @ lost.to(before[old.weight].device)
@@ -63,7 +61,7 @@ class Bias(Compensation):
                 # From the dense bias: the present one holds what earlier rounds added for the same units.
                 own = before[old.bias].double() if old.bias is not None else torch.zeros_like(constant)
                 filled[new.bias] = torch.nn.Parameter((own + constant)[kept.to(constant.device)].to(bias.dtype))
-        report(len(pairs), len(pairs))
+        scene.progress(len(pairs), len(pairs))
         return cut.with_tensors(filled)
 
 

@@ -13,7 +13,7 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES
 from graphprune.passes.compensation.reading import Reading, read
-from graphprune.pruning.token_weights import flat, text_length
+from graphprune.pruning.signals.token_weights import flat, text_length
 from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.widths import Widths
 from graphprune.running.inputs import Batch, graph_inputs

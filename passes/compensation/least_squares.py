@@ -1,21 +1,19 @@
 """Least-squares compensation: consumers of what was cut are solved anew, so that the stream is what it was."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.bounds import NotNegative
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.passes.compensation.joint_run import Joint
-from graphprune.pruning.interfaces import Compensation
+from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.rewriting.biases import can_take_bias
-from graphprune.running.inputs import Batch
 
 
 @final
@@ -40,9 +38,8 @@ class LeastSquares(Compensation):
     damping: NotNegative = 0.01
     intercept: bool = False
 
-    def compensate(
-        self, dense: Graph, cut: Graph, batches: Sequence[Batch], report: Callable[[int, int], None] = lambda *_: None
-    ) -> Graph:
+    def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
+        batches = scene.batches
         if not batches:
             raise UsageError("least-squares needs calibration text; give --data")
         calls = self.choose(dense, cut)
@@ -50,16 +47,16 @@ class LeastSquares(Compensation):
         with torch.no_grad():
             joint = Joint(dense, cut, batches, self.target == "stream")
             for done, call in enumerate(calls):
-                report(done, len(calls))
+                scene.progress(done, len(calls))
                 joint.solve(call, self.damping, last[call.x] is call)
-        report(len(calls), len(calls))
+        scene.progress(len(calls), len(calls))
         return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
 
-    def biases(self, graph: Graph, candidates: Sequence[Group]) -> tuple[str, ...]:
+    def biases(self, scene: Scene) -> tuple[str, ...]:
         if not self.intercept:
             return ()
-        cut = {(slot.name, slot.dim) for group in candidates if group.kind != "residual" for slot in group.slots}
-        calls = [c for c in find_linear_calls(graph) if can_take_bias(c)]
+        cut = {(slot.name, slot.dim) for group in scene.candidates if group.kind != "residual" for slot in group.slots}
+        calls = [c for c in find_linear_calls(scene.graph) if can_take_bias(c)]
         return tuple(c.weight for c in calls if self.consumers == "all" or (c.weight, 0 if c.transposed else 1) in cut)
 
     def choose(self, dense: Graph, cut: Graph) -> list[LinearCall]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import DataError
-from graphprune.pruning.token_weights import flat, token_weights
+from graphprune.pruning.signals.token_weights import flat, token_weights
 
 _SMALLEST = 1e-8  # of an input's energy: what is left of it when its mean is taken away may be rounding alone
 

@@ -1,19 +1,14 @@
 """Magnitude importance: units with large weights matter."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from graphprune.analysis.groups import Group
 from graphprune.errors import UsageError
-from graphprune.ir.graph import Graph
-from graphprune.pruning.interfaces import Importance
-from graphprune.pruning.unit_sums import score_groups
-from graphprune.running.inputs import Batch
-from graphprune.running.loss import Loss
+from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.signals.unit_sums import score_groups
 
 
 @final
@@ -35,9 +30,8 @@ class Magnitude(Importance):
         if self.p not in (1, 2):
             raise UsageError(f"magnitude takes p=1 or 2, not p={self.p}")
 
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, Tensor]:
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        graph, groups = scene.graph, scene.candidates
         parameters = graph.parameters()
 
         def powers(name: str) -> Tensor:

@@ -1,6 +1,5 @@
 """Surgeon importance: the loss that removing a unit costs after the weights that are left have made up for it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -9,12 +8,9 @@ from torch import Tensor
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import UsageError
-from graphprune.ir.graph import Graph
-from graphprune.pruning.curvature import measure_curvature
-from graphprune.pruning.elimination import Consumer, eliminate
-from graphprune.pruning.interfaces import Importance
-from graphprune.running.inputs import Batch
-from graphprune.running.loss import Loss
+from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.signals.curvature import measure_curvature
+from graphprune.pruning.signals.elimination import Consumer, eliminate
 
 Reading = tuple[LinearCall, int]
 
@@ -43,10 +39,9 @@ class Obs(Importance):
         if self.damping < 0 or self.rounds < 1:
             raise UsageError(f"obs takes damping of 0 or more and 1 round or more, not {self.damping}, {self.rounds}")
 
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, Tensor]:
-        if not batches:
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        graph, groups = scene.graph, scene.candidates
+        if not scene.batches:
             raise UsageError("obs needs calibration text; give --data")
         calls = {call.weight: call for call in find_linear_calls(graph, shared=True)}
         solved = {call.weight for call in find_linear_calls(graph)}
@@ -55,7 +50,7 @@ class Obs(Importance):
             if not read[group.id]:
                 raise UsageError(f"obs can not score {group.id} ({group.kind}): no linear call reads it; use taylor")
         needed = {call.node.name: call for found in read.values() for call, _ in found}
-        curvature = measure_curvature(graph, list(needed.values()), batches, loss)
+        curvature = measure_curvature(graph, list(needed.values()), scene.batches, scene.loss)
         tensors, result = graph.tensors(), dict[str, Tensor]()
         for group in groups:
             consumers = []

@@ -1,18 +1,13 @@
 """Random importance: the baseline that every method has to beat."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from graphprune.analysis.groups import Group
-from graphprune.ir.graph import Graph
-from graphprune.pruning.interfaces import Importance
-from graphprune.running.inputs import Batch
-from graphprune.running.loss import Loss
+from graphprune.pruning.interfaces import Importance, Scene
 
 
 @final
@@ -24,10 +19,11 @@ class Random(Importance):
     needs_data: ClassVar[bool] = False
     seed: int = 0
 
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, Tensor]:
-        return {group.id: draw(f"{self.seed} {group.id}", group.units) for group in groups}
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        return {group.id: draw(f"{self.seed} {group.id}", group.units) for group in scene.candidates}
+
+    def score_blocks(self, scene: Scene) -> dict[str, Tensor]:
+        return {block.id: draw(f"{self.seed} {block.tie or block.id}", 1) for block in scene.candidates}
 
 
 def draw(key: str, units: int) -> Tensor:

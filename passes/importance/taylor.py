@@ -8,13 +8,12 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from graphprune.analysis.groups import Group
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.pruning.gradients import backward, with_leaves
-from graphprune.pruning.interfaces import Importance
-from graphprune.pruning.line_taps import Tapped, attach_taps
-from graphprune.pruning.unit_sums import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
+from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.signals.gradients import backward, with_leaves
+from graphprune.pruning.signals.line_taps import Tapped, attach_taps
+from graphprune.pruning.signals.unit_sums import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
 from graphprune.running.inputs import Batch, rows, samples
 from graphprune.running.loss import Loss
 
@@ -57,12 +56,11 @@ class Taylor(Importance):
                 "or use order=first"
             )
 
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, Tensor]:
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        graph, batches, loss = scene.graph, scene.batches, scene.loss
         if not batches:
             raise UsageError("taylor needs calibration text; give --data")
-        layout = lay_out(graph, groups)
+        layout = lay_out(graph, scene.candidates)
         # A loss that was given need not be the mean over its rows, so it sees one sample at a time.
         summed = self.order == "first" and self.aggregate == "vector" and loss is None
         tapped = attach_taps(graph, layout) if summed else None

@@ -8,7 +8,7 @@ from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.passes import Context, Pass
-from graphprune.pruning.stream_change import branch_influence
+from graphprune.pruning.signals.stream_change import branch_influence
 from graphprune.rewriting.apply import apply
 
 

@@ -14,7 +14,7 @@ from graphprune.ir.placement import place_like
 from graphprune.pipeline.passes import Context
 from graphprune.pipeline.stages import PrunePass
 from graphprune.pruning.options import Pruning
-from graphprune.pruning.rounds import Pruned, Request, prune
+from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
 from graphprune.pruning.stock_widths import allowed_counts, has_stock_form, require_stock, without_heads
 from graphprune.spec import parse_spec
 
@@ -51,6 +51,7 @@ class Prune(PrunePass, Pruning, Aimed):
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)
+        self.check()
 
     @classmethod
     def towards(cls, target: Target, final: Target | None, options: Pruning) -> Self:
@@ -67,7 +68,7 @@ class Prune(PrunePass, Pruning, Aimed):
         if self.uniform:
             result = prune_to_stock(here, request, batches, context)
         else:
-            result = prune(here, request, batches, context.progress, context.source)
+            result = prune(here, request, batches, surroundings(context))
         for note in result.notes:
             context.log(note)
         return place_like(result.graph, graph).note(*result.notes)
@@ -76,7 +77,15 @@ class Prune(PrunePass, Pruning, Aimed):
         """The options resolved for a source model."""
         target, final = self.known or self.read_targets(source)
         return Request(
-            Budget(target.most, self.min_units, 0.0, self.round_to, self.uniform, quantity=target.quantity),
+            Budget(
+                target.most,
+                self.min_units,
+                0.0,
+                self.round_to,
+                self.uniform,
+                within=self.shares,
+                quantity=target.quantity,
+            ),
             parse_spec("importance", self.importance),
             parse_spec("allocation", self.allocation),
             self.kinds,
@@ -85,6 +94,8 @@ class Prune(PrunePass, Pruning, Aimed):
             self.statistics,
             parse_spec("compensation", self.compensation) if self.compensation else None,
             final.most if final is not None else None,
+            self.scope,
+            self.ends,
         )
 
     def read_targets(self, source: Graph) -> Known:
@@ -92,6 +103,10 @@ class Prune(PrunePass, Pruning, Aimed):
         quantity = parse_quantity(self.quantity)
         final = make_target(quantity, source, self.final) if self.final else None
         return Known(make_target(quantity, source, self.target), final)
+
+
+def surroundings(context: Context) -> Surroundings:
+    return Surroundings(source=context.source, seed=context.seed, report=context.progress, folder=context.folder)
 
 
 def prunings(graph: Graph) -> int:
@@ -103,9 +118,9 @@ def prune_to_stock(graph: Graph, request: Request, batches: Sequence[Any], conte
     """Prune to equal widths that a configuration of the source's architecture has. Raises UsageError without one."""
     budget = replace(request.budget, allowed=allowed_counts(graph, analyze(graph)))
     request = replace(request, budget=budget)
-    pruned = prune(graph, request, batches, context.progress, context.source)
+    pruned = prune(graph, request, batches, surroundings(context))
     if not has_stock_form(pruned.graph):  # heads and residual width may each be expressible and not go together
         request = replace(request, budget=replace(budget, allowed=without_heads(budget.allowed)))
-        pruned = prune(graph, request, batches, context.progress, context.source)
+        pruned = prune(graph, request, batches, surroundings(context))
     require_stock(pruned.graph)
     return pruned

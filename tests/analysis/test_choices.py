@@ -25,7 +25,8 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan, read_plan
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
-from graphprune.pruning.loss_curves import Probe
+from graphprune.pruning.interfaces import view
+from graphprune.pruning.signals.loss_curves import Probe
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running import comparison, observations, runners
@@ -283,10 +284,10 @@ def test_experts_have_scores() -> None:
     source, (group,) = graph("mixtral"), experts(graph("mixtral"))
     stacks = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
     owned = [source.parameters()[f"model.layers.0.{name}"].detach().flatten(1) for name in stacks]
-    scores = Magnitude().score(source, [group])[group.id]
+    scores = Magnitude().score(view(source, [group]))[group.id]
     torch.testing.assert_close(scores, torch.cat(owned, 1).square().sum(1))
     text = [torch.randint(61, (4, 12), generator=torch.Generator().manual_seed(2))]
-    found = Taylor().score(source, [group], text)[group.id]
+    found = Taylor().score(view(source, [group], text))[group.id]
     assert found.shape == (5,)
     assert bool((found > 0).all())
     assert len(set(found.tolist())) == 5

@@ -14,6 +14,7 @@ from graphprune.errors import UsageError
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.progress import no_progress
+from graphprune.pruning.interfaces import view
 from graphprune.reporting.results import Result
 from tests.support.tiny_llama import CONFIG, tiny_graph
 
@@ -98,6 +99,6 @@ def test_what_would_have_to_be_measured_is_refused_before_anything_is_read(
 
 def test_no_unit_is_better_than_another() -> None:
     groups = analyze(tiny_graph()).prunable()
-    scores = Equal().score(tiny_graph(), groups)
+    scores = Equal().score(view(tiny_graph(), groups))
     assert list(scores) == [group.id for group in groups]
     assert all(torch.equal(scores[group.id], torch.ones(group.units)) for group in groups)

@@ -1,5 +1,7 @@
 """Adaptive allocation: layers found from the axes, the right sign, shares carried, the budget met exactly."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,9 +11,9 @@ from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
 from graphprune.passes.allocation.adaptive import Adaptive
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.pruning.interfaces import Round
-from graphprune.pruning.rounds import Request, prune
-from graphprune.pruning.stream_change import measure_change, normalise
+from graphprune.pruning.interfaces import Scene
+from graphprune.pruning.rounds import Request, Surroundings, prune
+from graphprune.pruning.signals.stream_change import measure_change, normalise
 from graphprune.rewriting.apply import apply
 from tests.support.families import analysis, families, graph
 
@@ -80,23 +82,23 @@ def test_normalised_changes() -> None:
     assert normalise([]) == ()
 
 
-def make_round(share: float, memo: dict[str, float] | None = None) -> Round:
+def make_round(share: float, memo: dict[str, float] | None = None) -> Scene:
     source = graph("llama")
     groups = analysis("llama").groups
     candidates = groups.prunable(frozenset({"mlp", "attention"}))
     budget = Budget(int(share * source.parameter_count()))
-    return Round(source, groups, candidates, {}, budget, BATCHES, None, {g.id: g.units for g in candidates}, memo or {})
+    return Scene(source, groups, candidates, budget, BATCHES, memo=memo or {})
 
 
 @pytest.mark.xdist_group("llama")
 def test_amplitude_zero_is_uniform_and_one_spares_the_most_important_layer() -> None:
-    level = Adaptive(amplitude=0.0).keep(make_round(0.8)).counts
+    level = Adaptive(amplitude=0.0).keep(make_round(0.8), {}).counts
     shares = {id: count / analysis("llama").groups[id].units for id, count in level.items() if "mlp" in id}
     assert max(shares.values()) - min(shares.values()) <= 1 / 16
     rates = Adaptive(amplitude=1.0).rates(make_round(0.8))
     assert min(rates.values()) == pytest.approx(0.0)
     assert max(rates.values()) == pytest.approx(2.0)
-    sparing = Adaptive(amplitude=1.0).keep(make_round(0.8)).counts
+    sparing = Adaptive(amplitude=1.0).keep(make_round(0.8), {}).counts
     for id, rate in rates.items():
         if rate == 0.0:
             assert sparing[id] == analysis("llama").groups[id].units
@@ -106,7 +108,7 @@ def test_amplitude_zero_is_uniform_and_one_spares_the_most_important_layer() -> 
 @pytest.mark.parametrize("share", [0.95, 0.8, 0.7])
 def test_the_budget_is_met_within_one_unit(share: float) -> None:
     round = make_round(share)
-    counts = Adaptive().keep(round).counts
+    counts = Adaptive().keep(round, {}).counts
     cost = round.groups.costs.parameters({**round.groups.sizes(), **counts})
     assert round.budget.target - 3 * 32 < cost <= round.budget.target
 
@@ -140,7 +142,7 @@ def test_stages_carry_what_is_owed() -> None:
     whole = prune(source, request(goals[3], 4), BATCHES)
     half = prune(source, request(goals[1], 2), BATCHES)
     assert half.graph.memo["adaptive"]
-    rest = prune(half.graph, request(goals[3], 2), BATCHES, source=source)
+    rest = prune(half.graph, request(goals[3], 2), BATCHES, Surroundings(source=source))
     assert {id: len(u) for id, u in rest.plan.keep.items()} == {id: len(u) for id, u in whole.plan.keep.items()}
     assert analyze(apply(source, rest.plan)).sizes() == analyze(rest.graph).sizes()
 
@@ -150,9 +152,9 @@ def test_what_is_outside_the_layers_gives_its_share() -> None:
     source, groups = graph("llama"), analysis("llama").groups
     candidates = groups.prunable(frozenset({"mlp", "residual"}))
     budget = Budget(int(0.5 * source.parameter_count()))
-    round = Round(source, groups, candidates, {}, budget, BATCHES, None, {g.id: g.units for g in candidates})
+    round = Scene(source, groups, candidates, budget, BATCHES)
     (residual,) = (g for g in candidates if g.kind == "residual")
-    left = [Adaptive(outside=o).keep(round).counts[residual.id] for o in (1.0, 0.5, 0.2)]
+    left = [Adaptive(outside=o).keep(round, {}).counts[residual.id] for o in (1.0, 0.5, 0.2)]
     assert left[0] < left[1] < left[2] <= residual.units
     assert Adaptive(outside=0.2).rates(round)[residual.id] == 0.2
 
@@ -161,7 +163,7 @@ def test_what_is_outside_the_layers_gives_its_share() -> None:
 def test_refused_without_text_and_with_wrong_options() -> None:
     round = make_round(0.8)
     with pytest.raises(UsageError, match="--data"):
-        Adaptive().keep(Round(round.graph, round.groups, round.candidates, {}, round.budget))
+        Adaptive().keep(replace(round, batches=()), {})
     with pytest.raises(UsageError, match="amplitude"):
         Adaptive(amplitude=2.0)
     with pytest.raises(UsageError, match="outside above 0"):

@@ -10,8 +10,9 @@ from graphprune.budget.budgets import Budget
 from graphprune.errors import PlanError, UsageError
 from graphprune.passes.allocation.global_ import Global
 from graphprune.passes.allocation.uniform import Uniform
-from graphprune.pruning.interfaces import Allocation, Round
+from graphprune.pruning.interfaces import Allocation, Scene
 from graphprune.pruning.selection import select
+from tests.support.tiny_llama import tiny_graph
 
 
 def make(units: dict[str, tuple[int, int]], kinds: dict[str, Kind] | None = None) -> Groups:
@@ -25,8 +26,8 @@ def make(units: dict[str, tuple[int, int]], kinds: dict[str, Kind] | None = None
 
 def keep(allocation: Allocation, groups: Groups, scores: dict[str, list[float]], **budget: object) -> dict[str, int]:
     tensors = {id: torch.tensor(values) for id, values in scores.items()}
-    made = Round(None, groups, groups.groups, tensors, Budget(**budget))  # type: ignore[arg-type]
-    return dict(allocation.keep(made).counts)
+    made = Scene(tiny_graph(), groups, groups.groups, Budget(**budget))  # type: ignore[arg-type]
+    return dict(allocation.keep(made, tensors).counts)
 
 
 def test_uniform_keeps_the_same_share() -> None:

@@ -14,8 +14,8 @@ from graphprune.ir.graph import Graph, get_tensor
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.random_ import Random
 from graphprune.passes.importance.taylor import Taylor
-from graphprune.pruning.interfaces import Importance
-from graphprune.pruning.unit_sums import unit_sums
+from graphprune.pruning.interfaces import Importance, view
+from graphprune.pruning.signals.unit_sums import unit_sums
 from graphprune.running.inputs import Batch, decoder_inputs
 from graphprune.running.loss import next_token_loss
 from tests.support.tiny_llama import CONFIG, group, ids, tiny_graph, tiny_groups
@@ -61,7 +61,7 @@ def test_taylor_equals_brute_force(aggregate: str, mode: str) -> None:
     parts = [tokens] if mode == "batch" else list(tokens.split(1))  # type: ignore[no-untyped-call]
     sums = brute_force if aggregate == "element" else brute_force_vector
     found = [{n: weights[n] * g for n, g in gradients(graph, part).items()} for part in parts]
-    scores = Taylor(aggregate, mode).score(graph, groups, (tokens[:2], tokens[2:]))  # type: ignore[arg-type]
+    scores = Taylor(aggregate, mode).score(view(graph, groups, (tokens[:2], tokens[2:])))  # type: ignore[arg-type]
     for one in groups:
         expected = numpy.mean([sums(one, entries) for entries in found], axis=0)
         close(scores[one.id], [float(x) for x in expected])
@@ -76,7 +76,7 @@ def test_query_heads_count_for_their_own_key_value_head() -> None:
     expected = product.view(4, 2, 4, -1).sum((1, 2, 3))  # key-value head, query head, size, residual
     only_q = dataclasses.replace(tiny_groups()[HEADS], slots=tiny_groups()[HEADS].slots[:1])
     taylor = Taylor(aggregate="element", gradients="batch")
-    close(taylor.score(graph, [only_q], (tokens,))[HEADS], expected.tolist())
+    close(taylor.score(view(graph, [only_q], (tokens,)))[HEADS], expected.tolist())
 
 
 def test_taylor_leaves_the_graph_as_it_was() -> None:
@@ -86,7 +86,7 @@ def test_taylor_leaves_the_graph_as_it_was() -> None:
     frozen.requires_grad_(False)
     try:
         with torch.no_grad():
-            Taylor().score(graph, tiny_groups().groups, (ids(2, 8),))
+            Taylor().score(view(graph, tiny_groups().groups, (ids(2, 8),)))
         states = [p.requires_grad for p in graph.parameters().values()]
         assert states == [False] + [True] * (len(states) - 1)
     finally:
@@ -120,27 +120,27 @@ def test_magnitude_equals_brute_force_and_ignores_buffers() -> None:
     buffer = next(name for name, t in graph.tensors().items() if not isinstance(t, torch.nn.Parameter) and t.ndim == 1)
     rows = len(get_tensor(graph.module, buffer))
     for p in (1, 2):
-        scores = Magnitude(p).score(graph, groups)
+        scores = Magnitude(p).score(view(graph, groups))
         for one in groups:
             close(scores[one.id], brute_force(one, {n: w**p for n, w in weights.items()}))
     both = group("g", "other", rows, {(buffer, 0): 1, ("model.norm.weight", 0): CONFIG.hidden_size // rows})
     alone = group("g", "other", rows, {("model.norm.weight", 0): CONFIG.hidden_size // rows})
-    torch.testing.assert_close(Magnitude().score(graph, [both]), Magnitude().score(graph, [alone]))
+    torch.testing.assert_close(Magnitude().score(view(graph, [both])), Magnitude().score(view(graph, [alone])))
 
 
 def test_mean_magnitude_does_not_depend_on_how_much_a_unit_owns() -> None:
     graph = tiny_graph().with_tensors(
         {n: torch.nn.Parameter(torch.full_like(p, -3.0)) for n, p in tiny_graph().parameters().items()}
     )
-    for score in Magnitude(1, "mean").score(graph, tiny_groups().groups).values():
+    for score in Magnitude(1, "mean").score(view(graph, tiny_groups().groups)).values():
         torch.testing.assert_close(score, torch.full_like(score, 3.0))
 
 
 def test_random_depends_on_seed_and_group_alone() -> None:
     graph, groups = tiny_graph(), tiny_groups().groups
-    first, again = Random(1).score(graph, groups), Random(1).score(graph, groups[::-1])
+    first, again = Random(1).score(view(graph, groups)), Random(1).score(view(graph, groups[::-1]))
     assert all(torch.equal(first[id], again[id]) for id in first)
-    assert not torch.equal(first[HEADS], Random(2).score(graph, groups)[HEADS])
+    assert not torch.equal(first[HEADS], Random(2).score(view(graph, groups))[HEADS])
     assert not torch.equal(first[groups[1].id], first[groups[3].id])
 
 
@@ -152,17 +152,17 @@ def test_a_given_loss_takes_batches_of_named_tensors() -> None:
         assert not isinstance(batch, Tensor)
         return torch.nn.functional.cross_entropy(outputs[0][:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten())
 
-    expected = Taylor().score(graph, groups, (tokens,))
-    for id, score in Taylor().score(graph, groups, (batch,), loss).items():
+    expected = Taylor().score(view(graph, groups, (tokens,)))
+    for id, score in Taylor().score(view(graph, groups, (batch,), loss)).items():
         torch.testing.assert_close(score, expected[id])
     with pytest.raises(UsageError, match="need a loss"):
-        Taylor().score(graph, groups, (batch,))
+        Taylor().score(view(graph, groups, (batch,)))
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
     graph, groups = tiny_graph(), tiny_groups().groups
     with pytest.raises(UsageError, match="--data"):
-        Taylor().score(graph, groups)
+        Taylor().score(view(graph, groups))
     with pytest.raises(UsageError, match="aggregate"):
         Taylor("sum")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="p=3"):
@@ -170,7 +170,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     name, weight = next(iter(graph.parameters().items()))
     broken = graph.with_tensors({name: torch.nn.Parameter(weight.detach() * float("nan"))})
     with pytest.raises(DataError, match="nan"):
-        Taylor().score(broken, groups, (ids(2, 8),))
+        Taylor().score(view(broken, groups, (ids(2, 8),)))
 
 
 def test_inferred_groups_own_what_the_groups_by_hand_own() -> None:
@@ -190,6 +190,6 @@ def slots(group: Group) -> dict[tuple[str, int], list[int]]:
 def test_every_inferred_kind_is_scored(importance: Importance) -> None:
     """Residual width, vocabulary and rotary pairs too: a tied embedding is owned through both of its dimensions."""
     groups = analyze(tiny_graph())
-    scores = importance.score(tiny_graph(), groups.groups, (ids(2, 8),))
+    scores = importance.score(view(tiny_graph(), groups.groups, (ids(2, 8),)))
     assert {id: len(score) for id, score in scores.items()} == {g.id: g.units for g in groups.groups}
     assert all(bool((score > 0).any()) and bool(torch.isfinite(score).all()) for score in scores.values())

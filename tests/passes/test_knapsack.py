@@ -1,10 +1,12 @@
 """Knapsack allocation: the best counts for measured losses, against enumeration; the budget, the measurements."""
 
 import itertools
+from dataclasses import replace
 
 import numpy
 import pytest
 import torch
+from torch import Tensor
 
 from graphprune.analysis.cost import Polynomial
 from graphprune.analysis.groups import Group
@@ -17,10 +19,10 @@ from graphprune.ir.plan import Plan
 from graphprune.passes.allocation.knapsack import Knapsack, choose, first_rows, rank, thin
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.pruning.interfaces import Round
-from graphprune.pruning.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
+from graphprune.pruning.interfaces import Scene, view
 from graphprune.pruning.rounds import Request, prune
 from graphprune.pruning.selection import select
+from graphprune.pruning.signals.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
 from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from tests.support.families import analysis, graph
@@ -144,12 +146,14 @@ def test_the_solved_weight_is_the_least_squares_answer() -> None:
     assert not solved[:, ~kept].any()
 
 
-def make_round(share: float, kinds: tuple[str, ...] = ("mlp", "attention", "residual"), **budget: object) -> Round:
+def make_round(
+    share: float, kinds: tuple[str, ...] = ("mlp", "attention", "residual"), **budget: object
+) -> tuple[Scene, dict[str, Tensor]]:
     source, groups = graph("llama"), analysis("llama").groups
     candidates = groups.prunable(frozenset(kinds))
-    scores = Magnitude().score(source, candidates)
+    scores = Magnitude().score(view(source, candidates))
     limits = Budget(int(share * source.parameter_count()), **budget)  # type: ignore[arg-type]
-    return Round(source, groups, candidates, scores, limits, BATCHES)
+    return Scene(source, groups, candidates, limits, BATCHES), scores
 
 
 def mean_loss(model: Graph) -> float:
@@ -161,23 +165,23 @@ def mean_loss(model: Graph) -> float:
 @pytest.mark.parametrize("kind", ["mlp", "attention"])
 def test_a_measurement_is_the_loss_of_the_cut_and_compensated_model(kind: str) -> None:
     """Masking with solved weights gives what rewriting and least squares give; without them, what rewriting gives."""
-    round = make_round(0.8, (kind,))
+    round, scores = make_round(0.8, (kind,))
     group = round.candidates[-1]
     counts = {group.id: max(1, group.units // 2)}
-    cut = apply(graph("llama"), select(round.groups, counts, round.scores))
+    cut = apply(graph("llama"), select(round.groups, counts, scores))
     for repair in (None, LeastSquares(damping=0.01)):
-        whole = repair.compensate(graph("llama"), cut, BATCHES) if repair else cut
+        whole = repair.compensate(graph("llama"), cut, view(graph("llama"), (), BATCHES)) if repair else cut
         wanted = mean_loss(whole)
-        found = Probe(graph("llama"), BATCHES, BATCHES, round.scores, None, repair).measure(counts)
+        found = Probe(graph("llama"), BATCHES, BATCHES, scores, None, repair).measure(counts)
         assert found == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.xdist_group("llama")
 def test_curves_of_a_width_that_a_norm_runs_over() -> None:
-    round = make_round(0.8, ("residual",))
+    round, scores = make_round(0.8, ("residual",))
     (width,) = free_widths(round.candidates, round.budget)
-    (curve,) = measure_curves(Probe(graph("llama"), BATCHES, BATCHES, round.scores), [width], 2)
-    cut = apply(graph("llama"), select(round.groups, width.at(0), round.scores))
+    (curve,) = measure_curves(Probe(graph("llama"), BATCHES, BATCHES, scores), [width], 2)
+    cut = apply(graph("llama"), select(round.groups, width.at(0), scores))
     assert curve[0] >= mean_loss(cut) - mean_loss(graph("llama")) - 1e-5
     assert curve[-1] == 0
     assert (numpy.diff(curve) <= 0).all()
@@ -196,9 +200,9 @@ def test_curves_of_a_width_that_a_norm_runs_over() -> None:
     ],
 )
 def test_the_budget_is_met_within_one_unit(share: float, options: str, limits: dict[str, object]) -> None:
-    round = make_round(share, **limits)
+    round, scores = make_round(share, **limits)
     allocation = Knapsack(levels=2, samples=4, compensated=options != "plain", joint=options == "joint")
-    counts = dict(allocation.keep(round).counts)
+    counts = dict(allocation.keep(round, scores).counts)
     sizes = {**round.groups.sizes(), **counts}
     cost = round.groups.costs.parameters
     assert cost(sizes) <= round.budget.target
@@ -206,7 +210,7 @@ def test_the_budget_is_met_within_one_unit(share: float, options: str, limits: d
         wider = [n for n in width.levels if n > counts[width.groups[0].id]]
         assert all(counts[g.id] == counts[width.groups[0].id] in width.levels for g in width.groups)
         assert not wider or cost({**sizes, **{g.id: int(wider[0]) for g in width.groups}}) > round.budget.target
-    assert counts == allocation.keep(round).counts
+    assert counts == allocation.keep(round, scores).counts
 
 
 @pytest.mark.xdist_group("llama")
@@ -225,15 +229,15 @@ def test_a_width_that_does_nothing_is_cut_first() -> None:
 
 @pytest.mark.xdist_group("llama")
 def test_refused_without_text_with_wrong_options_and_out_of_reach() -> None:
-    round = make_round(0.8)
+    round, scores = make_round(0.8)
     with pytest.raises(UsageError, match="--data"):
-        Knapsack().keep(Round(round.graph, round.groups, round.candidates, round.scores, round.budget))
+        Knapsack().keep(replace(round, batches=()), scores)
     with pytest.raises(UsageError, match="1 level"):
         Knapsack(levels=0)
     with pytest.raises(UsageError, match="ceiling"):
         Knapsack(ceiling=float("nan"))
     with pytest.raises(BudgetError, match="out of reach"):
-        Knapsack().keep(make_round(0.01))
+        Knapsack().keep(*make_round(0.01))
 
 
 def test_the_first_batches_that_hold_so_many_samples() -> None:

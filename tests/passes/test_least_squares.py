@@ -18,7 +18,8 @@ from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.compensation.reading import read
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.pruning.rounds import Request, prune
+from graphprune.pruning.interfaces import view
+from graphprune.pruning.rounds import Request, Surroundings, prune
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs, graph_inputs
 from graphprune.running.stepper import Stepper
@@ -57,7 +58,7 @@ def test_a_copied_channel_is_removed_without_a_trace() -> None:
         copied[name] = torch.nn.Parameter(weight)
     twins = source.with_tensors(copied)
     cut = apply(twins, Plan({group.id: tuple(u for u in range(group.units) if u != 5)}))
-    repaired = LeastSquares(damping=1e-9).compensate(twins, cut, BATCHES)
+    repaired = LeastSquares(damping=1e-9).compensate(twins, cut, view(twins, (), BATCHES))
     assert distance(cut, twins) > 1e-6
     torch.testing.assert_close(logits(repaired), logits(twins), rtol=1e-3, atol=1e-4)
 
@@ -66,7 +67,7 @@ def test_a_copied_channel_is_removed_without_a_trace() -> None:
 def test_the_solution_is_that_of_lstsq() -> None:
     source, group = graph("llama"), groups_of("llama", "mlp")[0]
     cut = apply(source, halves([group]))
-    repaired = LeastSquares(damping=0.0, target="output").compensate(source, cut, BATCHES)
+    repaired = LeastSquares(damping=0.0, target="output").compensate(source, cut, view(source, (), BATCHES))
     name = f"{group.scope}.down_proj.weight"
     call = next(c for c in find_linear_calls(source) if c.weight == name)
     run = Stepper(source, [graph_inputs(source, ids) for ids in BATCHES], frozenset({call.x.name}))
@@ -91,7 +92,7 @@ def test_every_kind_comes_closer_to_the_source(name: str, kind: Kind, target: st
     source, groups = graph(name), groups_of(name, kind)
     assert groups
     cut = apply(source, halves(groups))
-    repaired = LeastSquares(target=target, damping=1e-4).compensate(source, cut, BATCHES)  # type: ignore[arg-type]
+    repaired = LeastSquares(target=target, damping=1e-4).compensate(source, cut, view(source, (), BATCHES))  # type: ignore[arg-type]
     verify(repaired)
     before, after = distance(cut, source), distance(repaired, source)
     assert after < before, (before, after)
@@ -104,7 +105,7 @@ def test_all_consumers_means_more_weights_are_solved() -> None:
     cut = apply(source, halves(groups_of("llama", "mlp")))
     changed = {}
     for consumers in ("cut", "all"):
-        result = LeastSquares(consumers=consumers).compensate(source, cut, BATCHES)  # type: ignore[arg-type]
+        result = LeastSquares(consumers=consumers).compensate(source, cut, view(source, (), BATCHES))  # type: ignore[arg-type]
         changed[consumers] = {n for n, p in result.parameters().items() if not torch.equal(p, cut.parameters()[n])}
     assert changed["cut"] == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
     assert changed["cut"] < changed["all"]
@@ -114,7 +115,7 @@ def test_all_consumers_means_more_weights_are_solved() -> None:
 @pytest.mark.xdist_group("llama")
 def test_nothing_cut_nothing_changed() -> None:
     source = graph("llama")
-    same = LeastSquares(consumers="all").compensate(source, source, BATCHES)
+    same = LeastSquares(consumers="all").compensate(source, source, view(source, (), BATCHES))
     torch.testing.assert_close(logits(same), logits(source), rtol=1e-4, atol=1e-4)
 
 
@@ -123,10 +124,10 @@ def test_bias_keeps_the_mean_of_what_is_written(name: str) -> None:
     source = graph(name)
     group = groups_of(name, "mlp")[0]
     bias = Bias()
-    prepared = apply(source, Plan(biases=bias.biases(source, [group])))
+    prepared = apply(source, Plan(biases=bias.biases(view(source, [group]))))
     torch.testing.assert_close(logits(prepared), logits(source))
     cut = apply(prepared, halves([group]))
-    repaired = bias.compensate(source, cut, BATCHES)
+    repaired = bias.compensate(source, cut, view(source, (), BATCHES))
     verify(repaired)
     weights = {slot.name for slot in group.slots}
     call = next(
@@ -170,7 +171,7 @@ def test_rounds_add_nothing_to_what_the_whole_cut_takes(name: str, compensation:
     budget = Budget(int(0.7 * source.parameter_count()))
     parts = (budget, Magnitude(), Uniform(), ("mlp", "attention"))
     pruned = prune(source, Request(*parts, steps=3, compensation=compensation), BATCHES)
-    once = compensation.compensate(source, apply(source, pruned.plan), BATCHES)
+    once = compensation.compensate(source, apply(source, pruned.plan), view(source, (), BATCHES))
     assert {*once.parameters()} == {*pruned.graph.parameters()}
     assert all(torch.equal(p, pruned.graph.parameters()[n]) for n, p in once.parameters().items())
 
@@ -182,7 +183,10 @@ def test_prune_compensates_in_every_step() -> None:
     plain = Request(Budget(target), Magnitude(), Uniform(), ("mlp", "attention"), steps=3)
     reports: list[str] = []
     repaired = prune(
-        source, replace(plain, compensation=LeastSquares()), BATCHES, lambda *entry: reports.append(entry[0])
+        source,
+        replace(plain, compensation=LeastSquares()),
+        BATCHES,
+        Surroundings(report=lambda *entry: reports.append(entry[0])),
     )
     cut = prune(source, plain, BATCHES)
     assert repaired.graph.parameter_count() == cut.graph.parameter_count()
@@ -195,7 +199,7 @@ def test_without_text_there_is_one_clear_error() -> None:
     source = graph("llama")
     for method in (LeastSquares(), Bias()):
         with pytest.raises(UsageError, match="--data"):
-            method.compensate(source, source, ())
+            method.compensate(source, source, view(source, (), ()))
     with pytest.raises(UsageError, match="target=stream or output"):
         LeastSquares(target="logits")  # type: ignore[arg-type]
 
@@ -236,7 +240,7 @@ def test_what_leaves_the_model_as_it_is_leaves_the_solution_as_it_is() -> None:
     found = []
     for model in (source, rescaled(source, group, 300.0)):
         torch.testing.assert_close(logits(model), logits(source), rtol=1e-4, atol=1e-4)
-        found.append(LeastSquares(damping=0.05).compensate(model, apply(model, kept), BATCHES))
+        found.append(LeastSquares(damping=0.05).compensate(model, apply(model, kept), view(model, (), BATCHES)))
     assert distance(found[0], source) > 1e-6
     torch.testing.assert_close(logits(found[1]), logits(found[0]), rtol=1e-3, atol=1e-4)
 
@@ -266,15 +270,15 @@ def test_a_head_of_many_tokens_costs_no_more_than_its_weights(monkeypatch: pytes
     """Nothing of the size tokens times outputs is made: the call itself is not run, and is solved a part at a time."""
     source = graph("llama")
     cut = apply(source, halves(groups_of("llama", "mlp")))
-    whole = LeastSquares(consumers="all").compensate(source, cut, BATCHES)
+    whole = LeastSquares(consumers="all").compensate(source, cut, view(source, (), BATCHES))
     monkeypatch.setattr("graphprune.passes.compensation.joint_run._OUTPUTS", 7)
-    parts = LeastSquares(consumers="all").compensate(source, cut, BATCHES)
+    parts = LeastSquares(consumers="all").compensate(source, cut, view(source, (), BATCHES))
     for name, parameter in whole.parameters().items():
         torch.testing.assert_close(parts.parameters()[name], parameter, rtol=1e-4, atol=1e-5)
     ran = []
     step = Stepper.step
     monkeypatch.setattr(Stepper, "step", lambda self: (ran.append(self.order[self.place].name), step(self))[1])
-    LeastSquares(consumers="all").compensate(source, cut, BATCHES)
+    LeastSquares(consumers="all").compensate(source, cut, view(source, (), BATCHES))
     head = next(c for c in find_linear_calls(source) if "lm_head" in c.weight)
     assert head.x.name in ran
     assert head.node.name not in ran

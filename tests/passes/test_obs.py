@@ -10,8 +10,9 @@ from torch import Tensor
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.errors import UsageError
 from graphprune.passes.importance.obs import Obs
-from graphprune.pruning.curvature import measure_curvature
-from graphprune.pruning.elimination import Consumer, eliminate
+from graphprune.pruning.interfaces import view
+from graphprune.pruning.signals.curvature import measure_curvature
+from graphprune.pruning.signals.elimination import Consumer, eliminate
 from graphprune.running.inputs import graph_inputs
 from graphprune.running.stepper import Stepper
 from tests.support.families import analysis, families, graph
@@ -131,12 +132,12 @@ def test_curvature_against_autograd(name: str) -> None:
 def test_every_kind_that_linear_calls_read_is_scored(name: str) -> None:
     source = graph(name)
     wanted = analysis(name).groups.prunable(frozenset({"mlp", "attention", "residual"}))
-    scores = Obs().score(source, wanted, BATCHES)
+    scores = Obs().score(view(source, wanted, BATCHES))
     for group in wanted:
         assert scores[group.id].shape == (group.units,)
         assert bool(torch.isfinite(scores[group.id]).all())
         assert bool((scores[group.id] > 0).all())
-    again = Obs().score(source, wanted, BATCHES)
+    again = Obs().score(view(source, wanted, BATCHES))
     assert all(torch.equal(scores[id], again[id]) for id in scores)
 
 
@@ -149,7 +150,7 @@ def test_a_copied_channel_costs_nothing_once() -> None:
         weight = source.parameters()[name].detach().clone()
         weight[7] = weight[3]
         copied[name] = torch.nn.Parameter(weight)
-    scores = Obs(damping=1e-6, rounds=group.units).score(source.with_tensors(copied), [group], BATCHES)[group.id]
+    scores = Obs(damping=1e-6, rounds=group.units).score(view(source.with_tensors(copied), [group], BATCHES))[group.id]
     assert {int(scores.argmin())} <= {3, 7}
     first, other = sorted((float(scores[3]), float(scores[7])))
     assert first < 1e-3 * other
@@ -160,8 +161,8 @@ def test_refusals() -> None:
     source = graph("llama")
     groups = analysis("llama").groups
     with pytest.raises(UsageError, match="--data"):
-        Obs().score(source, groups.prunable(frozenset({"mlp"})))
+        Obs().score(view(source, groups.prunable(frozenset({"mlp"}))))
     with pytest.raises(UsageError, match="no linear call reads it; use taylor"):
-        Obs().score(source, groups.prunable(frozenset({"vocabulary"})), BATCHES)
+        Obs().score(view(source, groups.prunable(frozenset({"vocabulary"})), BATCHES))
     with pytest.raises(UsageError, match="1 round or more"):
         Obs(rounds=0)

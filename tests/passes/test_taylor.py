@@ -15,9 +15,10 @@ from graphprune.errors import DataError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.passes.importance.taylor import Taylor, gradient_lines
-from graphprune.pruning.gradients import backward, with_leaves
-from graphprune.pruning.line_taps import attach_taps
-from graphprune.pruning.unit_sums import lay_out, parameter_slots, unit_scores
+from graphprune.pruning.interfaces import view
+from graphprune.pruning.signals.gradients import backward, with_leaves
+from graphprune.pruning.signals.line_taps import attach_taps
+from graphprune.pruning.signals.unit_sums import lay_out, parameter_slots, unit_scores
 from graphprune.running.inputs import Batch, decoder_inputs, samples
 from graphprune.running.loss import Loss, batch_loss
 from tests.support import families
@@ -78,7 +79,7 @@ def test_every_order_equals_explicit_loops(taylor: Taylor) -> None:
     groups = [*tiny_groups().groups, *analyze(graph).prunable(frozenset({"residual"}))]
     gradients = sample_gradients(graph, [tokens])
     expected = {one.id: brute_force(taylor, graph, one, gradients) for one in groups}
-    agree(taylor.score(graph, groups, (tokens[:2], tokens[2:4], tokens[4:])), expected)
+    agree(taylor.score(view(graph, groups, (tokens[:2], tokens[2:4], tokens[4:]))), expected)
 
 
 @pytest.mark.parametrize("taylor", ORDERS, ids=str)
@@ -89,7 +90,7 @@ def test_any_module_with_a_loss_is_scored(taylor: Taylor) -> None:
     groups = [group for group in analyze(graph).groups if not masked(graph, group)]
     gradients = sample_gradients(graph, [batch], image_loss)
     expected = {one.id: brute_force(taylor, graph, one, gradients) for one in groups}
-    agree(taylor.score(graph, groups, (batch,), image_loss), expected)
+    agree(taylor.score(view(graph, groups, (batch,), image_loss)), expected)
 
 
 def image_loss(outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
@@ -104,12 +105,12 @@ def masked(graph: Graph, group: Group) -> bool:
 @pytest.mark.parametrize("taylor", ORDERS, ids=str)
 def test_permuted_units_have_permuted_scores(taylor: Taylor) -> None:
     graph, groups, tokens = tiny_graph(), tiny_groups().groups, ids(3, 10)
-    before = taylor.score(graph, groups, (tokens,))
+    before = taylor.score(view(graph, groups, (tokens,)))
     for group in groups[:2]:
         order = torch.randperm(group.units, generator=torch.Generator().manual_seed(1))
         places = {slot.name: numpy.concatenate([slot.indices(int(u)) for u in order]) for slot in group.slots}
         tensors = {slot.name: permuted(graph, slot, places[slot.name]) for slot in group.slots}
-        after = taylor.score(graph.with_tensors(tensors), groups, (tokens,))
+        after = taylor.score(view(graph.with_tensors(tensors), groups, (tokens,)))
         torch.testing.assert_close(after[group.id], before[group.id][order], rtol=1e-3, atol=1e-8)
         assert not torch.allclose(after[group.id], before[group.id], rtol=1e-3)
 
@@ -129,7 +130,7 @@ def test_a_key_value_head_is_worth_its_own_query_heads(order: str) -> None:
     expected = (sum(lines) / len(lines)).view(4, 2, 4).sum((1, 2))  # type: ignore[union-attr]
     heads = tiny_groups()[HEADS]
     only_q = Group(HEADS, 4, heads.slots[:1], (), "attention", "", None, False, None)
-    agree(Taylor(order=order).score(graph, [only_q], (tokens,)), {HEADS: expected})  # type: ignore[arg-type]
+    agree(Taylor(order=order).score(view(graph, [only_q], (tokens,))), {HEADS: expected})  # type: ignore[arg-type]
 
 
 def test_one_gradient_is_held_at_a_time() -> None:
@@ -165,7 +166,7 @@ def test_taps_give_what_one_sample_at_a_time_gives(name: str) -> None:
     for mode in ("batch", "sample"):
         taylor = Taylor("vector", mode)
         slow = unit_scores(layout, gradient_lines(taylor, graph, layout, (tokens,), None))
-        agree(taylor.score(graph, groups, (tokens[:3], tokens[3:])), slow, 1e-5)
+        agree(taylor.score(view(graph, groups, (tokens[:3], tokens[3:]))), slow, 1e-5)
 
 
 def test_taps_are_not_put_where_rows_cannot_be_told_apart() -> None:
@@ -184,7 +185,7 @@ def test_half_precision_ranks_units_alike(dtype: torch.dtype) -> None:
     own = {name: torch.nn.Parameter(p.detach().float()) for name, p in narrow.parameters().items()}
     wide, groups, tokens = tiny_graph().with_tensors(own), tiny_groups().groups, (ids(8, 16), ids(8, 16, seed=1))
     for taylor in ORDERS:
-        found, expected = taylor.score(narrow, groups, tokens), taylor.score(wide, groups, tokens)
+        found, expected = taylor.score(view(narrow, groups, tokens)), taylor.score(view(wide, groups, tokens))
         for id, score in found.items():
             assert score.dtype == torch.float32
             assert rank_correlation(score, expected[id]) > 0.9, (str(taylor), id)
@@ -221,4 +222,4 @@ def test_gradients_that_are_not_finite_are_an_error() -> None:
         return (outputs[0] - outputs[0].detach()).sum().sqrt()  # zero, with an infinite slope
 
     with pytest.raises(DataError, match="calibration data are not finite"):
-        Taylor().score(graph, tiny_groups().groups, (batch,), steep)
+        Taylor().score(view(graph, tiny_groups().groups, (batch,), steep))

@@ -1,16 +1,11 @@
 """An importance of a third party: keep the first units of every group."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 
-from graphprune.analysis.groups import Group
-from graphprune.ir.graph import Graph
-from graphprune.pruning.interfaces import Importance
-from graphprune.running.inputs import Batch
-from graphprune.running.loss import Loss
+from graphprune.pruning.interfaces import Importance, Scene
 
 
 @final
@@ -22,8 +17,6 @@ class FirstUnits(Importance):
     needs_data: ClassVar[bool] = False
     reverse: bool = False
 
-    def score(
-        self, graph: Graph, groups: Sequence[Group], batches: Sequence[Batch] = (), loss: Loss | None = None
-    ) -> dict[str, torch.Tensor]:
+    def score(self, scene: Scene) -> dict[str, torch.Tensor]:
         sign = 1.0 if self.reverse else -1.0
-        return {group.id: sign * torch.arange(group.units, dtype=torch.float32) for group in groups}
+        return {group.id: sign * torch.arange(group.units, dtype=torch.float32) for group in scene.candidates}

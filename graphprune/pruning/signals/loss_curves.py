@@ -15,10 +15,10 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.budget.budgets import Width
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.pruning.interfaces import Compensation
+from graphprune.pruning.interfaces import Compensation, view
 from graphprune.pruning.selection import select
-from graphprune.pruning.stream_change import watch
-from graphprune.pruning.token_weights import flat, text_length, token_weights
+from graphprune.pruning.signals.stream_change import watch
+from graphprune.pruning.signals.token_weights import flat, text_length, token_weights
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running.inputs import Batch, graph_inputs
@@ -48,7 +48,7 @@ class Probe:
     def measure(self, counts: Mapping[str, int]) -> float:
         """The mean loss with these counts, everything else whole."""
         plan = select(self.analysis.groups, counts, self.scores)
-        if any(self.analysis.groups[id].averaged for id in plan.keep):
+        if plan.dropped or any(self.analysis.groups[id].averaged for id in plan.keep):
             return self.measure_cut(plan)
         state = self.masked_state(plan)
         return self.mean(lambda batch: self.run_masked(plan, state, batch))
@@ -57,7 +57,7 @@ class Probe:
         """The mean loss of the rewritten graph."""
         cut = apply(self.graph, plan, self.analysis)
         if self.compensation is not None:
-            cut = self.compensation.compensate(self.graph, cut, self.text)
+            cut = self.compensation.compensate(self.graph, cut, view(self.graph, (), self.text, self.loss))
         return self.mean(lambda batch: batch_loss(cut, batch, self.loss))
 
     def masked_state(self, plan: Plan) -> dict[str, Tensor]:
@@ -110,7 +110,8 @@ class Probe:
     @cached_property
     def moments(self) -> dict[str, Tensor]:
         """The second moment of what each call reads that has cut inputs, by the name of that node."""
-        groups = [self.analysis.groups[id] for id in self.scores]
+        by_id = self.analysis.groups.by_id()
+        groups = [by_id[id] for id in self.scores if id in by_id]
         slots = [slot for group in groups if not group.averaged for slot in group.slots]
         nodes = [self.calls[slot.name].x.name for slot in slots if self.reads(slot)]
         return second_moments(self.graph, nodes, self.text)

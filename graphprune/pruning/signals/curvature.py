@@ -9,7 +9,7 @@ from torch import Tensor
 from graphprune.analysis.linear_calls import LinearCall
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
-from graphprune.pruning.token_weights import flat, text_length, token_weights
+from graphprune.pruning.signals.token_weights import flat, text_length, token_weights
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from graphprune.pruning.token_weights import flat, text_length, token_weights
+from graphprune.pruning.signals.token_weights import flat, text_length, token_weights
 
 
 def batches(seed: int = 0) -> list[torch.Tensor]:

@@ -18,7 +18,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, operator_key
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import TensorType
-from graphprune.pruning.unit_sums import Key, Layout, widen
+from graphprune.pruning.signals.unit_sums import Key, Layout, widen
 
 _aten = torch.ops.aten
 

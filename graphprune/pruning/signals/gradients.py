@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
-from graphprune.pruning.unit_sums import widen
+from graphprune.pruning.signals.unit_sums import widen
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss, batch_loss
 

@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from graphprune.analysis.groups import Branch, Groups
+from graphprune.analysis.groups import Branch, Group, Groups
+from graphprune.analysis.layers import find_layers
+from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch, run_batch
 
@@ -25,6 +27,22 @@ def branch_influence(graph: Graph, groups: Groups, batches: Sequence[Batch]) -> 
             for branch, skip, term in zip(groups.branches, outputs[::2], outputs[1::2], strict=True):
                 totals[branch.id] += 1.0 - mean_cosine(skip, skip + term)
     return {id: total / max(1, len(batches)) for id, total in totals.items()}
+
+
+def block_influence(
+    graph: Graph, groups: Groups, candidates: Sequence[Group], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """The influence of each candidate that is a branch, or of the layer that it is tied to: [1] each.
+
+    Raises UsageError without text.
+    """
+    if not batches:
+        raise UsageError("residual branches and layers are measured on text; give --data")
+    single = branch_influence(graph, groups, batches) if any(c.tie is None for c in candidates) else {}
+    layers = tuple(layer for layer in find_layers(groups) if any(c.tie == layer[0].id for c in candidates))
+    whole = measure_change(graph, layers, batches, "cosine", skip=0) if layers else ()
+    tied = {layer[0].id: 1.0 + change for layer, change in zip(layers, whole, strict=True)}
+    return {c.id: torch.tensor([single[c.id] if c.tie is None else tied[c.tie]]) for c in candidates}
 
 
 def mean_cosine(left: Tensor, right: Tensor) -> float:
