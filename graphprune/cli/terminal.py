@@ -19,4 +19,5 @@ def say(text: str = "", end: str = "\n") -> None:
 
 def warn(text: str) -> None:
     """Print on stderr, where progress, notes and errors go."""
-    print(visible(text), file=sys.stderr, flush=True)
+    # In one write: what a signal interrupts is a whole line, or nothing.
+    print(f"{visible(text)}\n", end="", file=sys.stderr, flush=True)

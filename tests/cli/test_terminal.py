@@ -1,6 +1,8 @@
 """Names and texts of others reach the terminal as text alone."""
 
 import ast
+import io
+import sys
 
 import pytest
 
@@ -43,3 +45,13 @@ def test_nothing_prints_past_the_one_place(name: str) -> None:
     writing = [call for call in calls if isinstance(call, ast.Attribute) and ast.unparse(call).startswith("sys.std")]
     assert len(printing) == PRINTING.get(name, 0)
     assert not [call for call in writing if ast.unparse(call).endswith(".write")]
+
+
+def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal between the text and its end would join it to the error that follows."""
+    written: list[str] = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", written.append)
+    monkeypatch.setattr(sys, "stderr", stream)
+    warn("reading the model")
+    assert [text for text in written if text] == ["reading the model\n"]
