@@ -7,7 +7,10 @@ import signal
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
+
+from graphprune.garbage import importing
 
 
 def process_count() -> int:
@@ -83,4 +86,6 @@ def watch(parent: int, pause: float = 0.5) -> None:
 if __name__ == "__main__":
     end_with(int(sys.argv[1]))
     name, sys.argv[:] = sys.argv[2], sys.argv[2:]
+    with importing():
+        import_module(name)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
