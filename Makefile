@@ -29,11 +29,11 @@ test: $(READY) ## Run the tests
 test-everywhere: $(READY) ## Run the tests under other arithmetic, threads and orders (an hour)
 	$(BIN)/python tests/everywhere
 
-test-quantisers: $(READY) ## Run what needs torchao and bitsandbytes, in an environment of its own on top of this one
+test-quantisers: $(READY) ## Run what needs torchao, bitsandbytes and compressed-tensors, in an environment of its own on top of this one
 	$(PYTHON) -m venv build/quantisers
 	ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/quantisers/lib/python*/site-packages)/base.pth
-	build/quantisers/bin/pip install --quiet --no-deps torchao==0.18.0 bitsandbytes==0.50.2
-	build/quantisers/bin/python -W ignore -m pytest -n 0 -W ignore -p no:cacheprovider tests/generic/test_modules_graphprune.py
+	build/quantisers/bin/pip install --quiet --no-deps torchao==0.18.0 bitsandbytes==0.50.2 compressed-tensors==0.20.1 loguru
+	build/quantisers/bin/python -W ignore -m pytest -n 0 -W ignore -p no:cacheprovider tests/generic/test_modules_graphprune.py tests/frontend/test_unpacking.py
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

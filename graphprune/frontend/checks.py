@@ -144,13 +144,6 @@ def check_modules(folder: Path) -> None:
 
 
 def explain_no_weights(folder: Path) -> str:
-    packed = sorted(path.name for path in folder.glob("*.gguf"))
-    if packed:
-        return (
-            f"{folder} holds {packed[0]}, which llama.cpp runs, and no safetensors; pass the checkpoint that it was "
-            f"made of, or unpack it: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file={packed[0]!r}) and "
-            "save_pretrained"
-        )
     pickles = sorted(
         path.name for pattern in PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"
     )

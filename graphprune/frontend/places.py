@@ -7,6 +7,7 @@ from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, first_line
 from graphprune.frontend.checks import check_folder, check_modules, check_no_extras, check_weights
 from graphprune.frontend.config_checks import check_config, check_widths
+from graphprune.frontend.unpacking import packed_in, unpack
 from graphprune.json_data import read_object
 from graphprune.paths import path_of
 
@@ -35,7 +36,7 @@ def look_at(model: str, weights: bool = True, trust_remote_code: bool = False) -
 
 
 def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
-    """The folder of a model, and the revision where it came from the hub."""
+    """The folder of a model, and the revision where it came from the hub; packed weights are unpacked first."""
     if model == "demo":
         if not DEMO_FOLDER.is_dir():
             raise SourceError(f"this installation lacks the embedded model at {DEMO_FOLDER}; install graphprune again")
@@ -44,6 +45,9 @@ def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, st
     if not folder.exists() and _HUB_ID.fullmatch(model) and not folder.parent.exists():
         snapshot = download(model, weights, trust_remote_code)
         return snapshot, snapshot.name
+    packed = packed_in(folder)
+    if packed is not None:
+        return unpack(packed), None
     check_folder(folder)
     return folder, None
 

@@ -61,9 +61,9 @@ def test_a_padding_token_without_a_row_is_named_with_its_limit(folder: Path) -> 
         load_source(folder, True, False)
 
 
-def test_a_folder_of_gguf_files_says_what_to_do(folder: Path) -> None:
+def test_a_gguf_file_that_is_none_says_so(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model.gguf")
-    with pytest.raises(SourceError, match=r"holds model\.gguf, .*gguf_file='model\.gguf'"):
+    with pytest.raises(SourceError, match=r"model\.gguf is no GGUF file"):
         look_at(str(folder))
 
 
