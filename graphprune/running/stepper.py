@@ -13,12 +13,19 @@ class Stepper:
     """Runs a graph up to any node, for all batches, and holds what later nodes need.
 
     Parameters are read when a node runs, so that those of later nodes can be replaced in between. Memory is that of the
-    values alive at one place, for all batches. `keep` names nodes whose values stay until they are taken.
+    values alive at one place, for all batches. `keep` names nodes whose values stay until they are forgotten; with
+    `last` nothing after that node is run, and nothing is held for it.
     """
 
-    def __init__(self, graph: Graph, inputs: Sequence[Sequence[Tensor]], keep: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Sequence[Sequence[Tensor]],
+        keep: frozenset[str] = frozenset(),
+        last: fx.Node | None = None,
+    ) -> None:
         self.graph, self.keep = graph, keep
-        self.order = graph.nodes
+        self.order = nodes_until(graph.nodes, last)
         self.place = 0
         self.tensors = dict(graph.tensors())
         self.values: list[dict[fx.Node, Any]] = [{} for _ in inputs]
@@ -61,7 +68,8 @@ class Stepper:
         return [values[node] for values in self.values]
 
     def forget(self, node: fx.Node) -> None:
-        """Free a value that was kept."""
+        """Free a value that was kept, now or after its last use."""
+        self.keep -= {node.name}
         if self.position.get(self.last.get(node, node), 0) < self.place:
             for values in self.values:
                 values.pop(node, None)
@@ -73,6 +81,11 @@ class Stepper:
             for node in values:
                 if node.op == "get_attr" and str(node.target) == name:
                     values[node] = tensor
+
+
+def nodes_until(order: Sequence[fx.Node], last: fx.Node | None) -> Sequence[fx.Node]:
+    """The nodes up to this one, or all."""
+    return order if last is None else order[: order.index(last) + 1]
 
 
 def last_uses(order: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:

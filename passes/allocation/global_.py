@@ -26,39 +26,52 @@ class Global(Allocation):
     divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone (of all blocks,
     for a residual branch or a layer). Without it, the
     first-order scores of heads, and those of early and late layers, do not compare once a cut is large: groups run into
-    their floors, and models break (docs/methods/first-methods.md).
+    their floors, and models break (docs/methods/first-methods.md). `zscore` takes each group's scores around their
+    mean, over their deviation, as FLAP does (arXiv 2312.11983); costs then count for the budget alone.
     """
 
     name: ClassVar[str] = "global"
     per: Literal["cost", "unit"] = "cost"
-    normalize: Literal["none", "kind", "mean"] = "mean"
+    normalize: Literal["none", "kind", "mean", "zscore"] = "mean"
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
         cost, sizes = cost_of(scene.groups, scene.budget), scene.groups.sizes()
         values: dict[str, NDArray[numpy.float64]] = {}
+        by_cost = self.per == "cost" and self.normalize != "zscore"
         for group in scene.candidates:
             check_scores(group, scores[group.id])
             ranked = -numpy.sort(-scores[group.id].double().numpy())
-            values[group.id] = divide(ranked, cost.slope(sizes, group.id) if self.per == "cost" else 1)
-        means = {group.id: self.scale(group, scene.candidates, values) for group in scene.candidates}
-        values = {id: divide(ranked, means[id]) for id, ranked in values.items()}
+            values[group.id] = divide(ranked, cost.slope(sizes, group.id) if by_cost else 1)
+        values = {group.id: self.comparable(group, scene.candidates, values) for group in scene.candidates}
         widths = free_widths(scene.candidates, scene.budget)
         priorities = [step_values(width, values) for width in widths]
         return Allotment(solve(scene.groups, widths, priorities, scene.budget))
 
-    def scale(self, group: Group, candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]) -> float:
-        """What the values of this group are divided by: 1 where they have no scale of their own."""
+    def comparable(
+        self, group: Group, candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]
+    ) -> NDArray[numpy.float64]:
+        """The values of this group in a scale that all groups share."""
+        own, by_kind = values[group.id], self.normalize == "kind" or group.kind in BLOCKS  # which have no units
         if self.normalize == "none":
-            return 1.0
-        by_kind = self.normalize == "kind" or group.kind in BLOCKS  # a block has no units to be compared with
-        alike = [g for g in candidates if g is group or (by_kind and g.kind == group.kind)]
-        mean = float(numpy.concatenate([values[g.id] for g in alike]).mean())
-        return mean if 0 < mean < math.inf else 1.0
+            return own
+        alike = numpy.concatenate(
+            [values[g.id] for g in candidates if g is group or (by_kind and g.kind == group.kind)]
+        )
+        if self.normalize == "zscore":
+            return standardise(own, alike)
+        mean = float(alike.mean())
+        return divide(own, mean if 0 < mean < math.inf else 1.0)
 
 
 def divide(values: NDArray[numpy.float64], by: float) -> NDArray[numpy.float64]:
     """Values over a positive number; what costs nothing is worth keeping at any price."""
     return values / by if by > 0 else numpy.full_like(values, numpy.inf)
+
+
+def standardise(values: NDArray[numpy.float64], alike: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+    """Values around the mean of these numbers, over their deviation; 0 where they are all alike."""
+    deviation = float(alike.std(ddof=1)) if len(alike) > 1 else 0.0
+    return (values - alike.mean()) / deviation if deviation > 0 else numpy.zeros_like(values)
 
 
 def step_values(width: Width, values: Mapping[str, NDArray[numpy.float64]]) -> NDArray[numpy.float64]:

@@ -11,12 +11,12 @@ from graphprune.analysis.analyse import analyze_axes
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.pruning.activations.observe import Reading, observe
+from graphprune.pruning.activations.reductions import tokens, total
 from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.biases import can_take_bias
 from graphprune.rewriting.widths import Widths
-from graphprune.running.inputs import graph_inputs
-from graphprune.running.stepper import Stepper
 
 
 @final
@@ -39,8 +39,7 @@ class Bias(Compensation):
         return tuple(call.weight for call in calls if can_take_bias(call))
 
     def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
-        batches = scene.batches
-        if not batches:
+        if not scene.batches:
             raise UsageError("the bias compensation needs calibration text; give --data")
         analysis = analyze_axes(dense)
         widths = Widths(analysis.inference, kept_masks(analysis, cut.lineage.plan))
@@ -48,20 +47,15 @@ class Bias(Compensation):
         calls = [(there[call.node.name], call) for call in find_linear_calls(cut) if call.node.name in there]
         pairs = [(old, new) for old, new in calls if new.bias is not None and not mask_of(widths, old.x).all()]
         before, after = dense.tensors(), cut.tensors()
-        run = Stepper(dense, [graph_inputs(dense, batch) for batch in batches])
+        seen = input_means(dense, [old.x.name for old, _ in pairs], scene)
         filled = {}
-        with torch.no_grad():
-            for done, (old, new) in enumerate(pairs):
-                scene.progress(done, len(pairs))
-                run.advance(old.node, through=False)
-                lost = mean_of(run.value(old.x)) * ~mask_of(widths, old.x)
-                constant = old.matrix(before[old.weight]).double() @ lost.to(before[old.weight].device)
-                assert new.bias is not None
-                bias, kept = after[new.bias], mask_of(widths, old.node)
-                # From the dense bias: the present one holds what earlier rounds added for the same units.
-                own = before[old.bias].double() if old.bias is not None else torch.zeros_like(constant)
-                filled[new.bias] = torch.nn.Parameter((own + constant)[kept.to(constant.device)].to(bias.dtype))
-        scene.progress(len(pairs), len(pairs))
+        for old, new in pairs:
+            weight, bias = old.matrix(before[old.weight].detach()).double(), after[str(new.bias)]
+            constant = weight @ (seen[old.x.name].cpu() * ~mask_of(widths, old.x)).to(weight.device)
+            # From the dense bias: the present one holds what earlier rounds added for the same units.
+            own = before[old.bias].detach().double() if old.bias is not None else torch.zeros_like(constant)
+            kept = mask_of(widths, old.node).to(constant.device)
+            filled[str(new.bias)] = torch.nn.Parameter((own + constant)[kept].to(bias.dtype))
         return cut.with_tensors(filled)
 
 
@@ -70,7 +64,8 @@ def mask_of(widths: Widths, node: torch.fx.Node) -> Tensor:
     return torch.from_numpy(widths.mask(widths.inference.axes[node][-1]))
 
 
-def mean_of(values: Sequence[Tensor]) -> Tensor:
-    """The mean over all tokens of all batches: float64 on the CPU."""
-    total = sum((value.flatten(0, -2).double().sum(0) for value in values), start=torch.tensor(0.0))
-    return (total / sum(value[..., 0].numel() for value in values)).cpu()
+def input_means(graph: Graph, nodes: Sequence[str], scene: Scene) -> dict[str, Tensor]:
+    """The mean over all tokens of each of these nodes: float64 [n]."""
+    sums = {(node, reduce): Reading((node,), reduce) for node in nodes for reduce in (total, tokens)}
+    found = observe(graph, sums, scene.batches, scene.progress)
+    return {node: found[node, total] / float(found[node, tokens]) for node in nodes}

@@ -108,3 +108,17 @@ def test_selection_refuses_what_does_not_fit() -> None:
         select(groups, {"a": 2}, scores(1.0, float("nan"), 2.0))
     with pytest.raises(PlanError, match="not numbers"):
         keep(Global(), groups, {"a": [1.0, float("nan"), 2.0]}, target=2)
+
+
+def test_zscore_ranks_by_the_place_of_a_score_among_those_of_its_group() -> None:
+    groups = make({"a": (4, 1), "b": (4, 3), "c": (3, 1)})
+    scores = {"a": [4.0, 3.0, 2.0, 1.0], "b": [400.0, 30.0, 20.0, 10.0], "c": [7.0, 7.0, 7.0]}
+    # z of a: 1.16 .39 -.39 -1.16, of b: 1.49 -.44 -.50 -.55, of c, all alike: 0. The lowest go: a's 1 and b's 10.
+    for per in ("cost", "unit"):  # what a unit costs counts for the budget alone
+        assert keep(Global(per, "zscore"), groups, scores, target=15) == {"a": 3, "b": 3, "c": 3}  # type: ignore[arg-type]
+    assert keep(Global(normalize="zscore"), groups, scores, target=12) == {"a": 3, "b": 2, "c": 3}
+
+
+def test_scores_that_are_all_alike_are_no_reason_to_fail() -> None:
+    groups = make({"a": (4, 1), "b": (1, 1)})
+    assert keep(Global(normalize="zscore"), groups, {"a": [0.0] * 4, "b": [0.0]}, target=3) == {"a": 2, "b": 1}

@@ -22,7 +22,8 @@ from graphprune.pruning.options import Pruning
 from graphprune.spec import option_types
 
 Capture = pytest.CaptureFixture[str]
-SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor"}
+FORWARD_ONLY = {"flap", "wanda-sp", "magnitude-sp"}
+SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor", *FORWARD_ONLY, "minitron"}
 ACCEL = """
 name: mine
 prune: {importance: taylor, allocation: global}
@@ -47,7 +48,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    assert (recipe.recover is not None) == name.startswith("adapt-accel")
+    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron"))
     assert expand(recipe, Target(Parameters(), 600, 1000))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from graphprune.analysis.linear_calls import LinearCall
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
-from graphprune.pruning.signals.token_weights import flat, text_length, token_weights
+from graphprune.pruning.signals.token_weights import weighed_moment
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
@@ -42,7 +42,7 @@ def measure_curvature(
 
     Memory is that of all matrices together. Raises DataError where the loss is not finite.
     """
-    observed, position = observe(graph, calls)
+    observed, position = expose(graph, calls)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     tokens = 0
@@ -50,9 +50,7 @@ def measure_curvature(
         values, gradients = differentiate(observed, position, len(graph.outputs), calls, batch, loss)
         tokens += predictions(batch)
         for node in {call.x.name for call in calls}:
-            x = values[position[node]].detach()
-            (weight,), rows = token_weights([x], [text_length(batch)]), flat(x)
-            inputs[node] = inputs.get(node, 0.0) + (rows * weight[:, None]).T @ rows * predictions(batch)
+            inputs[node] = inputs.get(node, 0.0) + weighed_moment(batch, values[position[node]].detach())
         for call, gradient in zip(calls, gradients, strict=True):
             g = gradient.flatten(0, -2).double()
             moment = g.square().sum(0) if g.shape[1] > _WIDEST else g.T @ g
@@ -60,7 +58,7 @@ def measure_curvature(
     return {c.node.name: Curvature(inputs[c.x.name] / tokens, outputs[c.node.name] / tokens) for c in calls}
 
 
-def observe(graph: Graph, calls: Sequence[LinearCall]) -> tuple[Graph, Mapping[str, int]]:
+def expose(graph: Graph, calls: Sequence[LinearCall]) -> tuple[Graph, Mapping[str, int]]:
     """The graph with the calls' inputs and outputs as further outputs, and where each of them is."""
     own = {name: torch.nn.Parameter(p.detach()) for name, p in graph.parameters().items()}
     fork = graph.with_tensors(own)

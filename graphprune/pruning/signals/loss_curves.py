@@ -15,10 +15,10 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.budget.budgets import Width
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
+from graphprune.pruning.activations.observe import Reading, observe
 from graphprune.pruning.interfaces import Compensation, view
 from graphprune.pruning.selection import select
-from graphprune.pruning.signals.stream_change import watch
-from graphprune.pruning.signals.token_weights import flat, text_length, token_weights
+from graphprune.pruning.signals.token_weights import weighed_moment
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running.inputs import Batch, graph_inputs
@@ -124,19 +124,9 @@ class Probe:
 
 def second_moments(graph: Graph, nodes: Sequence[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
     """E[x xᵀ] of the last dimension of each node, over tokens of which none rules: float64 [k, k]."""
-    names = list(dict.fromkeys(nodes))
-    watched = watch(graph, [(name, name) for name in names])
-    totals: dict[str, Tensor] = {}
-    tokens = 0
-    with torch.no_grad():
-        for batch in batches:
-            values = watched(*graph_inputs(graph, batch))[len(graph.outputs) :: 2]
-            tokens += predictions(batch)
-            for name, value in zip(names, values, strict=True):
-                (weight,), rows = token_weights([value], [text_length(batch)]), flat(value)
-                moment = (rows * weight[:, None]).T @ rows * predictions(batch)
-                totals[name] = totals[name] + moment if name in totals else moment
-    return {name: total / tokens for name, total in totals.items()}
+    found = observe(graph, {node: Reading((node,), weighed_moment) for node in nodes}, batches)
+    tokens = sum(map(predictions, batches))
+    return {node: moment / tokens for node, moment in found.items()}
 
 
 def solve_kept(weight: Tensor, moment: Tensor, kept: Tensor, damping: float) -> Tensor:

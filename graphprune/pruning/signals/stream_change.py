@@ -1,17 +1,17 @@
 """Stream change: how much each block, or each residual branch, changes the stream that it adds to."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from graphprune.analysis.groups import Branch, Group, Groups
 from graphprune.analysis.layers import find_layers
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.running.inputs import Batch, run_batch
+from graphprune.pruning.activations.observe import Reading, observe
+from graphprune.running.inputs import Batch
 
 
 def branch_influence(graph: Graph, groups: Groups, batches: Sequence[Batch]) -> dict[str, float]:
@@ -19,14 +19,22 @@ def branch_influence(graph: Graph, groups: Groups, batches: Sequence[Batch]) -> 
 
     0 means that dropping the branch leaves the direction of every token's state as it was.
     """
-    observed = observing(graph, groups.branches)
-    totals = dict.fromkeys((b.id for b in groups.branches), 0.0)
-    with torch.no_grad():
-        for batch in batches:
-            outputs = run_batch(observed, batch)[len(graph.outputs) :]
-            for branch, skip, term in zip(groups.branches, outputs[::2], outputs[1::2], strict=True):
-                totals[branch.id] += 1.0 - mean_cosine(skip, skip + term)
-    return {id: total / max(1, len(batches)) for id, total in totals.items()}
+
+    def turn(_: Batch, skip: Tensor, term: Tensor) -> Tensor:
+        return sum_and_count(1 + change(skip, skip + term, "cosine"))
+
+    found = observe(graph, {b.id: Reading((b.skip, b.branch), turn) for b in groups.branches}, batches)
+    return {b.id: mean_of(found[b.id]) if b.id in found else 0.0 for b in groups.branches}
+
+
+def sum_and_count(values: Tensor) -> Tensor:
+    """The sum of a number for each token, and how many there are: [2], which adds up over batches."""
+    wide = values.double()
+    return torch.stack([wide.sum(), torch.full_like(wide.sum(), wide.numel())])
+
+
+def mean_of(found: Tensor) -> float:
+    return float(found[0] / found[1].clamp(min=1))
 
 
 def block_influence(
@@ -45,22 +53,6 @@ def block_influence(
     return {c.id: torch.tensor([single[c.id] if c.tie is None else tied[c.tie]]) for c in candidates}
 
 
-def mean_cosine(left: Tensor, right: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(left.float(), right.float(), dim=-1).mean())
-
-
-def observing(graph: Graph, branches: Sequence[Branch]) -> Graph:
-    """The graph with the skip operand and the term of every branch as further outputs."""
-    fork = graph.fork()
-    nodes = {node.name: node for node in fork.nodes}
-    extra: list[fx.Node] = [nodes[name] for branch in branches for name in (branch.skip, branch.branch)]
-    output = fork.module.graph.output_node()
-    output.args = ((*fork.results.values(), *extra),)
-    fork.module.recompile()
-    names = (f"{part}.{branch.id}" for branch in branches for part in ("skip", "term"))
-    return replace(fork, outputs=(*graph.outputs, *names))
-
-
 Distance = Literal["cosine", "euclidean", "manhattan"]
 
 
@@ -72,17 +64,14 @@ def measure_change(
     The first `skip` tokens of each row are left out, since their states are large and say little about the others
     (attention sinks). A larger number is a larger change for every distance.
     """
-    observed = watch(graph, [(layer[0].skip, layer[-1].add) for layer in layers])
-    totals, tokens = torch.zeros(len(layers), dtype=torch.float64), 0
-    with torch.no_grad():
-        for batch in batches:
-            values = run_batch(observed, batch)[len(graph.outputs) :]
-            pairs = [
-                (a[:, skip:], b[:, skip:]) if a.ndim > 2 else (a, b) for a, b in zip(*[iter(values)] * 2, strict=True)
-            ]
-            totals += torch.tensor([float(change(a, b, distance).double().sum()) for a, b in pairs])
-            tokens += pairs[0][0].shape[:-1].numel() if pairs else 0
-    return tuple((totals / max(1, tokens)).tolist())
+
+    def turn(_: Batch, before: Tensor, after: Tensor) -> Tensor:
+        behind = slice(skip if before.ndim > 2 else 0, None)
+        return sum_and_count(change(before[:, behind], after[:, behind], distance))
+
+    pairs = {place: Reading((layer[0].skip, layer[-1].add), turn) for place, layer in enumerate(layers)}
+    found = observe(graph, pairs, batches)
+    return tuple(mean_of(found[place]) if place in found else 0.0 for place in pairs)
 
 
 def change(before: Tensor, after: Tensor, distance: Distance) -> Tensor:
@@ -92,16 +81,6 @@ def change(before: Tensor, after: Tensor, distance: Distance) -> Tensor:
         return -torch.nn.functional.cosine_similarity(left, right, dim=-1)
     order = 2 if distance == "euclidean" else 1
     return torch.as_tensor(torch.linalg.vector_norm(right - left, ord=order, dim=-1))
-
-
-def watch(graph: Graph, pairs: Sequence[tuple[str, str]]) -> Graph:
-    """The graph with pairs of nodes as further outputs."""
-    fork = graph.fork()
-    nodes = {node.name: node for node in fork.nodes}
-    extra = [nodes[name] for pair in pairs for name in pair]
-    fork.module.graph.output_node().args = ((*fork.results.values(), *extra),)
-    fork.module.recompile()
-    return replace(fork, outputs=(*graph.outputs, *(f"{i}.{side}" for i in range(len(pairs)) for side in "ab")))
 
 
 def normalise(changes: Sequence[float]) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from graphprune.running.inputs import Batch
+from graphprune.running.loss import predictions
 
 _MOST = 8.0  # times the usual energy
 _ROUNDS = 10  # a token that counts less lowers what is usual, and with it what others may have
@@ -49,3 +50,9 @@ def text_length(batch: Batch) -> int:
 def flat(value: Tensor) -> Tensor:
     """Rows of the last dimension, in float64."""
     return value.flatten(0, -2).double()
+
+
+def weighed_moment(batch: Batch, value: Tensor) -> Tensor:
+    """X xᵀ of one batch, a mean over tokens of which none rules, times its predictions: float64 [k, k]."""
+    (weight,), rows = token_weights([value], [text_length(batch)]), flat(value)
+    return (rows * weight[:, None]).T @ rows * predictions(batch)

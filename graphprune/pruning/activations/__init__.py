@@ -1,0 +1,1 @@
+"""Activations: what a graph computes on the calibration data, as statistics that add up."""
