@@ -121,7 +121,9 @@ def eval_command(
     from graphprune.evaluation.scorecard import DEFAULT_TEXT, Questions
 
     text = data or (None if names or eval_data is not None else DEFAULT_TEXT)
-    questions = Questions(text, text_bytes, text_tokens, field, window, stride, bos, names, eval_data, limit, shots, batch)
+    questions = Questions(
+        text, text_bytes, text_tokens, field, window, stride, bos, names, eval_data, limit, shots, batch
+    )
     check_questions(questions)
     cards = list(score_models(models, backend, questions, dtype, trust_remote_code, device))
     if as_json:
@@ -133,7 +135,7 @@ def eval_command(
 def check_questions(questions: "Questions") -> None:
     """Refuse before any model is loaded what no model could answer."""
     from graphprune.evaluation.task_scores import require_lm_eval
-    from graphprune.running.perplexity import check_windows
+    from graphprune.running.strides import check_windows
 
     if questions.window is not None:
         check_windows(questions.window, questions.stride, questions.batch, questions.bos)

@@ -106,9 +106,7 @@ def score_text(
     tokenizer = model.tokenizer
     stage = f"{questions.text} on {label}"
     progress(stage, 0, 0)
-    tokens, size = read_tokens(
-        tokenizer, questions.text, questions.field, questions.text_bytes, questions.text_tokens
-    )
+    tokens, size = read_tokens(tokenizer, questions.text, questions.field, questions.text_bytes, questions.text_tokens)
     check_tokens(tokens, model.vocabulary, 2, questions.text)
     bos = tokenizer.bos_token_id if questions.bos else None
     found = stream_perplexity(

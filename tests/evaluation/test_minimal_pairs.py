@@ -144,7 +144,7 @@ def test_a_stride_of_the_whole_window_is_the_default() -> None:
 
 @pytest.mark.parametrize("count", [5, 30, 31, 37])
 def test_windows_that_share_nothing_leave_the_first_token_of_each_out(count: int) -> None:
-    """The protocol of many papers: a text in pieces of one length, each by itself; a piece of one token says nothing."""
+    """The protocol of many papers: a text in pieces of one length, each by itself."""
     stream = ids(1, count)[0]
     pieces = [piece for piece in stream.split(10) if len(piece) > 1]
     total = sum(next_token_loss(tiny_graph(), piece[None], "sum").item() for piece in pieces)
