@@ -173,13 +173,13 @@ def describe_making(asked: CompileOptions, recipe: Recipe) -> JsonObject:
 def third_parties(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The plug-ins of others that a recipe names, each with its distribution's version and its module's hash."""
     prune = recipe.prune
-    specs: list[tuple[registry.PluginKind, str]] = [
-        ("importance", prune.importance),
-        ("allocation", prune.allocation),
-        *([("compensation", prune.compensation)] if prune.compensation else []),  # type: ignore[list-item]
-        *(("passes", spec) for spec in (*recipe.before, *recipe.after)),  # type: ignore[list-item]
-    ]
-    for kind, spec in specs:
+    specs: dict[registry.PluginKind, tuple[str | None, ...]] = {
+        "importance": (prune.importance,),
+        "allocation": (prune.allocation,),
+        "compensation": (prune.compensation,),
+        "passes": (*recipe.before, *recipe.after),
+    }
+    for kind, spec in ((kind, spec) for kind, own in specs.items() for spec in own if spec is not None):
         point = registry.find(kind, split_spec(spec)[0])
         if registry.distribution_name(point) != "graphprune":
             yield f"{kind} {point.name}", f"{point.dist.version if point.dist else ''} {hash_of_module(point.module)}"

@@ -1,16 +1,18 @@
 """Tables: rows as texts, for the terminal, for Markdown and for the page alike."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from graphprune.amounts import show_bytes
 from graphprune.comparison.methods import DENSE, GUESS
-from graphprune.comparison.schema import Comparison, Cost, Measured, Row, Spread
-from graphprune.comparison.summary import by_table, main_metric, mean_of, task_value
+from graphprune.comparison.schema import Comparison, Cost, Row, Spread
+from graphprune.comparison.summary import by_table, main_metric, mean_of
 
 Look = Literal["", "best", "care", "bad", "soft"]
 NOTHING = "-"
+_TRAINING, _MEAN = ("training, s",), ("mean",)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ def all_tables(comparison: Comparison) -> Iterator[Table]:
         yield overview(comparison, tokens)
     for (tokens, target), rows in by_table(comparison.rows).items():
         yield details(comparison, tokens, target, rows)
+        if comparison.text.tasks:
+            yield scores(comparison, tokens, target, rows)
 
 
 def trained(tokens: int) -> str:
@@ -84,60 +88,63 @@ def note_of(row: Row, name: str) -> str:
 
 
 def details(comparison: Comparison, tokens: int, target: str, rows: Sequence[Row]) -> Table:
-    """Everything that was measured of each method at a target."""
-    tasks, dense = comparison.text.tasks, comparison.dense
-    whole = dense.parameters
-    several = len(tasks) > 1
-    columns = ["method", "parameters", "bits per byte", "perplexity", *tasks, *(["mean accuracy"] if several else [])]
-    columns += ["cut, s", *(["training, s"] if tokens else []), "peak memory"]
-    known = [dense_row(dense, tasks, several), guess_row(dense, tasks, several)]
-    blank = [Entry(NOTHING, "soft")] * (len(columns) - len(known[0]) - 1)
-    found = [(*known[0], *blank, Entry(show_bytes(dense.peak_made), "soft"))]
-    found.append((*known[1], *blank, Entry(NOTHING, "soft")))
-    found += [detail_row(row, whole, tasks, several) for row in rows]
+    """Size, quality and cost of each method at a target."""
+    dense = comparison.dense
+    columns = ("method", "parameters", "bits per byte", "perplexity", "cut, s", *_TRAINING[: tokens > 0], "peak memory")
+    guess = (GUESS, NOTHING, f"{dense.guess_bits:.3f}", f"{math.exp(dense.guess_nats):,.0f}")
+    whole = (DENSE, f"{dense.parameters:,} (100 %)", f"{dense.bits_per_byte:.3f}", perplexity(dense.perplexity))
+    none = [NOTHING] * (len(columns) - 5)
+    known = ((*whole, *none, show_bytes(dense.peak_made)), (*guess, *none, NOTHING))
+    found = [tuple(Entry(text, "soft") for text in texts) for texts in known]
+    found += [detail_row(row, dense.parameters) for row in rows]
     notes = tuple(note_of(row, row.method) for row in rows if row.note)
-    return Table(f"At {target} of the parameters, {trained(tokens)}", tuple(columns), tuple(found), notes)
+    return Table(f"At {target} of the parameters, {trained(tokens)}", columns, tuple(found), notes)
 
 
-def dense_row(dense: Measured, tasks: Sequence[str], several: bool) -> tuple[Entry, ...]:
-    values = [task_value(dense, task) for task in tasks]
-    texts = [DENSE, f"{dense.parameters:,} (100 %)", f"{dense.bits_per_byte:.3f}", perplexity(dense.perplexity)]
-    texts += accuracies(values, several)
-    return tuple(Entry(text, "soft") for text in texts)
-
-
-def guess_row(dense: Measured, tasks: Sequence[str], several: bool) -> tuple[Entry, ...]:
-    """What a guess gets: every token as likely, every answer as likely."""
-    found = [main_metric(dense.tasks, task) for task in tasks]
-    values = [each.guess if each is not None else None for each in found]
-    tokens = round(2.718281828459045**dense.guess_nats)
-    texts = [GUESS, NOTHING, f"{dense.guess_bits:.3f}", f"{tokens:,}", *accuracies(values, several)]
-    return tuple(Entry(text, "soft") for text in texts)
-
-
-def accuracies(values: Sequence[float | None], several: bool) -> list[str]:
-    shown = [NOTHING if value is None else f"{value:.3f}" for value in values]
-    mean = mean_of(values)
-    return [*shown, *([NOTHING if mean is None else f"{mean:.3f}"] if several else [])]
-
-
-def detail_row(row: Row, whole: int, tasks: Sequence[str], several: bool) -> tuple[Entry, ...]:
-    hidden = row.state == "above" or row.bits_per_byte is None
-    size = (
-        NOTHING if row.parameters is None else f"{row.parameters.mean:,.0f} ({100 * row.parameters.mean / whole:.2f} %)"
-    )
-    scores = [None if hidden else row.tasks.get(task) for task in tasks]
-    entries = [
+def detail_row(row: Row, whole: int) -> tuple[Entry, ...]:
+    size = row.parameters
+    shown = NOTHING if size is None else f"{size.mean:,.0f} ({100 * size.mean / whole:.2f} %)"
+    costs = (row.cut_seconds, *((row.training_seconds,) if row.tokens else ()))
+    return (
         Entry(row.method),
-        Entry(size, "bad" if row.state == "above" else ""),
+        Entry(shown, "bad" if row.state == "above" else ""),
         bits_entry(row),
-        Entry(NOTHING if hidden else perplexity(row.perplexity)),
-        *map(Entry, accuracies(scores, several)),
-        Entry(seconds(row.cut_seconds)),
-    ]
-    if row.tokens:
-        entries.append(Entry(seconds(row.training_seconds)))
-    return (*entries, Entry(NOTHING if row.peak is None else show_bytes(row.peak)))
+        Entry(perplexity(row.perplexity) if is_shown(row) else NOTHING),
+        *(Entry(seconds(cost)) for cost in costs),
+        Entry(NOTHING if row.peak is None else show_bytes(row.peak)),
+    )
+
+
+def is_shown(row: Row) -> bool:
+    """Whether what a row was measured to be is said: not of one that has more parameters than the others may have."""
+    return row.state != "above" and row.bits_per_byte is not None
+
+
+def scores(comparison: Comparison, tokens: int, target: str, rows: Sequence[Row]) -> Table:
+    """Accuracy on each task, and their mean where there are several; the best of each column is marked."""
+    tasks, dense = comparison.text.tasks, comparison.dense
+    metrics = [main_metric(dense.tasks, task) for task in tasks]
+    known = {
+        DENSE: with_mean([None if each is None else each.value for each in metrics]),
+        GUESS: with_mean([None if each is None else each.guess for each in metrics]),
+    }
+    values = {row.method: with_mean([row.tasks.get(task) if is_shown(row) else None for task in tasks]) for row in rows}
+    most = [max((v for v in column if v is not None), default=None) for column in zip(*values.values(), strict=True)]
+    found = [tuple(Entry(text, "soft") for text in (name, *map(accuracy, own))) for name, own in known.items()]
+    for name, own in values.items():
+        pairs = zip(own, most, strict=True)
+        found.append((Entry(name), *(Entry(accuracy(v), "best" if v is not None and v == m else "") for v, m in pairs)))
+    names = [task.removesuffix("_local") for task in tasks]
+    title = f"Accuracy at {target} of the parameters, {trained(tokens)}"
+    return Table(title, ("method", *names, *_MEAN[: len(tasks) > 1]), tuple(found))
+
+
+def accuracy(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def with_mean(values: Sequence[float | None]) -> list[float | None]:
+    return [*values, mean_of(values)] if len(values) > 1 else list(values)
 
 
 def perplexity(value: float | None) -> str:
