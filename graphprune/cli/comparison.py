@@ -176,6 +176,8 @@ def print_comparison(comparison: "Comparison", options: CompareOptions) -> None:
         print_table(table.title, table.columns, rows)
         for note in table.notes:
             say(f"note: {note}")
+        if table.notes:
+            say()
     for note in comparison.notes:
         say(f"note: {note}")
     say(f"* the best; seconds, memory and plots are in {options.out}/compare.html")

@@ -13,7 +13,7 @@ from pathlib import Path
 import graphprune
 from graphprune import registry
 from graphprune.comparison.methods import DENSE, Method
-from graphprune.comparison.options import CompareOptions, read_tokens
+from graphprune.comparison.options import WINDOW, CompareOptions, read_tokens
 from graphprune.data.fingerprints import fingerprint, hash_file
 from graphprune.json_data import Json, JsonObject
 from graphprune.pipeline.options import CompileOptions
@@ -89,7 +89,7 @@ def protocol_of(options: CompareOptions) -> Protocol:
     return Protocol(
         options.held_out,
         options.field,
-        options.window,
+        options.window or WINDOW,
         options.stride,
         options.bos,
         options.text_bytes,

@@ -1,40 +1,47 @@
 """`compare`: every method at every size in a process of its own, and the tables of what came of it."""
 
 import datetime
+import importlib.util
 import platform
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from graphprune.comparison.cells import CellPlan, code_hash, plan_cells
+from graphprune.comparison.cells import CellPlan, code_hash, content, plan_cells
 from graphprune.comparison.kept import MODELS, opened, read_cell, write_cell, write_tables
-from graphprune.comparison.methods import Method, parse_methods
-from graphprune.comparison.options import CompareOptions, field_option, read_tokens
+from graphprune.comparison.methods import DENSE, Method, parse_methods
+from graphprune.comparison.options import WINDOW, CompareOptions, field_option, read_tokens
 from graphprune.comparison.running import run_cells
 from graphprune.comparison.schema import Cell, Comparison, Measured, MethodPart, Text
 from graphprune.comparison.summary import make_rows
+from graphprune.context import stated_context
 from graphprune.data.sources import look_at_text, shown_source
+from graphprune.data.splits import split_name
 from graphprune.data.tokenizer_files import require_tokenizer
-from graphprune.errors import GraphpruneError
+from graphprune.errors import GraphpruneError, UsageError
 from graphprune.frontend.places import look_at
+from graphprune.json_data import read_object
+from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.progress import Progress, no_progress
 from graphprune.reporting.privacy import last_name
 from graphprune.threads import processors
 
 STAGE = "comparing"
-_NAMED = 3  # of the cells that failed
+_NAMED = 3  # of the reasons for failures
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A comparison as far as it can be seen without torch: its methods and cells, the latter once each."""
+    """A comparison as far as it can be seen without torch: its methods and cells, and the options made whole."""
 
+    options: CompareOptions
     methods: tuple[Method, ...]
     plans: tuple[CellPlan, ...]
 
     @property
     def distinct(self) -> dict[str, CellPlan]:
+        """The cells by their keys: two methods may be one."""
         return {plan.key: plan for plan in reversed(self.plans)}
 
 
@@ -45,20 +52,50 @@ def prepare(options: CompareOptions) -> Prepared:
     require_tokenizer(folder)
     for text in filter(None, (options.data, options.held_out, options.search)):
         look_at_text(text, options.field)
-    check_eval_data(options)
-    plans = plan_cells(options, methods, folder)
-    return Prepared(methods, plans)
+    check_contents(options)
+    check_tasks(options)
+    options = with_window(options, folder)
+    return Prepared(options, methods, plan_cells(options, methods, folder))
 
 
-def check_eval_data(options: CompareOptions) -> None:
-    from graphprune.errors import UsageError
+def check_contents(options: CompareOptions) -> None:
+    """Raise UsageError where the text that is reported on is a copy of one that a method sees."""
+    assert options.held_out is not None
+    reported = content(options.held_out)
+    for option, used in (("--data", options.data), ("--search", options.search)):
+        if used is not None and split_name(used)[0] != split_name(options.held_out)[0] and content(used) == reported:
+            raise UsageError(f"--held-out and {option} hold the same text; report on one that no method sees")
+
+
+def check_tasks(options: CompareOptions) -> None:
+    """Raise UsageError for tasks that cannot be scored, as far as their names tell."""
     from graphprune.evaluation.tasks.local import local_names
 
+    if options.tasks and importlib.util.find_spec("lm_eval") is None:
+        raise UsageError("tasks are run by lm-eval, which is not installed: pip install graphprune[eval]")
     if options.eval_data is not None and not options.eval_data.is_dir():
         raise UsageError(f"no folder of evaluation data at {options.eval_data}; --eval-data takes one of .jsonl files")
     local = next((name for name in options.tasks if name in local_names()), None)
     if local is not None and options.eval_data is None:
         raise UsageError(f"{local} reads local files: pass --eval-data with the folder that has them")
+
+
+def with_window(options: CompareOptions, folder: Path) -> CompareOptions:
+    """The options with windows that the model was made for, as far as its configuration says it. Raises UsageError."""
+    most = stated_context(read_object(folder / "config.json"))
+    if options.window is None:
+        return replace(options, window=min(WINDOW, most or WINDOW))
+    if most is not None and options.window > most:
+        raise UsageError(
+            f"windows of {options.window} tokens are longer than the model's context of {most}; lower --window"
+        )
+    return options
+
+
+def check_plugins(prepared: Prepared) -> None:
+    """Make every plug-in with its options, for which it is imported. Raises UsageError."""
+    for asked in {plan.method: plan.asked for plan in prepared.plans}.values():
+        resolve_recipe(asked)
 
 
 def compare(options: CompareOptions, progress: Progress = no_progress) -> Comparison:
@@ -68,6 +105,7 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
     that fail are part of the tables. Raises GraphpruneError.
     """
     prepared = prepare(options)
+    check_plugins(prepared)
     with opened(options, prepared.plans) as out:
         cells = {key: cell for key, plan in prepared.distinct.items() if (cell := read_cell(out, plan)) is not None}
         waiting = [plan for key, plan in reversed(prepared.distinct.items()) if key not in cells]
@@ -79,9 +117,9 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
             for moment in run_cells(part, options.jobs, models):
                 if moment.ended is not None:
                     done += 1
+                    check_dense(moment.ended)
                     write_cell(out, moment.ended)
                     cells[moment.ended.key] = moment.ended
-                    check_dense(moment.ended)
                 said = [*moment.doing, *([f"{known} were there"] if known else [])]
                 progress(STAGE, done, len(waiting), "; ".join(said))
         comparison = make_comparison(options, prepared, cells)
@@ -90,7 +128,7 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
 
 
 def check_dense(cell: Cell) -> None:
-    if cell.method == "dense" and cell.error is not None:
+    if cell.method == DENSE and cell.error is not None:
         raise GraphpruneError(f"the model itself cannot be measured, so nothing is compared: {cell.error}")
 
 
@@ -107,7 +145,7 @@ def make_comparison(options: CompareOptions, prepared: Prepared, cells: dict[str
         parameters=first.measured.parameters,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         versions=versions(),
-        machine=f"{platform.machine()}, {processors()} processors, {first.measured.threads} threads a cell",
+        machine=machine(first.measured),
         methods=[MethodPart(name=name, recipes=recipes(prepared.plans, name)) for name in names],
         targets=list(options.targets),
         train_tokens=tokens,
@@ -118,6 +156,11 @@ def make_comparison(options: CompareOptions, prepared: Prepared, cells: dict[str
         rows=make_rows(others, names, options.targets, tokens, options.tasks),
         notes=list(notes_of([first, *others])),
     )
+
+
+def machine(dense: Measured) -> str:
+    threads = f"{dense.threads} thread{'s' * (dense.threads != 1)}"
+    return f"{platform.machine()}, {processors()} processors, {threads} a cell, on {dense.device}"
 
 
 def renamed(cell: Cell, plan: CellPlan) -> Cell:
@@ -216,9 +259,9 @@ def without_folder(text: str) -> str:
 
 
 def failures(comparison: Comparison) -> str:
-    """The cells that failed, the first of them by name; nothing where none did."""
+    """The methods that failed, each reason once; nothing where none did."""
     failed = [cell for cell in comparison.cells if cell.measured is None]
-    named = [f"{cell.method} at {cell.target}, seed {cell.seed}: {cell.error}" for cell in failed[:_NAMED]]
-    more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-    said = f"{len(failed)} of {len(comparison.cells)} cells failed: {'; '.join(named)}{more}"
+    reasons = list(dict.fromkeys(f"{cell.method}: {cell.error}" for cell in failed))
+    more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+    said = f"{len(failed)} of {len(comparison.cells)} cells failed: {'; '.join(reasons[:_NAMED])}{more}"
     return f"{said}; the same command tries them again" if failed else ""

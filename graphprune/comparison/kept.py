@@ -78,7 +78,19 @@ def opened(options: CompareOptions, plans: Sequence[CellPlan]) -> Iterator[Path]
             write_record(out, record_files(out))
         except OSError as error:
             raise unwritable(out, error) from error
+        stack.callback(leave_nothing, out)
         yield out
+
+
+def leave_nothing(out: Path) -> None:
+    """Remove an OUT in which no cell is kept."""
+    if any((out / CELLS).iterdir()):
+        return
+    with contextlib.suppress(OSError):
+        for path in (out / REQUEST, out / RECORD):
+            path.unlink(missing_ok=True)
+        for folder in (out / CELLS, out / OWN, out):
+            folder.rmdir()
 
 
 def unwritable(out: Path, error: OSError) -> ExportError:

@@ -98,7 +98,7 @@ def check_importance(spec: str) -> None:
     known = registry.names("importance")
     if name in known:
         return
-    guess = did_you_mean(name, [*shipped(), *known], 3)
+    guess = did_you_mean(name, list(dict.fromkeys([*shipped(), *known])), 3)
     raise UsageError(
         f"no method is named {name[:60]!r}; {guess}`graphprune list methods` has the recipes, `graphprune list "
         "importance` what scores units"

@@ -17,7 +17,7 @@ from graphprune.pipeline.options import DEVICE_HELP, Held, Option, Precision, Wi
 from graphprune.running.strides import check_windows
 from graphprune.suggestions import AUTO, check_choice
 
-NO_TRAINING = "0"
+NO_TRAINING, WINDOW = "0", 256
 Tokens = Annotated[int, Ge(2)]
 Seeds = Annotated[int, Ge(1), Le(1000)]
 _METHODS_HELP = (
@@ -54,7 +54,9 @@ class CompareOptions:
     field: Annotated[str, Option("The field of the text in files with records and data sets.", "NAME")] = "text"
     samples: Annotated[Held, Option("Calibration windows, the same for all methods at one seed.")] = 512
     length: Annotated[Window, Option("Tokens in each of them.")] = 64
-    window: Annotated[Window, Option("Tokens a window of the held-out text.")] = 256
+    window: Annotated[
+        Window | None, Option("Tokens a window of the held-out text. [dim]default: 256, or the context[/dim]")
+    ] = None
     stride: Annotated[
         Count | None,
         Option(
@@ -95,7 +97,7 @@ class CompareOptions:
                 check_choice(option_name(name), value, limits.choices)
             raise UsageError(f"{field_option(name)} must be {describe_bounds(limits.bounds)}, not {str(value)[:40]}")
         self.check_amounts()
-        check_windows(self.window, self.stride, 1, self.bos)
+        check_windows(self.window or WINDOW, self.stride, 1, self.bos)
         check_device(self.device)
         self.check_texts()
         if self.task_limit is not None and not self.tasks:

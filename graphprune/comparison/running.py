@@ -60,6 +60,7 @@ def run_cells(plans: Sequence[CellPlan], jobs: int, models: Path | None = None) 
                 assert started.process.stdout is not None
                 now[started.process.pid] = started
                 selector.register(started.process.stdout, selectors.EVENT_READ, started)
+                yield Moment(None, doing(now))
             for key, _ in selector.select(timeout=1.0):
                 running: Running = key.data
                 if read_line(running):

@@ -57,9 +57,19 @@ def overview(comparison: Comparison, tokens: int) -> Table:
     own = [row for row in comparison.rows if row.tokens == tokens]
     for method in dict.fromkeys(row.method for row in own):
         rows.append((Entry(method), *(bits_entry(row) for row in own if row.method == method)))
-    notes = tuple(note_of(row, f"{row.method} at {row.target}") for row in own if row.note)
     title = f"Bits per byte of the held-out text, {trained(tokens)}"
-    return Table(title, ("method", *(f"at {target}" for target in comparison.targets)), tuple(rows), notes)
+    columns = ("method", *(f"at {target}" for target in comparison.targets))
+    return Table(title, columns, tuple(rows), tuple(notes_of(own)))
+
+
+def notes_of(rows: Sequence[Row]) -> Iterator[str]:
+    """What is to be said of the rows of several targets: the same of several once."""
+    said: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.note:
+            said.setdefault((row.method, row.note), []).append(row)
+    for (method, _), own in said.items():
+        yield note_of(own[0], f"{method} at {', '.join(row.target for row in own)}")
 
 
 def bits_entry(row: Row) -> Entry:
