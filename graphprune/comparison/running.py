@@ -129,10 +129,10 @@ def read_line(running: Running) -> bool:
 
 def finish(running: Running) -> Cell:
     """The cell of a process that has ended: what it measured, or one line on why it did not."""
-    code = running.process.wait()
-    running.errors.seek(0)
-    said = running.errors.read().decode("utf-8", "replace").strip().splitlines()
-    running.errors.close()
+    with running.process, running.errors as errors:
+        code = running.process.wait()
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace").strip().splitlines()
     measured, error = None, running.answer.get("error")
     try:
         if "measured" in running.answer:
@@ -177,5 +177,5 @@ def stop_all(now: dict[int, Running]) -> None:
     for running in now.values():
         running.process.kill()
     for running in now.values():
-        running.process.wait()
-        running.errors.close()
+        with running.process, running.errors:  # which waits and closes what it wrote to
+            pass
