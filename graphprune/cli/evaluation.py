@@ -60,6 +60,14 @@ EvalData = Annotated[
     Path | None,
     typer.Option(help="The folder of the local tasks' .jsonl files. Alone, it runs all of them.", show_default=False),
 ]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens between windows; with --no-bos the whole window, so that the first token of each is not "
+        "predicted. [dim]default: window - 1, no overlap[/dim]",
+    ),
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -80,14 +88,7 @@ def eval_command(
     window: Annotated[
         int | None, typer.Option(min=2, help="Tokens a window. [dim]default: 256, or the context[/dim]")
     ] = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Tokens between windows; with --no-bos the whole window, so that the first token of each is not "
-            "predicted. [dim]default: window - 1, no overlap[/dim]",
-        ),
-    ] = None,
+    stride: Stride = None,
     bos: Annotated[bool, typer.Option(help="Start each window with the tokenizer's first token.")] = True,
     text_bytes: Annotated[
         int | None, typer.Option("--bytes", min=1, help="Read so much of the text only.", show_default=False)
@@ -134,8 +135,8 @@ def eval_command(
 
 def check_questions(questions: "Questions") -> None:
     """Refuse before any model is loaded what no model could answer."""
+    from graphprune.context import check_windows
     from graphprune.evaluation.task_scores import require_lm_eval
-    from graphprune.running.strides import check_windows
 
     if questions.window is not None:
         check_windows(questions.window, questions.stride, questions.batch, questions.bos)

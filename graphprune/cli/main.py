@@ -15,8 +15,7 @@ from typing import Annotated
 import typer
 
 from graphprune.cli import artefacts, comparison, compilation, evaluation, inspection, listing, running
-from graphprune.cli.streams import BROKEN, abandon_stdout, is_stdout, prepare_streams
-from graphprune.cli.terminal import warn
+from graphprune.cli.terminal import BROKEN, abandon_stdout, is_stdout, prepare_streams, warn
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end
 from graphprune.threads import wait_asleep

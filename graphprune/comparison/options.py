@@ -9,12 +9,12 @@ from annotated_types import Ge, Le
 
 from graphprune.amounts import parse_count, read_target
 from graphprune.bounds import Count, describe_bounds, wrong_fields
+from graphprune.context import check_windows
 from graphprune.data.sources import LIBRARY
 from graphprune.data.splits import split_name
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 from graphprune.pipeline.options import DEVICE_HELP, Held, Option, Precision, Window, option_name
-from graphprune.running.strides import check_windows
 from graphprune.suggestions import AUTO, check_choice
 
 NO_TRAINING, WINDOW = "0", 256

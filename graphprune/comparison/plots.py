@@ -133,7 +133,7 @@ def powers(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
     """Ticks of a logarithmic scale: 1, 10, 100 and what lies between where there is little."""
     known = [max(value, 1e-3) for value in values]
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    fine = (1, 2, 5) if high - low <= 2 else (1,)
+    fine = (1, 2, 5) if max(known) / min(known) <= 100 else (1,)
     every = [m * 10.0**n for n in range(low, high + 1) for m in fine]
     inside = [x for x in every if min(known) / 1.5 <= x <= max(known) * 1.5] or [10.0**low, 10.0**high]
     return tuple((x, f"{x:,g}") for x in inside)

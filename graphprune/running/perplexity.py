@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graphprune.context import check_windows
 from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size
@@ -15,7 +16,6 @@ from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.likelihood import IGNORED, Logits
 from graphprune.running.scoring import scoring_form
-from graphprune.running.strides import check_windows
 
 _LONG = 16  # windows, from which a form of the graph that is made for their length pays
 

@@ -24,7 +24,6 @@ from tests.support.tree import ROOT
 
 Options = Callable[..., CompareOptions]
 Asked = Callable[[], list[str]]
-SIGKILL_NAME = "its process was killed"
 
 
 def line_of(options: CompareOptions) -> list[str]:
@@ -168,7 +167,7 @@ def test_another_comparison_takes_the_place_where_that_is_asked_for(options: Opt
     with pytest.raises(UsageError, match="taylor is a recipe"):
         compare(more)
     more = options(methods=("magnitude", "same=taylor", "obs"))
-    with pytest.raises(UsageError, match="holds another comparison .* --overwrite replaces"):
+    with pytest.raises(UsageError, match=r"holds another comparison .* --overwrite replaces"):
         compare(more)
     found = compare(options(methods=more.methods, overwrite=True))
     assert stand_in()[5:] == ["obs 80% 0", "obs 60% 0"], "cells are known by what they are, not by their names"
