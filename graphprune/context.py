@@ -5,6 +5,8 @@ Whatever runs a model takes its lengths from here, so that none is run on positi
 
 from collections.abc import Iterator, Mapping
 
+from graphprune.errors import UsageError
+
 NAMES = (
     "max_position_embeddings",
     "n_positions",
@@ -40,6 +42,20 @@ def fitting_run(context: int | None, prompt: int, new: int) -> tuple[int, int]:
         return prompt, new
     first = max(1, min(context - 1, context * prompt // (prompt + new)))
     return first, max(1, context - first)
+
+
+def check_windows(window: int, stride: int | None, batch: int, bos: bool = False) -> int:
+    """The stride, window - 1 where none is given. Raises UsageError for windows that leave tokens out.
+
+    A stride of the whole window is for windows that do not begin with a token of their own.
+    """
+    if window < 2 or batch < 1:
+        raise UsageError(f"windows are 2 tokens or more and batches 1 or more, not {window} and {batch}")
+    most = window - 1 if bos else window
+    if stride is not None and not 1 <= stride <= most:
+        whole = "; --no-bos makes windows that share nothing" if stride == window else ""
+        raise UsageError(f"a stride of {stride} does not fit windows of {window}: it is between 1 and {most}{whole}")
+    return window - 1 if stride is None else stride
 
 
 def places(config: object) -> Iterator[object]:

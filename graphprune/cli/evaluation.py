@@ -60,6 +60,14 @@ EvalData = Annotated[
     Path | None,
     typer.Option(help="The folder of the local tasks' .jsonl files. Alone, it runs all of them.", show_default=False),
 ]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens between windows; with --no-bos the whole window, so that the first token of each is not "
+        "predicted. [dim]default: window - 1, no overlap[/dim]",
+    ),
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -80,12 +88,13 @@ def eval_command(
     window: Annotated[
         int | None, typer.Option(min=2, help="Tokens a window. [dim]default: 256, or the context[/dim]")
     ] = None,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens between windows. [dim]default: window - 1, no overlap[/dim]")
-    ] = None,
+    stride: Stride = None,
     bos: Annotated[bool, typer.Option(help="Start each window with the tokenizer's first token.")] = True,
     text_bytes: Annotated[
         int | None, typer.Option("--bytes", min=1, help="Read so much of the text only.", show_default=False)
+    ] = None,
+    text_tokens: Annotated[
+        int | None, typer.Option("--tokens", min=2, help="Read so many tokens of the text only.", show_default=False)
     ] = None,
     field: Annotated[str, typer.Option(help="The field of the text in .jsonl, .parquet and data sets.")] = "text",
     limit: Annotated[int | None, typer.Option(min=1, help="Examples of each task at most.", show_default=False)] = None,
@@ -113,7 +122,9 @@ def eval_command(
     from graphprune.evaluation.scorecard import DEFAULT_TEXT, Questions
 
     text = data or (None if names or eval_data is not None else DEFAULT_TEXT)
-    questions = Questions(text, text_bytes, field, window, stride, bos, names, eval_data, limit, shots, batch)
+    questions = Questions(
+        text, text_bytes, text_tokens, field, window, stride, bos, names, eval_data, limit, shots, batch
+    )
     check_questions(questions)
     cards = list(score_models(models, backend, questions, dtype, trust_remote_code, device))
     if as_json:
@@ -124,11 +135,11 @@ def eval_command(
 
 def check_questions(questions: "Questions") -> None:
     """Refuse before any model is loaded what no model could answer."""
+    from graphprune.context import check_windows
     from graphprune.evaluation.task_scores import require_lm_eval
-    from graphprune.running.perplexity import check_windows
 
     if questions.window is not None:
-        check_windows(questions.window, questions.stride, questions.batch)
+        check_windows(questions.window, questions.stride, questions.batch, questions.bos)
     if questions.tasks or questions.data is not None:
         require_lm_eval()
 

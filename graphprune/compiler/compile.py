@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.plan import read_plan
 from graphprune.ir.verification import verify
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
-from graphprune.pipeline.passes import Context, run_passes
+from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
@@ -127,6 +127,23 @@ def run_method(
     progress: Progress,
 ) -> tuple[Graph, Text | None]:
     """Run the passes that the recipe stands for; also return the text that they saw."""
+    method = prepare_method(options, start, folder, device, progress)
+    return as_made(start, run_passes(start.graph, method.passes, method.context)), method.text
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A method that is ready to run on a model: its passes, what they may ask for, and the text that was read."""
+
+    passes: tuple[Pass, ...]
+    context: Context
+    text: Text | None
+
+
+def prepare_method(
+    options: CompileOptions, start: Beginning, folder: Path | None, device: torch.device, progress: Progress
+) -> Prepared:
+    """The passes that the recipe stands for and their context, with the text read. Raises BudgetError, DataError."""
     recipe, source = start.aim.recipe, start.graph
     passes = expand(recipe, start.aim.target)
     check_target(source, passes)
@@ -145,8 +162,13 @@ def run_method(
         progress=progress,
         device=device,
     )
-    graph = start.rooted(run_passes(source, passes, context))
-    return (as_stored(graph) if recipe.changes_weights else graph), text
+    return Prepared(passes, context, text)
+
+
+def as_made(start: Beginning, graph: Graph) -> Graph:
+    """What the passes made, with the plan that makes it from the source, and its weights as artefacts hold them."""
+    graph = start.rooted(graph)
+    return as_stored(graph) if start.aim.recipe.changes_weights else graph
 
 
 def as_stored(graph: Graph) -> Graph:

@@ -19,6 +19,8 @@ from graphprune.ir.graph import Graph
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_LONGEST_TOKEN = 64  # bytes, on the average of a text
+
 
 def load_tokenizer(folder: Path, trusted: bool = False) -> "PreTrainedTokenizerBase":
     """Load the transformers tokenizer of a model folder without a network; code that it brings runs where `trusted`.
@@ -52,11 +54,25 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Tensor
 
 
 def read_tokens(
-    tokenizer: "PreTrainedTokenizerBase", spec: str, field: str = "text", limit: int | None = None
+    tokenizer: "PreTrainedTokenizerBase",
+    spec: str,
+    field: str = "text",
+    limit: int | None = None,
+    most: int | None = None,
 ) -> tuple[Tensor, int]:
-    """Read and tokenise a text as one stream: int64 [tokens], and the number of bytes that it had in UTF-8."""
+    """Read and tokenise a text as one stream: int64 [tokens], and the number of bytes that it had in UTF-8.
+
+    The text ends after `limit` bytes, the stream after `most` tokens; their bytes are then those of what they stand
+    for.
+    """
+    enough = None if most is None else _LONGEST_TOKEN * most
+    limit = min((each for each in (limit, enough) if each is not None), default=None)
     texts = list(read_texts(spec, field, limit, renderer(tokenizer)))
-    return encode(tokenizer, texts), sum(len(text.encode("utf-8", "replace")) for text in texts)
+    tokens, size = encode(tokenizer, texts), sum(len(text.encode("utf-8", "replace")) for text in texts)
+    if most is None or len(tokens) <= most:
+        return tokens, size
+    said = str(tokenizer.decode(tokens[:most], clean_up_tokenization_spaces=False))
+    return tokens[:most], len(said.encode("utf-8", "replace"))
 
 
 def tokens_beyond(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> list[str]:

@@ -30,6 +30,7 @@ class Questions:
 
     text: str | None = DEFAULT_TEXT
     text_bytes: int | None = None
+    text_tokens: int | None = None
     field: str = "text"
     window: int | None = None
     stride: int | None = None
@@ -105,7 +106,7 @@ def score_text(
     tokenizer = model.tokenizer
     stage = f"{questions.text} on {label}"
     progress(stage, 0, 0)
-    tokens, size = read_tokens(tokenizer, questions.text, questions.field, questions.text_bytes)
+    tokens, size = read_tokens(tokenizer, questions.text, questions.field, questions.text_bytes, questions.text_tokens)
     check_tokens(tokens, model.vocabulary, 2, questions.text)
     bos = tokenizer.bos_token_id if questions.bos else None
     found = stream_perplexity(

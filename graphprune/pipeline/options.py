@@ -227,9 +227,9 @@ def option_name(field: str) -> str:
     return "--set" if field == "settings" else f"--{field.replace('_', '-')}"
 
 
-def explained_options() -> Mapping[str, Option]:
-    """What the command line says of the fields of CompileOptions."""
-    hints = typing.get_type_hints(CompileOptions, include_extras=True)
+def explained_options(options: type | None = None) -> Mapping[str, Option]:
+    """What the command line says of the fields of a class of options, CompileOptions where none is given."""
+    hints = typing.get_type_hints(options or CompileOptions, include_extras=True)
     found = {name: [each for each in get_args(hint) if isinstance(each, Option)] for name, hint in hints.items()}
     return {name: options[0] for name, options in found.items() if options}
 

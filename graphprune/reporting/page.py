@@ -20,10 +20,12 @@ def report_page(report: Report, metrics: Sequence[Line] = ()) -> str:
     """The page of a report (report.json's content) and the lines of its metrics, oldest first."""
     import jinja2
 
-    text = files("graphprune.reporting").joinpath("report_files", "report.html.j2").read_text(encoding="utf-8")
+    folder = files("graphprune.reporting").joinpath("report_files")
+    text, style = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html.j2", "style.css.j2"))
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
     method = report.method.get("name", "")
     return template.render(
+        style=Markup(style),  # a file of ours
         title=f"{report.source.id.rstrip('/').split('/')[-1]}, compiled to {name_target(report.target)}",
         subtitle=f"by graphprune with {method}, seed {report.seed}, in {report.seconds:.0f} s",
         verdict=verdict(report),

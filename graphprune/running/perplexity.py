@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graphprune.context import check_windows
 from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size
@@ -100,24 +101,28 @@ def stream_perplexity(
 
     The first window predicts all its tokens, each later one its last `stride`; the last window may be shorter. By
     default the stride is window - 1: contexts do not cross. With `bos` every window is `bos` and window - 1 tokens.
-    Without, it starts with the token before them, so that only the stream's first token goes unpredicted.
+    Without, it starts with the token before them, so that only the stream's first token goes unpredicted. With a stride
+    of the whole window, which is what many papers have, windows share nothing and the first token of each goes
+    unpredicted; bits per byte are then those of the mean token.
     `text_bytes` is the length of the text in UTF-8 and gives bits per byte. `progress(done, windows)` is called after
     each batch. Raises DataError for tokens that the model does not know or too few of them.
     """
-    stride = check_windows(window, stride, batch)
+    stride = check_windows(window, stride, batch, bos is not None)
     check_tokens(tokens, vocabulary, 1 if bos is not None else 2, "the text")
     windows = cut_windows(tokens, window, bos, stride)
     total, done, count = 0.0, 0, sum(map(len, windows))
     with torch.no_grad():
         for rows in (rows for block in windows for rows in split_rows(block, batch)):
-            seen = [0 if done + row == 0 else window - 1 - stride for row in range(len(rows))]
+            seen = [0 if done + row == 0 else max(0, window - 1 - stride) for row in range(len(rows))]
             total += stream_loss(logits(rows[:, :-1]), targets(rows, seen))
             done += len(rows)
             if progress is not None:
                 progress(done, count)
-    predicted = len(tokens) - (bos is None)
+    apart = stride == window
+    predicted = sum(block.numel() - len(block) for block in windows) if apart else len(tokens) - (bos is None)
     nats = total / predicted
-    bits = None if text_bytes is None else total / math.log(2) / text_bytes
+    whole = nats * len(tokens) if apart else total
+    bits = None if text_bytes is None else whole / math.log(2) / text_bytes
     return Perplexity(nats, math.exp(nats) if nats < 700 else math.inf, bits, predicted)
 
 
@@ -128,15 +133,6 @@ def stream_loss(logits: Tensor, targets: Tensor) -> float:
         for row, wanted in zip(logits, targets.to(logits.device), strict=True)
     ]
     return float(torch.stack(losses).sum())
-
-
-def check_windows(window: int, stride: int | None, batch: int) -> int:
-    """The stride, window - 1 where none is given. Raises UsageError for windows that leave tokens out."""
-    if window < 2 or batch < 1:
-        raise UsageError(f"windows are 2 tokens or more and batches 1 or more, not {window} and {batch}")
-    if stride is not None and not 1 <= stride < window:
-        raise UsageError(f"a stride of {stride} does not fit windows of {window}: it is between 1 and {window - 1}")
-    return window - 1 if stride is None else stride
 
 
 def targets(rows: Tensor, seen: list[int]) -> Tensor:
@@ -157,6 +153,8 @@ def cut_windows(tokens: Tensor, window: int, bos: int | None, stride: int | None
     blocks = [block for block in (rows, stream[full * step :][None].clone()) if len(block)]
     if covered == len(stream):
         blocks = blocks[:1] if full else []
+    if step == window and full:
+        blocks = [block for block in blocks if block.shape[1] > 1]  # one token left over is after none
     if bos is not None:
         for block in blocks:
             block[:, 0] = bos

@@ -18,6 +18,7 @@ from graphprune.evaluation.scorecard import Questions, fill_in, score_text
 from graphprune.evaluation.task_scores import score_tasks
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
+from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import cut_windows, perplexity
 from tests.support.tiny_language import WORDS, save_model, tokenizer
 from tests.support.tiny_llama import ids, tiny_graph
@@ -134,9 +135,24 @@ def test_a_stride_of_the_whole_window_is_the_default() -> None:
     stream = ids(1, 40)[0]
     assert perplexity(tiny_graph(), stream, 10, stride=9) == perplexity(tiny_graph(), stream, 10)
     assert [tuple(block.shape) for block in cut_windows(stream, 10, None, 5)] == [(7, 10)]
+    with pytest.raises(UsageError, match="between 1 and 10"):
+        perplexity(tiny_graph(), stream, 10, stride=11)
     for stride in (0, 10):
         with pytest.raises(UsageError, match="between 1 and 9"):
-            perplexity(tiny_graph(), stream, 10, stride=stride)
+            perplexity(tiny_graph(), stream, 10, stride=stride, bos=1)
+
+
+@pytest.mark.parametrize("count", [5, 30, 31, 37])
+def test_windows_that_share_nothing_leave_the_first_token_of_each_out(count: int) -> None:
+    """The protocol of many papers: a text in pieces of one length, each by itself."""
+    stream = ids(1, count)[0]
+    pieces = [piece for piece in stream.split(10) if len(piece) > 1]
+    total = sum(next_token_loss(tiny_graph(), piece[None], "sum").item() for piece in pieces)
+    predicted = sum(len(piece) - 1 for piece in pieces)
+    found = perplexity(tiny_graph(), stream, 10, 2, stride=10, text_bytes=100)
+    assert found.tokens == predicted
+    assert found.nats_per_token == pytest.approx(total / predicted, rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(total / predicted * count / math.log(2) / 100, rel=1e-5)
 
 
 def test_a_scorecard_says_how_the_text_was_read(graph: Graph, tmp_path: Path) -> None:

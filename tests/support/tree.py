@@ -44,6 +44,7 @@ LAYERS = (
     "evaluation",
     "reporting",
     "compiler",
+    "comparison",
     "cli",
 )
 # What stands beside the core, and what of it may be used there. Kinds of passes know nothing of each other.

@@ -1,0 +1,1 @@
+"""Many methods on one model, under one protocol, in one table."""
