@@ -176,7 +176,7 @@ class CompileOptions:
             must = "is the share that every group keeps," if name == "floor" else "must be"
             raise UsageError(f"{option_name(name)} {must} {describe_bounds(limits.bounds)}, not {str(value)[:40]}")
         for kind in self.prune or ():
-            check_choice("--prune", kind, (AUTO, *PRUNABLE))
+            check_choice("--prune", kind.removesuffix("?"), (AUTO, *PRUNABLE))
         if AUTO in (self.prune or ()) and len(self.prune or ()) > 1:
             raise UsageError("--prune auto stands alone; name the kinds instead: mlp,attention")
         self.check_amounts()

@@ -253,7 +253,7 @@ def check_plugins(recipe: Recipe, label: Label, check: Callable[[registry.Plugin
         field = str(error).split(maxsplit=1)[0]
         raise UsageError(f"{label(f'prune.{field}')}: {error}") from error
     for what in prune.kinds:
-        check_choice(label("prune.kinds"), what, (AUTO, *PRUNABLE))
+        check_choice(label("prune.kinds"), what.removesuffix("?"), (AUTO, *PRUNABLE))
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
     if recipe.recover is not None and check is parse_part:

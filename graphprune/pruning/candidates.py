@@ -14,6 +14,7 @@ from graphprune.suggestions import AUTO
 # What `auto` leaves of every group at least, and the share of MLP and attention below which the residual width goes:
 # a little less of everything costs less than the last of the channels (docs/methods/adapt-pruner.md).
 AUTO_FLOOR, AUTO_WIDE = 0.2, 0.5
+SPARE = "?"
 _FIRST: tuple[Kind, ...] = ("mlp", "attention")
 
 
@@ -56,14 +57,16 @@ def choose_candidates(
     """The groups to cut for a budget, but for those that are `beyond` reach.
 
     `auto` takes MLP channels and attention groups, and the residual width too where less than half of these would be
-    left, all down to a fifth; models without residual branches offer their other channels. Raises BudgetError with the
+    left, all down to a fifth; models without residual branches offer their other channels. A kind that is named with a
+    question mark, `query?`, joins only where the others at a fifth do not reach the target. Raises BudgetError with the
     reachable minimum, UsageError where nothing of the named kinds can be cut.
     """
     beyond = beyond or {}
     groups = reached(groups, beyond)
     if AUTO not in kinds:
         budget = replace(budget, floor=floor or 0.0)
-        return Choice((*named(groups, kinds), *free_blocks(groups, kinds, beyond)), budget, ())
+        first = (*named(groups, kinds), *free_blocks(groups, kinds, beyond))
+        return with_spare(groups, first, [kind[:-1] for kind in kinds if kind.endswith(SPARE)], budget)
     budget = replace(budget, floor=AUTO_FLOOR if floor is None else floor)
     first = counted(groups, _FIRST, budget) or counted(groups, ("other",), budget)
     if not first:
@@ -86,6 +89,16 @@ def choose_candidates(
     return Choice(wider, budget, (note,))
 
 
+def with_spare(groups: Groups, first: tuple[Group, ...], spare: Sequence[str], budget: Budget) -> Choice:
+    """These groups, and those of the spare kinds where these, with a fifth of each left, do not reach the target."""
+    wide = replace(budget, floor=max(budget.floor, AUTO_FLOOR))
+    more = counted(groups, spare, budget)
+    if not more or reachable_minimum(groups, first, wide) <= budget.target:
+        return Choice(first, budget, ())
+    kinds = " and ".join(sorted({group.kind for group in more}))
+    return Choice((*first, *more), budget, (f"the other kinds at {wide.floor:.0%} leave too much: {kinds} goes too",))
+
+
 def free_blocks(groups: Groups, kinds: Sequence[str], beyond: Mapping[str, str]) -> tuple[Group, ...]:
     """The blocks within reach; a layer is, where all of its branches are."""
     blocks = find_blocks(groups, kinds)
@@ -93,7 +106,7 @@ def free_blocks(groups: Groups, kinds: Sequence[str], beyond: Mapping[str, str])
     return tuple(block for block in blocks if (block.tie or block.id) not in held)
 
 
-def counted(groups: Groups, kinds: Sequence[Kind], budget: Budget) -> tuple[Group, ...]:
+def counted(groups: Groups, kinds: Sequence[str], budget: Budget) -> tuple[Group, ...]:
     """The prunable groups of these kinds that the budget's cost depends on."""
     variables = cost_of(groups, budget).variables()
     return tuple(group for group in groups.prunable(frozenset(kinds)) if group.id in variables)
@@ -103,7 +116,7 @@ def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:
     """The prunable groups of the named kinds; an error where a kind has none, with the reason it is locked."""
     result: list[Group] = []
     for kind in kinds:
-        if kind in BLOCKS:
+        if kind in BLOCKS or kind.endswith(SPARE):
             continue
         found = groups.prunable(frozenset({kind}))
         if not found and BLOCKS.isdisjoint(kinds):  # else they may have been dropped

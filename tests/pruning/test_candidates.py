@@ -112,3 +112,16 @@ def test_a_kind_without_groups_says_why() -> None:
 def test_groups_may_have_gone_with_the_blocks_that_were_dropped() -> None:
     assert named(made(), ("blocks",)) == ()
     assert kinds(named(made(mlp="is summed up"), ("blocks", "mlp", "attention"))) == ["attention"]
+
+
+def test_a_spare_kind_joins_where_a_fifth_of_the_others_is_too_much() -> None:
+    groups = made()
+    least = reach(groups, AUTO_FLOOR, "mlp", "attention")
+    named_alone = choose_candidates(groups, ("mlp", "attention", "residual?"), Budget(least), 0.0)
+    assert kinds(named_alone.candidates) == ["mlp", "attention"]
+    joined = choose_candidates(groups, ("mlp", "attention", "residual?"), Budget(least - 1), 0.0)
+    assert kinds(joined.candidates) == ["mlp", "attention", "residual"]
+    assert joined.budget.floor == 0.0
+    assert "residual goes too" in joined.notes[0]
+    # A model that has none of the kind does without.
+    assert kinds(choose_candidates(groups, ("mlp", "query?"), Budget(1), 0.0).candidates) == ["mlp"]
