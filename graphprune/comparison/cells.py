@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import graphprune
 from graphprune import registry
-from graphprune.comparison.methods import DENSE, Method
+from graphprune.comparison.methods import DENSE, Method, printable
 from graphprune.comparison.options import WINDOW, CompareOptions, read_tokens
 from graphprune.data.fingerprints import fingerprint, hash_file
 from graphprune.json_data import Json, JsonObject
@@ -205,6 +206,13 @@ def code_files(root: Path) -> list[Path]:
     """The files of code, those behind links among them."""
     folders = [root, *(path.resolve() for path in root.iterdir() if path.is_symlink() and path.is_dir())]
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def recipe_of(plan: CellPlan) -> dict[str, Any]:
+    """The recipe with all its fields, as a report has it."""
+    text = printable(json.dumps(plan.recipe.model_dump(mode="json"), ensure_ascii=False))
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def hash_of(data: Mapping[str, Json]) -> str:

@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from graphprune.comparison.cells import CellPlan, code_hash, content, plan_cells
+from graphprune.amounts import parse_target
+from graphprune.comparison.cells import CellPlan, code_hash, content, plan_cells, recipe_of
 from graphprune.comparison.kept import MODELS, opened, read_cell, write_cell, write_tables
-from graphprune.comparison.methods import DENSE, Method, parse_methods
+from graphprune.comparison.methods import DENSE, Method, parse_methods, printable
 from graphprune.comparison.options import WINDOW, CompareOptions, field_option, read_tokens
 from graphprune.comparison.running import run_cells
 from graphprune.comparison.schema import Cell, Comparison, Measured, MethodPart, Text
@@ -105,6 +107,7 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
     that fail are part of the tables. Raises GraphpruneError.
     """
     prepared = prepare(options)
+    code_hash()  # of what is there when the cells begin
     check_plugins(prepared)
     with opened(options, prepared.plans) as out:
         cells = {key: cell for key, plan in prepared.distinct.items() if (cell := read_cell(out, plan)) is not None}
@@ -113,7 +116,7 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
         models = out.absolute() / MODELS if options.keep else None
         parts = [[plan for plan in waiting if plan.dense], [plan for plan in waiting if not plan.dense]]
         done = 0
-        for part in filter(None, parts):
+        for part in parts:
             for moment in run_cells(part, options.jobs, models):
                 if moment.ended is not None:
                     done += 1
@@ -122,6 +125,7 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
                     cells[moment.ended.key] = moment.ended
                 said = [*moment.doing, *([f"{known} were there"] if known else [])]
                 progress(STAGE, done, len(waiting), "; ".join(said))
+            check_targets(options, cells[prepared.plans[0].key])
         comparison = make_comparison(options, prepared, cells)
         write_tables(out, comparison)
     return comparison
@@ -130,6 +134,13 @@ def compare(options: CompareOptions, progress: Progress = no_progress) -> Compar
 def check_dense(cell: Cell) -> None:
     if cell.method == DENSE and cell.error is not None:
         raise GraphpruneError(f"the model itself cannot be measured, so nothing is compared: {cell.error}")
+
+
+def check_targets(options: CompareOptions, dense: Cell) -> None:
+    """Raise BudgetError for a target above the model, now that its size is known."""
+    assert dense.measured is not None
+    for target in options.targets:
+        parse_target(target, dense.measured.parameters)
 
 
 def make_comparison(options: CompareOptions, prepared: Prepared, cells: dict[str, Cell]) -> Comparison:
@@ -169,10 +180,10 @@ def renamed(cell: Cell, plan: CellPlan) -> Cell:
     return cell.model_copy(update=named)
 
 
-def recipes(plans: Sequence[CellPlan], name: str) -> list[dict[str, object]]:
+def recipes(plans: Sequence[CellPlan], name: str) -> list[dict[str, Any]]:
     """The recipe of a method as it was run: one for each number of tokens."""
     own = {plan.tokens: plan for plan in plans if plan.method == name}
-    return [plan.recipe.model_dump(mode="json") for plan in own.values()]
+    return [recipe_of(plan) for plan in own.values()]
 
 
 def notes_of(cells: Sequence[Cell]) -> Iterator[str]:
@@ -195,9 +206,9 @@ def notes_of(cells: Sequence[Cell]) -> Iterator[str]:
 def describe_text(options: CompareOptions, dense: Measured) -> Text:
     assert options.held_out is not None
     return Text(
-        data=shown_source(options.calibrated),
-        search=shown_source(options.searched),
-        held_out=shown_source(options.held_out),
+        data=printable(shown_source(options.calibrated)),
+        search=printable(shown_source(options.searched)),
+        held_out=printable(shown_source(options.held_out)),
         samples=options.samples,
         length=options.length,
         window=dense.window,
@@ -212,7 +223,7 @@ def describe_text(options: CompareOptions, dense: Measured) -> Text:
 
 def model_name(model: str) -> str:
     """A hub id, or the last part of a path."""
-    return last_name(model) if Path(model).expanduser().exists() else model
+    return printable(last_name(model) if Path(model).expanduser().exists() else model)
 
 
 def versions() -> dict[str, str]:
@@ -228,7 +239,7 @@ def command_line(options: CompareOptions) -> str:
     for name, value in vars(options).items():
         if name not in _NOT_SAID and value != plain[name]:
             words += spell(name, value)
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 _NOT_SAID = ("model", "out", "dry_run", "restart", "overwrite", "jobs", "keep")

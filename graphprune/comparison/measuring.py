@@ -106,13 +106,14 @@ def measure_tasks(graph: Graph, protocol: Protocol, progress: Progress) -> list[
 
 
 def task_results(scores: tuple[TaskScore, ...]) -> Iterator[TaskResult]:
-    for score in scores:
+    for score in (each for each in scores if math.isfinite(each.value)):
+        error = score.standard_error
         choices = _CHOICES.get(score.task.removesuffix("_local")) or (2 if score.task.startswith("blimp") else None)
         yield TaskResult(
             task=score.task,
             metric=score.metric,
             value=score.value,
-            standard_error=score.standard_error,
+            standard_error=error if error is not None and math.isfinite(error) else None,
             examples=score.examples,
             guess=1 / choices if choices and score.metric.startswith("acc") else None,
             group=score.group,

@@ -57,12 +57,12 @@ def parse_method(text: str) -> Method:
             raise UsageError(
                 f"{first} is a recipe and has its parts; set another with {first}+prune.allocation={others[0][:40]}"
             )
-        return Method(name or (body if settings else recipe_name(first)), first, settings=settings)
+        return Method(printable(name or (body if settings else recipe_name(first))), first, settings=settings)
     if len(others) > len(PARTS) - 1 or not all(parts):
         raise UsageError(f"{text[:60]!r} is no method; write importance+allocation+compensation, or a recipe")
     check_importance(first)
     allocation, compensation = (*others, *["global", "none"][len(others) :])
-    return Method(name or body, _BASE, first, allocation, compensation, settings)
+    return Method(printable(name or body), _BASE, first, allocation, compensation, settings)
 
 
 def split_parts(text: str) -> list[str]:
@@ -103,3 +103,8 @@ def check_importance(spec: str) -> None:
         f"no method is named {name[:60]!r}; {guess}`graphprune list methods` has the recipes, `graphprune list "
         "importance` what scores units"
     )
+
+
+def printable(text: str) -> str:
+    """A text without what is no character: the names of files may hold any bytes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 
 from markupsafe import Markup
@@ -15,6 +16,7 @@ from graphprune.comparison.tables import Entry, Table, all_tables, protocol_word
 from graphprune.reporting.charts import both
 
 Value = Callable[[Row], float | None]
+_FAR = 1.5  # times the range of the points
 
 
 def compare_page(comparison: Comparison) -> str:
@@ -48,7 +50,22 @@ def charts(comparison: Comparison) -> Iterator[dict[str, str]]:
         )
         for title, plot in plots:
             if plot is not None:
-                yield {"title": f"{title}, {trained(tokens)}", "svg": both(functools.partial(draw_plot, plot))}
+                drawn, note = without_far_guess(plot)
+                svg = both(functools.partial(draw_plot, drawn))
+                yield {"title": f"{title}, {trained(tokens)}", "svg": svg, "note": note}
+
+
+def without_far_guess(plot: Plot) -> tuple[Plot, str]:
+    """The plot without the line of a guess where all points lie far below it, and what is then said of it.
+
+    With the line the points would lie one over the other.
+    """
+    guess = next((level for level in plot.levels if level.name == GUESS), None)
+    others = tuple(level for level in plot.levels if level is not guess)
+    known = [*(y for each in plot.series for _, y in each.points), *(level.y for level in others)]
+    if guess is None or guess.y < max(known) + _FAR * (max(known) - min(known)):
+        return plot, ""
+    return replace(plot, levels=others), f"A {guess.name}, {guess.y:.2f}, lies above what is shown."
 
 
 def bits(row: Row) -> float | None:

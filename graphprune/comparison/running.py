@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
-from graphprune.comparison.cells import CellPlan, code_hash
+from graphprune.comparison.cells import CellPlan, code_hash, recipe_of
+from graphprune.comparison.methods import printable
 from graphprune.comparison.schema import Cell, Measured
 from graphprune.processes import child_command
 from graphprune.threads import processors
@@ -87,7 +88,7 @@ def start(plan: CellPlan, jobs: int, models: Path | None) -> Running:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        text=True,
+        encoding="utf-8",
         env=environment,
     )
     assert process.stdin is not None
@@ -98,11 +99,9 @@ def start(plan: CellPlan, jobs: int, models: Path | None) -> Running:
 
 
 def work_of(plan: CellPlan, keep: Path | None) -> str:
-    """What the process reads, see `worker.Work`."""
-    from pydantic_core import to_json
-
-    work = {"asked": plan.asked, "protocol": plan.protocol, "dense": plan.dense, "keep": keep}
-    return to_json(work).decode()
+    """What the process reads, see `worker.Work`; names that are no UTF-8 stay what they are."""
+    work = {"asked": asdict(plan.asked), "protocol": asdict(plan.protocol), "dense": plan.dense, "keep": keep}
+    return json.dumps(work, default=str)
 
 
 def folder_name(plan: CellPlan) -> str:
@@ -149,11 +148,11 @@ def finish(running: Running) -> Cell:
         target=plan.target,
         seed=plan.seed,
         tokens=plan.tokens,
-        recipe=plan.recipe.model_dump(mode="json"),
+        recipe=recipe_of(plan),
         code=code_hash(),
         version=own_version(),
         measured=measured,
-        error=str(error)[:_SHORT] if measured is None else None,
+        error=printable(str(error))[:_SHORT] if measured is None else None,
     )
 
 

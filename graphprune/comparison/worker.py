@@ -168,7 +168,7 @@ def say(line: dict[str, object]) -> None:
 def main() -> int:
     """Read the work from stdin; the last line of stdout is what it came to, or why it failed."""
     wait_asleep()
-    work = TypeAdapter(Work).validate_json(sys.stdin.read())
+    work = TypeAdapter(Work).validate_python(json.loads(sys.stdin.read()))
     try:
         with contextlib.redirect_stdout(sys.stderr), foreign(explain):
             measured = make_and_measure(work, Lines())

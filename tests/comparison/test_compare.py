@@ -19,7 +19,7 @@ from graphprune.comparison.compare import command_line, compare, failures, witho
 from graphprune.comparison.kept import read_cell, request_of
 from graphprune.comparison.options import CompareOptions
 from graphprune.comparison.schema import Comparison, json_schema
-from graphprune.errors import GraphpruneError, UsageError
+from graphprune.errors import BudgetError, GraphpruneError, UsageError
 from tests.support.tree import ROOT
 
 Options = Callable[..., CompareOptions]
@@ -174,6 +174,28 @@ def test_another_comparison_takes_the_place_where_that_is_asked_for(options: Opt
     assert [row.method for row in found.rows[:3]] == ["magnitude", "same", "obs"]
     compare(options(methods=more.methods, restart=True))
     assert len(stand_in()) == 7 + 7
+
+
+def test_a_target_above_the_model_is_told_once_its_size_is_known(options: Options, stand_in: Asked) -> None:
+    asked = options(targets=("80%", "2M"))
+    with pytest.raises(BudgetError, match=r"the target '2M' \(2,000,000\) is above the model's 1,000,000; lower it"):
+        compare(asked)
+    assert stand_in() == ["dense 100% 0"]
+
+
+def test_names_of_files_may_hold_any_bytes(options: Options, stand_in: Asked, model: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"se\xffen.txt")
+    text = tmp_path / name
+    text.write_bytes((model / "val.txt").read_bytes())
+    recipe = tmp_path / os.fsdecode(b"r\xfe.yaml")
+    recipe.write_text("name: größe\nprune: {importance: magnitude}\n")
+    asked = options(held_out=str(text), methods=(str(recipe), "taylor"))
+    found = compare(asked)
+    assert found.text.held_out == "se?en.txt"
+    assert [method.name for method in found.methods] == ["größe", "taylor"]
+    assert failures(found) == ""
+    compare(asked)
+    assert len(stand_in()) == 5
 
 
 def test_a_damaged_cell_is_measured_again(options: Options, stand_in: Asked) -> None:

@@ -2,11 +2,19 @@
 
 import itertools
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
-from graphprune.comparison.page import against_seconds, compare_markdown, compare_page, escaped, short
+from graphprune.comparison.page import (
+    against_seconds,
+    compare_markdown,
+    compare_page,
+    escaped,
+    short,
+    without_far_guess,
+)
 from graphprune.comparison.plots import (
     COLOURS,
     Level,
@@ -89,6 +97,16 @@ def test_everything_lies_within_the_frame(frame: Frame, logarithmic: bool) -> No
             left = {"start": x, "middle": x - half / 2, "end": x - half}[node.get("text-anchor", "start")]
             assert left >= -1, f"{node.text} is cut off"
             assert left + half <= frame.width + 1, f"{node.text} is cut off"
+
+
+def test_a_guess_that_is_far_above_is_said_and_not_drawn() -> None:
+    far, near = replace(plot(), levels=(Level("uniform guess", 90.0),)), replace(plot(), levels=(Level("dense", 0.5),))
+    drawn, note = without_far_guess(far)
+    assert drawn.levels == ()
+    assert note == "A uniform guess, 90.00, lies above what is shown."
+    assert without_far_guess(near) == (near, "")
+    low = replace(plot(), levels=(Level("uniform guess", 0.25), Level("dense", 30.0)))
+    assert without_far_guess(low) == (low, "")
 
 
 def test_words_of_ticks_do_not_lie_over_each_other() -> None:

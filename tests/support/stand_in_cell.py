@@ -17,7 +17,7 @@ def main() -> None:
     method = "dense" if work["dense"] else asked["importance"] or asked["method"]
     what = behaviours.get(method, "")
     if "STAND_IN_LOG" in os.environ:
-        with Path(os.environ["STAND_IN_LOG"]).open("a", encoding="utf-8") as log:
+        with Path(os.environ["STAND_IN_LOG"]).open("a", encoding="utf-8", errors="replace") as log:
             log.write(f"{method} {asked['target_params']} {asked['seed']} {os.getpid()}\n")
     print(json.dumps({"progress": ["pruning", 1, 2]}), flush=True)
     print("a library's word", flush=True)
