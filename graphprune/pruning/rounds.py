@@ -162,8 +162,10 @@ def final_choice(
     chosen = choose_candidates(
         there if whole else groups, request.kinds, final, request.floor, beyond if whole else here
     )
-    kinds = frozenset(group.kind for group in chosen.candidates)
-    cut = (*reached(groups, here).prunable(kinds), *free_blocks(groups, request.kinds, here))
+    # By what they were in the source: with one key head left, the axis of its queries looks like another kind.
+    known = {group.id for group in chosen.candidates}
+    units = [g for g in reached(groups, here).prunable() if (origin(root(g.id)) if whole else g.id) in known]
+    cut = (*units, *free_blocks(groups, request.kinds, here))
     least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[root(g.id)])) for g in cut if g.slots}
     check_target(groups, replace(chosen, candidates=cut), least, request, cost_now(now, request.budget))
     start = tuple(replace(g, id=root(g.id)) for g in cut)
