@@ -11,6 +11,7 @@ from graphprune.analysis.branches import find_branches
 from graphprune.analysis.choices import Chosen, find_chosen
 from graphprune.analysis.groups import Constant, Group, Groups, Kind, Slot
 from graphprune.analysis.kinds import Kinds
+from graphprune.analysis.layers import number_layers
 from graphprune.analysis.locks import collect_locks, lock_reductions
 from graphprune.analysis.owners import Carrier, find_carriers
 from graphprune.analysis.polynomials import build_costs
@@ -66,7 +67,8 @@ def find_analysis(graph: Graph) -> Analysis:
         )
         taken.add(group.id)
     costs = build_costs(graph, inference, found, kinds)
-    groups = Groups(tuple(found.values()), kinds.branches, costs)
+    branches = number_layers(graph, kinds.branches, tuple(found.values()))
+    groups = Groups(tuple(found.values()), branches, costs)
     return Analysis(graph, inference, groups, {group.id: atom for atom, group in found.items()}, chosen)
 
 

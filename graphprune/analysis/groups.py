@@ -66,13 +66,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Branch:
-    """A residual branch: what an addition puts on top of its skip operand; it can be dropped as a whole."""
+    """A residual branch: what an addition puts on top of its skip operand; it can be dropped as a whole.
+
+    `layer` is the number of its block of the model, counted through all streams.
+    """
 
     id: str
     add: str
     branch: str
     skip: str
     caches: tuple[str, ...]
+    layer: int = 0
 
 
 @dataclass(frozen=True, eq=False)

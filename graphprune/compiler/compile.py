@@ -24,7 +24,7 @@ from graphprune.compiler.vocabulary_start import (
     begin,
     planned_vocabulary,
 )
-from graphprune.data.calibration import Text, measured_part, training_part
+from graphprune.data.calibration import Text, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
 from graphprune.frontend.source import READING, capture
 from graphprune.ir.graph import Graph
@@ -156,7 +156,7 @@ def prepare_method(
         source=source,
         tokenizer=text.tokenizer if text else None,
         data=training_part(options.data, options.held_out) if text else None,
-        held_out=text.held_out if text else None,
+        held_out=watched_part(text, source.parameter_count()) if text else None,
         field=options.field,
         folder=folder,
         progress=progress,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from graphprune.data.conversations import renderer
-from graphprune.data.sources import cut, read_texts, shown_source
+from graphprune.data.sources import read_texts, shown_source
 from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
 from graphprune.data.windows import draw_windows, tokenise
 from graphprune.errors import DataError
@@ -76,10 +76,27 @@ def measured_bytes(parameters: int) -> int:
 
 
 def measured_part(text: Text, parameters: int) -> Text:
-    """The text with no more held out than what a compilation of a source of so many parameters measures on."""
+    """The text with no more held out than what a compilation of a source of so many parameters measures on.
+
+    That is the start, and no more than half: by the rest a training chooses its weights, see `watched_part`.
+    """
     assert text.tokenizer is not None
-    held = tuple(cut(text.documents, measured_bytes(parameters)))
+    held = tuple(part_held_out(text, parameters)[0])
     return replace(text, held_out=encode(text.tokenizer, held), held_out_bytes=count_bytes(held), documents=held)
+
+
+def watched_part(text: Text, parameters: int) -> Tensor | None:
+    """The tokens that weights may be chosen by: all held-out text but `measured_part`; None where too few."""
+    assert text.tokenizer is not None
+    tokens = encode(text.tokenizer, part_held_out(text, parameters)[1])
+    return tokens if len(tokens) > 1 else None
+
+
+def part_held_out(text: Text, parameters: int) -> tuple[list[str], list[str]]:
+    """The held-out documents in two parts that share no byte."""
+    whole = count_bytes(text.documents)
+    measured = min(measured_bytes(parameters), (whole + 1) // 2)
+    return split_end(list(text.documents), whole - measured)
 
 
 def count_bytes(texts: Iterable[str]) -> int:
@@ -130,5 +147,7 @@ def describe_text(spec: str, parameters: int, held_out: str | None = None) -> di
         held = "files of the library chosen by name"
     else:
         held = "the last tenth, 200 kB at most; of rows, every twentieth"
-    measured = f"measured on its first {measured_bytes(parameters) >> 10} KiB"
+    measured = (
+        f"measured on its first {measured_bytes(parameters) >> 10} KiB, or half; trainings are watched on the rest"
+    )
     return {"source": shown_source(spec), "held_out": f"{held}; {measured}"}

@@ -56,9 +56,10 @@ def choose_candidates(
 ) -> Choice:
     """The groups to cut for a budget, but for those that are `beyond` reach.
 
-    `auto` takes MLP channels and attention groups, and the residual width too where less than half of these would be
-    left, all down to a fifth; models without residual branches offer their other channels. A kind that is named with a
-    question mark, `query?`, joins only where the others at a fifth do not reach the target. Raises BudgetError with the
+    `auto` takes MLP channels and attention groups (query heads in blocks of one key head, which stays), and the
+    residual width too where less than half of these would be left, all down to a fifth; models without residual
+    branches offer their other channels. A kind that is named with a question mark, `query?`, joins only where the
+    others at a fifth do not reach the target. Raises BudgetError with the
     reachable minimum, UsageError where nothing of the named kinds can be cut.
     """
     beyond = beyond or {}
@@ -68,7 +69,7 @@ def choose_candidates(
         first = (*named(groups, kinds), *free_blocks(groups, kinds, beyond))
         return with_spare(groups, first, [kind[:-1] for kind in kinds if kind.endswith(SPARE)], budget)
     budget = replace(budget, floor=AUTO_FLOOR if floor is None else floor)
-    first = counted(groups, _FIRST, budget) or counted(groups, ("other",), budget)
+    first = (*counted(groups, _FIRST, budget), *lone_queries(groups, budget)) or counted(groups, ("other",), budget)
     if not first:
         raise UsageError("this model has nothing that auto cuts; `graphprune inspect` shows the locks")
     half = replace(budget, floor=max(budget.floor, AUTO_WIDE))
@@ -110,6 +111,12 @@ def counted(groups: Groups, kinds: Sequence[str], budget: Budget) -> tuple[Group
     """The prunable groups of these kinds that the budget's cost depends on."""
     variables = cost_of(groups, budget).variables()
     return tuple(group for group in groups.prunable(frozenset(kinds)) if group.id in variables)
+
+
+def lone_queries(groups: Groups, budget: Budget) -> tuple[Group, ...]:
+    """The query heads of the blocks that have one key head, or of a model where no block has more."""
+    several = {group.block for group in groups.groups if group.kind == "attention" and group.units > 1}
+    return tuple(g for g in counted(groups, ("query",), budget) if not several & {g.block, None})
 
 
 def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:

@@ -22,6 +22,10 @@ def unheard(_done: int, _total: int) -> None:
     """Progress that nobody listens to."""
 
 
+def unnoted(_text: str) -> None:
+    """A note that nobody reads."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """What every part of a method may look at: one round of pruning, before anything is cut.
@@ -32,7 +36,8 @@ class Scene:
     the present number, and `ids` its id there, where that is not the present one. `batches` are token ids
     [rows, sequence] of a language model; a graph without logits needs batches of named tensors and a `loss`. `repair`
     is what follows the cut. Whatever is random comes from `seed`, what takes long tells `progress` (done, total), and
-    keeps what it needs to go on after a kill in `folder`, None where nothing is kept. `memo` is what this part left
+    keeps what it needs to go on after a kill in `folder`, None where nothing is kept. What the user should know is told
+    to `note`. `memo` is what this part left
     behind in the last round, under the roots of ids.
     """
 
@@ -48,6 +53,7 @@ class Scene:
     repair: Optional["Compensation"] = None
     seed: int = 0
     progress: Callable[[int, int], None] = unheard
+    note: Callable[[str], None] = unnoted
     folder: Path | None = None
 
     def root(self, id: str) -> str:

@@ -95,12 +95,14 @@ def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around:
     current = prepare(start, request, batches)
     cuts, widths = int(current is not start), source_widths(graph, around.source)
     choice = final_choice(current, request, around.source, widths, graph.lineage)
+    told: list[str] = []
     for step in range(1, request.steps + 1):
         report("pruning", (step - 1) * each, request.steps * each)
         goal = total - (total - request.budget.target) * step // request.steps
         if cost_now(current, request.budget) > goal:
             seen = watched(batches, step, request.steps, report)
             scene = look(current, choice, goal, request, around, seen, Known(widths, graph.lineage))
+            scene = replace(scene, note=told.append)
             current = prune_once(scene, request)
             current = compensate(start, current, request, replace(scene, batches=batches), report)
             cuts += 1
@@ -108,7 +110,7 @@ def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around:
     if request.compensation is None and cuts > 1:
         # In one go from the source: what is shipped is what the saved plan gives, to the last bit.
         current = replace(apply(start, current.lineage.plan), memo=current.memo)
-    notes = choice.notes
+    notes = (*choice.notes, *dict.fromkeys(told))
     if not BLOCKS.isdisjoint(request.kinds):
         notes = (*describe_dropped(current.lineage.plan.dropped, analyze(start)), *notes)
     lineage = chain(graph.lineage, current.lineage)
@@ -160,8 +162,10 @@ def final_choice(
     chosen = choose_candidates(
         there if whole else groups, request.kinds, final, request.floor, beyond if whole else here
     )
-    kinds = frozenset(group.kind for group in chosen.candidates)
-    cut = (*reached(groups, here).prunable(kinds), *free_blocks(groups, request.kinds, here))
+    # By what they were in the source: with one key head left, the axis of its queries looks like another kind.
+    known = {group.id for group in chosen.candidates}
+    units = [g for g in reached(groups, here).prunable() if (origin(root(g.id)) if whole else g.id) in known]
+    cut = (*units, *free_blocks(groups, request.kinds, here))
     least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[root(g.id)])) for g in cut if g.slots}
     check_target(groups, replace(chosen, candidates=cut), least, request, cost_now(now, request.budget))
     start = tuple(replace(g, id=root(g.id)) for g in cut)

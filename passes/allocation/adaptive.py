@@ -18,6 +18,10 @@ from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.signals.stream_change import Distance, measure_change, normalise
 
 _LARGEST = 0.99  # no group is asked for more than this share, as in the published code
+_ALIKE = (
+    "adaptive found no two layers to tell apart, since what is cut lies in one layer, or in several at once as shared "
+    "weights do: all give up the same share, as with uniform"
+)
 
 
 @final
@@ -33,7 +37,7 @@ class Adaptive(Allocation):
     the published method does not cut, give up the share d times `outside`. `amplitude=1` is the published 0.02 at its
     2 % a step: the most important layer is not cut at all, which stalls where the same layer stays the most important;
     the default does not. Residual branches, or layers, are cut as the units of one group of the mean layer would be:
-    the lowest scores go.
+    the lowest scores go. Where no two layers can be told apart, as with weights that all share, a note says so.
     """
 
     name: ClassVar[str] = "adaptive"
@@ -81,6 +85,9 @@ class Adaptive(Allocation):
             layers = tuple((branch,) for branch in scene.groups.branches)
         change = measure_change(scene.graph, layers, scene.batches, self.distance)
         importance = by_branch(layers, normalise(change))
+        inside = {importance.get(g.block) for g in scene.candidates if g.block is not None and g.kind not in BLOCKS}
+        if self.amplitude > 0 and len(inside) < 2 and any(g.kind not in BLOCKS for g in scene.candidates):
+            scene.note(_ALIKE)
         return {
             g.id: self.outside if g.block is None else 1 - self.amplitude * importance.get(g.block, 0.0)
             for g in scene.candidates

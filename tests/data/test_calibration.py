@@ -2,7 +2,14 @@
 
 import torch
 
-from graphprune.data.calibration import Text, describe_text, measured_bytes, measured_part
+from graphprune.data.calibration import (
+    Text,
+    describe_text,
+    measured_bytes,
+    measured_part,
+    part_held_out,
+    watched_part,
+)
 from graphprune.data.tokens import encode
 from tests.data.test_tokens import word_tokenizer
 
@@ -25,11 +32,27 @@ def test_a_long_text_is_measured_on_its_first_bytes_and_they_are_counted() -> No
     assert part.held_out_bytes == sum(len(each.encode()) for each in part.documents)
 
 
-def test_a_short_text_is_measured_on_as_it_is_and_the_report_says_how_much_at_most() -> None:
-    text = held_out(("w1 w2", "w3"))
+def test_no_byte_that_is_measured_on_is_one_that_weights_are_chosen_by() -> None:
+    limit = measured_bytes(1000)
+    for documents in (("w1 w2", "é w5 " * limit, "w3"), ("w1 w2", "w3"), ("w1 é w2 w3 w4",), ("w1 w2 w3 w4",)):
+        text = held_out(documents)
+        measured, watched = part_held_out(text, 1000)
+        assert sum(len(part) for part in (*measured, *watched)) >= sum(map(len, documents)) - 1
+        assert "".join((*measured, *watched)) in ("".join(documents), "".join(documents).replace("é", "", 1))
+        assert measured_part(text, 1000).documents == tuple(measured)
+        tokens = watched_part(text, 1000)
+        assert tokens is None or torch.equal(tokens, encode(word_tokenizer(eos_token="</s>"), watched))
+    assert watched_part(held_out(("w1",)), 1000) is None
+
+
+def test_of_a_short_text_half_is_measured_on_and_the_report_says_how_much_at_most() -> None:
+    text = held_out(("w1 w2", "w3 w4"))
     part = measured_part(text, 1000)
-    assert torch.equal(part.held_out, text.held_out)
-    assert part.held_out_bytes == text.held_out_bytes == 7
+    assert part.documents == ("w1 w2",)
+    assert part.held_out_bytes == 5
     said = describe_text("/data/a.txt", 1000)
     assert said["source"] == "a.txt"
-    assert said["held_out"] == "the last tenth, 200 kB at most; of rows, every twentieth; measured on its first 32 KiB"
+    assert said["held_out"].startswith(
+        "the last tenth, 200 kB at most; of rows, every twentieth; measured on its first"
+    )
+    assert said["held_out"].endswith("32 KiB, or half; trainings are watched on the rest")
