@@ -1,0 +1,125 @@
+"""Every published method on one implementation and one protocol: runs `graphprune compare` and writes the page.
+
+    python benchmarks/compared_methods.py --data-root ../shared/data --work FOLDER [--only NAME ...] [--page-only]
+
+The models are the three small ones of TinyStories and SmolLM2-135M-Instruct, which ../shared/data/real-models makes
+(`--smollm2` names its folder). Cells are kept in FOLDER and are not measured again; a run may be stopped at any time.
+Writes docs/methods/compare.md from what is there, cells that lack said so.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods" / "compare.md"
+METHODS = (
+    "magnitude-sp",
+    "wanda-sp",
+    "flap",
+    "llm-pruner",
+    "shortgpt",
+    "angular",
+    "ablation-depth",
+    "minitron",
+    "taylor",
+    "adapt-pruner",
+    "adapt-pruner-ls",
+)
+STORIES = ("--data", "corpora/tinystories/tinystories_train_head_2MiB.txt")
+TOLD = ("--held-out", "corpora/tinystories/tinystories_val_794K.txt", "--bytes", "100000")
+WIKI = ("--data", "corpora/wikitext-2/raw_train_first_1MB.txt", "--held-out", "corpora/wikitext-2/test.txt")
+AS_PUBLISHED = ("--tokens", "8192", "--window", "512", "--stride", "512", "--no-bos", "--samples", "128", "--length", "128")
+TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "blimp_local")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `graphprune compare`: the model, its protocol, and the anchors that its page quotes."""
+
+    model: str
+    options: tuple[str, ...]
+    anchors: str = ""
+
+
+ANCHORS = """Official code of others under the same protocol, one seed (three for LLM-Pruner), from `../shared/reference/anchors.md`:
+
+"""
+S3 = ANCHORS + """| official code, stories3M | at 80% | at 60% | at 40% |
+|---|---:|---:|---:|
+| LLM-Pruner, 512 examples | 1.268 | 1.875 | 2.592 |
+| FLAP | 1.362 | 1.644 | 2.148 |
+| SliceGPT | 1.508 | 1.725 | 2.029 |
+| Adapt-Pruner, 512 examples | 1.181 | 1.824 | - |
+"""
+SMOL = ANCHORS + """| official code, SmolLM2: perplexity | at 80% | at 60% |
+|---|---:|---:|
+| LLM-Pruner, 128 examples | 69.7 | 740 |
+| FLAP | 169 | 1,656 |
+| SliceGPT | 247 | 747 |
+| Adapt-Pruner, 32 examples, at 88.1 % and 75.3 %, and at 64 % | 39.3, 150 | 288 |
+"""
+SIZES = ("--targets", "80%,60%,40%", "--seeds", "3")
+RUNS: Mapping[str, Run] = {
+    "stories3M": Run("models/stories3M-hf", (*STORIES, *TOLD, *SIZES), S3),
+    "babyllama": Run("models/babyllama-tok105-hf", (*STORIES, *TOLD, *SIZES)),
+    "stories260K": Run("models/stories260K-hf", (*STORIES, *TOLD, *SIZES)),
+    "smollm2": Run("", (*WIKI, *AS_PUBLISHED, "--targets", "80%,60%"), SMOL),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--smollm2", type=Path, default=Path("/tmp/real-smol"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=tuple(RUNS), default=tuple(RUNS))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--train-tokens", default="0")
+    parser.add_argument("--tasks", action="store_true", help="score the tasks as well, 200 items each")
+    parser.add_argument("--page-only", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.page_only:
+        for name in arguments.only:
+            subprocess.run(command(name, arguments), check=False)
+    write_page(arguments.work)
+
+
+def command(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The command of a run, its data under the root."""
+    run, root = RUNS[name], arguments.data_root.resolve()
+    model = root / run.model if run.model else arguments.smollm2
+    options = [str(root / each) if each.startswith("corpora/") else each for each in run.options]
+    if arguments.tasks:
+        options += ["--tasks", ",".join(TASKS), "--eval-data", str(root / "eval"), "--task-limit", "200"]
+    methods = ["--methods", arguments.methods, "--train-tokens", arguments.train_tokens]
+    program = "from graphprune.cli.main import main; main()"
+    return [sys.executable, "-c", program, "compare", str(model), "-o", str(arguments.work / name), *methods, *options]
+
+
+def write_page(work: Path) -> None:
+    """The page: what each run wrote, and the figures of others beside it."""
+    parts = [HEAD]
+    for name, run in RUNS.items():
+        found = work / name / "compare.md"
+        if found.is_file():
+            parts.append(f"{deeper(found.read_text(encoding='utf-8')).strip()}\n\n{run.anchors}".strip())
+    PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def deeper(text: str) -> str:
+    """Headings one level further down."""
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
+
+
+HEAD = """# Methods compared
+
+Made by `python benchmarks/compared_methods.py`, which runs `graphprune compare`: every method on one implementation, cut to the same real
+parameters, on the same calibration windows at one seed, measured on a text that none of them saw. What each method is:
+[LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and magnitude-sp](wanda-sp.md), [ShortGPT, angular distance and ablation](depth.md),
+[Minitron](minitron.md), [Adapt-Pruner](adapt-pruner.md)."""
+
+if __name__ == "__main__":
+    main()
