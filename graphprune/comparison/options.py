@@ -25,7 +25,8 @@ _METHODS_HELP = (
     "NAME=importance{...}+allocation+compensation; +KEY=VALUE sets a field of a recipe."
 )
 _SEARCH_HELP = (
-    "Text that methods search on and recovery keeps its best weights by. [dim]default: the last tenth of --data[/dim]"
+    "Text for choices that calibration text is not for, as of the best weights of a recovery. "
+    "[dim]default: the last tenth of --data[/dim]"
 )
 
 
@@ -33,7 +34,7 @@ _SEARCH_HELP = (
 class CompareOptions:
     """One comparison: every method at every target, with every number of tokens to recover on, for each of the seeds.
 
-    `data` is calibrated and trained on, `search` is for choices that a method makes by itself, and `held_out` is only
+    `data` is calibrated and trained on, `search` is what recovery keeps its best weights by, and `held_out` is only
     reported on. `samples` windows of `length` tokens are what every method looks at. `window` to `text_tokens` say how
     the held-out text is cut, see `stream_perplexity`. `settings` change every recipe. Raises UsageError.
     """

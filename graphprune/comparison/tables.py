@@ -194,7 +194,7 @@ def protocol_words(comparison: Comparison) -> tuple[str, ...]:
         f"Reported on {text.held_out}, {part}: {comparison.dense.predicted:,} tokens predicted in windows of "
         f"{text.window} {begins}, {shared}. No method sees this text.",
         f"Calibrated on {text.data}: {text.samples:,} windows of {text.length} tokens, the same for all methods at one "
-        f"seed. Methods search, and recovery keeps its best weights, by {text.search}.",
+        f"seed. What is chosen by other text, such as the best weights of a recovery, is chosen by {text.search}.",
         *([f"Tasks: {', '.join(text.tasks)}{items}."] if text.tasks else []),
         "Parameters are all that a model has, biases and untied heads among them; one above its target is refused, one "
         "more than 1 % below is marked †. A guess takes every token, and every answer, for equally likely.",
