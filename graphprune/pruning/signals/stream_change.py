@@ -13,7 +13,6 @@ from graphprune.ir.graph import Graph
 from graphprune.pruning.activations.observe import Reading, observe
 from graphprune.running.inputs import Batch
 
-
 UNMEASURED = "where the stream is zero, or no number, it has no direction: such tokens count as not turned"
 
 
