@@ -27,13 +27,15 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def out_of_reach(groups: Groups, scope: str | None, protect: tuple[int, int]) -> Mapping[str, str]:
+def out_of_reach(groups: Groups, scope: str | None, protect: tuple[float, float]) -> Mapping[str, str]:
     """Why a group or a branch stays whole, by its id: it lies outside the scope, or in a layer that is protected.
 
-    `scope` is a regular expression that is sought in a module's name, `protect` counts layers from both ends. Groups
-    that live in several layers, as the residual width does, are in none. Raises UsageError where nothing is left.
+    `scope` is a regular expression that is sought in a module's name, `protect` counts layers from both ends, in shares
+    of all where it is below 1. Groups that live in several layers, as the residual width does, are in none. Raises
+    UsageError where nothing is left.
     """
-    layers, (first, last) = find_layers(groups), protect
+    layers = find_layers(groups)
+    first, last = (int(end if end >= 1 else end * len(layers) + 1e-9) for end in protect)
     ends = [*layers[:first], *layers[max(first, len(layers) - last) :]] if first or last else []
     inside = {branch.id for layer in ends for branch in layer}
     if inside and len(ends) == len(layers):
@@ -59,8 +61,8 @@ def choose_candidates(
     `auto` takes MLP channels and attention groups (query heads in blocks of one key head, which stays), and the
     residual width too where less than half of these would be left, all down to a fifth; models without residual
     branches offer their other channels. A kind that is named with a question mark, `query?`, joins only where the
-    others at a fifth do not reach the target. Raises BudgetError with the
-    reachable minimum, UsageError where nothing of the named kinds can be cut.
+    others at a fifth do not reach the target. Raises BudgetError with the reachable minimum, UsageError where nothing of
+    the named kinds can be cut.
     """
     beyond = beyond or {}
     groups = reached(groups, beyond)

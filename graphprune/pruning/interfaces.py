@@ -101,7 +101,7 @@ class Importance(ABC):
 
         Without a method's own, by how much they turn the stream (ShortGPT, arXiv 2403.03853).
         """
-        return block_influence(scene.graph, scene.groups, scene.candidates, scene.batches)
+        return block_influence(scene.graph, scene.groups, scene.candidates, scene.batches, scene.note)
 
 
 @dataclass(frozen=True)

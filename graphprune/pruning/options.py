@@ -23,8 +23,8 @@ class Pruning:
     `steps` counts the rounds, of one stage where there are several; every group keeps `floor` of its width, and
     `min_units`, at least; widths are multiples of `round_to`. `uniform` gives widths that a stock checkpoint has.
     `scope` is a regular expression that the module's name of what may shrink has in it; of the layers, so many of the
-    first and of the last stay whole as `protect` says. `within` are shares of units that all groups of a kind keep
-    together at least, `attention=0.8`.
+    first and of the last stay whole as `protect` says, or such a share of all, rounded down, where it is below 1.
+    `within` are shares of units that all groups of a kind keep together at least, `attention=0.8`.
     """
 
     importance: str = "taylor"
@@ -38,13 +38,15 @@ class Pruning:
     min_units: Count = 1
     uniform: bool = False
     scope: str | None = None
-    protect: tuple[int, ...] = (0, 0)
+    protect: tuple[float, ...] = (0, 0)
     within: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise UsageError for what no type says."""
         if len(self.protect) != 2 or min(self.protect) < 0:
             raise UsageError(f"protect is two numbers of layers, of the first and of the last, not {self.protect}")
+        if any(end >= 1 and end % 1 for end in self.protect):
+            raise UsageError(f"protect is whole numbers of layers, or shares of all below 1, not {self.protect}")
         try:
             re.compile(self.scope or "")
         except re.error as error:
@@ -52,8 +54,8 @@ class Pruning:
         _ = self.shares
 
     @property
-    def ends(self) -> tuple[int, int]:
-        """How many of the first and of the last layers stay whole."""
+    def ends(self) -> tuple[float, float]:
+        """How many of the first and of the last layers stay whole, or which share."""
         first, last = self.protect
         return first, last
 

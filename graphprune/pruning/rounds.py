@@ -50,7 +50,7 @@ class Request:
     compensation: Compensation | None = None
     final: int | None = None
     scope: str | None = None
-    protect: tuple[int, int] = (0, 0)
+    protect: tuple[float, float] = (0, 0)
 
     @property
     def needs_data(self) -> bool:

@@ -15,7 +15,7 @@ Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
 
 
 def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-    """Cross entropy in nats of each token given those before it in its row, in float32: a scalar.
+    """Cross entropy in nats of each token given those before it in its row, in float32 or wider: a scalar.
 
     `ids` is [batch, sequence]; the first token of a row is not predicted.
     """
@@ -28,7 +28,8 @@ def predict(graph: Graph, values: tuple[Tensor, ...], ids: Tensor, reduction: Li
         raise UsageError("the graph has no logits; pass a loss and batches of named tensors")
     logits = values[graph.outputs.index("logits")]
     targets = ids[:, 1:].to(logits.device).flatten()
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, reduction=reduction)
+    wide = logits[:, :-1].flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.nn.functional.cross_entropy(wide, targets, reduction=reduction)
 
 
 def batch_loss(graph: Graph, batch: Batch, loss: Loss | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from graphprune.ir.graph import Graph
 from graphprune.pruning.activations.inputs_seen import column_norms, over_experts
 from graphprune.pruning.activations.unit_inputs import UnitInputs, find_unit_inputs, score_units
 from graphprune.pruning.interfaces import Importance, Scene
-from graphprune.pruning.signals.unit_sums import score_groups
+from graphprune.pruning.signals.unit_sums import Reduction, lay_out, require_members, score_groups
 
 
 @final
@@ -22,7 +22,8 @@ class Magnitude(Importance):
     """The sum of |w|^p over every parameter entry that a unit owns, biases and norms included, buffers not.
 
     `reduction=mean` divides by the number of those entries, which makes groups of different shapes comparable. No root
-    is taken, as in LLM-Pruner (arXiv 2305.11627).
+    is taken, as in LLM-Pruner (arXiv 2305.11627). `members` says how the weights that a unit is in make its score, as
+    in `taylor`.
     `of=columns` looks only at the weights that read the unit, and takes the p-norm of each of their columns, as
     magnitude-sp does (beside FLAP, arXiv 2312.11983): a unit has the sum, or the mean, over its columns.
     """
@@ -31,10 +32,13 @@ class Magnitude(Importance):
     needs_data: ClassVar[bool] = False
     p: int = 2
     reduction: Literal["sum", "mean"] = "sum"
+    members: Reduction = "sum"
     of: Literal["all", "columns"] = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.reduction == "mean" and self.members != "sum":
+            raise UsageError("magnitude{reduction=mean} is over all entries of a unit; leave members out")
         if self.p not in (1, 2):
             raise UsageError(f"magnitude takes p=1 or 2, not p={self.p}")
 
@@ -47,7 +51,8 @@ class Magnitude(Importance):
         def powers(name: str) -> Tensor:
             return parameters[name].detach().float().abs() ** self.p
 
-        totals = score_groups(graph, groups, powers, "element")
+        require_members(lay_out(graph, groups), self.members, self.name)
+        totals = score_groups(graph, groups, powers, "element", self.members)
         if self.reduction == "mean":
             entries = score_groups(graph, groups, lambda name: torch.ones(parameters[name].shape), "element")
             totals = {id: total / entries[id].clamp(min=1) for id, total in totals.items()}

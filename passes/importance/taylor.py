@@ -13,7 +13,16 @@ from graphprune.ir.graph import Graph
 from graphprune.pruning.interfaces import Importance, Scene
 from graphprune.pruning.signals.gradients import backward, with_leaves
 from graphprune.pruning.signals.line_taps import Tapped, attach_taps
-from graphprune.pruning.signals.unit_sums import Aggregate, Key, Layout, lay_out, line_sums, unit_scores
+from graphprune.pruning.signals.unit_sums import (
+    Aggregate,
+    Key,
+    Layout,
+    Reduction,
+    lay_out,
+    line_sums,
+    require_members,
+    unit_scores,
+)
 from graphprune.running.inputs import Batch, rows, samples
 from graphprune.running.loss import Loss
 
@@ -34,6 +43,8 @@ class Taylor(Importance):
     `gradients=batch` takes g over all of the data; `sample` averages the scores of each sample's own gradient, in
     which opposite signs of different samples do not cancel: better at small cuts. For `second` and `mixed` it says
     only that each sample has a gradient, which F is made of; g is then that of all of the data.
+    `members` says how the weights that a unit is in, each of which counts as a whole, make its score: their sum, mean,
+    max or product (its root, which ranks alike), or the first or last of them in graph order.
 
     Every slot counts alike: matrices, biases, norms and embeddings. Grouped-query attention needs no special case: an
     entry counts for the unit that owns its index. Gradients are summed up as backward finds them, one parameter at a
@@ -47,6 +58,7 @@ class Taylor(Importance):
     aggregate: Aggregate = "vector"
     gradients: Literal["batch", "sample"] = "sample"
     order: Order = "first"
+    members: Reduction = "sum"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,10 +69,15 @@ class Taylor(Importance):
             )
 
     def score(self, scene: Scene) -> dict[str, Tensor]:
+        return {id: score.float() for id, score in self.exact_scores(scene).items()}
+
+    def exact_scores(self, scene: Scene) -> dict[str, Tensor]:
+        """The scores as they were summed up: float64."""
         graph, batches, loss = scene.graph, scene.batches, scene.loss
         if not batches:
             raise UsageError("taylor needs calibration text; give --data")
         layout = lay_out(graph, scene.candidates)
+        require_members(layout, self.members, self.name)
         # A loss that was given need not be the mean over its rows, so it sees one sample at a time.
         summed = self.order == "first" and self.aggregate == "vector" and loss is None
         tapped = attach_taps(graph, layout) if summed else None
@@ -68,10 +85,10 @@ class Taylor(Importance):
             lines = tapped_lines(tapped, batches, self.gradients == "sample")
         else:
             lines = gradient_lines(self, graph, layout, batches, loss)
-        scores = unit_scores(layout, lines)
+        scores = unit_scores(layout, lines, self.members)
         if not all(bool(torch.isfinite(score).all()) for score in scores.values()):
             raise DataError("the gradients on the calibration data are not finite; check the weights, or use float32")
-        return {id: score.float() for id, score in scores.items()}
+        return scores
 
 
 def tapped_lines(tapped: Tapped, batches: Sequence[Batch], by_sample: bool) -> dict[Key, Tensor]:

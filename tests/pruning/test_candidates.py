@@ -125,3 +125,23 @@ def test_a_spare_kind_joins_where_a_fifth_of_the_others_is_too_much() -> None:
     assert "residual goes too" in joined.notes[0]
     # A model that has none of the kind does without.
     assert kinds(choose_candidates(groups, ("mlp", "query?"), Budget(1), 0.0).candidates) == ["mlp"]
+
+
+def test_auto_takes_query_heads_exactly_where_the_key_heads_of_a_block_are_one() -> None:
+    """Two blocks: one has a key head, which is no axis, the other several."""
+
+    def queries(name: str, block: str | None) -> Group:
+        return replace(group(name, "query", 4, {(name, 0): 1}), block=block)
+
+    def taken(*several: str | None) -> list[str]:
+        heads = [replace(group(f"k{n}", "attention", 2, {(f"k{n}", 0): 1}), block=b) for n, b in enumerate(several)]
+        groups = (*heads, queries("one", "a"), queries("two", "b"))
+        nothing = Polynomial({})
+        costs = Costs(Polynomial({(g.id,): 9 for g in groups}), nothing, nothing, nothing)
+        choice = choose_candidates(Groups(groups, (), costs), ("auto",), Budget(1000), None)
+        return [g.id for g in choice.candidates if g.kind == "query"]
+
+    assert taken() == ["one", "two"]
+    assert taken("a") == ["two"]
+    assert taken("a", "b") == []
+    assert taken(None) == [], "heads that all blocks share"

@@ -1,6 +1,6 @@
 """Stream change: how much each block, or each residual branch, changes the stream that it adds to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,18 +13,49 @@ from graphprune.ir.graph import Graph
 from graphprune.pruning.activations.observe import Reading, observe
 from graphprune.running.inputs import Batch
 
+UNMEASURED = "where the stream is zero, or no number, it has no direction: such tokens count as not turned"
+
 
 def branch_influence(graph: Graph, groups: Groups, batches: Sequence[Batch]) -> dict[str, float]:
     """For each branch one minus the mean cosine between the stream before and after it (ShortGPT, arXiv 2403.03853).
 
     0 means that dropping the branch leaves the direction of every token's state as it was.
     """
+    found = branch_turns(graph, groups.branches, batches)
+    return {id: mean_of(turns) for id, turns in found.items()}
+
+
+def branch_turns(graph: Graph, branches: Sequence[Branch], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """How far each branch by itself turns the stream: `sum_measured` by its id."""
 
     def turn(_: Batch, skip: Tensor, term: Tensor) -> Tensor:
-        return sum_and_count(1 + change(skip, skip + term, "cosine"))
+        return sum_measured(1 - cosine(skip, skip + term))
 
-    found = observe(graph, {b.id: Reading((b.skip, b.branch), turn) for b in groups.branches}, batches)
-    return {b.id: mean_of(found[b.id]) if b.id in found else 0.0 for b in groups.branches}
+    found = observe(graph, {b.id: Reading((b.skip, b.branch), turn) for b in branches}, batches)
+    return {b.id: found.get(b.id, torch.zeros(3, dtype=torch.float64)) for b in branches}
+
+
+def layer_turns(graph: Graph, layers: Sequence[Sequence[Branch]], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """How far each layer turns the stream: `sum_measured` by the id of its first branch."""
+
+    def turn(_: Batch, before: Tensor, after: Tensor) -> Tensor:
+        return sum_measured(1 - cosine(before, after))
+
+    return observe(graph, {part[0].id: Reading((part[0].skip, part[-1].add), turn) for part in layers}, batches)
+
+
+def cosine(before: Tensor, after: Tensor) -> Tensor:
+    """The cosine of two states of every token, in float64: exactly 1 where they are equal, NaN where one is zero."""
+    left, right = before.double(), after.double()
+    lengths = left.norm(dim=-1) * right.norm(dim=-1)
+    found = ((left * right).sum(-1) / lengths).clamp(-1, 1)
+    return torch.where((left == right).all(-1), 1.0, found)
+
+
+def sum_measured(values: Tensor) -> Tensor:
+    """The sum of a number for each token, how many tokens there are, and how many have none: [3], which adds up."""
+    known = values.isfinite()
+    return torch.stack([values.where(known, 0.0).sum(), torch.ones_like(values).sum(), (~known).sum().to(values)])
 
 
 def sum_and_count(values: Tensor) -> Tensor:
@@ -38,7 +69,11 @@ def mean_of(found: Tensor) -> float:
 
 
 def block_influence(
-    graph: Graph, groups: Groups, candidates: Sequence[Group], batches: Sequence[Batch]
+    graph: Graph,
+    groups: Groups,
+    candidates: Sequence[Group],
+    batches: Sequence[Batch],
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """The influence of each candidate that is a branch, or of the layer that it is tied to: [1] each.
 
@@ -46,11 +81,12 @@ def block_influence(
     """
     if not batches:
         raise UsageError("residual branches and layers are measured on text; give --data")
-    single = branch_influence(graph, groups, batches) if any(c.tie is None for c in candidates) else {}
-    layers = tuple(layer for layer in find_layers(groups) if any(c.tie == layer[0].id for c in candidates))
-    whole = measure_change(graph, layers, batches, "cosine", skip=0) if layers else ()
-    tied = {layer[0].id: 1.0 + change for layer, change in zip(layers, whole, strict=True)}
-    return {c.id: torch.tensor([single[c.id] if c.tie is None else tied[c.tie]]) for c in candidates}
+    chosen, ties = {c.id for c in candidates if c.tie is None}, {c.tie for c in candidates}
+    found = branch_turns(graph, [branch for branch in groups.branches if branch.id in chosen], batches)
+    found |= layer_turns(graph, [layer for layer in find_layers(groups) if layer[0].id in ties], batches)
+    if any(turns[2] > 0 for turns in found.values()):
+        note(UNMEASURED)
+    return {c.id: torch.tensor([mean_of(found[c.tie or c.id])]) for c in candidates}
 
 
 Distance = Literal["cosine", "euclidean", "manhattan"]

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.analysis.groups import Group, Slot
+from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 
 # `element`: every entry counts by itself; `vector`: a row or column is summed before its magnitude is taken.
 Aggregate = Literal["element", "vector"]
+# How the members of a group, each a parameter along one dimension, make one score; `first` and `last` in graph order.
+Reduction = Literal["sum", "mean", "max", "prod", "first", "last"]
 
 
 class Key(NamedTuple):
@@ -111,21 +114,53 @@ def line_sums(layout: Layout, key: Key, entries: Tensor) -> Tensor:
     return entries.sum(others) if others else entries
 
 
-def unit_scores(layout: Layout, lines: Mapping[Key, Tensor]) -> dict[str, Tensor]:
+def unit_scores(layout: Layout, lines: Mapping[Key, Tensor], members: Reduction = "sum") -> dict[str, Tensor]:
     """Give every unit the magnitudes of its indices of each line: group id -> float64 [units] on the CPU."""
-    totals = {id: torch.zeros(units, dtype=torch.float64) for id, units in layout.units.items()}
-    for key, line in lines.items():
-        values = line.detach().cpu().double().abs()
-        for share in layout.shares[key]:
+    found: dict[str, list[Tensor]] = {id: [] for id in layout.units}
+    for key, shares in layout.shares.items():
+        if key not in lines:
+            continue
+        values = lines[key].detach().cpu().double().abs()
+        for share in shares:
             owner = torch.from_numpy(share.owner)
             owned = owner >= 0
             # On the CPU index_add_ adds in order, so that the same scores come out every time.
-            totals[share.group].index_add_(0, owner[owned], values[owned])
-    return totals
+            total = torch.zeros(layout.units[share.group], dtype=torch.float64)
+            found[share.group].append(total.index_add_(0, owner[owned], values[owned]))
+    return {id: reduce_members(found[id], units, members) for id, units in layout.units.items()}
+
+
+def reduce_members(scores: Sequence[Tensor], units: int, how: Reduction) -> Tensor:
+    """One score for each unit from those of the group's members, in their order: float64 [units]."""
+    if not scores:
+        return torch.zeros(units, dtype=torch.float64)
+    if how in ("first", "last"):
+        return scores[0 if how == "first" else -1]
+    stacked = torch.stack(tuple(scores))
+    if how == "max":
+        return stacked.amax(0)
+    if how == "prod":  # the root ranks alike, and does not leave the numbers that there are
+        return stacked.log().mean(0).exp()
+    total = stacked.sum(0)
+    return total / len(scores) if how == "mean" else total
+
+
+def require_members(layout: Layout, how: Reduction, what: str) -> None:
+    """Raise UsageError for a product over a group that has one member."""
+    for id in layout.units if how == "prod" else ():
+        if sum(share.group == id for shares in layout.shares.values() for share in shares) < 2:
+            raise UsageError(
+                f"{what}{{members=prod}} multiplies over the weights that a unit is in, and those of {id} are in one "
+                "alone; use members=sum, or leave it out of --prune"
+            )
 
 
 def score_groups(
-    graph: Graph, groups: Sequence[Group], entries: Callable[[str], Tensor], aggregate: Aggregate
+    graph: Graph,
+    groups: Sequence[Group],
+    entries: Callable[[str], Tensor],
+    aggregate: Aggregate,
+    members: Reduction = "sum",
 ) -> dict[str, Tensor]:
     """Sum `entries(name)`, shaped like that parameter, over what each unit owns: group id -> float64 [units].
 
@@ -137,7 +172,7 @@ def score_groups(
     for name, keys in layout.by_parameter().items():
         values = magnitudes(entries(name), aggregate)  # one at a time: all entries are as large as the model
         lines |= {key: line_sums(layout, key, values) for key in keys}
-    return unit_scores(layout, lines)
+    return unit_scores(layout, lines, members)
 
 
 def unit_sums(entries: Tensor, slots: Sequence[Slot], units: int, aggregate: Aggregate = "element") -> Tensor:

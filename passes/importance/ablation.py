@@ -1,0 +1,57 @@
+"""Ablation importance: the loss without a layer, or a residual branch, minus the loss with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import DataError, UsageError
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
+from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.layer_runs import block_runs, only_blocks
+from graphprune.rewriting.apply import apply
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss, batch_loss, predictions
+
+
+@final
+@dataclass(frozen=True)
+class Ablation(Importance):
+    """Take out each layer or branch by itself, and measure by how much the loss on the calibration text rises.
+
+    The depth pruning by perplexity of Minitron (arXiv 2407.14679) and of SLEB. One run of the text for each candidate.
+    """
+
+    name: ClassVar[str] = "ablation"
+    needs_data: ClassVar[bool] = True
+
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        raise only_blocks(self.name)
+
+    def score_blocks(self, scene: Scene) -> dict[str, Tensor]:
+        if not scene.batches:
+            raise UsageError("ablation measures the loss on calibration text; give --data")
+        parts = block_runs(scene.groups, scene.candidates)
+        whole = mean_loss(scene.graph, scene.batches, scene.loss)
+        scores: dict[str, Tensor] = {}
+        for done, part in enumerate(parts):
+            scene.progress(done, len(parts))
+            without = apply(scene.graph, Plan({}, tuple(branch.id for branch in part)))
+            rise = mean_loss(without, scene.batches, scene.loss) - whole
+            scores |= {branch.id: torch.tensor([rise]) for branch in part}
+        return {block.id: scores[block.id] for block in scene.candidates}
+
+
+def mean_loss(graph: Graph, batches: Sequence[Batch], loss: Loss | None) -> float:
+    """The mean loss of a prediction, in nats for text. Raises DataError where it is not finite."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            total += float(batch_loss(graph, batch, loss)) * predictions(batch)
+            count += predictions(batch)
+    if not total - total == 0:
+        raise DataError("the loss on the calibration data is not finite; check the weights and the data")
+    return total / max(1, count)
