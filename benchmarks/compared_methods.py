@@ -118,10 +118,10 @@ def deeper(text: str) -> str:
 
 HEAD = """# Methods compared
 
-Made by `python benchmarks/compared_methods.py`, which runs `graphprune compare`: every method on one implementation, cut to the same real
-parameters, on the same calibration windows at one seed, measured on a text that none of them saw. What each method is:
-[LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and magnitude-sp](wanda-sp.md), [ShortGPT, angular distance and ablation](depth.md),
-[Minitron](minitron.md), [Adapt-Pruner](adapt-pruner.md)."""
+Made by `python benchmarks/compared_methods.py`, which runs `graphprune compare`: every method on one implementation,
+cut to the same real parameters, on the same calibration windows at one seed, measured on a text that none of them saw.
+What each method is: [LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and magnitude-sp](wanda-sp.md),
+[ShortGPT, angular distance and ablation](depth.md), [Minitron](minitron.md), [Adapt-Pruner](adapt-pruner.md)."""
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ import numpy
 from numpy.typing import NDArray
 
 from graphprune.analysis.cost import Polynomial
-from graphprune.analysis.groups import Groups
+from graphprune.analysis.groups import BLOCKS, Groups
 from graphprune.budget.budgets import Budget, Width, check_reachable, cost_of
 from graphprune.errors import BudgetError, GraphpruneError
 
@@ -22,7 +22,8 @@ def solve(
     `priorities[w][i]` says how much width w's step from level i to i+1 is worth; larger is kept first, ties in the
     order given. From every width at its smallest, steps are taken by falling priority; one that does not fit is passed
     over with all later ones of its width. So no single further step fits: the slack is less than the cheapest one.
-    What kinds keep together at least comes before all else.
+    What kinds keep together at least comes before all else. A block that was passed over is taken after all, and units
+    are not, where without it the widths are full and more than a unit below the target.
     Finding the first step that does not fit is a bisection, so the work does not grow with the units.
     Raises BudgetError below the reachable minimum.
     """
@@ -34,10 +35,38 @@ def solve(
         raise GraphpruneError("a priority is not a number; the scores that it comes from are not finite")
     falling = [*falling] if not budget.within else put_first(widths, falling, budget.within)
     cost, sizes = cost_of(groups, budget), groups.sizes()
-    levels = longest_prefix(cost, sizes, widths, falling, budget.target)
-    levels = fill(cost, sizes, widths, falling, levels, budget.target)
+    levels = take(cost, sizes, widths, falling, budget.target)
+    blocks = [w for w, width in enumerate(widths) if width.groups[0].kind in BLOCKS and len(falling[w])]
+    for w in sorted(blocks, key=lambda w: -falling[w][0]):
+        if levels[w] or not wastes(cost, sizes, widths, levels, budget.target):
+            continue
+        raised = [numpy.full_like(values, numpy.inf) if at == w else values for at, values in enumerate(falling)]
+        other = take(cost, sizes, widths, raised, budget.target)
+        if cost(sizes | sizes_at(widths, other)) > cost(sizes | sizes_at(widths, levels)):
+            falling, levels = raised, other
     check_within(widths, levels, budget)
     return sizes_at(widths, levels)
+
+
+def take(
+    cost: Polynomial,
+    sizes: dict[str, int],
+    widths: Sequence[Width],
+    priorities: Sequence[NDArray[numpy.float64]],
+    target: int,
+) -> Levels:
+    """The levels after all steps by falling priority that fit."""
+    levels = longest_prefix(cost, sizes, widths, priorities, target)
+    return fill(cost, sizes, widths, priorities, levels, target)
+
+
+def wastes(cost: Polynomial, sizes: dict[str, int], widths: Sequence[Width], levels: Levels, target: int) -> bool:
+    """Say whether a unit of some width, blocks aside, costs no more than what is left of the target."""
+    now = sizes | sizes_at(widths, levels)
+    whole, slack = cost(now), target - cost(now)
+    inner = [(width, int(at)) for width, at in zip(widths, levels, strict=True) if width.groups[0].kind not in BLOCKS]
+    falls = (whole - cost(now | width.at(at - 1)) for width, at in inner if at > 0)
+    return any(0 < fall <= slack for fall in falls)
 
 
 def put_first(

@@ -1,7 +1,7 @@
 """Loss curves: how much the loss rises when one width alone is cut, measured at a few counts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy
@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Slot
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.budget.budgets import Width
 from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage
 from graphprune.ir.plan import Plan
 from graphprune.pruning.activations.observe import Reading, observe
 from graphprune.pruning.interfaces import Compensation, view
@@ -55,9 +56,10 @@ class Probe:
 
     def measure_cut(self, plan: Plan) -> float:
         """The mean loss of the rewritten graph."""
-        cut = apply(self.graph, plan, self.analysis)
+        start = replace(self.graph, lineage=Lineage())  # compensation compares the cut with this graph alone
+        cut = apply(start, plan, self.analysis)
         if self.compensation is not None:
-            cut = self.compensation.compensate(self.graph, cut, view(self.graph, (), self.text, self.loss))
+            cut = self.compensation.compensate(start, cut, view(start, (), self.text, self.loss))
         return self.mean(lambda batch: batch_loss(cut, batch, self.loss))
 
     def masked_state(self, plan: Plan) -> dict[str, Tensor]:
