@@ -61,8 +61,8 @@ def choose_candidates(
     `auto` takes MLP channels and attention groups (query heads in blocks of one key head, which stays), and the
     residual width too where less than half of these would be left, all down to a fifth; models without residual
     branches offer their other channels. A kind that is named with a question mark, `query?`, joins only where the
-    others at a fifth do not reach the target. Raises BudgetError with the reachable minimum, UsageError where nothing of
-    the named kinds can be cut.
+    others at a fifth do not reach the target. Raises BudgetError with the reachable minimum, UsageError where nothing
+    of the named kinds can be cut.
     """
     beyond = beyond or {}
     groups = reached(groups, beyond)
