@@ -39,6 +39,8 @@ class Magnitude(Importance):
         super().__post_init__()
         if self.reduction == "mean" and self.members != "sum":
             raise UsageError("magnitude{reduction=mean} is over all entries of a unit; leave members out")
+        if self.of == "columns" and self.members != "sum":
+            raise UsageError("magnitude{of=columns} is of one weight at a time; leave members out")
         if self.p not in (1, 2):
             raise UsageError(f"magnitude takes p=1 or 2, not p={self.p}")
 

@@ -185,6 +185,8 @@ def test_a_product_needs_two_members_and_a_mean_over_entries_none(graph: Graph, 
             importance.score(replace(scene, candidates=(single,)))
     with pytest.raises(UsageError, match="leave members out"):
         Magnitude(reduction="mean", members="max")
+    with pytest.raises(UsageError, match="leave members out"):
+        Magnitude(of="columns", members="max")
     with pytest.raises(UsageError, match="members"):
         Taylor(members="median")  # type: ignore[arg-type]
 

@@ -23,7 +23,10 @@ from graphprune.spec import option_types
 
 Capture = pytest.CaptureFixture[str]
 FORWARD_ONLY = {"flap", "wanda-sp", "magnitude-sp"}
+LLM_PRUNER = {"llm-pruner", "llm-pruner-channel", "llm-pruner-layer", "llm-pruner-lora"}
+DEPTH = {"shortgpt", "angular", "ablation-depth"}
 SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor", *FORWARD_ONLY, "minitron"}
+SHIPPED |= LLM_PRUNER | DEPTH
 ACCEL = """
 name: mine
 prune: {importance: taylor, allocation: global}
@@ -48,7 +51,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron"))
+    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora"))
     assert expand(recipe, Target(Parameters(), 600, 1000))
 
 
