@@ -98,7 +98,18 @@ def command(name: str, arguments: argparse.Namespace) -> list[str]:
         options += ["--tasks", ",".join(TASKS), "--eval-data", str(root / "eval"), "--task-limit", "200"]
     methods = ["--methods", arguments.methods, "--train-tokens", arguments.train_tokens]
     program = "from graphprune.cli.main import main; main()"
-    return [sys.executable, "-c", program, "compare", str(model), "-o", str(arguments.work / name), *methods, *options]
+    return [
+        sys.executable,
+        "-c",
+        program,
+        "compare",
+        str(model),
+        "-o",
+        str(arguments.work / name),
+        "--overwrite",
+        *methods,
+        *options,
+    ]
 
 
 def write_page(work: Path) -> None:
