@@ -1,10 +1,11 @@
-"""Step-wise execution: a graph run node by node over several batches at once; values are freed after their last use."""
+"""Step-wise execution: a graph run from place to place over several batches; values are freed after their last use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
 
+from graphprune.errors import InvariantError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import arguments_of, function_of
 
@@ -13,8 +14,8 @@ class Stepper:
     """Runs a graph up to any node, for all batches, and holds what later nodes need.
 
     Parameters are read when a node runs, so that those of later nodes can be replaced in between. Memory is that of the
-    values alive at one place, for all batches. `keep` names nodes whose values stay until they are forgotten; with
-    `last` nothing after that node is run, and nothing is held for it.
+    values alive at the places where it halts, for all batches, and of one batch in between. `keep` names nodes whose
+    values stay until they are forgotten; with `last` nothing after that node is run, and nothing is held for it.
     """
 
     def __init__(
@@ -38,22 +39,23 @@ class Stepper:
 
     def advance(self, node: fx.Node, through: bool = True) -> None:
         """Run everything before this node that has not run yet, and the node itself where `through`."""
-        while self.place < self.position[node] + through:
-            self.step()
+        end = max(self.place, self.position[node] + through)
+        for index in range(len(self.values)):
+            for each in self.order[self.place : end]:
+                self.step(each, index)
+        self.place = end
 
-    def step(self) -> None:
-        node = self.order[self.place]
-        self.place += 1
+    def step(self, node: fx.Node, index: int) -> None:
+        """Run a node on one batch, and free what it was the last to read."""
         if node.op == "output":
             return
-        for index, values in enumerate(self.values):
-            values[node] = self.run(node, values, index)
-        dead = [n for n in self.dying.get(node, ()) if n.name not in self.keep]
-        if node not in self.last and node.name not in self.keep:
-            dead.append(node)
-        for values in self.values:
-            for gone in dead:
+        values = self.values[index]
+        values[node] = self.run(node, values, index)
+        for gone in self.dying.get(node, ()):
+            if gone.name not in self.keep:
                 values.pop(gone, None)
+        if node not in self.last and node.name not in self.keep:
+            values.pop(node)
 
     def run(self, node: fx.Node, values: Mapping[fx.Node, object], index: int) -> object:
         if node.op == "placeholder":
@@ -66,6 +68,13 @@ class Stepper:
     def value(self, node: fx.Node) -> list[Tensor]:
         """The node's value in every batch."""
         return [values[node] for values in self.values]
+
+    def put(self, node: fx.Node, values: Sequence[Tensor]) -> None:
+        """Go on with other values of a node that has run and is still read: one for every batch."""
+        for held, value in zip(self.values, values, strict=True):
+            if node not in held:
+                raise InvariantError(f"the value of {node.name} is not held here, so that it cannot be replaced")
+            held[node] = value
 
     def forget(self, node: fx.Node) -> None:
         """Free a value that was kept, now or after its last use."""

@@ -11,9 +11,12 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.bounds import NotNegative
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.passes.compensation.joint_run import Joint
+from graphprune.passes.compensation.ridge import Ridge
 from graphprune.pruning.interfaces import Compensation, Scene
+from graphprune.pruning.reconstruct import reconstruct
 from graphprune.rewriting.biases import can_take_bias
+
+_ROUGH = 1e-3  # damping, from which sums of one batch need no float64
 
 
 @final
@@ -24,12 +27,12 @@ class LeastSquares(Compensation):
     Biases are solved with them; `intercept` gives calls without a bias one, which makes most checkpoints generic.
 
     X is what the call reads in the cut model, with all earlier calls already solved, so that errors do not add up; T
-    is what the unpruned model has there. Gram matrices are summed in float64, call by call in one joint run of both
-    models: memory is that of the activations at one place; outputs are never made. A token of huge activations counts
-    as one of 8 times the usual energy. `target=stream` makes the sum that a residual branch
-    adds to right, errors of earlier blocks included; `output` the call's own output. `consumers=cut` solves the
-    calls that read a cut axis, `all` every linear call. `damping` is relative to each input's own energy, so that
-    rescalings that leave the model as it is leave the solution as it is.
+    is what the unpruned model has there. Gram matrices are summed in float64, within a batch in float32 where damping
+    is 0.001 or more, in one joint run of both models: memory is that of the activations at one place; outputs are never
+    made. A token of huge activations counts as one of 8 times the usual energy. `target=stream` makes the sum that a
+    residual branch adds to right, errors of earlier blocks included; `output` the call's own output. `consumers=cut`
+    solves the calls that read a cut axis, `all` every linear call. `damping` is relative to each input's own energy, so
+    that rescalings that leave the model as it is leave the solution as it is.
     """
 
     name: ClassVar[str] = "least-squares"
@@ -43,14 +46,10 @@ class LeastSquares(Compensation):
         if not batches:
             raise UsageError("least-squares needs calibration text; give --data")
         calls = self.choose(dense, cut)
-        last = {call.x: call for call in calls}
-        with torch.no_grad():
-            joint = Joint(dense, cut, batches, self.target == "stream")
-            for done, call in enumerate(calls):
-                scene.progress(done, len(calls))
-                joint.solve(call, self.damping, last[call.x] is call)
-        scene.progress(len(calls), len(calls))
-        return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
+        # Damping hides what float32 rounds; means are taken away from biased calls, which leaves less.
+        rough = self.damping >= _ROUGH and not any(call.bias for call in calls)
+        ridge = Ridge(self.damping, torch.float32 if rough else torch.float64)
+        return reconstruct(dense, cut, calls, ridge, batches, target=self.target, progress=scene.progress)
 
     def biases(self, scene: Scene) -> tuple[str, ...]:
         if not self.intercept:

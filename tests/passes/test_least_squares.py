@@ -16,8 +16,8 @@ from graphprune.ir.verification import verify
 from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
-from graphprune.passes.compensation.reading import read
 from graphprune.passes.importance.magnitude import Magnitude
+from graphprune.pruning.activations.moments import read
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.rounds import Request, Surroundings, prune
 from graphprune.rewriting.apply import apply
@@ -258,7 +258,7 @@ def test_a_token_of_huge_activations_does_not_rule_the_fit() -> None:
     for read_of in (values, wild):
         wanted = [value @ true + 0.1 * value.abs().mean(-1, keepdim=True) for value in read_of]
         seen = read(read_of, [12] * 4, "x")
-        moment, _ = seen.cross(wanted)
+        moment, _ = seen.cross(wanted, 3)
         fit = seen.solve(moment, 0.0, centred=False)
         plain = values[1][1:] @ (fit - true) - 0.1 * values[1][1:].abs().mean(-1, keepdim=True)
         errors.append(float(plain.square().mean()))
@@ -271,13 +271,13 @@ def test_a_head_of_many_tokens_costs_no_more_than_its_weights(monkeypatch: pytes
     source = graph("llama")
     cut = apply(source, halves(groups_of("llama", "mlp")))
     whole = LeastSquares(consumers="all").compensate(source, cut, view(source, (), BATCHES))
-    monkeypatch.setattr("graphprune.passes.compensation.joint_run._OUTPUTS", 7)
+    monkeypatch.setattr("graphprune.pruning.reconstruct._OUTPUTS", 7)
     parts = LeastSquares(consumers="all").compensate(source, cut, view(source, (), BATCHES))
     for name, parameter in whole.parameters().items():
         torch.testing.assert_close(parts.parameters()[name], parameter, rtol=1e-4, atol=1e-5)
     ran = []
     step = Stepper.step
-    monkeypatch.setattr(Stepper, "step", lambda self: (ran.append(self.order[self.place].name), step(self))[1])
+    monkeypatch.setattr(Stepper, "step", lambda self, node, index: (ran.append(node.name), step(self, node, index))[1])
     LeastSquares(consumers="all").compensate(source, cut, view(source, (), BATCHES))
     head = next(c for c in find_linear_calls(source) if "lm_head" in c.weight)
     assert head.x.name in ran

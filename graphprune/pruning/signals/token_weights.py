@@ -20,16 +20,22 @@ def token_weights(values: Sequence[Tensor], lengths: Sequence[int]) -> tuple[Ten
     is the mean over inputs of x² / E[x²], so that rescaled inputs change nothing; E is over tokens behind the first,
     where texts of `lengths` tokens are known.
     """
-    squares = [value.flatten(0, -2).float().square() for value in values]
-    usual = [behind_first(len(square), length).to(square) for square, length in zip(squares, lengths, strict=True)]
-    weights = [square.new_ones(len(square)) for square in squares]
-    for _ in range(_ROUNDS):
-        counts = [weight * mask for weight, mask in zip(weights, usual, strict=True)]
-        energy = torch.stack([count @ square for count, square in zip(counts, squares, strict=True)]).sum(0)
-        whole = torch.stack([count.sum() for count in counts]).sum()
-        share = torch.where(energy > 0, whole / energy / len(energy), 0.0)
-        before, weights = weights, [_MOST / (square @ share).clamp(min=_MOST) for square in squares]
-        if all(torch.allclose(old, new, rtol=0.01, atol=0.0) for old, new in zip(before, weights, strict=True)):
+    usual = [behind_first(value[..., 0].numel(), length) for value, length in zip(values, lengths, strict=True)]
+    weights = [value.new_ones(len(mask), dtype=torch.float32) for value, mask in zip(values, usual, strict=True)]
+    share: Tensor | None = None
+    for _ in range(_ROUNDS + 1):
+        energy, whole, before = values[0].new_zeros(values[0].shape[-1], dtype=torch.float32), 0.0, weights
+        weights = []
+        # A batch at a time: squares of all of them would take as much memory as the values themselves.
+        for value, mask, old in zip(values, usual, before, strict=True):
+            square = value.flatten(0, -2).float().square()
+            weight = old if share is None else _MOST / (square @ share).clamp(min=_MOST)
+            count = weight * mask.to(weight)
+            energy, whole = energy + count @ square, whole + float(count.sum())
+            weights.append(weight)
+        first, share = share is None, torch.where(energy > 0, whole / energy / len(energy), 0.0)
+        near = (torch.allclose(old, new, rtol=0.01, atol=0.0) for old, new in zip(before, weights, strict=True))
+        if not first and all(near):
             break
     total = sum(float(weight.double().sum()) for weight in weights)
     return tuple(weight.double() / total for weight in weights)

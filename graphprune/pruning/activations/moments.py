@@ -1,22 +1,23 @@
-"""What a linear call reads, as least squares need it: second moments over tokens of which none rules."""
+"""Moments of what a linear call reads, as solvers of its weight need them: over tokens of which none rules."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import DataError
-from graphprune.pruning.signals.token_weights import flat, token_weights
+from graphprune.pruning.signals.token_weights import token_weights
 
 _SMALLEST = 1e-8  # of an input's energy: what is left of it when its mean is taken away may be rounding alone
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Moments:
     """Means over tokens of one value x, in float64: `gram` is E[x xᵀ], `mean` is E[x].
 
-    `values` are the batches [.., inputs] as they are, `weights` what each of their tokens counts, in all 1.
+    `values` are the batches [.., inputs] as they are, `weights` what each of their tokens counts, in all 1. Products
+    within a batch are summed in `work`, those of all batches in float64.
     """
 
     values: tuple[Tensor, ...]
@@ -24,16 +25,14 @@ class Reading:
     gram: Tensor
     mean: Tensor
     name: str
+    work: torch.dtype = torch.float64
     factors: dict[tuple[float, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def cross(self, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """E[x yᵀ] and E[y] for another value y of the same tokens."""
-        moment = self.gram.new_zeros(len(self.mean), others[0].shape[-1])
-        mean = self.gram.new_zeros(others[0].shape[-1])
+    def cross(self, others: Iterable[Tensor], size: int) -> tuple[Tensor, Tensor]:
+        """E[x yᵀ] and E[y] for another value y, of so many entries, of the same tokens."""
+        moment, mean = self.gram.new_zeros(len(self.mean), size), self.gram.new_zeros(size)
         for x, y, weight in zip(self.values, others, self.weights, strict=True):
-            wide = flat(y)
-            moment += (flat(x) * weight[:, None]).T @ wide
-            mean += weight @ wide
+            add_products(moment, mean, x, y, weight, self.work)
         return moment, mean
 
     def solve(self, moment: Tensor, damping: float, centred: bool) -> Tensor:
@@ -57,16 +56,20 @@ class Reading:
         raise DataError(f"the activations before {self.name} are all alike; give more calibration text")
 
 
-def read(values: Sequence[Tensor], lengths: Sequence[int], name: str) -> Reading:
+def add_products(moment: Tensor, mean: Tensor, x: Tensor, y: Tensor, weight: Tensor, work: torch.dtype) -> None:
+    """Add one batch to E[x yᵀ] and E[y], which are in float64."""
+    counts, wide = weight.to(work), y.flatten(0, -2).to(work)
+    moment += (x.flatten(0, -2).to(work) * counts[:, None]).T @ wide
+    mean += counts @ wide
+
+
+def read(values: Sequence[Tensor], lengths: Sequence[int], name: str, work: torch.dtype = torch.float64) -> Moments:
     """The means over all tokens of a value in batches of texts of `lengths` tokens. Raises DataError for what is not
     finite."""
-    weights = token_weights(values, lengths)
-    gram = weights[0].new_zeros(values[0].shape[-1], values[0].shape[-1])
-    mean = weights[0].new_zeros(values[0].shape[-1])
+    weights, size = token_weights(values, lengths), values[0].shape[-1]
+    gram, mean = weights[0].new_zeros(size, size), weights[0].new_zeros(size)
     for value, weight in zip(values, weights, strict=True):
-        rows = flat(value)
-        gram += (rows * weight[:, None]).T @ rows
-        mean += weight @ rows
+        add_products(gram, mean, value, value, weight, work)
     if not bool(torch.isfinite(gram).all()):
         raise DataError(f"the activations before {name} are not finite; check the weights and the calibration data")
-    return Reading(tuple(values), weights, gram, mean, name)
+    return Moments(tuple(values), weights, gram, mean, name, work)

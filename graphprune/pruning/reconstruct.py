@@ -1,0 +1,242 @@
+"""Reconstruct: the unpruned and the cut model run side by side, and a solver gives linear calls new weights."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, final
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.analysis.analyse import analyze_axes
+from graphprune.analysis.branches import find_branches
+from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import SAME_VALUES
+from graphprune.pruning.activations.moments import Moments, read
+from graphprune.pruning.signals.token_weights import text_length
+from graphprune.rewriting.apply import kept_masks
+from graphprune.rewriting.widths import Widths
+from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.stepper import Stepper
+
+_OUTPUTS = 4096  # at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What some outputs, `rows`, of a call should give without its bias, from what it reads: E[x yᵀ] and E[y]."""
+
+    rows: slice
+    moment: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The new weight [outputs, inputs] of a call, and what is added to its bias, if anything."""
+
+    weight: Tensor
+    shift: Tensor | None = None
+
+
+class Solver(Protocol):
+    """Gives a call a new weight: from what it reads, its weight so far [outputs, inputs], and what it should give.
+
+    Targets are made as they are asked for, some outputs at a time. `centred` says that the call has a bias of its own,
+    which a solution may shift. `work` is the type in which the products of a batch are summed.
+    """
+
+    @property
+    def work(self) -> torch.dtype: ...
+
+    def __call__(self, seen: Moments, weight: Tensor, targets: Iterator[Target], centred: bool, /) -> Solution: ...
+
+
+def reconstruct(
+    dense: Graph,
+    cut: Graph,
+    calls: Sequence[LinearCall],
+    solver: Solver,
+    batches: Sequence[Batch],
+    *,
+    target: Literal["stream", "output"] = "stream",
+    sequential: bool = True,
+    restart: frozenset[str] = frozenset(),
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Graph:
+    """The cut graph with these of its calls solved, in the order of the graph, whatever order they are given in.
+
+    `target=stream` wants of a call that ends a residual branch what makes the sum there as it is in the unpruned model;
+    of others, and with `output`, what the call itself gives there. With `sequential` a call reads what those solved
+    before it give, else what the cut graph gave as it was. At the nodes of `restart` the cut model goes on with the
+    values of the unpruned one, so that errors from before do not count. Memory is that of the values alive at one
+    place.
+    """
+    place = {node: index for index, node in enumerate(cut.nodes)}
+    ordered = sorted(calls, key=lambda call: place[call.node])
+    if not ordered:
+        return cut
+    with torch.no_grad():
+        joint = Joint(dense, cut, ordered, batches, target == "stream", sequential, restart)
+        for done, call in enumerate(ordered):
+            progress(done, len(ordered))
+            joint.solve(call, solver)
+    progress(len(ordered), len(ordered))
+    return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
+
+
+@final
+class Joint:
+    """The unpruned and the cut model, run side by side over all batches, for these calls."""
+
+    def __init__(
+        self,
+        dense: Graph,
+        cut: Graph,
+        calls: Sequence[LinearCall],
+        batches: Sequence[Batch],
+        stream: bool,
+        sequential: bool,
+        restart: frozenset[str],
+    ) -> None:
+        analysis = analyze_axes(dense)
+        self.widths = Widths(analysis.inference, kept_masks(analysis, cut.lineage.plan))
+        self.places = {node.name: node for node in dense.nodes}
+        self.sums = stream_sums(cut) if stream else {}
+        self.before = {call.node.name: call for call in find_linear_calls(dense, shared=True)}
+        end = latest(cut, [call.node for call in calls])
+        before = cut.nodes[: cut.nodes.index(end)]
+        self.restart = [node for node in before if node.name in restart]
+        # How often each value of the unpruned model is still to be read.
+        self.wanted = Counter(self.wants(call).name for call in calls) + Counter(node.name for node in self.restart)
+        self.readers = Counter(call.x for call in calls)
+        # Up to what is needed last: keys and values of every layer, which are outputs, would else be held for the end.
+        ends = [latest(dense, [self.wants(c) for c in calls] + [self.before[c.node.name].node for c in calls])]
+        ends.append(latest(cut, [self.sums.get(call.node, call.node) for call in calls]))
+        rows = [[graph_inputs(graph, batch) for batch in batches] for graph in (dense, cut)]
+        self.dense = Stepper(dense, rows[0], frozenset(self.wanted), ends[0])
+        self.cut = Stepper(cut, rows[1], last=ends[1])
+        self.lengths = [text_length(batch) for batch in batches]
+        self.sequential = sequential
+        self.solved: dict[str, Tensor] = {}
+        self.readings: dict[fx.Node, Moments] = {}
+        # Biases that one call alone adds are solved too.
+        counts = Counter(call.bias for call in find_linear_calls(cut))
+        self.free = {bias for bias, count in counts.items() if bias in cut.parameters() and count == 1}
+
+    def wants(self, call: LinearCall) -> fx.Node:
+        """The value of the unpruned model that says what the call should give."""
+        add = self.sums.get(call.node)
+        return self.before[call.node.name].x if add is None else self.places[add.name]
+
+    def solve(self, call: LinearCall, solver: Solver) -> None:
+        """Give a call the weight, and the bias, that the solver finds, and go on with them."""
+        self.start_again(call)
+        self.cut.advance(call.node, through=False)
+        if call.x not in self.readings:
+            self.readings[call.x] = read(self.cut.value(call.x), self.lengths, call.weight, solver.work)
+        seen, weight = self.readings[call.x], call.matrix(self.cut.tensors[call.weight])
+        found = solver(seen, weight, self.targets(call, seen), call.bias in self.free)
+        self.done(self.wants(call))
+        self.put(call.weight, call.matrix(found.weight))
+        if call.bias is not None and found.shift is not None:
+            self.put(call.bias, self.cut.tensors[call.bias].double() + found.shift)
+        self.readers[call.x] -= 1
+        if not self.readers[call.x]:
+            del self.readings[call.x]
+
+    def start_again(self, call: LinearCall) -> None:
+        """Go on with the unpruned model's values at the nodes before this call where that is wanted."""
+        while self.restart and self.cut.position[self.restart[0]] < self.cut.position[call.node]:
+            node = self.restart.pop(0)
+            place = self.places[node.name]
+            self.cut.advance(node)
+            self.dense.advance(place)
+            kept = self.kept(place)
+            self.cut.put(node, [value[..., kept.to(value.device)] for value in self.dense.value(place)])
+            self.done(place)
+
+    def done(self, node: fx.Node) -> None:
+        """Free a value of the unpruned model once all that it was kept for is done."""
+        self.wanted[node.name] -= 1
+        if not self.wanted[node.name]:
+            self.dense.forget(node)
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Use a new value for a parameter, in its own type, in the result and, if sequential, from here on."""
+        new = value.to(self.cut.tensors[name].dtype).contiguous()
+        self.solved[name] = new
+        if self.sequential:
+            self.cut.replace(name, new)
+
+    def targets(self, call: LinearCall, seen: Moments) -> Iterator[Target]:
+        """What the call should give, without its bias, some outputs at a time."""
+        add = self.sums.get(call.node)
+        bias = self.cut.tensors[call.bias].double() if call.bias else None
+        found = self.own_targets(call, seen) if add is None else self.sum_targets(call, seen, add)
+        for one in found:
+            if bias is None:
+                yield one
+            else:
+                shift = bias[one.rows]
+                yield Target(one.rows, one.moment - torch.outer(seen.mean, shift), one.mean - shift)
+
+    def own_targets(self, call: LinearCall, seen: Moments) -> Iterator[Target]:
+        """What the call gives in the unpruned model, from what it reads there: no output is ever made."""
+        old = self.before[call.node.name]
+        self.dense.advance(old.node, through=False)
+        weight = old.matrix(self.dense.tensors[old.weight])
+        cross, mean = seen.cross(self.dense.value(old.x), weight.shape[1])
+        kept = torch.nonzero(self.kept(old.node).to(weight.device)).flatten()
+        bias = self.dense.tensors[old.bias].double() if old.bias else weight.new_zeros(len(weight)).double()
+        for start in range(0, len(kept), _OUTPUTS):
+            part = kept[start : start + _OUTPUTS]
+            rows = weight[part].double()
+            moment = cross @ rows.T + torch.outer(seen.mean, bias[part])
+            yield Target(slice(start, start + len(part)), moment, rows @ mean + bias[part])
+
+    def sum_targets(self, call: LinearCall, seen: Moments, add: fx.Node) -> Iterator[Target]:
+        """What makes the sum that the call's branch goes into what it is in the unpruned model."""
+        place = self.places[add.name]
+        self.dense.advance(place)
+        kept = self.kept(place)
+        skip = next(n for n in add.all_input_nodes if not reads(n, call.node))
+        missing = (
+            value.flatten(0, -2)[:, kept.to(value.device)].to(seen.work) - other.flatten(0, -2).to(seen.work)
+            for value, other in zip(self.dense.value(place), self.cut.value(skip), strict=True)
+        )
+        moment, mean = seen.cross(missing, int(kept.sum()))
+        yield Target(slice(0, len(mean)), moment, mean)
+
+    def kept(self, node: fx.Node) -> Tensor:
+        """Which entries of a value's last dimension are kept."""
+        return torch.from_numpy(self.widths.mask(self.widths.inference.axes[node][-1]))
+
+
+def latest(graph: Graph, nodes: Sequence[fx.Node]) -> fx.Node:
+    """The one of these nodes that runs last."""
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    return max(nodes, key=lambda node: place[node])
+
+
+def stream_sums(graph: Graph) -> dict[fx.Node, fx.Node]:
+    """For each call that ends a residual branch, possibly reshaped, the addition of two operands that it goes into."""
+    nodes = {node.name: node for node in graph.nodes}
+    found = {}
+    for branch in find_branches(graph):
+        add = nodes[branch.add]
+        if {n.name for n in add.all_input_nodes} == {branch.skip, branch.branch}:
+            found[origin(nodes[branch.branch])] = add
+    return found
+
+
+def origin(node: fx.Node) -> fx.Node:
+    """The node behind reshapes that only this branch reads."""
+    while getattr(node.target, "_opname", "") in SAME_VALUES and len(node.all_input_nodes[0].users) == 1:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def reads(node: fx.Node, call: fx.Node) -> bool:
+    return node is call or origin(node) is call
