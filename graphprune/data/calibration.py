@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _BYTES_PER_WINDOW_TOKEN = 64  # sixteen times the text that the windows need, at four bytes a token
 _HELD_OUT_BYTES = 200_000
 _MEASURED_BYTES, _MEASURED_OF_LARGE, _LARGE = 1 << 15, 1 << 13, 30_000_000
-_BATCH = 8
+# Rows of a batch at most, and its logits: what a forward and a backward of a large model hold grows with them.
+_BATCH, _LOGITS = 8, 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +58,12 @@ def prepare_text(
     length = fitting_length(graph, length)
     read = partial(read_texts, field=field, render=renderer(tokenizer))
     train, held = split_text(read, spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
-    documents = tokenise(tokenizer, train)
-    check_documents(documents, vocabulary_size(graph), length, spec)
+    documents, vocabulary = tokenise(tokenizer, train), vocabulary_size(graph)
+    check_documents(documents, vocabulary, length, spec)
+    rows = min(_BATCH, max(1, _LOGITS // (length * (vocabulary or 1))))
 
     def draw(stage: int) -> tuple[Tensor, ...]:
-        return split_rows(draw_windows(documents, samples, length, seed, stage), _BATCH)
+        return split_rows(draw_windows(documents, samples, length, seed, stage), rows)
 
     stream, first = encode(tokenizer, held), documents.first
     return Text(draw(0), stream, count_bytes(held), first, tokenizer, tuple(held), draw)

@@ -116,18 +116,26 @@ def counted(groups: Groups, kinds: Sequence[str], budget: Budget) -> tuple[Group
 
 
 def lone_queries(groups: Groups, budget: Budget) -> tuple[Group, ...]:
+    """The query heads that the cost depends on, of the blocks that have one key head."""
+    return tuple(group for group in with_one_key(groups) if group in counted(groups, ("query",), budget))
+
+
+def with_one_key(groups: Groups) -> tuple[Group, ...]:
     """The query heads of the blocks that have one key head, or of a model where no block has more."""
     several = {group.block for group in groups.groups if group.kind == "attention" and group.units > 1}
-    return tuple(g for g in counted(groups, ("query",), budget) if not several & {g.block, None})
+    return tuple(g for g in groups.prunable(frozenset({"query"})) if not several & {g.block, None})
 
 
 def named(groups: Groups, kinds: Sequence[str]) -> tuple[Group, ...]:
-    """The prunable groups of the named kinds; an error where a kind has none, with the reason it is locked."""
+    """The prunable groups of the named kinds; an error where a kind has none, with the reason it is locked.
+
+    Where every block has one key head, which stays, `attention` are the query heads.
+    """
     result: list[Group] = []
     for kind in kinds:
         if kind in BLOCKS or kind.endswith(SPARE):
             continue
-        found = groups.prunable(frozenset({kind}))
+        found = groups.prunable(frozenset({kind})) or (with_one_key(groups) if kind == "attention" else ())
         if not found and BLOCKS.isdisjoint(kinds):  # else they may have been dropped
             raise UsageError(explain_none(groups, kind))
         result += found

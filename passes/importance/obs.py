@@ -58,7 +58,7 @@ class Obs(Importance):
                 seen = curvature[call.node.name]
                 pulled = seen.pull_back(call.matrix(tensors[call.weight].detach()))
                 owner = group.slots[slot].owner
-                consumers.append(Consumer(owner, seen.inputs.cpu(), pulled.cpu(), call.weight in solved))
+                consumers.append(Consumer(owner, seen.inputs.double().cpu(), pulled.cpu(), call.weight in solved))
             result[group.id] = eliminate(group.units, consumers, self.damping, self.rounds).float()
         return result
 

@@ -46,11 +46,12 @@ def test_a_published_method_reaches_both_faces(method: str, source: Path, tmp_pa
         assert sum(p.numel() for p in plain.parameters()) == sizes.after
 
 
-def test_auto_cuts_the_query_heads_of_a_model_with_one_key_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["taylor", "wanda-sp"])
+def test_the_query_heads_of_a_model_with_one_key_head_are_cut(tmp_path: Path, method: str) -> None:
     source = write_source(tmp_path / "source", num_key_value_heads=1)
     out = tmp_path / "out"
     result = compile_model(
-        CompileOptions(str(source), "75%", out, data=str(source / "text.txt"), samples=8, length=24, method="taylor")
+        CompileOptions(str(source), "75%", out, data=str(source / "text.txt"), samples=8, length=24, method=method)
     )
     kept = json.loads((out / "graphprune" / "plan.json").read_text())["keep"]
     assert {"query", "gate_proj"} <= {part for id in kept for part in ("query", "gate_proj") if part in id}

@@ -127,6 +127,16 @@ def test_a_spare_kind_joins_where_a_fifth_of_the_others_is_too_much() -> None:
     assert kinds(choose_candidates(groups, ("mlp", "query?"), Budget(1), 0.0).candidates) == ["mlp"]
 
 
+def test_attention_is_query_heads_where_every_block_has_one_key_head() -> None:
+    """So that what names `mlp,attention` goes with models of one key head too."""
+    heads = replace(group("q", "query", 4, {("q", 0): 1}), block="a")
+    nothing = Polynomial({})
+    alone = Groups((heads,), (), Costs(Polynomial({("q",): 9}), nothing, nothing, nothing))
+    assert named(alone, ("attention",)) == (heads,)
+    keys = replace(group("k", "attention", 2, {("k", 0): 1}), block="b")
+    assert named(replace(alone, groups=(heads, keys)), ("attention",)) == (keys,)
+
+
 def test_auto_takes_query_heads_exactly_where_the_key_heads_of_a_block_are_one() -> None:
     """Two blocks: one has a key head, which is no axis, the other several."""
 

@@ -14,11 +14,12 @@ from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
 _WIDEST = 2048  # of more outputs than this only the diagonal is kept
+_ROOM = 1 << 28  # bytes that all sums may take in float64; where they take more they are float32, products are not
 
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """The K-FAC factors of one linear call (arXiv 1503.05671), means over tokens, in float64.
+    """The K-FAC factors of one linear call (arXiv 1503.05671), means over tokens, in float64 or, of many, in float32.
 
     `inputs` is E[x xᵀ], [k, k], over tokens of which none rules. `outputs` is E[g gᵀ], [o, o], with g the gradient of
     the summed loss by the call's output, or its diagonal [o] where there are many outputs. A change D of the weight
@@ -31,7 +32,8 @@ class Curvature:
     def pull_back(self, weight: Tensor) -> Tensor:
         """Wᵀ outputs W: the curvature of the loss in the inputs' coordinates, [k, k]."""
         wide = weight.double()
-        scaled = self.outputs[:, None] * wide if self.outputs.ndim == 1 else self.outputs @ wide
+        outputs = self.outputs.double()
+        scaled = outputs[:, None] * wide if outputs.ndim == 1 else outputs @ wide
         return wide.T @ scaled
 
 
@@ -45,17 +47,35 @@ def measure_curvature(
     observed, position = expose(graph, calls)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    tokens = 0
+    tokens, kept = 0, torch.float64 if room_of(graph, calls) <= _ROOM else torch.float32
     for batch in batches:
         values, gradients = differentiate(observed, position, len(graph.outputs), calls, batch, loss)
         tokens += predictions(batch)
         for node in {call.x.name for call in calls}:
-            inputs[node] = inputs.get(node, 0.0) + weighed_moment(batch, values[position[node]].detach())
+            add(inputs, node, weighed_moment(batch, values[position[node]].detach()).to(kept))
         for call, gradient in zip(calls, gradients, strict=True):
             g = gradient.flatten(0, -2).double()
             moment = g.square().sum(0) if g.shape[1] > _WIDEST else g.T @ g
-            outputs[call.node.name] = outputs.get(call.node.name, 0.0) + moment
-    return {c.node.name: Curvature(inputs[c.x.name] / tokens, outputs[c.node.name] / tokens) for c in calls}
+            add(outputs, call.node.name, moment.to(kept))
+    for total in (*inputs.values(), *outputs.values()):
+        total /= tokens
+    return {c.node.name: Curvature(inputs[c.x.name], outputs[c.node.name]) for c in calls}
+
+
+def room_of(graph: Graph, calls: Sequence[LinearCall]) -> int:
+    """The bytes of all matrices in float64."""
+    tensors = graph.tensors()
+    sides = {call.x.name: call.matrix(tensors[call.weight]).shape[1] for call in calls}
+    made = [call.matrix(tensors[call.weight]).shape[0] for call in calls]
+    return 8 * sum(size * size for size in (*sides.values(), *(o for o in made if o <= _WIDEST)))
+
+
+def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Add to a sum in place, or begin one."""
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value
 
 
 def expose(graph: Graph, calls: Sequence[LinearCall]) -> tuple[Graph, Mapping[str, int]]:

@@ -53,6 +53,7 @@ class State:
 
     def __init__(self, consumer: Consumer, damping: float) -> None:
         self.owner = torch.from_numpy(consumer.owner)
+        self.units = by_size(self.owner)
         # In units of each input's own energy: rescaled inputs change no cost, and each is damped by its own.
         energy = consumer.inputs.diagonal().clone()
         scale = torch.where(energy > 0, energy.clamp(min=1e-300).sqrt(), 1.0)
@@ -64,16 +65,13 @@ class State:
     def costs(self, left: Tensor) -> Tensor:
         """The cost of each unit's removal now: float64 [units]; only those left mean something."""
         result = torch.zeros(len(left), dtype=torch.float64)
-        columns = [torch.nonzero(self.owner == unit).flatten() for unit in range(len(left))]
-        sizes = {len(c) for c in columns} - {0}
-        for size in sizes:
-            chosen = torch.tensor([u for u, c in enumerate(columns) if len(c) == size and bool(left[u])])
-            if not len(chosen):
+        for units, inputs in self.units:
+            mine = left[units]
+            if not bool(mine.any()):
                 continue
-            index = torch.stack([columns[u] for u in chosen.tolist()])
-            rows, cols = index[:, :, None], index[:, None, :]
+            rows, cols = inputs[mine][:, :, None], inputs[mine][:, None, :]
             weight = torch.linalg.inv(self.inverse[rows, cols]) if self.inverse is not None else self.damped[rows, cols]
-            result[chosen] = (self.loss[rows, cols] * weight).sum((1, 2))
+            result[units[mine]] = (self.loss[rows, cols] * weight).sum((1, 2))
         return result
 
     def remove(self, units: Tensor) -> None:
@@ -84,12 +82,24 @@ class State:
         if self.inverse is not None:
             block = torch.linalg.inv(self.inverse[gone][:, gone])
             take = block @ self.inverse[gone]
-            self.loss = self.loss - self.loss[:, gone] @ take
-            self.loss = self.loss - take.T @ self.loss[gone]
-            self.inverse = self.inverse - self.inverse[:, gone] @ take
+            self.loss.addmm_(self.loss[:, gone], take, alpha=-1)
+            self.loss.addmm_(take.T, self.loss[gone], alpha=-1)
+            self.inverse.addmm_(self.inverse[:, gone], take, alpha=-1)
             # What is gone keeps a unit inverse, so that blocks of it can be inverted; its cost is not looked at.
             self.inverse[gone] = 0.0
             self.inverse[:, gone] = 0.0
             self.inverse[gone, gone] = 1.0
         self.loss[gone] = 0.0
         self.loss[:, gone] = 0.0
+
+
+def by_size(owner: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The units that own equally many inputs, [units], and which these are, [units, size]: a pair for each size."""
+    inputs = torch.argsort(owner, stable=True)[int((owner < 0).sum()) :]
+    units, counts = torch.unique(owner[inputs], return_counts=True)
+    starts = counts.cumsum(0) - counts
+    found = []
+    for size in counts.unique().tolist():
+        chosen = counts == size
+        found.append((units[chosen], inputs[starts[chosen][:, None] + torch.arange(size)]))
+    return found
