@@ -24,15 +24,17 @@ class Global(Allocation):
     `per=cost` ranks by score per cost of the unit at present widths, the best use of a budget where scores add up;
     `per=unit` by the score itself. `normalize` makes scores comparable first: `none` takes them as they are, `kind`
     divides by the mean rank value of all units of the group's kind, `mean` by that of the group alone (of all blocks,
-    for a residual branch or a layer). Without it, the
-    first-order scores of heads, and those of early and late layers, do not compare once a cut is large: groups run into
-    their floors, and models break (docs/methods/first-methods.md). `zscore` takes each group's scores around their
-    mean, over their deviation, as FLAP does (arXiv 2312.11983); costs then count for the budget alone.
+    for a residual branch or a layer). Without it, the first-order scores of heads, and those of early and late layers,
+    do not compare once a cut is large: groups run into their floors, and models break (docs/methods/first-methods.md).
+    `zscore` takes each group's scores around their mean, over their deviation, as FLAP does (arXiv 2312.11983); costs
+    then count for the budget alone. `over=kind` makes a ranking of each kind, and gives up the same share of all units
+    of each, heads as channels: FLAP's AL-MM with one ratio.
     """
 
     name: ClassVar[str] = "global"
     per: Literal["cost", "unit"] = "cost"
     normalize: Literal["none", "kind", "mean", "zscore"] = "mean"
+    over: Literal["all", "kind"] = "all"
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
         cost, sizes = cost_of(scene.groups, scene.budget), scene.groups.sizes()
@@ -43,6 +45,7 @@ class Global(Allocation):
             ranked = -numpy.sort(-scores[group.id].double().numpy())
             values[group.id] = divide(ranked, cost.slope(sizes, group.id) if by_cost else 1)
         values = {group.id: self.comparable(group, scene.candidates, values) for group in scene.candidates}
+        values = places(scene.candidates, values) if self.over == "kind" else values
         widths = free_widths(scene.candidates, scene.budget)
         priorities = [step_values(width, values) for width in widths]
         return Allotment(solve(scene.groups, widths, priorities, scene.budget))
@@ -61,6 +64,23 @@ class Global(Allocation):
             return standardise(own, alike)
         mean = float(alike.mean())
         return divide(own, mean if 0 < mean < math.inf else 1.0)
+
+
+def places(
+    candidates: Sequence[Group], values: Mapping[str, NDArray[numpy.float64]]
+) -> dict[str, NDArray[numpy.float64]]:
+    """Minus the place of each value among all of its kind, best first, as a share: equal shares where all are cut at
+    one number."""
+    found: dict[str, NDArray[numpy.float64]] = {}
+    for kind in dict.fromkeys(group.kind for group in candidates):
+        mine = [group for group in candidates if group.kind == kind]
+        whole = numpy.concatenate([values[group.id] for group in mine])
+        place = numpy.empty(len(whole))
+        place[numpy.argsort(-whole, kind="stable")] = numpy.arange(len(whole)) / len(whole)
+        found |= dict(
+            zip((g.id for g in mine), numpy.split(-place, numpy.cumsum([g.units for g in mine])[:-1]), strict=True)
+        )
+    return found
 
 
 def divide(values: NDArray[numpy.float64], by: float) -> NDArray[numpy.float64]:

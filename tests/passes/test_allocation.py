@@ -119,6 +119,21 @@ def test_zscore_ranks_by_the_place_of_a_score_among_those_of_its_group() -> None
     assert keep(Global(normalize="zscore"), groups, scores, target=12) == {"a": 3, "b": 2, "c": 3}
 
 
+def test_over_kind_keeps_the_same_share_of_each_kind_and_the_best_of_it() -> None:
+    """FLAP's AL-MM: 6 of 10 heads and 12 of 20 channels, wherever they are, however the kinds' scores compare."""
+    kinds: dict[str, Kind] = {"h1": "attention", "h2": "attention", "c1": "mlp", "c2": "mlp"}
+    groups = make({"h1": (5, 40), "h2": (5, 40), "c1": (10, 3), "c2": (10, 3)}, kinds)
+    chance = torch.Generator().manual_seed(0)
+    scores = {id: torch.rand(groups[id].units, generator=chance) * (1000 if id[0] == "h" else 1) for id in kinds}
+    method = Global(per="unit", normalize="none", over="kind")
+    kept = keep(method, groups, {id: s.tolist() for id, s in scores.items()}, target=6 * 40 + 12 * 3)
+    assert kept["h1"] + kept["h2"] == 6
+    assert kept["c1"] + kept["c2"] == 12
+    for one, other in (("h1", "h2"), ("c1", "c2")):
+        least = torch.cat([scores[one], scores[other]]).sort(descending=True).values[kept[one] + kept[other] - 1]
+        assert [int((scores[id] >= least).sum()) for id in (one, other)] == [kept[one], kept[other]]
+
+
 def test_scores_that_are_all_alike_are_no_reason_to_fail() -> None:
     groups = make({"a": (4, 1), "b": (1, 1)})
     assert keep(Global(normalize="zscore"), groups, {"a": [0.0] * 4, "b": [0.0]}, target=3) == {"a": 2, "b": 1}
