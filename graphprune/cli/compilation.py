@@ -92,11 +92,14 @@ def read_rounding(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def read_ends(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise UsageError(f"--protect is two numbers of layers, of the first and of the last, 4,2: not {text[:40]}")
-    return tuple(map(int, parts))
+def read_ends(text: str) -> tuple[float, ...]:
+    try:
+        first, last = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--protect is two numbers of layers, of the first and of the last, or shares of all: 4,2; not {text[:40]}"
+        ) from None
+    return first, last
 
 
 class Typed(NamedTuple):

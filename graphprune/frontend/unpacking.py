@@ -100,7 +100,7 @@ def write_unpacked(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place = {"gguf_file": path.name, "local_files_only": True}
+    place = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     loaded = load_whole(AutoModelForCausalLM, path, path.parent, dtype=getattr(torch, stored_type(path)), **place)
     save_plain(loaded, folder)
     AutoTokenizer.from_pretrained(path.parent, **place).save_pretrained(folder)
@@ -142,11 +142,12 @@ def write_decompressed(path: Path, folder: Path) -> None:
 
     if not is_compressed_tensors_available():
         raise ImportError
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     config.quantization_config = {**config.quantization_config, "dequantize": True}
     known = [getattr(transformers, name) for name in config.architectures or [] if hasattr(transformers, name)]
     loader = known[0] if known else transformers.AutoModelForCausalLM
-    save_plain(load_whole(loader, path, path, config=config, use_safetensors=True, local_files_only=True), folder)
+    options = {"config": config, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    save_plain(load_whole(loader, path, path, **options), folder)
     written = {each.name for each in folder.iterdir()}
     for each in sorted(path.iterdir()):
         small = is_file(each) and stays_inside(each, path) and each.stat().st_size <= _LARGEST

@@ -103,7 +103,7 @@ class CompileOptions:
         ),
     ] = None
     protect: Annotated[
-        tuple[int, ...] | None,
+        tuple[float, ...] | None,
         Option("Leave so many of the first and of the last layers whole: 4,2.", "FIRST,LAST", "prune.protect"),
     ] = None
     within: Annotated[

@@ -15,7 +15,7 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
     for name, option in explained_options().items():
         value = getattr(options, name)
         if option.sets is not None and value not in (None, False, AUTO):
-            shown = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else value}"
+            shown = "" if value is True else f" {','.join(map(str, value)) if isinstance(value, tuple) else value}"
             value = None if name == "compensation" and value == "none" else value
             changes.append(Change(option.sets, value, f"{option_name(name)}{shown}"))
     recipe = read_recipe(options.method, changes, plugins)

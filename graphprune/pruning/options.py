@@ -1,5 +1,6 @@
 """The options of pruning: what a recipe, a compilation and the pass `prune` say of it, with what each may be."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Pruning:
 
     def check(self) -> None:
         """Raise UsageError for what no type says."""
-        if len(self.protect) != 2 or min(self.protect) < 0:
+        if len(self.protect) != 2 or not all(0 <= end < math.inf for end in self.protect):
             raise UsageError(f"protect is two numbers of layers, of the first and of the last, not {self.protect}")
         if any(end >= 1 and end % 1 for end in self.protect):
             raise UsageError(f"protect is whole numbers of layers, or shares of all below 1, not {self.protect}")
