@@ -32,13 +32,14 @@ class LeastSquares(Compensation):
     made. A token of huge activations counts as one of 8 times the usual energy. `target=stream` makes the sum that a
     residual branch adds to right, errors of earlier blocks included; `output` the call's own output. `consumers=cut`
     solves the calls that read a cut axis, `all` every linear call. `damping` is relative to each input's own energy, so
-    that rescalings that leave the model as it is leave the solution as it is.
+    that rescalings that leave the model as it is leave the solution as it is; without a number it is 8 times the inputs
+    over the tokens, 0.01 at least.
     """
 
     name: ClassVar[str] = "least-squares"
     target: Literal["stream", "output"] = "stream"
     consumers: Literal["cut", "all"] = "cut"
-    damping: NotNegative = 0.01
+    damping: NotNegative | None = None
     intercept: bool = False
 
     def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
@@ -47,7 +48,7 @@ class LeastSquares(Compensation):
             raise UsageError("least-squares needs calibration text; give --data")
         calls = self.choose(dense, cut)
         # Damping hides what float32 rounds; means are taken away from biased calls, which leaves less.
-        rough = self.damping >= _ROUGH and not any(call.bias for call in calls)
+        rough = (self.damping is None or self.damping >= _ROUGH) and not any(call.bias for call in calls)
         ridge = Ridge(self.damping, torch.float32 if rough else torch.float64)
         return reconstruct(dense, cut, calls, ridge, batches, target=self.target, progress=scene.progress)
 

@@ -132,3 +132,10 @@ def test_moments_are_those_of_all_tokens_in_any_split() -> None:
     torch.testing.assert_close(whole.gram, rows.T @ (rows * weight[:, None]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(parts.gram, whole.gram, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rough.gram, whole.gram, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_number_damping_is_in_proportion_to_inputs_over_tokens() -> None:
+    values = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0))
+    assert Ridge(None).damping_of(read([values], [8], "x")) == pytest.approx(8 * 6 / 32)
+    assert Ridge(None).damping_of(read([values.repeat(400, 1, 1)], [8], "x")) == 0.01
+    assert Ridge(0.5).damping_of(read([values], [8], "x")) == 0.5
