@@ -26,12 +26,18 @@ REDUCED = {"fp16": Coarseness(1e-2, 1e-2), "int8": Coarseness(0.1, 0.5), "int4":
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the checks of the folder named in the arguments as one line of JSON; 0 if all passed."""
+    """Print the checks of the folder named in the arguments as one line of JSON, and before that a line after each.
+
+    Returns 0 if all passed.
+    """
     import transformers
 
     transformers.logging.disable_progress_bar()
     try:
-        checks = list(check_all(Path(arguments[0])))
+        checks = []
+        for found in check_all(Path(arguments[0])):
+            checks.append(found)
+            print(json.dumps({"compared": f"{found.artefact} {found.name}"}), flush=True)
     except GraphpruneError as error:
         print(json.dumps({"error": str(error)}))
         return 1

@@ -5,7 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +17,13 @@ from graphprune.errors import ParityError
 from graphprune.garbage import end
 from graphprune.ir.graph import Graph
 from graphprune.processes import child_command
+from graphprune.progress import Progress, no_progress
 from graphprune.running.comparison import Check
 from graphprune.running.observations import reference, reference_kind
 
 REFERENCE = Path("graphprune") / "reference.safetensors"
 ENCODINGS = "encodings"
+CHECKING = "checking in a fresh process"  # the stage
 
 
 def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
@@ -36,25 +41,47 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     return path
 
 
-def check(out: Path) -> list[Check]:
+def check(out: Path, progress: Progress = no_progress) -> list[Check]:
     """Load every artefact in `out` in a fresh process and compare it with the saved reference.
 
-    Raises ParityError where the process fails; a comparison that fails is in the result, see `require`.
+    The process says in a line what it has compared. Raises ParityError where it fails; a comparison that fails is in
+    the result, see `require`.
     """
+    progress(CHECKING)
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
     command = child_command("graphprune.artefacts.parity", str(out))
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
-    )
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ParityError(f"the check of {out} did not finish: {last[:300]}") from error
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=errors, text=True, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        answer = follow(process.stdout, progress)
+        code = process.wait()
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+    if answer is None:
+        raise ParityError(f"the check of {out} did not finish: {(said or [f'exit code {code}'])[-1][:300]}")
     if "error" in answer:
         raise ParityError(answer["error"])
     return [Check(**entry) for entry in answer["checks"]]
+
+
+def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any] | None:
+    """Pass on what the process says that it has compared; its answer, None where it gave none."""
+    answer, done = None, 0
+    for line in lines:
+        try:
+            told = json.loads(line)
+        except ValueError:  # what a library prints
+            continue
+        if isinstance(told, dict) and "compared" in told:
+            done += 1
+            progress(CHECKING, done, 0, str(told["compared"]))
+        elif isinstance(told, dict):
+            answer = told
+    return answer
 
 
 if __name__ == "__main__":

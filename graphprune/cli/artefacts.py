@@ -20,7 +20,7 @@ def verify_command(out: Folder, as_json: Json = False) -> None:
 
     with progress_on_stderr() as progress:
         progress(f"checking {out}", 0, 0)
-        checks = check(out)
+        checks = check(out, progress)
     if as_json:
         rows = [{**vars(each), "state": each.state} for each in checks]
         print_json({"out": out, "passed": all(each.passed for each in checks), "checks": rows})

@@ -119,8 +119,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = write_own(work, folder)
     parity.save_reference(graph, folder, work.asked.seed)
-    progress("checking in a fresh process", 0, 0)
-    checks = [*own_checks, *parity.check(folder)]
+    checks = [*own_checks, *parity.check(folder, progress)]
     comparison.require(checks)
     checks += judge_variants(variants, quality.left, text, quality.floor)
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))

@@ -43,7 +43,9 @@ def test_the_reference_is_deterministic_and_complete() -> None:
 
 
 def test_a_faithful_checkpoint_passes_in_a_fresh_process(out: Path) -> None:
-    checks = check(out)
+    told: list[tuple[object, ...]] = []
+    checks = check(out, lambda *entry, **_: told.append(entry))
+    assert [entry[1:] for entry in told] == [(), *((n, 0, f"huggingface {c.name}") for n, c in enumerate(checks, 1))]
     assert [entry.name for entry in checks] == [
         "prefill", "cached steps", "left-padded batch", "left-padded cached step", "greedy tokens",
         "the card's call",

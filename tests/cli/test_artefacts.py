@@ -24,7 +24,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Outcome:
         answers = {tmp_path: checks}
         (tmp_path / REFERENCE).parent.mkdir(exist_ok=True)
         (tmp_path / REFERENCE).touch()
-        monkeypatch.setattr("graphprune.artefacts.parity.check", lambda folder: answers[folder])
+        monkeypatch.setattr("graphprune.artefacts.parity.check", lambda folder, _: answers[folder])
         return tmp_path
 
     return make

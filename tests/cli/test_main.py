@@ -45,7 +45,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         progress("cutting [bold]", 1, 2)
         return RESULT
 
-    def check(out: Path) -> list[Check]:
+    def check(out: Path, _: Progress) -> list[Check]:
         return [*RESULT.checks, Check("huggingface", "cached steps", float("inf"), 1e-4, 1.0, "bad" not in out.name)]
 
     module = types.ModuleType("graphprune.compiler.compile")
