@@ -11,7 +11,7 @@ from graphprune.json_data import Json, JsonObject
 from graphprune.paths import is_file
 
 # Formats that transformers turns into plain weights, bit for bit, where it has no kernel for them.
-EXACT = ("fp8", "mxfp4")
+EXACT = ("fp8", "mxfp4", "compressed-tensors")
 _MOST_LAYERS = 10_000
 _LARGEST = (1 << 63) - 1  # the largest size that a tensor may have
 _LAYERS = re.compile(r"(?i)(^|_)(layers?|depths?|blocks?)$")

@@ -25,14 +25,19 @@ def look_at(model: str, weights: bool = True, trust_remote_code: bool = False) -
     folder, _ = locate(model, weights, trust_remote_code)
     if is_generic(folder):
         check_weights(folder)
-        return folder
+    else:
+        look_inside(folder, weights, trust_remote_code)
+    return folder
+
+
+def look_inside(folder: Path, weights: bool, trust_remote_code: bool) -> None:
+    """See that a folder has a whole configuration and weights, and nothing that would run or be fetched unasked."""
     config = check_config(folder)
     if not trust_remote_code:
         check_no_extras(folder, config)
     check_modules(folder)
     if weights:
         check_widths(folder, config, check_weights(folder).entries)
-    return folder
 
 
 def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, str | None]:
@@ -47,6 +52,9 @@ def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, st
         return snapshot, snapshot.name
     packed = packed_in(folder)
     if packed is not None:
+        if packed.path.is_dir():  # transformers reads it all, so it is looked at before
+            check_folder(packed.path)
+            look_inside(packed.path, True, False)
         return unpack(packed), None
     check_folder(folder)
     return folder, None

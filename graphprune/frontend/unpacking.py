@@ -101,9 +101,12 @@ def write_unpacked(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-    loaded = load_whole(AutoModelForCausalLM, path, path.parent, dtype=getattr(torch, stored_type(path)), **place)
-    save_plain(loaded, folder)
-    AutoTokenizer.from_pretrained(path.parent, **place).save_pretrained(folder)
+    # By itself: transformers would take along an adapter that lies beside it, which may be a pickle.
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as alone:
+        (Path(alone) / path.name).symlink_to(path.absolute())
+        dtype = getattr(torch, stored_type(path))
+        save_plain(load_whole(AutoModelForCausalLM, path, Path(alone), dtype=dtype, **place), folder)
+        AutoTokenizer.from_pretrained(alone, **place).save_pretrained(folder)
 
 
 def load_whole(loader: Any, path: Path, folder: Path, **options: Any) -> "PreTrainedModel":

@@ -82,6 +82,28 @@ def test_what_is_no_model_is_refused_in_a_line(source: Path, tmp_path: Path) -> 
         assert len(str(caught.value)) < 600
 
 
+def test_what_lies_beside_a_file_is_not_taken_along(source: Path, tmp_path: Path) -> None:
+    """An adapter there would be loaded by transformers, pickle or not."""
+    file = pack(source, tmp_path / "f16", "f16")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "acme/base", "task_type": "CAUSAL_LM"}
+    (file.parent / "adapter_config.json").write_text(json.dumps(adapter))
+    (file.parent / "adapter_model.bin").write_bytes(b"cos\nsystem\n")
+    assert (look_at(str(file)) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("extra", ["adapter", "kernel"])
+def test_compressed_tensors_are_looked_at_before_anything_reads_them(source: Path, tmp_path: Path, extra: str) -> None:
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    config |= {"attn_implementation": "acme/kernel"} if extra == "kernel" else {}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
+    if extra == "adapter":
+        (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SourceError, match="adapter beside the model" if extra == "adapter" else "code of the hub"):
+        look_at(str(tmp_path))
+
+
 def test_of_several_files_one_must_be_named(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.gguf").write_bytes(MAGIC)
