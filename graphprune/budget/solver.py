@@ -1,7 +1,7 @@
 """The exact budget solver: from an order in which units are worth keeping to counts that just meet the target."""
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy
 from numpy.typing import NDArray
@@ -38,12 +38,14 @@ def solve(
     levels = take(cost, sizes, widths, falling, budget.target)
     blocks = [w for w, width in enumerate(widths) if width.groups[0].kind in BLOCKS and len(falling[w])]
     for w in sorted(blocks, key=lambda w: -falling[w][0]):
-        if levels[w] or not wastes(cost, sizes, widths, levels, budget.target):
-            continue
-        raised = [numpy.full_like(values, numpy.inf) if at == w else values for at, values in enumerate(falling)]
-        other = take(cost, sizes, widths, raised, budget.target)
-        if cost(sizes | sizes_at(widths, other)) > cost(sizes | sizes_at(widths, levels)):
-            falling, levels = raised, other
+        if not levels[w] and wastes(cost, sizes, widths, levels, budget.target):
+            kept = {w, *(at for at in blocks if levels[at])}
+            # Beside all that was taken, as far as it fits; before all; before all but the other blocks.
+            raised = [take(cost, sizes, widths, lift(falling, first), budget.target) for first in ({w}, kept)]
+            beside = () if budget.within else reopen(cost, sizes, widths, falling, levels, w, budget.target)
+            tried = (*beside, *raised)
+            best = max((levels, *tried), key=lambda each: cost(sizes | sizes_at(widths, each)))
+            levels = next((e for e in tried if not wastes(cost, sizes, widths, e, budget.target)), best)
     check_within(widths, levels, budget)
     return sizes_at(widths, levels)
 
@@ -58,6 +60,30 @@ def take(
     """The levels after all steps by falling priority that fit."""
     levels = longest_prefix(cost, sizes, widths, priorities, target)
     return fill(cost, sizes, widths, priorities, levels, target)
+
+
+def lift(priorities: Sequence[NDArray[numpy.float64]], first: Set[int]) -> list[NDArray[numpy.float64]]:
+    """The priorities, with all steps of some widths above all others."""
+    return [numpy.full_like(values, numpy.inf) if w in first else values for w, values in enumerate(priorities)]
+
+
+def reopen(
+    cost: Polynomial,
+    sizes: dict[str, int],
+    widths: Sequence[Width],
+    priorities: Sequence[NDArray[numpy.float64]],
+    levels: Levels,
+    block: int,
+    target: int,
+) -> tuple[Levels, ...]:
+    """The levels with a block kept beside all else, its own widths as far as they fit; none where it does not fit."""
+    closed, opened = sizes | sizes_at(widths, levels), levels.copy()
+    opened[block] = 1
+    for w, width in enumerate(widths):
+        if w != block and cost(closed | width.at(-1)) == cost(closed | width.at(0)):  # in what is dropped
+            opened[w] = 0
+    fits = cost(sizes | sizes_at(widths, opened)) <= target
+    return (fill(cost, sizes, widths, priorities, opened, target),) if fits else ()
 
 
 def wastes(cost: Polynomial, sizes: dict[str, int], widths: Sequence[Width], levels: Levels, target: int) -> bool:

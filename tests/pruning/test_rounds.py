@@ -122,7 +122,9 @@ def test_blocks_are_candidates_like_others(allocation: Allocation, kind: str, st
     pruned = prune(source, wanted, BATCHES)
     left = analyze(pruned.graph)
     units = [left.costs.parameters.slope(left.sizes(), g.id) for g in left.prunable(frozenset(wanted.kinds))]
-    assert 0.5 * whole - min(units, default=whole) < pruned.graph.parameter_count() <= 0.5 * whole
+    # In rounds, what the last one found full stays so: only some width's unit is left over.
+    unit = (min if steps == 1 else max)(units, default=whole)
+    assert 0.5 * whole - unit < pruned.graph.parameter_count() <= 0.5 * whole
     by_id = analysis("llama").groups.by_id()
     assert pruned.plan.keep or pruned.plan.dropped
     if kind == "layers":
