@@ -134,9 +134,12 @@ class Joint:
         """Give a call the weight, and the bias, that the solver finds, and go on with them."""
         self.start_again(call)
         self.cut.advance(call.node, through=False)
-        if call.x not in self.readings:
-            self.readings[call.x] = read(self.cut.value(call.x), self.lengths, call.weight, solver.work)
-        seen, weight = self.readings[call.x], call.matrix(self.cut.tensors[call.weight])
+        weight = call.matrix(self.cut.tensors[call.weight])
+        # What is missing from a sum may be huge at a token that the call reads nothing unusual of.
+        errors = self.errors(call, weight) if call.node in self.sums else ()
+        if errors or call.x not in self.readings:
+            self.readings[call.x] = read(self.cut.value(call.x), self.lengths, call.weight, solver.work, errors)
+        seen = self.readings[call.x]
         found = solver(seen, weight, self.targets(call, seen), call.bias in self.free)
         self.done(self.wants(call))
         self.put(call.weight, call.matrix(found.weight))
@@ -198,16 +201,23 @@ class Joint:
 
     def sum_targets(self, call: LinearCall, seen: Moments, add: fx.Node) -> Iterator[Target]:
         """What makes the sum that the call's branch goes into what it is in the unpruned model."""
+        moment, mean = seen.cross(self.missing(call, add, seen.work), int(self.kept(self.places[add.name]).sum()))
+        yield Target(slice(0, len(mean)), moment, mean)
+
+    def missing(self, call: LinearCall, add: fx.Node, work: torch.dtype) -> Iterator[Tensor]:
+        """What the sum lacks before the call's branch is added, of each batch: [tokens, outputs]."""
         place = self.places[add.name]
         self.dense.advance(place)
         kept = self.kept(place)
         skip = next(n for n in add.all_input_nodes if not reads(n, call.node))
-        missing = (
-            value.flatten(0, -2)[:, kept.to(value.device)].to(seen.work) - other.flatten(0, -2).to(seen.work)
-            for value, other in zip(self.dense.value(place), self.cut.value(skip), strict=True)
-        )
-        moment, mean = seen.cross(missing, int(kept.sum()))
-        yield Target(slice(0, len(mean)), moment, mean)
+        for value, other in zip(self.dense.value(place), self.cut.value(skip), strict=True):
+            yield value.flatten(0, -2)[:, kept.to(value.device)].to(work) - other.flatten(0, -2).to(work)
+
+    def errors(self, call: LinearCall, weight: Tensor) -> tuple[Tensor, ...]:
+        """What the sum would lack with the call as it is, of each batch: float32 [tokens, outputs]."""
+        bias = self.cut.tensors[call.bias].float() if call.bias else 0.0
+        lacking = zip(self.missing(call, self.sums[call.node], torch.float32), self.cut.value(call.x), strict=True)
+        return tuple(missing - (x.flatten(0, -2).float() @ weight.float().T + bias) for missing, x in lacking)
 
     def kept(self, node: fx.Node) -> Tensor:
         """Which entries of a value's last dimension are kept."""

@@ -26,14 +26,14 @@ class LeastSquares(Compensation):
 
     Biases are solved with them; `intercept` gives calls without a bias one, which makes most checkpoints generic.
 
-    X is what the call reads in the cut model, with all earlier calls already solved, so that errors do not add up; T
-    is what the unpruned model has there. Gram matrices are summed in float64, within a batch in float32 where damping
-    is 0.001 or more, in one joint run of both models: memory is that of the activations at one place; outputs are never
-    made. A token of huge activations counts as one of 8 times the usual energy. `target=stream` makes the sum that a
-    residual branch adds to right, errors of earlier blocks included; `output` the call's own output. `consumers=cut`
-    solves the calls that read a cut axis, `all` every linear call. `damping` is relative to each input's own energy, so
-    that rescalings that leave the model as it is leave the solution as it is; without a number it is 8 times the inputs
-    over the tokens, 0.01 at least.
+    X is what the call reads in the cut model, with all earlier calls already solved, so that errors do not add up; T is
+    what the unpruned model has there. Gram matrices are summed in float64, within a batch in float32 where damping is
+    0.001 or more, in one joint run of both models: memory is that of the activations at one place; outputs are never
+    made. A token of huge activations, or of a huge error, counts as one of 8 times the usual energy. `target=stream`
+    makes the sum that a residual branch adds to right, errors of earlier blocks included; `output` the call's own
+    output. `consumers=cut` solves the calls that read a cut axis, `all` every linear call. `damping` is relative to
+    each input's own energy, so that rescalings that leave the model as it is leave the solution as it is; without a
+    number it is 8 times the inputs over the tokens, 0.01 at least.
     """
 
     name: ClassVar[str] = "least-squares"

@@ -63,10 +63,16 @@ def add_products(moment: Tensor, mean: Tensor, x: Tensor, y: Tensor, weight: Ten
     mean += counts @ wide
 
 
-def read(values: Sequence[Tensor], lengths: Sequence[int], name: str, work: torch.dtype = torch.float64) -> Moments:
-    """The means over all tokens of a value in batches of texts of `lengths` tokens. Raises DataError for what is not
-    finite."""
-    weights, size = token_weights(values, lengths), values[0].shape[-1]
+def read(
+    values: Sequence[Tensor],
+    lengths: Sequence[int],
+    name: str,
+    work: torch.dtype = torch.float64,
+    errors: Sequence[Tensor] = (),
+) -> Moments:
+    """The means over all tokens of a value in batches of texts of `lengths` tokens; no token rules, by the value or by
+    the errors of what is made of it. Raises DataError for what is not finite."""
+    weights, size = token_weights(values, lengths, errors), values[0].shape[-1]
     gram, mean = weights[0].new_zeros(size, size), weights[0].new_zeros(size)
     for value, weight in zip(values, weights, strict=True):
         add_products(gram, mean, value, value, weight, work)

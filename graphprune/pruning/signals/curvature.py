@@ -14,7 +14,7 @@ from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
 _WIDEST = 2048  # of more outputs than this only the diagonal is kept
-_ROOM = 1 << 28  # bytes that all sums may take in float64; where they take more they are float32, products are not
+_ROOM = 1 << 28  # bytes that all sums may take in float64; where they take more, they and their terms are float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,10 @@ def measure_curvature(
         values, gradients = differentiate(observed, position, len(graph.outputs), calls, batch, loss)
         tokens += predictions(batch)
         for node in {call.x.name for call in calls}:
-            add(inputs, node, weighed_moment(batch, values[position[node]].detach()).to(kept))
+            add(inputs, node, weighed_moment(batch, values[position[node]].detach(), kept))
         for call, gradient in zip(calls, gradients, strict=True):
-            g = gradient.flatten(0, -2).double()
-            moment = g.square().sum(0) if g.shape[1] > _WIDEST else g.T @ g
-            add(outputs, call.node.name, moment.to(kept))
+            g = gradient.flatten(0, -2).to(kept)
+            add(outputs, call.node.name, g.square().sum(0) if g.shape[1] > _WIDEST else g.T @ g)
     for total in (*inputs.values(), *outputs.values()):
         total /= tokens
     return {c.node.name: Curvature(inputs[c.x.name], outputs[c.node.name]) for c in calls}

@@ -12,8 +12,23 @@ _MOST = 8.0  # times the usual energy
 _ROUNDS = 10  # a token that counts less lowers what is usual, and with it what others may have
 
 
-def token_weights(values: Sequence[Tensor], lengths: Sequence[int]) -> tuple[Tensor, ...]:
-    """A weight for each token of every batch [.., inputs]: float64 [tokens], in all 1.
+def token_weights(
+    values: Sequence[Tensor], lengths: Sequence[int], errors: Sequence[Tensor] = ()
+) -> tuple[Tensor, ...]:
+    """A weight for each token of every batch [.., inputs]: float64 [tokens], in all 1; see `token_counts`.
+
+    Where `errors` [.., outputs] are to be mended, no token rules by these either.
+    """
+    counts = token_counts(values, lengths)
+    if errors:
+        pairs = zip(counts, token_counts(errors, lengths), strict=True)
+        counts = tuple(torch.minimum(one, other) for one, other in pairs)
+    total = sum(float(count.double().sum()) for count in counts)
+    return tuple(count.double() / total for count in counts)
+
+
+def token_counts(values: Sequence[Tensor], lengths: Sequence[int]) -> tuple[Tensor, ...]:
+    """What each token of every batch [.., inputs] counts, 1 at most: float32 [tokens].
 
     Language models have tokens, the first of a text above all, whose activations are a thousand times as large as
     others in a few places (arXiv 2402.17762). Each counts as if it had `_MOST` times the usual energy, not more. Energy
@@ -37,8 +52,7 @@ def token_weights(values: Sequence[Tensor], lengths: Sequence[int]) -> tuple[Ten
         near = (torch.allclose(old, new, rtol=0.01, atol=0.0) for old, new in zip(before, weights, strict=True))
         if not first and all(near):
             break
-    total = sum(float(weight.double().sum()) for weight in weights)
-    return tuple(weight.double() / total for weight in weights)
+    return tuple(weights)
 
 
 def behind_first(tokens: int, length: int) -> Tensor:
@@ -53,12 +67,7 @@ def text_length(batch: Batch) -> int:
     return int(ids.shape[1]) if ids is not None and ids.ndim == 2 else 0
 
 
-def flat(value: Tensor) -> Tensor:
-    """Rows of the last dimension, in float64."""
-    return value.flatten(0, -2).double()
-
-
-def weighed_moment(batch: Batch, value: Tensor) -> Tensor:
-    """X xᵀ of one batch, a mean over tokens of which none rules, times its predictions: float64 [k, k]."""
-    (weight,), rows = token_weights([value], [text_length(batch)]), flat(value)
-    return (rows * weight[:, None]).T @ rows * predictions(batch)
+def weighed_moment(batch: Batch, value: Tensor, work: torch.dtype = torch.float64) -> Tensor:
+    """X xᵀ of one batch, a mean over tokens of which none rules, times its predictions: [k, k], computed in `work`."""
+    (weight,), rows = token_weights([value], [text_length(batch)]), value.flatten(0, -2).to(work)
+    return (rows * weight.to(work)[:, None]).T @ rows * predictions(batch)

@@ -2,12 +2,16 @@
 
 import torch
 
-from graphprune.pruning.signals.token_weights import flat, text_length, token_weights
+from graphprune.pruning.signals.token_weights import text_length, token_weights
 
 
 def batches(seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(2, 16, 32, generator=generator) for _ in range(3)]
+
+
+def flat(value: torch.Tensor) -> torch.Tensor:
+    return value.flatten(0, -2).double()
 
 
 def test_where_no_token_stands_out_all_count_the_same() -> None:
@@ -38,6 +42,16 @@ def test_scales_of_inputs_change_nothing_and_empty_inputs_are_no_trouble() -> No
         token_weights(plain, [0] * 3), token_weights([v * scale for v in values], [0] * 3), strict=True
     ):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-9)
+
+
+def test_a_token_whose_error_is_huge_counts_less_too() -> None:
+    values, errors = batches(), batches(1)
+    errors[2][1, 0] *= 1e3
+    weights = torch.cat(token_weights(values, [16] * 3, errors))
+    torch.testing.assert_close(weights.sum(), torch.tensor(1.0, dtype=torch.float64))
+    others = weights[torch.arange(96) != 80]
+    torch.testing.assert_close(others, others[:1].expand(95))
+    assert float(weights[80]) < 1e-4 * float(others[0])
 
 
 def test_first_tokens_do_not_say_what_is_usual() -> None:
