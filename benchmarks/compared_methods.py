@@ -134,8 +134,8 @@ cut to the same real parameters, on the same calibration windows at one seed, me
 What each method is: [LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and magnitude-sp](wanda-sp.md),
 [ShortGPT, angular distance and ablation](depth.md), [Minitron](minitron.md), [Adapt-Pruner](adapt-pruner.md).
 
-**Not complete.** One seed of stories3M and one cell of SmolLM2 are here; other seeds, babyllama and stories260K,
-recovery and the tasks are to come. Rows of layers alone cannot meet a target within a unit (†)."""
+**Not complete.** babyllama and stories260K, recovery, the tasks, and most rows of SmolLM2 are to come. Rows of layers
+alone cannot meet a target within a unit (†)."""
 
 if __name__ == "__main__":
     main()
