@@ -59,7 +59,7 @@ class State:
         scale = torch.where(energy > 0, energy.clamp(min=1e-300).sqrt(), 1.0)
         self.damped = consumer.inputs / scale[:, None] / scale
         self.damped.diagonal().fill_(1.0 + max(damping, 1e-8))
-        self.inverse = torch.linalg.inv(self.damped) if consumer.solved else None
+        self.inverse = invert(self.damped) if consumer.solved else None
         self.loss = consumer.loss * scale[:, None] * scale
 
     def costs(self, left: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class State:
             if not bool(mine.any()):
                 continue
             rows, cols = inputs[mine][:, :, None], inputs[mine][:, None, :]
-            weight = torch.linalg.inv(self.inverse[rows, cols]) if self.inverse is not None else self.damped[rows, cols]
+            weight = invert(self.inverse[rows, cols]) if self.inverse is not None else self.damped[rows, cols]
             result[units[mine]] = (self.loss[rows, cols] * weight).sum((1, 2))
         return result
 
@@ -80,7 +80,7 @@ class State:
         if not len(gone):
             return
         if self.inverse is not None:
-            block = torch.linalg.inv(self.inverse[gone][:, gone])
+            block = invert(self.inverse[gone][:, gone])
             take = block @ self.inverse[gone]
             self.loss.addmm_(self.loss[:, gone], take, alpha=-1)
             self.loss.addmm_(take.T, self.loss[gone], alpha=-1)
@@ -91,6 +91,15 @@ class State:
             self.inverse[gone, gone] = 1.0
         self.loss[gone] = 0.0
         self.loss[:, gone] = 0.0
+
+
+def invert(matrices: Tensor) -> Tensor:
+    """The inverses of positive definite matrices, [.., k, k]; of what rounding has made otherwise by pivoting.
+
+    By Cholesky: torch's pivoting was seen to fail on two threads, with pivots that it had made itself.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    return torch.linalg.inv(matrices) if bool(failed.any()) else torch.cholesky_inverse(factor)
 
 
 def by_size(owner: Tensor) -> list[tuple[Tensor, Tensor]]:
