@@ -1,8 +1,12 @@
 """Surgeon importance: the loss that removing a unit costs after the weights that are left have made up for it."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import numpy
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.analysis.groups import Group
@@ -11,8 +15,10 @@ from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Importance, Scene
 from graphprune.pruning.signals.curvature import measure_curvature
 from graphprune.pruning.signals.elimination import Consumer, eliminate
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import predictions
 
-Reading = tuple[LinearCall, int]
+Reading = tuple[list[LinearCall], NDArray[numpy.int64]]  # calls of one value, and the unit of each of its inputs
 
 
 @final
@@ -25,19 +31,22 @@ class Obs(Importance):
     that others can stand in for costs little, however large it is. Goes with `compensation=least-squares`, which really
     solves the weights. Scores are in one currency for all groups: `global{normalize=none}` can compare them.
 
-    For units that linear calls read: MLP channels, heads, value dimensions, residual width. Matrices [k, k] and [o, o]
-    of all calls are held at once, in float64. `damping` is relative to each input's own energy; `rounds`
-    limits how often costs are computed anew.
+    For units that linear calls read: MLP channels, heads, value dimensions, residual width. Two matrices [k, k] of
+    every value that calls read are held at once. `tokens` of the calibration text are looked at, 0 for all: more were
+    no better. `damping` is relative to each input's own energy; `rounds` limits how often costs are computed anew.
     """
 
     name: ClassVar[str] = "obs"
     needs_data: ClassVar[bool] = True
     damping: float = 0.01
     rounds: int = 128
+    tokens: int = 8192
 
     def __post_init__(self) -> None:
         if self.damping < 0 or self.rounds < 1:
             raise UsageError(f"obs takes damping of 0 or more and 1 round or more, not {self.damping}, {self.rounds}")
+        if self.tokens < 0:
+            raise UsageError(f"obs takes tokens of 0 (all) or more, not {self.tokens}")
 
     def score(self, scene: Scene) -> dict[str, Tensor]:
         graph, groups = scene.graph, scene.candidates
@@ -45,28 +54,41 @@ class Obs(Importance):
             raise UsageError("obs needs calibration text; give --data")
         calls = {call.weight: call for call in find_linear_calls(graph, shared=True)}
         solved = {call.weight for call in find_linear_calls(graph)}
-        read = {group.id: readings(group, calls) for group in groups}
+        read = {group.id: readings(group, calls, solved) for group in groups}
+        readers: dict[str, dict[LinearCall, None]] = {}
         for group in groups:
             if not read[group.id]:
                 raise UsageError(f"obs can not score {group.id} ({group.kind}): no linear call reads it; use taylor")
-        needed = {call.node.name: call for found in read.values() for call, _ in found}
-        curvature = measure_curvature(graph, list(needed.values()), scene.batches, scene.loss)
-        tensors, result = graph.tensors(), dict[str, Tensor]()
+            for name, (found, _) in read[group.id].items():
+                readers.setdefault(name, {}).update(dict.fromkeys(found))
+        together = {name: tuple(found) for name, found in readers.items()}
+        curvature = measure_curvature(graph, together, first_tokens(scene.batches, self.tokens), scene.loss)
+        result = dict[str, Tensor]()
         for group in groups:
-            consumers = []
-            for call, slot in read[group.id]:
-                seen = curvature[call.node.name]
-                pulled = seen.pull_back(call.matrix(tensors[call.weight].detach()))
-                owner = group.slots[slot].owner
-                consumers.append(Consumer(owner, seen.inputs.double().cpu(), pulled.cpu(), call.weight in solved))
+            consumers = (
+                Consumer(owner, seen.inputs.double().cpu(), seen.loss.double().cpu(), found[0].weight in solved)
+                for name, (found, owner) in read[group.id].items()
+                for seen in [curvature[name]]
+            )
             result[group.id] = eliminate(group.units, consumers, self.damping, self.rounds).float()
         return result
 
 
-def readings(group: Group, calls: dict[str, LinearCall]) -> list[Reading]:
-    """The calls that read the group's units, each with the slot that says which inputs a unit is."""
-    return [
-        (calls[slot.name], index)
-        for index, slot in enumerate(group.slots)
-        if slot.name in calls and slot.dim == (0 if calls[slot.name].transposed else 1)
-    ]
+def readings(group: Group, calls: dict[str, LinearCall], solved: set[str]) -> dict[str, Reading]:
+    """The calls that read the group's units, those of one value together, each with the unit that an input is.
+
+    What cannot be solved is apart from what can.
+    """
+    result: dict[str, Reading] = {}
+    for slot in group.slots:
+        call = calls.get(slot.name)
+        if call is not None and slot.dim == (0 if call.transposed else 1):
+            name = f"{call.x.name} {call.weight in solved}"
+            result.setdefault(name, ([], slot.owner))[0].append(call)
+    return result
+
+
+def first_tokens(batches: Sequence[Batch], tokens: int) -> Sequence[Batch]:
+    """The first batches that hold so many tokens to predict together, or all."""
+    held = itertools.accumulate(map(predictions, batches))
+    return batches[: 1 + sum(total < tokens for total in held)] if tokens else batches

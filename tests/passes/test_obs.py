@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graphprune.analysis.linear_calls import find_linear_calls
+from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import UsageError
+from graphprune.ir.graph import Graph
 from graphprune.passes.importance.obs import Obs
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.signals.curvature import measure_curvature
@@ -97,35 +98,47 @@ def test_fewer_rounds_are_close() -> None:
     assert int(one.argmin()) == int(many.argmin())
 
 
+def by_hand(source: Graph, call: LinearCall, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """What a call reads, and the gradient of the summed loss by it through this call: [tokens, inputs]."""
+    run = Stepper(source, [graph_inputs(source, ids)], frozenset({call.x.name, call.node.name}))
+    with torch.no_grad():
+        run.advance(call.node)
+    x, made = run.value(call.x)[0], run.value(call.node)[0].detach().requires_grad_()
+    run.values[0][call.node] = made
+    logits_node = source.results["logits"]
+    run.keep = frozenset({logits_node.name})
+    run.advance(logits_node)
+    logits = run.value(logits_node)[0]
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    weight = call.matrix(source.tensors()[call.weight]).detach()
+    return x.flatten(0, -2).double().detach(), (torch.autograd.grad(loss, made)[0] @ weight).flatten(0, -2).double()
+
+
 @pytest.mark.parametrize("name", families(("llama", "gpt2")))
 def test_curvature_against_autograd(name: str) -> None:
     source = graph(name)
-    call = next(
-        c for c in find_linear_calls(source) if "mlp" in c.weight and c.matrix(source.tensors()[c.weight]).shape[1] > 32
-    )
-    found = measure_curvature(source, [call], BATCHES)[call.node.name]
-    inputs, outputs, count = 0.0, 0.0, 0
+    attention = [c for c in find_linear_calls(source) if "attn" in c.weight]
+    calls = [c for c in attention if c.x is attention[0].x]
+    found = measure_curvature(source, {"first": calls}, BATCHES)["first"]
+    inputs, losses, count = torch.zeros(()), torch.zeros(()), 0
     for ids in BATCHES:
-        run = Stepper(source, [graph_inputs(source, ids)], frozenset({call.x.name, call.node.name}))
-        with torch.no_grad():
-            run.advance(call.node)
-        x, made = run.value(call.x)[0], run.value(call.node)[0].detach().requires_grad_()
-        run.values[0][call.node] = made
-        logits_node = source.results["logits"]
-        run.keep = frozenset({logits_node.name})
-        run.advance(logits_node)
-        logits = run.value(logits_node)[0]
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
-        g = torch.autograd.grad(loss, made)[0].flatten(0, -2).double()
-        flat = x.flatten(0, -2).double()
-        inputs, outputs = inputs + flat.T @ flat, outputs + g.T @ g
-        count += ids[:, 1:].numel()
-    torch.testing.assert_close(
-        found.inputs, (inputs / sum(ids.numel() for ids in BATCHES)).detach(), rtol=1e-4, atol=1e-7
-    )  # type: ignore[attr-defined]
-    torch.testing.assert_close(found.outputs, outputs / count, rtol=1e-3, atol=1e-9)
-    weight = call.matrix(source.tensors()[call.weight]).detach().double()
-    torch.testing.assert_close(found.pull_back(weight), weight.T @ found.outputs @ weight)
+        each = [by_hand(source, call, ids) for call in calls]
+        x, h = each[0][0], sum((gradient for _, gradient in each), start=torch.zeros(()))
+        inputs, losses, count = inputs + x.T @ x, losses + h.T @ h, count + ids[:, 1:].numel()
+    torch.testing.assert_close(found.inputs, inputs / sum(ids.numel() for ids in BATCHES), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.loss, losses / count, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.xdist_group("llama")
+def test_enough_tokens_are_looked_at() -> None:
+    source = graph("llama")
+    group = analysis("llama").groups.prunable(frozenset({"mlp"}))[0]
+    scores = [
+        Obs(tokens=tokens).score(view(source, [group], batches))[group.id]
+        for tokens, batches in ((60, BATCHES), (0, BATCHES[:2]), (0, BATCHES))
+    ]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
 
 
 @pytest.mark.parametrize("name", families(("llama", "gpt2", "gpt_neox", "phi3")))
@@ -166,3 +179,5 @@ def test_refusals() -> None:
         Obs().score(view(source, groups.prunable(frozenset({"vocabulary"})), BATCHES))
     with pytest.raises(UsageError, match="1 round or more"):
         Obs(rounds=0)
+    with pytest.raises(UsageError, match=r"0 \(all\) or more"):
+        Obs(tokens=-1)

@@ -1,4 +1,4 @@
-"""Curvature at linear calls: how their inputs vary together, and how the loss reacts to their outputs."""
+"""Curvature at what linear calls read: how inputs vary together, and how the loss reacts to them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,60 +13,54 @@ from graphprune.pruning.signals.token_weights import weighed_moment
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
-_WIDEST = 2048  # of more outputs than this only the diagonal is kept
 _ROOM = 1 << 28  # bytes that all sums may take in float64; where they take more, they and their terms are float32
+
+Readers = Mapping[str, Sequence[LinearCall]]  # calls that read one value, by a name for them together
 
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """The K-FAC factors of one linear call (arXiv 1503.05671), means over tokens, in float64 or, of many, in float32.
+    """What calls read, x, and h, the gradient of the summed loss by x through these calls: means over tokens, [k, k].
 
-    `inputs` is E[x xᵀ], [k, k], over tokens of which none rules. `outputs` is E[g gᵀ], [o, o], with g the gradient of
-    the summed loss by the call's output, or its diagonal [o] where there are many outputs. A change D of the weight
-    changes the mean loss of a token by about tr(outputs D inputs Dᵀ) / 2.
+    `inputs` is E[x xᵀ], over tokens of which none rules, `loss` is E[h hᵀ]; in float64 or, of many, in float32. A
+    change d of x changes the mean loss of a token by about tr(loss E[d dᵀ]) / 2: of a linear call with the K-FAC factor
+    G = E[g gᵀ] of its outputs (arXiv 1503.05671) `loss` is Wᵀ G W, and G, which is larger, is never made.
     """
 
     inputs: Tensor
-    outputs: Tensor
-
-    def pull_back(self, weight: Tensor) -> Tensor:
-        """Wᵀ outputs W: the curvature of the loss in the inputs' coordinates, [k, k]."""
-        wide = weight.double()
-        outputs = self.outputs.double()
-        scaled = outputs[:, None] * wide if outputs.ndim == 1 else outputs @ wide
-        return wide.T @ scaled
+    loss: Tensor
 
 
 def measure_curvature(
-    graph: Graph, calls: Sequence[LinearCall], batches: Sequence[Batch], loss: Loss | None = None
+    graph: Graph, readers: Readers, batches: Sequence[Batch], loss: Loss | None = None
 ) -> Mapping[str, Curvature]:
-    """The curvature at each call, by the name of its node: one forward and backward of the data, no weight gradients.
+    """The curvature at what each of the readers read: one forward and backward of the data, no weight gradients.
 
     Memory is that of all matrices together. Raises DataError where the loss is not finite.
     """
-    observed, position = expose(graph, calls)
+    observed, position = expose(graph, readers)
     inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    tokens, kept = 0, torch.float64 if room_of(graph, calls) <= _ROOM else torch.float32
+    losses: dict[str, Tensor] = {}
+    tokens, kept = 0, torch.float64 if room_of(graph, readers) <= _ROOM else torch.float32
+    source = {name: calls[0].x.name for name, calls in readers.items()}
     for batch in batches:
-        values, gradients = differentiate(observed, position, len(graph.outputs), calls, batch, loss)
+        values, gradients = differentiate(observed, position, len(graph.outputs), batch, loss)
         tokens += predictions(batch)
-        for node in {call.x.name for call in calls}:
-            add(inputs, node, weighed_moment(batch, values[position[node]].detach(), kept))
-        for call, gradient in zip(calls, gradients, strict=True):
-            g = gradient.flatten(0, -2).to(kept)
-            add(outputs, call.node.name, g.square().sum(0) if g.shape[1] > _WIDEST else g.T @ g)
-    for total in (*inputs.values(), *outputs.values()):
+        for node, name in {node: name for name, node in source.items()}.items():
+            add(inputs, node, weighed_moment(batch, values[name], kept))
+        for name, gradient in gradients.items():
+            rows = gradient.flatten(0, -2).to(kept)
+            add(losses, name, rows.T @ rows)
+    for total in (*inputs.values(), *losses.values()):
         total /= tokens
-    return {c.node.name: Curvature(inputs[c.x.name], outputs[c.node.name]) for c in calls}
+    return {name: Curvature(inputs[node], losses[name]) for name, node in source.items()}
 
 
-def room_of(graph: Graph, calls: Sequence[LinearCall]) -> int:
+def room_of(graph: Graph, readers: Readers) -> int:
     """The bytes of all matrices in float64."""
     tensors = graph.tensors()
-    sides = {call.x.name: call.matrix(tensors[call.weight]).shape[1] for call in calls}
-    made = [call.matrix(tensors[call.weight]).shape[0] for call in calls]
-    return 8 * sum(size * size for size in (*sides.values(), *(o for o in made if o <= _WIDEST)))
+    first = [calls[0] for calls in readers.values()]
+    return 16 * sum(call.matrix(tensors[call.weight]).shape[1] ** 2 for call in first)
 
 
 def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -77,32 +71,41 @@ def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
         sums[name] = value
 
 
-def expose(graph: Graph, calls: Sequence[LinearCall]) -> tuple[Graph, Mapping[str, int]]:
-    """The graph with the calls' inputs and outputs as further outputs, and where each of them is."""
+def expose(graph: Graph, readers: Readers) -> tuple[Graph, Mapping[str, int]]:
+    """The graph with what each of the readers read as a further output, and where each of them is.
+
+    Readers get an alias of what they read, so that a gradient by it comes through them alone.
+    """
     own = {name: torch.nn.Parameter(p.detach()) for name, p in graph.parameters().items()}
     fork = graph.with_tensors(own)
-    names = dict.fromkeys(name for call in calls for name in (call.x.name, call.node.name))
-    nodes = {node.name: node for node in fork.nodes}
-    fork.module.graph.output_node().args = ((*fork.results.values(), *(nodes[name] for name in names)),)
+    nodes, added = {node.name: node for node in fork.nodes}, []
+    for calls in readers.values():
+        x = nodes[calls[0].x.name]
+        with fork.module.graph.inserting_after(x):
+            alias = fork.module.graph.call_function(torch.ops.aten.alias.default, (x,))
+        alias.meta.update(x.meta)
+        for call in calls:
+            nodes[call.node.name].replace_input_with(x, alias)
+        added.append(alias)
+    fork.module.graph.output_node().args = ((*fork.results.values(), *added),)
     fork.module.recompile()
     start = len(graph.outputs)
-    return replace(fork, outputs=(*graph.outputs, *names)), {name: start + i for i, name in enumerate(names)}
+    names = tuple(alias.name for alias in added)
+    return replace(fork, outputs=(*graph.outputs, *names)), {name: start + i for i, name in enumerate(readers)}
 
 
 def differentiate(
-    observed: Graph,
-    position: Mapping[str, int],
-    own: int,
-    calls: Sequence[LinearCall],
-    batch: Batch,
-    loss: Loss | None,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """All outputs of the observed graph, and the gradient of the summed loss by each call's output."""
+    observed: Graph, position: Mapping[str, int], own: int, batch: Batch, loss: Loss | None
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """What each of the readers read, and the gradient of the summed loss by it through them."""
     with torch.enable_grad():
         values = observed(*graph_inputs(observed, batch))
         value = output_loss(observed, values[:own], batch, loss) * predictions(batch)
         if not bool(torch.isfinite(value)):
             raise DataError(f"the loss on the calibration data is {value.item()}; check the weights and the data")
-        made = [values[position[call.node.name]] for call in calls]
-        found = torch.autograd.grad(value, made, allow_unused=True)
-    return values, tuple(torch.zeros_like(m) if g is None else g for m, g in zip(made, found, strict=True))
+        read = {name: values[place] for name, place in position.items()}
+        found = torch.autograd.grad(value, list(read.values()), allow_unused=True)
+    gradients = {
+        name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(read.items(), found, strict=True)
+    }
+    return {name: x.detach() for name, x in read.items()}, gradients

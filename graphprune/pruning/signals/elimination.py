@@ -1,6 +1,6 @@
 """Backward elimination: units leave one after the other, each time those that the remaining ones replace best."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy
@@ -25,7 +25,7 @@ class Consumer:
     solved: bool
 
 
-def eliminate(units: int, consumers: Sequence[Consumer], damping: float, rounds: int) -> Tensor:
+def eliminate(units: int, consumers: Iterable[Consumer], damping: float, rounds: int) -> Tensor:
     """The cost at which each unit leaves, always rising in the order in which they go: float64 [units].
 
     The cost of unit U is the sum over consumers of tr(S_UU (H⁻¹_UU)⁻¹) / 2, with H the damped second moment of the
@@ -49,7 +49,10 @@ def eliminate(units: int, consumers: Sequence[Consumer], damping: float, rounds:
 
 
 class State:
-    """One consumer during the elimination: its inverse and its curvature follow what was removed."""
+    """One consumer during the elimination: its moments and its curvature follow what was removed.
+
+    `moment` is the damped second moment of its inputs or, of one that is solved anew, the inverse of it.
+    """
 
     def __init__(self, consumer: Consumer, damping: float) -> None:
         self.owner = torch.from_numpy(consumer.owner)
@@ -57,9 +60,10 @@ class State:
         # In units of each input's own energy: rescaled inputs change no cost, and each is damped by its own.
         energy = consumer.inputs.diagonal().clone()
         scale = torch.where(energy > 0, energy.clamp(min=1e-300).sqrt(), 1.0)
-        self.damped = consumer.inputs / scale[:, None] / scale
-        self.damped.diagonal().fill_(1.0 + max(damping, 1e-8))
-        self.inverse = invert(self.damped) if consumer.solved else None
+        damped = consumer.inputs / scale[:, None] / scale
+        damped.diagonal().fill_(1.0 + max(damping, 1e-8))
+        self.solved = consumer.solved
+        self.moment = invert(damped) if consumer.solved else damped
         self.loss = consumer.loss * scale[:, None] * scale
 
     def costs(self, left: Tensor) -> Tensor:
@@ -70,7 +74,8 @@ class State:
             if not bool(mine.any()):
                 continue
             rows, cols = inputs[mine][:, :, None], inputs[mine][:, None, :]
-            weight = invert(self.inverse[rows, cols]) if self.inverse is not None else self.damped[rows, cols]
+            block = self.moment[rows, cols]
+            weight = invert(block) if self.solved else block
             result[units[mine]] = (self.loss[rows, cols] * weight).sum((1, 2))
         return result
 
@@ -79,16 +84,16 @@ class State:
         gone = torch.nonzero(torch.isin(self.owner, units)).flatten()
         if not len(gone):
             return
-        if self.inverse is not None:
-            block = invert(self.inverse[gone][:, gone])
-            take = block @ self.inverse[gone]
+        if self.solved:
+            block = invert(self.moment[gone][:, gone])
+            take = block @ self.moment[gone]
             self.loss.addmm_(self.loss[:, gone], take, alpha=-1)
             self.loss.addmm_(take.T, self.loss[gone], alpha=-1)
-            self.inverse.addmm_(self.inverse[:, gone], take, alpha=-1)
+            self.moment.addmm_(self.moment[:, gone], take, alpha=-1)
             # What is gone keeps a unit inverse, so that blocks of it can be inverted; its cost is not looked at.
-            self.inverse[gone] = 0.0
-            self.inverse[:, gone] = 0.0
-            self.inverse[gone, gone] = 1.0
+            self.moment[gone] = 0.0
+            self.moment[:, gone] = 0.0
+            self.moment[gone, gone] = 1.0
         self.loss[gone] = 0.0
         self.loss[:, gone] = 0.0
 

@@ -19,6 +19,7 @@ from graphprune.ir.plan import Plan
 from graphprune.pruning.activations.observe import Reading, observe
 from graphprune.pruning.interfaces import Compensation, view
 from graphprune.pruning.selection import select
+from graphprune.pruning.signals.elimination import invert
 from graphprune.pruning.signals.token_weights import weighed_moment
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
@@ -139,7 +140,7 @@ def solve_kept(weight: Tensor, moment: Tensor, kept: Tensor, damping: float) -> 
     damped = moment + torch.diag(max(damping, 1e-8) * moment.diagonal() + 1e-30)
     chosen = torch.nonzero(kept).flatten().to(moment.device)
     columns = damped[:, chosen]
-    solved = torch.linalg.solve(columns[chosen], columns.T @ weight.double().T).T
+    solved = (invert(columns[chosen]) @ (columns.T @ weight.double().T)).T
     result = torch.zeros_like(weight)
     result[:, chosen] = solved.to(weight.dtype)
     return result
