@@ -1,5 +1,6 @@
 """Step-wise execution: a graph run from place to place over several batches; values are freed after their last use."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,13 @@ class Stepper:
         self.dying: dict[fx.Node, list[fx.Node]] = {}
         for node, user in self.last.items():
             self.dying.setdefault(user, []).append(node)
+
+    def fork(self) -> "Stepper":
+        """One that goes on from here by itself: values are shared, what is done to them is not."""
+        other = copy.copy(self)
+        other.tensors, other.values = dict(self.tensors), [dict(values) for values in self.values]
+        other.inputs = [list(row) for row in self.inputs]
+        return other
 
     def advance(self, node: fx.Node, through: bool = True) -> None:
         """Run everything before this node that has not run yet, and the node itself where `through`."""

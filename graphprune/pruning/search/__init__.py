@@ -1,0 +1,1 @@
+"""Search: widths are chosen by trying models that are put together from levels made beforehand."""

@@ -1,0 +1,41 @@
+"""Journal: every candidate that a search has judged, a line each, so that the same search goes on after a stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from graphprune.json_data import JsonObject
+
+
+@final
+class Journal:
+    """Lines of JSON in a file: a key and a value, kept as soon as they are known. Without a file nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known = read_lines(path) if path is not None and path.is_file() else {}
+
+    def value(self, key: JsonObject, find: Callable[[], float]) -> float:
+        """The value of a key: what is written, or what is found now."""
+        name = json.dumps(key)
+        if name not in self.known:
+            self.known[name] = find()
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({**key, "value": self.known[name]}) + "\n")
+        return self.known[name]
+
+
+def read_lines(path: Path) -> dict[str, float]:
+    """The values by their keys; a last line that was cut short is taken out of the file."""
+    text = path.read_text(encoding="utf-8")
+    whole, found = text[: text.rfind("\n") + 1], {}
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    for line in whole.splitlines():
+        key = json.loads(line)
+        value = key.pop("value")
+        found[json.dumps(key)] = float(value)
+    return found

@@ -1,0 +1,148 @@
+"""Evolve: the counts whose model, put together from solved levels, comes nearest to the dense one (after Týr)."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import ClassVar, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from graphprune.analysis.linear_calls import find_linear_calls
+from graphprune.budget.budgets import check_reachable
+from graphprune.errors import UsageError
+from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage
+from graphprune.passes.allocation.adaptive import Adaptive
+from graphprune.passes.allocation.knapsack import first_rows
+from graphprune.passes.compensation.ridge import Ridge
+from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.reconstruct import reconstruct
+from graphprune.pruning.search.candidates import Candidates
+from graphprune.pruning.search.divergence import measure_dense
+from graphprune.pruning.search.evolution import Effort, Found, evolve
+from graphprune.pruning.search.journal import Journal
+from graphprune.pruning.search.library import LevelSolver, Library, library_key
+from graphprune.pruning.search.problem import Counts, Problem, distinct, make_grid
+from graphprune.pruning.selection import select
+from graphprune.rewriting.apply import apply
+from graphprune.running.inputs import Batch, rows
+
+_EFFORTS: Mapping[str, Effort] = {
+    "quick": Effort(generations=8, offspring=8, close=2, parents=2),
+    "normal": Effort(generations=12, offspring=12, close=3, parents=3),
+    "thorough": Effort(generations=30, offspring=16, close=4, parents=4),
+}
+# The steps between levels in each round, as shares of the full width.
+_STEPS: Mapping[str, tuple[float, ...]] = {
+    "quick": (1 / 16,),
+    "normal": (1 / 12, 1 / 32),
+    "thorough": (1 / 8, 1 / 16, 1 / 32, 1 / 64),
+}
+_AMPLITUDE = 0.6  # as in adapt-pruner-ls
+_NONE = Effort(generations=0, offspring=0, close=0, parents=1)
+# Of what others give up, what widths outside of branches do: for each of these the others are searched.
+_OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.5, 0.25), "thorough": (0.5, 0.25, 0.1)}
+
+
+class Texts(NamedTuple):
+    """The calibration text in parts that share nothing: to solve levels on, to judge closely, and at a glance."""
+
+    solved: Sequence[Batch]
+    close: Sequence[Batch]
+    glance: Sequence[Batch]
+
+
+@final
+@dataclass(frozen=True)
+class Evolve(Allocation):
+    """Choose counts by evolution over levels that are solved beforehand, for the least divergence from the dense model.
+
+    The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
+    library has the weight of that call at a few counts around it, solved on inputs that carry the errors of earlier
+    groups cut as far as expected (`carry`). Models put together from these are judged by the KL divergence of their top
+    logits from the dense model's, on a quarter of the calibration rows, which the library does not see: all on a
+    quarter of these, the best of a generation on all of them. Then a library with finer steps is made around the best,
+    and so on. Other widths, such as the residual width, are set beforehand, with a search for each of a few. In the
+    end the exact budget is filled up. `effort` says how many models are judged; `search=false` takes the best start.
+    `library` is a folder that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads:
+    here whole groups go.
+    """
+
+    name: ClassVar[str] = "evolve"
+    needs_data: ClassVar[bool] = True
+    effort: Literal["quick", "normal", "thorough"] = "normal"
+    carry: bool = True
+    search: bool = True
+    library: str = ""
+
+    def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
+        if not scene.batches:
+            raise UsageError("evolve solves levels and judges models on calibration text; give --data")
+        check_reachable(scene.groups, scene.candidates, scene.budget)
+        problem, texts = Problem(scene, scores), split(scene.batches)
+        starts = [Adaptive(_AMPLITUDE, outside=each).keep(scene, scores).counts for each in _OUTSIDE[self.effort]]
+        with kept_in(scene.folder) as folder:
+            journal = Journal(folder / "search.jsonl")
+            found = [self.search_from(problem, counts, texts, folder, journal) for counts in distinct(starts, problem)]
+        best, counts = min(found, key=lambda each: each[0].value)
+        scene.note(
+            f"evolve judged {len(journal.known):,} models; the best is {best.value:.4f} nats a token from the source"
+        )
+        return Allotment(problem.fill(counts, _OUTSIDE[self.effort][0]))
+
+    def search_from(
+        self, problem: Problem, counts: Counts, texts: Texts, folder: Path, journal: Journal
+    ) -> tuple[Found, Counts]:
+        """The best model found from these counts on, with the widths that are not searched as they are, in rounds."""
+        for step in _STEPS[self.effort]:
+            found, counts = self.search_near(problem, counts, step, texts, folder, journal)
+        return found, counts
+
+    def search_near(
+        self, problem: Problem, expected: Counts, step: float, texts: Texts, folder: Path, journal: Journal
+    ) -> tuple[Found, Counts]:
+        """The best model of a library around these counts."""
+        scene, grid = problem.scene, make_grid(problem, expected, step)
+        dense = replace(scene.graph, lineage=Lineage())
+        start = apply(dense, select(scene.groups, grid.fixed, problem.scores))
+        parts = grid.parts(start, expected)
+        levels = {part.call.weight: part.levels for part in parts}
+        library = Library(self.home(folder) / library_key(start.tensors(), texts.solved, levels, f"carry={self.carry}"))
+        solved = self.make_library(dense, start, LevelSolver(library, levels, Ridge(None, torch.float32)), texts, scene)
+        close, glance = (
+            replace(measure_dense(dense, part, scene.loss), graph=solved) for part in (texts.close, texts.glance)
+        )
+        judge = Candidates(start, solved, library, parts, glance, close, journal)
+        effort = _EFFORTS[self.effort] if self.search else _NONE
+        found = evolve(grid.space, [grid.genes(expected)], judge, effort, Random(scene.seed), scene.progress)
+        return found, grid.at(found.genes)
+
+    def home(self, folder: Path) -> Path:
+        return Path(self.library).expanduser() if self.library else folder / "library"
+
+    def make_library(self, dense: Graph, start: Graph, solver: LevelSolver, texts: Texts, scene: Scene) -> Graph:
+        """The start with all its calls solved, those of the library at their expected levels."""
+        known = {node.name for node in dense.nodes}
+        calls = [call for call in find_linear_calls(start) if call.node.name in known]
+        return reconstruct(dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress)
+
+
+def split(batches: Sequence[Batch]) -> Texts:
+    """A quarter of the rows to judge on, a quarter of these at a glance; a single batch is all three."""
+    close = first_rows(batches, max(1, sum(map(rows, batches)) // 4))
+    glance = first_rows(close, max(1, sum(map(rows, close)) // 4))
+    return Texts(batches[len(close) :] or close, close, glance)
+
+
+@contextlib.contextmanager
+def kept_in(folder: Path | None) -> Iterator[Path]:
+    """The folder of the run, or one for the time being."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="graphprune-evolve-") as made:
+        yield Path(made)

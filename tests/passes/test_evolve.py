@@ -1,0 +1,92 @@
+"""Evolve: the budget is met, a run that was stopped goes on to the same, and what is searched is no worse."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphprune.budget.budgets import Budget
+from graphprune.errors import UsageError
+from graphprune.ir.graph import Graph
+from graphprune.passes.allocation.evolve import Evolve, split
+from graphprune.passes.compensation.least_squares import LeastSquares
+from graphprune.passes.importance.obs import Obs
+from graphprune.pruning.interfaces import view
+from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
+from tests.support.families import families, graph
+
+_rows = torch.randint(3, 60, (32, 12), generator=torch.Generator().manual_seed(0))
+BATCHES = tuple(_rows.split(4))
+
+
+def run(name: str, share: float, kinds: tuple[str, ...], folder: Path | None = None, **options: object) -> Pruned:
+    source = graph(name)
+    request = Request(
+        Budget(int(share * source.parameter_count())),
+        Obs(),
+        Evolve(effort="quick", **options),  # type: ignore[arg-type]
+        kinds,
+        compensation=LeastSquares(consumers="all"),
+        floor=0.1,
+    )
+    return prune(source, request, BATCHES, Surroundings(folder=folder))
+
+
+def widths(pruned: Pruned) -> Mapping[str, tuple[int, ...]]:
+    return pruned.plan.keep
+
+
+@pytest.mark.parametrize("name", families(("llama", "gpt2", "qwen3")))
+@pytest.mark.parametrize("kinds", [("mlp", "attention"), ("mlp", "attention", "residual")])
+def test_the_target_is_met(name: str, kinds: tuple[str, ...]) -> None:
+    source = graph(name)
+    found = run(name, 0.75, kinds)
+    target = int(0.75 * source.parameter_count())
+    assert target * 0.97 < found.graph.parameter_count() <= target
+    assert any("judged" in note for note in found.notes)
+
+
+@pytest.mark.xdist_group("llama")
+def test_a_stopped_search_goes_on_to_the_same(tmp_path: Path) -> None:
+    kinds = ("mlp", "attention")
+    whole = run("llama", 0.7, kinds, tmp_path / "whole")
+    log = tmp_path / "whole" / "search.jsonl"
+    lines = log.read_text().splitlines()
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "search.jsonl").write_text("\n".join(lines[: len(lines) // 2]) + "\n" + lines[-1][:10])
+    again = run("llama", 0.7, kinds, half)
+    assert widths(again) == widths(whole)
+    assert same(again.graph, whole.graph)
+    assert (half / "search.jsonl").read_text() == log.read_text()
+    assert same(run("llama", 0.7, kinds, None).graph, whole.graph)
+
+
+def same(left: Graph, right: Graph) -> bool:
+    return all(torch.equal(tensor, right.tensors()[name]) for name, tensor in left.tensors().items())
+
+
+@pytest.mark.xdist_group("llama")
+def test_levels_are_used_again_from_a_folder(tmp_path: Path) -> None:
+    first = run("llama", 0.7, ("mlp",), tmp_path / "one", library=str(tmp_path / "levels"))
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "levels").rglob("*.safetensors")}
+    assert made
+    second = run("llama", 0.7, ("mlp",), tmp_path / "two", library=str(tmp_path / "levels"))
+    assert same(first.graph, second.graph)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "levels").rglob("*.safetensors")} == made
+
+
+def test_the_three_texts() -> None:
+    texts = split(BATCHES)
+    assert sum(map(len, texts.close)) == 8
+    assert sum(map(len, texts.glance)) == 4
+    assert [id(batch) for batch in (*texts.close, *texts.solved)] == [id(batch) for batch in BATCHES]
+    assert split(BATCHES[:1]) == (BATCHES[:1],) * 3
+
+
+@pytest.mark.xdist_group("llama")
+def test_text_is_needed() -> None:
+    scene = view(graph("llama"))
+    with pytest.raises(UsageError, match="--data"):
+        Evolve().keep(scene, {})
