@@ -66,6 +66,7 @@ PANELS = {
         "importance",
         "allocation",
         "compensation",
+        "effort",
         "steps",
         "statistics",
         "settings",

@@ -113,6 +113,10 @@ class CompileOptions:
     statistics: Annotated[
         Statistics | None, Option("What norms over a cut residual width average over.", sets="prune.statistics")
     ] = None
+    effort: Annotated[
+        Literal["quick", "normal", "thorough"] | None,
+        Option("How long a method that searches does so, such as evolve."),
+    ] = None
     stages: Annotated[Count | None, Option("Prune and train in so many turns.", sets="stages")] = None
     train_tokens: Annotated[
         str | None, Option("Train on so many tokens in all: 2M.", "COUNT", sets="recover.tokens")

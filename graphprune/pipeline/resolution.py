@@ -1,8 +1,11 @@
 """Resolution: which recipe the options of a compilation come to."""
 
+import dataclasses
+
 from graphprune.errors import UsageError
 from graphprune.pipeline.options import CompileOptions, explained_options, option_name
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
+from graphprune.spec import option_types, parse_spec, print_spec
 from graphprune.suggestions import AUTO
 
 
@@ -19,6 +22,20 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
             value = None if name == "compensation" and value == "none" else value
             changes.append(Change(option.sets, value, f"{option_name(name)}{shown}"))
     recipe = read_recipe(options.method, changes, plugins)
+    if options.effort is not None:
+        made = read_recipe(options.method, changes).prune.allocation
+        changes.append(Change("prune.allocation", with_effort(made, options.effort), f"--effort {options.effort}"))
+        recipe = read_recipe(options.method, changes, plugins)
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
+
+
+def with_effort(spec: str, effort: str) -> str:
+    """The spec of an allocation that searches, with another effort. Raises UsageError for one that does not search."""
+    allocation = parse_spec("allocation", spec)
+    if "effort" not in option_types(type(allocation)):
+        raise UsageError(
+            f"--effort is for methods that search, such as --method evolve; {allocation.name} does not search"
+        )
+    return print_spec(dataclasses.replace(allocation, effort=effort))

@@ -27,13 +27,14 @@ from graphprune.pruning.search.evolution import Effort, Found, evolve
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import LevelSolver, Library, library_key
 from graphprune.pruning.search.problem import Counts, Problem, distinct, make_grid
+from graphprune.pruning.search.surrogate import measure_alone, proposals
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch, rows
 
 _EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(generations=8, offspring=8, close=2, parents=2),
-    "normal": Effort(generations=12, offspring=12, close=3, parents=3),
+    "quick": Effort(generations=2, offspring=8, close=2, parents=2),
+    "normal": Effort(generations=6, offspring=10, close=3, parents=3),
     "thorough": Effort(generations=30, offspring=16, close=4, parents=4),
 }
 # The steps between levels in each round, as shares of the full width.
@@ -64,11 +65,12 @@ class Evolve(Allocation):
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
     library has the weight of that call at a few counts around it, solved on inputs that carry the errors of earlier
     groups cut as far as expected (`carry`). Models put together from these are judged by the KL divergence of their top
-    logits from the dense model's, on a quarter of the calibration rows, which the library does not see: all on a
-    quarter of these, the best of a generation on all of them. Then a library with finer steps is made around the best,
-    and so on. Other widths, such as the residual width, are set beforehand, with a search for each of a few. In the
-    end the exact budget is filled up. `effort` says how many models are judged; `search=false` takes the best start.
-    `library` is a folder that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads:
+    logits from the dense model's, on a quarter of the calibration rows, which the library does not see: all on half of
+    these, the best of a generation on all of them. What each width does alone is measured first, and the best sums of
+    that are where evolution starts from. Then a library with finer steps is made around the best, and so on. Other
+    widths, such as the residual width, are set beforehand, with a search for each of a few. In the end the exact budget
+    is filled up. `effort` says how many models are judged; `search=false` takes the best start. `library` is a folder
+    that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads:
     here whole groups go.
     """
 
@@ -118,7 +120,11 @@ class Evolve(Allocation):
         )
         judge = Candidates(start, solved, library, parts, glance, close, journal)
         effort = _EFFORTS[self.effort] if self.search else _NONE
-        found = evolve(grid.space, [grid.genes(expected)], judge, effort, Random(scene.seed), scene.progress)
+        here, starts = grid.genes(expected), [grid.genes(expected)]
+        if self.search:
+            curves = measure_alone(grid.space, here, judge, scene.progress)
+            starts += proposals(grid.space, here, curves).values()
+        found = evolve(grid.space, starts, judge, effort, Random(scene.seed), scene.progress)
         return found, grid.at(found.genes)
 
     def home(self, folder: Path) -> Path:
@@ -132,9 +138,9 @@ class Evolve(Allocation):
 
 
 def split(batches: Sequence[Batch]) -> Texts:
-    """A quarter of the rows to judge on, a quarter of these at a glance; a single batch is all three."""
+    """A quarter of the rows to judge on, half of these at a glance; a single batch is all three."""
     close = first_rows(batches, max(1, sum(map(rows, batches)) // 4))
-    glance = first_rows(close, max(1, sum(map(rows, close)) // 4))
+    glance = first_rows(close, max(1, sum(map(rows, close)) // 2))
     return Texts(batches[len(close) :] or close, close, glance)
 
 

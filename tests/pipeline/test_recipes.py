@@ -25,7 +25,16 @@ Capture = pytest.CaptureFixture[str]
 FORWARD_ONLY = {"flap", "wanda-sp", "magnitude-sp"}
 LLM_PRUNER = {"llm-pruner", "llm-pruner-channel", "llm-pruner-layer", "llm-pruner-lora"}
 DEPTH = {"shortgpt", "angular", "ablation-depth"}
-SHIPPED = {"adapt-accel", "adapt-accel-kd", "adapt-pruner", "adapt-pruner-ls", "taylor", *FORWARD_ONLY, "minitron"}
+SHIPPED = {
+    "adapt-accel",
+    "adapt-accel-kd",
+    "adapt-pruner",
+    "adapt-pruner-ls",
+    "taylor",
+    *FORWARD_ONLY,
+    "evolve",
+    "minitron",
+}
 SHIPPED |= LLM_PRUNER | DEPTH
 ACCEL = """
 name: mine
@@ -307,3 +316,12 @@ def test_without_plug_ins_they_are_known_by_name_alone() -> None:
     read_recipe("taylor", [Change("prune.importance", "taylor{foo=1}", "--importance")], plugins=False)
     with pytest.raises(UsageError, match="did you mean taylor"):
         read_recipe("taylor", [Change("prune.importance", "tailor", "--importance")], plugins=False)
+
+
+def test_effort_is_an_option_of_what_searches() -> None:
+    options = CompileOptions("demo", "60%", dry_run=True, method="evolve", effort="quick")
+    assert resolve_recipe(options).prune.allocation == "evolve{effort=quick}"
+    with pytest.raises(UsageError, match="methods that search, such as --method evolve; global does not search"):
+        resolve_recipe(CompileOptions("demo", "60%", dry_run=True, effort="quick"))
+    with pytest.raises(UsageError, match="--effort"):
+        CompileOptions("demo", "60%", dry_run=True, effort="long")  # type: ignore[arg-type]
