@@ -129,7 +129,8 @@ def detail_row(row: Row, whole: int) -> tuple[Entry, ...]:
 
 def knows_gpu(comparison: Comparison) -> bool:
     """Whether the memory of a GPU is known of any model."""
-    return any(each.device_peak is not None for each in (comparison.dense, *comparison.rows))
+    peaks = (comparison.dense.device_peak, *(row.device_peak for row in comparison.rows))
+    return any(peak is not None for peak in peaks)
 
 
 def memory(peak: int | None) -> str:
