@@ -76,7 +76,9 @@ def choose(graph: Graph, method: str, count: int, batches: Sequence[Tensor], see
         ("layers",),
     )
     dropped = set(prune(graph, request, batches, Surroundings(seed=seed)).plan.dropped)
-    return tuple(place for place, layer in enumerate(parts) if {branch.id for branch in layer} <= dropped)
+    found = tuple(place for place, layer in enumerate(parts) if {branch.id for branch in layer} <= dropped)
+    print(f"{method}, seed {seed}: {found}", flush=True)
+    return found
 
 
 def sets_of(layers: int, count: int, some: int | None) -> list[Layers]:
