@@ -150,9 +150,15 @@ def test_layers_go_one_after_another_and_what_spans_them_goes_along() -> None:
     assert [[layer_of("llama", g) for g in stage.groups] for stage in found] == [[0, 0], [1, 1]]
     assert all(one.first <= one.last for one in found)
     assert found[0].last < found[1].first
+    # Two towers that run by turns: neither can be cut before the other is measured.
+    mixed = replace(groups, branches=tuple(replace(b, layer=n % 2) for n, b in enumerate(groups.branches)))
+    together = stages(graph("llama"), mixed, find_unit_inputs(graph("llama"), candidates, "wanda"))
+    assert [len(stage.groups) for stage in together] == [4]
+    assert (together[0].first, together[0].last) == (found[0].first, found[1].last)
 
 
 def test_a_target_that_blocks_must_help_to_reach_leaves_the_least_of_each_layer() -> None:
     scene = scene_of("llama", groups_of("llama"), share=0.01)
     assert set(even_counts(within_reach(scene), {}).values()) == {1}
     assert SEQUENTIAL.score(scene).keys() == {group.id for group in groups_of("llama")}
+    assert SEQUENTIAL.score(scene_of("llama", [])) == {}

@@ -38,6 +38,8 @@ def score_layers(
     says, and the weights that read the others are zero from there on. A group that spans layers, as the width of the
     residual stream does, is measured along the way and stays whole. Memory is that of the values alive at one place.
     """
+    if not read:
+        return {}
     with torch.no_grad():
         return Walk(graph, read, batches).score(stages(graph, groups, read), groups, counts, score)
 
@@ -71,9 +73,9 @@ def readers_of(graph: Graph) -> dict[str, int]:
     place, tensors = {node: index for index, node in enumerate(graph.nodes)}, graph.tensors()
     found: dict[int, int] = {}
     for node in graph.nodes:
-        if node.op == "get_attr":
+        for user in node.users if node.op == "get_attr" else ():
             key = id(tensors[str(node.target)])
-            found[key] = min([place[user] for user in node.users] + ([found[key]] if key in found else []))
+            found[key] = min(place[user], found.get(key, place[user]))
     return {name: found[id(tensor)] for name, tensor in tensors.items() if id(tensor) in found}
 
 
