@@ -40,7 +40,8 @@ class Measured(Part):
 
     `nats_per_token`, `perplexity` and `bits_per_byte` are of the held-out text; perplexity is null where it is no
     finite number. `guess_bits` are those of a guess among all tokens. Peaks are of the process, in bytes: until the
-    model was made, and in all. `cut` and `training` are the passes' own; `seconds` all from the start of the process.
+    model was made, and in all; `device_peak` is of tensors on the GPU until the model was made, null where it is
+    not known. `cut` and `training` are the passes' own; `seconds` all from the start of the process.
     """
 
     parameters: Count
@@ -59,6 +60,7 @@ class Measured(Part):
     seconds: Number
     peak_made: Count
     peak: Count
+    device_peak: Count | None = None  # cells from before have none
     threads: Count
     device: str
     notes: list[str]
@@ -110,6 +112,7 @@ class Row(Part):
     cut_seconds: Cost | None
     training_seconds: Cost | None
     peak: Count | None
+    device_peak: Count | None = None
     best: bool
 
 

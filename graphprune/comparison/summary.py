@@ -45,6 +45,7 @@ def make_row(cells: Sequence[Cell], method: str, target: str, tokens: int, tasks
         cut_seconds=mean_cost([each.cut for each in done]),
         training_seconds=mean_cost([each.training for each in done]) if tokens else None,
         peak=max((each.peak_made for each in done), default=None),
+        device_peak=max((each.device_peak for each in done if each.device_peak is not None), default=None),
         best=False,
     )
 

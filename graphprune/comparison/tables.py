@@ -12,7 +12,7 @@ from graphprune.comparison.summary import by_table, main_metric, mean_of
 
 Look = Literal["", "best", "care", "bad", "soft"]
 NOTHING = "-"
-_TRAINING, _MEAN = ("training, s",), ("mean",)
+_TRAINING, _GPU, _MEAN = ("training, s",), ("peak on the GPU",), ("mean",)
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,15 @@ def note_of(row: Row, name: str) -> str:
 def details(comparison: Comparison, tokens: int, target: str, rows: Sequence[Row]) -> Table:
     """Size, quality and cost of each method at a target."""
     dense = comparison.dense
-    columns = ("method", "parameters", "bits per byte", "perplexity", "cut, s", *_TRAINING[: tokens > 0], "peak memory")
+    gpu = knows_gpu(comparison)
+    costs = ("cut, s", *_TRAINING[: tokens > 0])
+    columns = ("method", "parameters", "bits per byte", "perplexity", *costs, "peak memory", *_GPU[:gpu])
     guess = (GUESS, NOTHING, f"{dense.guess_bits:.3f}", f"{math.exp(dense.guess_nats):,.0f}")
     whole = (DENSE, f"{dense.parameters:,} (100 %)", f"{dense.bits_per_byte:.3f}", perplexity(dense.perplexity))
-    none = [NOTHING] * (len(columns) - 5)
-    known = ((*whole, *none, show_bytes(dense.peak_made)), (*guess, *none, NOTHING))
+    none, peaks = [NOTHING] * len(costs), (dense.peak_made, dense.device_peak)[: 1 + gpu]
+    known = ((*whole, *none, *map(memory, peaks)), (*guess, *none, *[NOTHING] * len(peaks)))
     found = [tuple(Entry(text, "soft") for text in texts) for texts in known]
-    found += [detail_row(row, dense.parameters) for row in rows]
+    found += [detail_row(row, dense.parameters)[: len(columns)] for row in rows]
     notes = tuple(note_of(row, row.method) for row in rows if row.note)
     return Table(f"At {target} of the parameters, {trained(tokens)}", columns, tuple(found), notes)
 
@@ -121,8 +123,18 @@ def detail_row(row: Row, whole: int) -> tuple[Entry, ...]:
         bits_entry(row),
         Entry(perplexity(row.perplexity) if is_shown(row) else NOTHING),
         *(Entry(seconds(cost)) for cost in costs),
-        Entry(NOTHING if row.peak is None else show_bytes(row.peak)),
+        *(Entry(memory(peak)) for peak in (row.peak, row.device_peak)),
     )
+
+
+def knows_gpu(comparison: Comparison) -> bool:
+    """Whether the memory of a GPU is known of any model."""
+    peaks = (comparison.dense.device_peak, *(row.device_peak for row in comparison.rows))
+    return any(peak is not None for peak in peaks)
+
+
+def memory(peak: int | None) -> str:
+    return NOTHING if peak is None else show_bytes(peak)
 
 
 def is_shown(row: Row) -> bool:
@@ -199,7 +211,9 @@ def protocol_words(comparison: Comparison) -> tuple[str, ...]:
         "Parameters are all that a model has, biases and untied heads among them; one above its target is refused, one "
         "more than 1 % below is marked †. A guess takes every token, and every answer, for equally likely.",
         "Values are means over seeds, ± their standard deviation. Seconds are by the clock, in brackets of all "
-        "processors. Peak memory is the process's until the model is made; the dense row's is what reading takes.",
+        "processors. Peak memory is the process's until the model is made; the dense row's is what reading takes."
+        + " On the GPU it is that of tensors."
+        * knows_gpu(comparison),
     )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from pydantic import TypeAdapter
@@ -29,7 +29,7 @@ from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.processes import process_began
 from graphprune.progress import Progress
 from graphprune.registry import load
-from graphprune.running.devices import choose_device, make_current
+from graphprune.running.devices import choose_device, device_peak, make_current
 from graphprune.threads import threads_for, wait_asleep
 
 _PAUSE = 0.5  # seconds between two lines of progress of one stage
@@ -77,6 +77,13 @@ class Watches:
     training: Watch = field(default_factory=Watch)
 
 
+class Peaks(NamedTuple):
+    """The most bytes that the process has held, and that its tensors took of the GPU, None without one."""
+
+    process: int
+    device: int | None
+
+
 def make_and_measure(work: Work, progress: Progress) -> Measured:
     """Make the model of a cell the way `compile` does, and measure it. Raises GraphpruneError."""
     asked, device, watches = work.asked, choose_device(work.asked.device), Watches()
@@ -96,16 +103,16 @@ def make_and_measure(work: Work, progress: Progress) -> Measured:
                     with watch.running():
                         graph = run_passes(graph, (item,), method.context)
                 graph = as_made(start, graph)
-            made = peak_memory()
+            made = Peaks(peak_memory(), device_peak(device))
             if work.keep is not None:
                 write_model(graph, work.keep)
             return measure(work, graph, aim.target.most, device, watches, made, progress)
 
 
 def measure(
-    work: Work, graph: Graph, wanted: int, device: torch.device, watches: Watches, made: int, progress: Progress
+    work: Work, graph: Graph, wanted: int, device: torch.device, watches: Watches, made: Peaks, progress: Progress
 ) -> Measured:
-    """What a finished model comes to; `made` is the peak of memory until then."""
+    """What a finished model comes to; `made` are the peaks of memory until then."""
     text = measure_text(graph, work.protocol, device, progress)
     tasks = measure_tasks(graph, work.protocol, progress)
     found = text.found
@@ -125,8 +132,9 @@ def measure(
         cut=watches.cut.cost(),
         training=watches.training.cost(),
         seconds=round(time.time() - process_began(), 1),
-        peak_made=made,
+        peak_made=made.process,
         peak=peak_memory(),
+        device_peak=made.device,
         threads=torch.get_num_threads(),
         device=str(device),
         notes=list(graph.notes),

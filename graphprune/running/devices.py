@@ -56,6 +56,11 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
+def device_peak(device: torch.device) -> int | None:
+    """The most bytes that tensors have taken of a GPU at a time, in this process; None elsewhere."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def multiplies_bf16(device: torch.device) -> bool:
     """Say whether a device is a GPU with bfloat16 units."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

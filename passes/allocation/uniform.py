@@ -4,13 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import numpy
-from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.budget.budgets import Width, free_widths
-from graphprune.budget.solver import solve
-from graphprune.pruning.blocks import block_step, in_order, is_blocks
+from graphprune.pruning.even_shares import even_counts
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 
 
@@ -28,14 +24,4 @@ class Uniform(Allocation):
     name: ClassVar[str] = "uniform"
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
-        widths = free_widths(scene.candidates, scene.budget)
-        ranks = in_order(widths, scores)
-        priorities = [shares(width, ranks.get(place, 0), len(ranks)) for place, width in enumerate(widths)]
-        return Allotment(solve(scene.groups, widths, priorities, scene.budget))
-
-
-def shares(width: Width, rank: int, blocks: int) -> NDArray[numpy.float64]:
-    """The priority of each step: it is taken as soon as the share kept is above the count that it starts from."""
-    if is_blocks(width):
-        return block_step(width, -rank / blocks)
-    return numpy.divide(-width.levels[:-1], width.groups[0].units, dtype=numpy.float64)
+        return Allotment(even_counts(scene, scores))

@@ -272,5 +272,18 @@ def test_a_cell_is_read_under_the_name_of_the_table(options: Options, stand_in: 
     assert request_of(plans) != request_of(plans[1:])
 
 
+def test_cells_from_before_there_were_peaks_of_devices_are_used(options: Options, stand_in: Asked) -> None:
+    asked = options(methods=("magnitude",), targets=("80%",))
+    found = compare(asked)
+    assert asked.out is not None
+    for path in (asked.out / "cells").glob("*.json"):
+        cell = json.loads(path.read_text())
+        del cell["measured"]["device_peak"]
+        path.write_text(json.dumps(cell))
+    before = len(stand_in())
+    assert compare(asked).rows == found.rows
+    assert len(stand_in()) == before, "nothing is measured again"
+
+
 def test_the_schema_is_printed() -> None:
     assert {"cells", "rows", "dense"} <= json.loads(json_schema())["properties"].keys()

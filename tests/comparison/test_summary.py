@@ -3,7 +3,7 @@
 import pytest
 
 from graphprune.comparison.schema import Cell, Row
-from graphprune.comparison.summary import by_table, main_metric, make_row, mark_best, mean_of, spread
+from graphprune.comparison.summary import by_table, main_metric, make_row, make_rows, mark_best, mean_of, spread
 from graphprune.comparison.tables import all_tables, details, overview, perplexity, protocol_words, scores, shorter
 from tests.support.compared import cell, made_up, measured
 
@@ -121,6 +121,27 @@ def test_the_details_say_size_quality_and_cost() -> None:
     assert table.rows[1][3].text == "512", "a guess among all tokens"
     refused = details(comparison, 0, "40%", by_table(comparison.rows)[0, "40%"]).rows[2]
     assert [entry.text for entry in refused[2:4]] == ["refused", "-"]
+
+
+def test_the_memory_of_a_gpu_has_a_column_where_it_is_known() -> None:
+    plain = made_up(seeds=2)
+    assert "peak on the GPU" not in details(plain, 0, "80%", by_table(plain.rows)[0, "80%"]).columns
+    assert "GPU" not in " ".join(protocol_words(plain))
+    peaks = [None if c.method == "magnitude" else (3 + c.seed) << 30 for c in plain.cells]
+    cells = [
+        c.model_copy(update={"measured": c.measured.model_copy(update={"device": "cuda:0", "device_peak": peak})})
+        for c, peak in zip(plain.cells, peaks, strict=True)
+        if c.measured is not None
+    ]
+    rows = make_rows(cells, [m.name for m in plain.methods], plain.targets, plain.train_tokens, plain.text.tasks)
+    found = plain.model_copy(update={"cells": cells, "rows": rows})
+    for tokens in plain.train_tokens:
+        table = details(found, tokens, "80%", by_table(rows)[tokens, "80%"])
+        assert table.columns[-2:] == ("peak memory", "peak on the GPU")
+        # The dense model and a guess, one of cells from before, and the most over seeds.
+        assert [row[-1].text for row in table.rows] == ["-", "-", "-", "4.00 GiB", "4.00 GiB"]
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert protocol_words(found)[-1].endswith("On the GPU it is that of tensors.")
 
 
 def test_accuracies_are_beside_what_chance_gets() -> None:

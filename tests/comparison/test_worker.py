@@ -65,6 +65,7 @@ def test_a_cell_has_the_weights_that_compile_writes(options: Options, tmp_path: 
     assert found.training.wall > 0
     assert found.cut.wall > 0
     assert 0 < found.peak_made <= found.peak
+    assert found.device_peak is None, "it is made on the processor"
 
 
 def test_the_dense_cell_is_the_model_as_it_is_by_the_protocol_of_eval(options: Options, model: Path) -> None:

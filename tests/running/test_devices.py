@@ -15,7 +15,7 @@ from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import read_recipe
 from graphprune.running import devices
-from graphprune.running.devices import choose_device, is_shortage, memory_errors, unused_gpu
+from graphprune.running.devices import choose_device, device_peak, is_shortage, memory_errors, unused_gpu
 from tests.support.tiny_llama import tiny_graph
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -175,3 +175,9 @@ def test_a_runtime_without_cuda_beside_a_gpu_is_named(
     assert capsys.readouterr().err == ""
     running.note_unused_gpu("CPUExecutionProvider", "auto")
     assert "a GPU is here and not used: pip install 'onnxruntime-gpu[cuda,cudnn]'" in capsys.readouterr().err
+
+
+def test_the_peak_of_a_device_is_known_of_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 if device == CUDA else 0)
+    assert device_peak(CPU) is None
+    assert device_peak(CUDA) == 7

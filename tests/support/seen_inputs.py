@@ -10,8 +10,8 @@ from tests.support.families import model
 IDS = torch.randint(3, 60, (6, 12), generator=torch.Generator().manual_seed(1))
 
 
-def layer_inputs(family: str, suffixes: tuple[str, ...], ids: Tensor = IDS) -> dict[str, Tensor]:
-    """The input [rows, tokens, n], in float64, of each module whose name ends so."""
+def layer_inputs(family: str, suffixes: tuple[str, ...], ids: Tensor = IDS, changed: Any = None) -> dict[str, Tensor]:
+    """The input [rows, tokens, n], in float64, of each module whose name ends so, in the family's model or another."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -20,7 +20,7 @@ def layer_inputs(family: str, suffixes: tuple[str, ...], ids: Tensor = IDS) -> d
 
         return hook
 
-    source = model(family)
+    source = changed or model(family)
     hooks = [m.register_forward_pre_hook(keep(n)) for n, m in source.named_modules() if n.endswith(suffixes)]
     with torch.no_grad():
         source(input_ids=ids, use_cache=False)

@@ -44,10 +44,24 @@ def see_inputs(graph: Graph, read: Iterable[Sequence[UnitInputs]], batches: Sequ
         for reduce in (tokens, total, squares)
     }
     found = observe(graph, readings, batches)
-    for place in places:
-        if not bool(torch.isfinite(found[place, squares]).all()):
-            raise DataError(f"the activations at {place[0]} are not finite; check the weights and the calibration data")
-    return {p: Seen(float(found[p, tokens]), found[p, total].cpu(), found[p, squares].cpu()) for p in places}
+    return {p: finite(p, Seen(float(found[p, tokens]), found[p, total].cpu(), found[p, squares].cpu())) for p in places}
+
+
+def see_value(place: Place, batches: Iterable[Batch], values: Iterable[Tensor]) -> Seen:
+    """The moments of one value that is there for every batch. Raises DataError where they are not finite."""
+    found = [
+        [along(place[1], reduce, batch, value) for reduce in (tokens, total, squares)]
+        for batch, value in zip(batches, values, strict=True)
+    ]
+    count, first, second = (sum(each[1:], each[0]) for each in zip(*found, strict=True))
+    return finite(place, Seen(float(count), first.cpu(), second.cpu()))
+
+
+def finite(place: Place, seen: Seen) -> Seen:
+    """The moments, which are numbers."""
+    if not bool(torch.isfinite(seen.squares).all()):
+        raise DataError(f"the activations at {place[0]} are not finite; check the weights and the calibration data")
+    return seen
 
 
 def along(dim: int, reduce: Callable[[Batch, Tensor], Tensor], batch: Batch, value: Tensor) -> Tensor:
