@@ -21,6 +21,7 @@ GPU_OPTIONS = {"--tiny", "--list", "--table", "--page", "--limit", "--data-root"
 GPU_OPTIONS |= {"--model", "--pieces", "--piece", "--split", "--onnxruntime-gpu"}
 OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", "--stand-in"}
 OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS | {"--kills", "--before", "--after", "--only", "--count"}
+OTHERS_OPTIONS |= {"--drop", "--calibration", "--held"}  # of benchmarks/depth_pairs.py
 
 
 def name_of(page: Path) -> str:

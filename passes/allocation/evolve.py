@@ -18,9 +18,9 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage
 from graphprune.passes.allocation.adaptive import Adaptive
 from graphprune.passes.allocation.knapsack import first_rows
-from graphprune.passes.compensation.ridge import Ridge
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.reconstruct import reconstruct
+from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.candidates import Candidates
 from graphprune.pruning.search.divergence import measure_dense
 from graphprune.pruning.search.evolution import Effort, Found, evolve

@@ -11,9 +11,9 @@ from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.bounds import NotNegative
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.passes.compensation.ridge import Ridge
 from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.pruning.reconstruct import reconstruct
+from graphprune.pruning.ridge import Ridge
 from graphprune.rewriting.biases import can_take_bias
 
 _ROUGH = 1e-3  # damping, from which sums of one batch need no float64

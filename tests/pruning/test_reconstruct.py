@@ -10,9 +10,9 @@ from torch import Tensor
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.passes.compensation.ridge import Ridge
 from graphprune.pruning.activations.moments import Moments, read
 from graphprune.pruning.reconstruct import Solution, Target, reconstruct
+from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.signals.token_weights import token_weights
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs

@@ -11,10 +11,10 @@ from graphprune.analysis.analyse import analyze
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage
-from graphprune.passes.compensation.ridge import Ridge
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning.interfaces import Scene, view
 from graphprune.pruning.reconstruct import reconstruct
+from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.candidates import Candidates
 from graphprune.pruning.search.divergence import measure_dense, tokens_in
 from graphprune.pruning.search.journal import Journal

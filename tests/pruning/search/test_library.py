@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from graphprune.analysis.linear_calls import find_linear_calls
-from graphprune.passes.compensation.ridge import Ridge
 from graphprune.pruning.activations.moments import read
 from graphprune.pruning.reconstruct import Solution, Target
+from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.library import Levels, LevelSolver, Library, library_key, solve_level, spread
 from graphprune.pruning.search.problem import make_grid
 from tests.pruning.search.test_candidates import BATCHES, expected_of, judge_of, problem_of
