@@ -1,6 +1,7 @@
 """Evolve: the budget is met, a run that was stopped goes on to the same, and what is searched is no worse."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.ir.lineage import Lineage
 from graphprune.passes.allocation.evolve import Evolve, split
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.obs import Obs
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
+from graphprune.rewriting.apply import apply
 from tests.support.families import families, graph
 
 _rows = torch.randint(3, 60, (32, 12), generator=torch.Generator().manual_seed(0))
@@ -61,6 +64,13 @@ def test_a_stopped_search_goes_on_to_the_same(tmp_path: Path) -> None:
     assert same(again.graph, whole.graph)
     assert (half / "search.jsonl").read_text() == log.read_text()
     assert same(run("llama", 0.7, kinds, None).graph, whole.graph)
+
+
+@pytest.mark.parametrize("name", families(("llama", "gpt2")))
+def test_the_model_is_what_its_plan_and_least_squares_give(name: str) -> None:
+    found, source = run(name, 0.7, ("mlp", "attention", "residual")), replace(graph(name), lineage=Lineage())
+    cut = apply(source, found.plan)
+    assert same(LeastSquares(consumers="all").compensate(source, cut, view(source, None, BATCHES)), found.graph)
 
 
 def same(left: Graph, right: Graph) -> bool:
