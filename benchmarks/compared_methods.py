@@ -27,6 +27,7 @@ METHODS = (
     "taylor",
     "adapt-pruner",
     "adapt-pruner-ls",
+    "evolve",
 )
 STORIES = ("--data", "corpora/tinystories/tinystories_train_head_2MiB.txt")
 TOLD = ("--held-out", "corpora/tinystories/tinystories_val_794K.txt", "--bytes", "100000")
@@ -134,8 +135,8 @@ cut to the same real parameters, on the same calibration windows at one seed, me
 What each method is: [LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and magnitude-sp](wanda-sp.md),
 [ShortGPT, angular distance and ablation](depth.md), [Minitron](minitron.md), [Adapt-Pruner](adapt-pruner.md).
 
-**Not complete.** babyllama and stories260K, recovery, the tasks, and most rows of SmolLM2 are to come. Rows of layers
-alone cannot meet a target within a unit (†)."""
+**Not complete.** Recovery, the tasks, evolve, and of SmolLM2 the methods that are not in its table are to come. Rows of
+layers alone cannot meet a target within a unit (†)."""
 
 if __name__ == "__main__":
     main()
