@@ -1,6 +1,7 @@
 """Evolve: the counts whose model, put together from solved levels, comes nearest to the dense one (after Týr)."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,11 @@ class Evolve(Allocation):
     search: bool = True
     library: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.library:
+            require_writable(Path(self.library).expanduser())
+
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
         if not scene.batches:
             raise UsageError("evolve solves levels and judges models on calibration text; give --data")
@@ -135,6 +141,13 @@ class Evolve(Allocation):
         known = {node.name for node in dense.nodes}
         calls = [call for call in find_linear_calls(start) if call.node.name in known]
         return reconstruct(dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UsageError where no files can be written into a folder, which need not be there yet."""
+    found = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK):
+        raise UsageError(f"evolve keeps levels in a folder that it can write; library={folder} is none")
 
 
 def split(batches: Sequence[Batch]) -> Texts:

@@ -17,6 +17,7 @@ from graphprune.passes.importance.obs import Obs
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
 from graphprune.rewriting.apply import apply
+from graphprune.spec import parse_spec
 from tests.support.families import families, graph
 
 _rows = torch.randint(3, 60, (32, 12), generator=torch.Generator().manual_seed(0))
@@ -100,3 +101,14 @@ def test_text_is_needed() -> None:
     scene = view(graph("llama"))
     with pytest.raises(UsageError, match="--data"):
         Evolve().keep(scene, {})
+
+
+def test_a_library_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="a folder that it can write"):
+        Evolve(library=str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="a folder that it can write"):
+        Evolve(library=str(tmp_path / "file" / "below"))
+    assert Evolve(library=str(tmp_path / "new" / "below")).library
+    with pytest.raises(UsageError, match="quick or normal or thorough"):
+        parse_spec("allocation", "evolve{effort=long}")
