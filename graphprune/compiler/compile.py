@@ -37,12 +37,14 @@ from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
 from graphprune.pipeline.stages import check_target, expand
-from graphprune.processes import is_first, leave, meet
+from graphprune.processes import is_first, leave, meet, process_count
 from graphprune.progress import Progress, no_progress
+from graphprune.pruning.interfaces import Allocation
 from graphprune.reporting.results import Result
 from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.running.devices import choose_device, describe_device, make_current
+from graphprune.spec import parse_spec
 from graphprune.threads import threads_for
 
 
@@ -95,7 +97,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
                     began,
                 )
                 result = finish(work, backends, folder, progress)
-    if recipe.recover is not None:
+    if keeps_state(recipe):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
 
@@ -185,15 +187,21 @@ def as_stored(graph: Graph) -> Graph:
 
 @contextlib.contextmanager
 def run_folder(options: CompileOptions, recipe: Recipe, source: Graph, progress: Progress) -> Iterator[Path | None]:
-    """The folder in which a run that trains keeps its state; None for others, which are soon done again."""
+    """The folder in which a run that trains or searches keeps its state; None for others, which are soon done again."""
     assert options.out is not None
-    if recipe.recover is None:
+    if not keeps_state(recipe):
         yield None
         return
     folder = work_folder(options.out)
     with open_run(folder, describe_run(options, recipe, source), options.restart) as going_on:
         progress(f"going on from {folder}" if going_on else f"keeping the state of this run in {folder}", 0, 0)
         yield folder
+
+
+def keeps_state(recipe: Recipe) -> bool:
+    """Whether a run takes so long that it keeps what it needs to go on: one that trains, or searches by itself."""
+    allocation: Allocation = parse_spec("allocation", recipe.prune.allocation)
+    return recipe.recover is not None or (allocation.searches and process_count() == 1)
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:

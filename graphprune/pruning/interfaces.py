@@ -114,10 +114,14 @@ class Allotment:
 
 @dataclass(frozen=True)
 class Allocation(ABC):
-    """How many units each group keeps. A subclass is a final frozen dataclass whose fields are its options."""
+    """How many units each group keeps. A subclass is a final frozen dataclass whose fields are its options.
+
+    One that `searches` takes so long that a run keeps what it needs to go on.
+    """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)

@@ -77,6 +77,7 @@ class Evolve(Allocation):
 
     name: ClassVar[str] = "evolve"
     needs_data: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
     effort: Literal["quick", "normal", "thorough"] = "normal"
     carry: bool = True
     search: bool = True

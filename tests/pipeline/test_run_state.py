@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from graphprune.compiler.compile import keeps_state
 from graphprune.errors import InvariantError, PassError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.passes import Context, Pass, run_passes
+from graphprune.pipeline.recipes import read_recipe
 from graphprune.pipeline.run_state import (
     METRICS,
     earlier_seconds,
@@ -258,3 +260,11 @@ def test_parts_that_were_interrupted_count_up_to_what_they_kept(tmp_path: Path) 
     assert earlier_seconds(tmp_path, 5000.0) == 30.0
     os.utime(kept / "state", (5100.0, 5100.0))
     assert earlier_seconds(tmp_path, 9000.0) == 130.0
+
+
+def test_what_trains_or_searches_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {name: keeps_state(read_recipe(name)) for name in ("evolve", "adapt-accel", "adapt-pruner-ls", "taylor")}
+    assert kept == {"evolve": True, "adapt-accel": True, "adapt-pruner-ls": False, "taylor": False}
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the others train along, and do not search
+    assert not keeps_state(read_recipe("evolve"))
+    assert keeps_state(read_recipe("adapt-accel"))
