@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
@@ -10,15 +9,6 @@ from torch import Tensor, fx
 from graphprune.errors import InvariantError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import arguments_of, function_of
-
-
-@dataclass(frozen=True, eq=False)
-class Mark:
-    """A place in a run, with what every batch holds there."""
-
-    place: int
-    values: tuple[dict[fx.Node, Any], ...]
-    inputs: tuple[list[Tensor], ...]
 
 
 class Stepper:
@@ -94,15 +84,11 @@ class Stepper:
                 raise InvariantError(f"the value of {node.name} is not held here, so that it cannot be replaced")
             held[node] = value
 
-    def mark(self) -> "Mark":
-        """This place, to go back to."""
-        return Mark(self.place, tuple(map(dict, self.values)), tuple(map(list, self.inputs)))
-
-    def go_back(self, mark: "Mark") -> None:
-        """Run again from a place on, with the parameters as they are now; what was forgotten since stays only as long
-        as it is read."""
-        self.place = mark.place
-        self.values, self.inputs = [dict(held) for held in mark.values], [list(row) for row in mark.inputs]
+    def go_back(self, fork: "Stepper") -> None:
+        """Run again from the place of a fork on, with the parameters as they are now; what was forgotten since stays
+        only as long as it is read."""
+        before = fork.fork()
+        self.place, self.values, self.inputs = before.place, before.values, before.inputs
         for held in self.values:
             for node in held:
                 if node.op == "get_attr":

@@ -51,7 +51,7 @@ _OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.5, 0
 
 
 class Texts(NamedTuple):
-    """The calibration text in parts that share nothing: to solve levels on, to judge closely, and at a glance."""
+    """The calibration text in two parts: to solve levels on, and to judge closely; at a glance on half of these."""
 
     solved: Sequence[Batch]
     close: Sequence[Batch]
@@ -71,8 +71,7 @@ class Evolve(Allocation):
     that are where evolution starts from. Then a library with finer steps is made around the best, and so on. Other
     widths, such as the residual width, are set beforehand, with a search for each of a few. In the end the exact budget
     is filled up. `effort` says how many models are judged; `search=false` takes the best start. `library` is a folder
-    that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads:
-    here whole groups go.
+    that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads: here whole groups go.
     """
 
     name: ClassVar[str] = "evolve"

@@ -100,7 +100,7 @@ class Walk:
         for stage in stages:
             self.see(stage.first - 1)
             self.run.advance(self.nodes[stage.first], through=False)
-            mark = self.run.mark()
+            mark = self.run.fork()
             self.see(stage.last)
             self.run.go_back(mark)
             for group in stage.groups:
