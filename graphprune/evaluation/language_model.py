@@ -16,7 +16,7 @@ from graphprune.ir.contract import context_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.json_data import JsonObject
-from graphprune.running.runners import Runner, graph_runner, runner_of
+from graphprune.running.runners import Runner, graph_runner, runner_of, shares_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +30,8 @@ _UNSTATED_CONTEXT = 2048
 class LanguageModel:
     """A decoder with its tokenizer, run step by step through `runner`.
 
-    `context` is the longest sequence that it was made for, `vocabulary` the number of its tokens, None where unknown.
+    `shares` says that the runner takes the cache of one row for many. `context` is the longest sequence that it was
+    made for, `vocabulary` the number of its tokens, None where unknown.
     """
 
     face: Interface
@@ -39,12 +40,22 @@ class LanguageModel:
     context: int
     vocabulary: int | None
     dtype: str
+    shares: bool = False
 
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [rows, length, vocabulary] of token ids [rows, length]; nothing is masked; pad on the right."""
         positions = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
         with torch.no_grad():
             return self.runner(ids, torch.ones_like(ids), positions, None)[0]
+
+    def branches(self, context: Tensor, ids: Tensor) -> Tensor:
+        """Logits [rows, length, vocabulary] of token ids [rows, length] that all follow one context [1, length]."""
+        before, after = context.shape[1], ids.shape[1]
+        positions = torch.arange(before + after)
+        with torch.no_grad():
+            _, past = self.runner(context, torch.ones_like(context), positions[None, :before], None)
+            mask = torch.ones(len(ids), before + after, dtype=ids.dtype)
+            return self.runner(ids, mask, positions[before:].expand(ids.shape).contiguous(), past)[0]
 
 
 def of_graph(graph: Graph, tokenizer: "PreTrainedTokenizerBase | None" = None) -> LanguageModel:
@@ -57,7 +68,15 @@ def of_graph(graph: Graph, tokenizer: "PreTrainedTokenizerBase | None" = None) -
         tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
     dtype = next(t.dtype for t in graph.parameters().values() if t.is_floating_point())
     context = context_length(graph) or _UNSTATED_CONTEXT
-    return LanguageModel("graph", graph_runner(graph), tokenizer, context, vocabulary_size(graph), name_of(dtype))
+    return LanguageModel(
+        "graph",
+        graph_runner(graph),
+        tokenizer,
+        context,
+        vocabulary_size(graph),
+        name_of(dtype),
+        shares_states(graph),
+    )
 
 
 def of_module(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> LanguageModel:

@@ -1,7 +1,12 @@
-"""How likely a model finds given tokens after given others: batched by length, each distinct text run once."""
+"""How likely a model finds given tokens after given others: batched by length, each distinct text run once.
+
+Where the model can, a context that several continuations follow is run once as well.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,9 +15,13 @@ from graphprune.errors import DataError
 
 # Token ids [rows, length] to logits [rows, length, vocabulary].
 Logits = Callable[[Tensor], Tensor]
+# Token ids [1, length] of a context and [rows, length] after it to the latter's logits.
+Branches = Callable[[Tensor, Tensor], Tensor]
 # done, total
 Count = Callable[[int, int], None]
 IGNORED = -100
+_SAVED = 32  # tokens, from which running a context apart pays
+Key = tuple[tuple[int, ...], int]  # a text, and how many tokens at its end are the continuation
 
 
 @dataclass(frozen=True)
@@ -41,20 +50,25 @@ def score_continuations(
     batch: int,
     context: int | None = None,
     progress: Count | None = None,
+    branches: Branches | None = None,
 ) -> list[Score]:
     """Score each continuation, `batch` texts at a time, longest first.
 
-    Texts of more than `context` input tokens lose their oldest ones. Raises DataError where a continuation alone is
-    longer than the context.
+    With `branches` continuations of the same context are a batch of their own where that saves work. Texts of more
+    than `context` input tokens lose their oldest ones. Raises DataError where a continuation alone is longer than the
+    context.
     """
     texts = [trim(request, context) for request in requests]
-    places: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    places: dict[Key, list[int]] = {}
     for index, (text, request) in enumerate(zip(texts, requests, strict=True)):
         places.setdefault((text, len(request.tokens)), []).append(index)
     found: list[Score | None] = [None] * len(requests)
     done = 0
-    for group in batches(list(places), batch):
-        for key, score in zip(group, score_batch(logits, group), strict=True):
+    shared = share(list(places), batch) if branches is not None else []
+    together = set(chain.from_iterable(shared))
+    for group in (*shared, *batches([key for key in places if key not in together], batch)):
+        run = score_batch(logits, group) if branches is None or group[0] not in together else follow(branches, group)
+        for key, score in zip(group, run, strict=True):
             for index in places[key]:
                 found[index] = score
             done += len(places[key])
@@ -71,14 +85,31 @@ def trim(request: Continuation, context: int | None) -> tuple[int, ...]:
     return text if context is None else text[-(context + 1) :]
 
 
-def batches(keys: list[tuple[tuple[int, ...], int]], size: int) -> Iterator[list[tuple[tuple[int, ...], int]]]:
+def share(keys: Sequence[Key], size: int) -> list[list[Key]]:
+    """Groups of texts that differ in their continuations alone, where it saves work to run the context once."""
+    alike: dict[tuple[int, ...], list[Key]] = {}
+    for text, count in keys:
+        alike.setdefault(text[:-count], []).append((text, count))
+    worth = [group for context, group in alike.items() if (len(group) - 1) * (len(context) - 1) >= _SAVED]
+    return [part for group in sorted(worth, key=lambda group: -len(group[0][0])) for part in batches(group, size)]
+
+
+def follow(branches: Branches, group: Sequence[Key]) -> list[Score]:
+    """Score texts that share their context, which is run once up to its last token."""
+    text, count = group[0]
+    before = len(text) - count - 1
+    run = partial(branches, torch.tensor([text[:before]]))
+    return score_batch(run, [(text[before:], count) for text, count in group])
+
+
+def batches(keys: list[Key], size: int) -> Iterator[list[Key]]:
     """Groups of texts of like length, the longest first, so that what does not fit into memory fails at once."""
     keys.sort(key=lambda key: (-len(key[0]), key))
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
 
 
-def score_batch(logits: Logits, group: Sequence[tuple[tuple[int, ...], int]]) -> list[Score]:
+def score_batch(logits: Logits, group: Sequence[Key]) -> list[Score]:
     """Score texts whose last so many tokens are the continuation. Rows are padded on the right, which no token sees."""
     width = max(len(text) for text, _ in group)
     rows = torch.tensor([[*text, *[0] * (width - len(text))] for text, _ in group])

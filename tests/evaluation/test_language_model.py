@@ -16,6 +16,7 @@ from graphprune.evaluation.language_model import FACES, LanguageModel, faces_in,
 from graphprune.evaluation.lm_eval_adapter import Harness
 from graphprune.frontend.source import capture
 from graphprune.running.likelihood import Continuation, Score, score_continuations
+from graphprune.running.runners import graph_runner, shares_states
 from tests.support import families
 from tests.support.tiny_language import save_model, tokenizer
 
@@ -100,6 +101,29 @@ def test_equal_texts_run_once() -> None:
     assert sum(rows) == 4, "the fourth request is the second again"
     assert seen[-1] == (5, 5)
     assert scores[0].log_probability == pytest.approx(3 * -torch.tensor(30.0).log().item())
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "falcon", "mamba", "falcon_h1", "qwen3_next"])
+def test_a_context_that_several_follow_runs_once_and_scores_the_same(name: str) -> None:
+    graph = families.graph(name)
+    runner, sizes = graph_runner(graph), list[tuple[int, ...]]()
+
+    def counted(ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, object]:
+        sizes.append(tuple(ids.shape))
+        return runner(ids, *rest)
+
+    context = tuple(range(1, 21))
+    apart = Continuation((*context, 3), (4,))
+    requests = [*(Continuation(context, tuple(range(2, 3 + more))) for more in range(4)), apart]
+    model = LanguageModel("graph", counted, tokenizer(), 64, 30, "float32", shares_states(graph))
+    alone = score_continuations(model.logits, requests, 8)
+    sizes.clear()
+    together = score_continuations(model.logits, requests, 3, branches=model.branches)
+    assert model.shares
+    assert [rows for rows, _ in sizes] == [1, 3, 1, 1, 1], "the context, two batches of what follows, and the one apart"
+    for one, other in zip(alone, together, strict=True):
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+        assert one.greedy is other.greedy
 
 
 def test_sizes_and_types_are_read_off_each_face(faces: dict[str, LanguageModel]) -> None:
