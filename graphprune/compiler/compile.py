@@ -42,7 +42,7 @@ from graphprune.progress import Progress, no_progress
 from graphprune.pruning.interfaces import Allocation
 from graphprune.reporting.results import Result
 from graphprune.reporting.work import Asked, Work
-from graphprune.rewriting.apply import apply
+from graphprune.rewriting.solved_weights import apply_solved, read_solved
 from graphprune.running.devices import choose_device, describe_device, make_current
 from graphprune.spec import parse_spec
 from graphprune.threads import threads_for
@@ -220,19 +220,32 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
 
 
 def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: float | None = None) -> Result:
-    """Cut a model by a saved plan and write it like `compile_model`; the same plan gives the same weights."""
+    """Cut a model by a saved plan and write it like `compile_model`; the same plan gives the same weights.
+
+    A plan that `sweep` wrote also names the weights that were solved for it.
+    """
     began = time.time() if began is None else began
-    plan = read_plan(options.plan)
+    plan, solved = read_plan(options.plan), read_solved(options.plan)
     backends = load_backends(options.backends)
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(options.model, options.trust_remote_code, options.part, progress)
         verify(source)
         with threads_for(source.parameter_count()), planned_vocabulary(source, plan) as (start, cut):
-            graph = replace(apply(source, plan), source=start.source)
+            graph = replace(apply_solved(source, plan, solved), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
             step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
             graph = replace(graph.record(step), lineage=Lineage(plan))
-            work = Work(asked, None, source, analyze(source), graph, None, vocabulary=cut, began=began)
+            work = Work(
+                asked,
+                None,
+                source,
+                analyze(source),
+                graph,
+                None,
+                vocabulary=cut,
+                began=began,
+                solved=solved is not None,
+            )
             result = finish(work, backends, folder, progress)
     return replace(result, out=options.out)
 

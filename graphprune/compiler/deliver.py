@@ -207,7 +207,7 @@ def source_text(work: Work) -> Text | None:
 def shape_made(work: Work) -> Graph:
     """The graph whose cut is compared: the one that ships, or where its weights were changed after the cut, the cut by
     its plan, which must have the same structure. Raises InvariantError."""
-    if work.recipe is None or not work.recipe.changes_weights:
+    if not (work.solved if work.recipe is None else work.recipe.changes_weights):
         return work.graph
     made = apply(work.source, work.graph.lineage.plan)
     require_same_structure(made, work.graph)

@@ -20,6 +20,7 @@ from graphprune.ir.plan import Plan, Statistics
 from graphprune.pruning.blocks import describe_dropped
 from graphprune.pruning.candidates import Choice, choose_candidates, free_blocks, out_of_reach, reached
 from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Scene, view
+from graphprune.pruning.kept_scores import kept_scores
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
@@ -72,7 +73,8 @@ class Pruned:
 class Surroundings:
     """What a pruning works with beside the graph and its text: the loss, and the outside.
 
-    `source` is the model before all pruning, whose widths floors are shares of; None for the graph itself.
+    `folder` is what goes on after a kill, `cache` what others use as well. `source` is the model before all pruning,
+    whose widths floors are shares of; None for the graph itself.
     """
 
     loss: Loss | None = None
@@ -80,6 +82,7 @@ class Surroundings:
     seed: int = 0
     report: Report = silent
     folder: Path | None = None
+    cache: Path | None = None
 
 
 def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around: Surroundings | None = None) -> Pruned:
@@ -103,7 +106,7 @@ def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around:
             seen = watched(batches, step, request.steps, report)
             scene = look(current, choice, goal, request, around, seen, Known(widths, graph.lineage))
             scene = replace(scene, note=told.append)
-            current = prune_once(scene, request)
+            current = prune_once(scene, request, around.cache)
             current = compensate(start, current, request, replace(scene, batches=batches), report)
             cuts += 1
     report("pruning", request.steps * each, request.steps * each)
@@ -237,10 +240,10 @@ def now_share(share: float, kind: str, candidates: Sequence[Group], full: Mappin
     return min(1.0, share * sum(full.get(group.id, group.units) for group in mine) / left) if left else 0.0
 
 
-def prune_once(scene: Scene, request: Request) -> Graph:
+def prune_once(scene: Scene, request: Request, cache: Path | None = None) -> Graph:
     """One round: score the present model, choose, cut."""
     now = scene.graph
-    scores = score(request.importance, scene)
+    scores = kept_scores(cache, request.importance, scene, functools.partial(score, request.importance, scene))
     allotment = request.allocation.keep(scene, scores)
     plan = replace(select(scene.groups, allotment.counts, scores), statistics=request.statistics)
     cut = apply(now, plan)

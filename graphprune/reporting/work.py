@@ -38,9 +38,10 @@ class Asked:
 class Work:
     """What the writing stages need: what was asked for, both graphs, and the text they are measured on.
 
-    `recipe` is None where a plan was replayed. `metrics` are files of measurements that the passes made. `device` is
-    where the passes computed, and where the models are measured; `device_notes` say what the user should know of it.
-    `began` is when the command began, as time.time() says it, and earlier by what interrupted parts of it took.
+    `recipe` is None where a plan was replayed, `solved` says that it had weights of its own. `metrics` are files of
+    measurements that the passes made. `device` is where the passes computed, and where the models are measured;
+    `device_notes` say what the user should know of it. `began` is when the command began, as time.time() says it, and
+    earlier by what interrupted parts of it took.
     """
 
     asked: Asked
@@ -56,3 +57,4 @@ class Work:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     device_notes: tuple[str, ...] = ()
     began: float = field(default_factory=time.time)
+    solved: bool = False

@@ -53,6 +53,11 @@ def graph_inputs(graph: Graph, batch: Batch) -> tuple[Tensor, ...]:
     return tuple(batch[name].to(device_of(graph)) for name in graph.inputs)
 
 
+def by_name(batch: Batch) -> Mapping[str, Tensor]:
+    """The tensors of a batch in the order of their names."""
+    return {"ids": batch} if isinstance(batch, Tensor) else dict(sorted(batch.items()))
+
+
 def rows(batch: Batch) -> int:
     """The number of samples in a batch."""
     return len(batch) if isinstance(batch, Tensor) else len(next(iter(batch.values())))

@@ -1,20 +1,18 @@
 """Adaptive allocation: layers that change the stream less give up more (Adapt-Pruner, arXiv 2502.03460)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-import numpy
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.analysis.groups import BLOCKS
 from graphprune.analysis.layers import by_branch, find_layers
-from graphprune.budget.budgets import Width, free_widths
+from graphprune.budget.budgets import free_widths
 from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
-from graphprune.pruning.blocks import block_step, in_order, is_blocks
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.shares import amounts, refused
 from graphprune.pruning.signals.stream_change import Distance, measure_change, normalise
 
 _LARGEST = 0.99  # no group is asked for more than this share, as in the published code
@@ -60,13 +58,9 @@ class Adaptive(Allocation):
         gone = {g.id: 1 - g.units / full[g.id] for g in scene.candidates}
         carried = {g.id: float(scene.memo.get(scene.root(g.id), gone[g.id])) for g in scene.candidates}
         widths = free_widths(scene.candidates, scene.budget)
-        ranks = in_order(widths, scores)
-        priorities = [
-            block_step(width, 1 - ranks[place] / len(ranks)) if is_blocks(width) else steps(width, carried, full, rates)
-            for place, width in enumerate(widths)
-        ]
-        counts = solve(scene.groups, widths, priorities, scene.budget)
-        amount = refused(widths, priorities, counts)
+        steps = amounts(widths, scores, full, rates, carried)
+        counts = solve(scene.groups, widths, steps, scene.budget)
+        amount = refused(widths, steps, counts)
         memo = {}
         for group in scene.candidates:
             if group.kind in BLOCKS:
@@ -92,26 +86,3 @@ class Adaptive(Allocation):
             g.id: self.outside if g.block is None else 1 - self.amplitude * importance.get(g.block, 0.0)
             for g in scene.candidates
         }
-
-
-def steps(
-    width: Width, carried: Mapping[str, float], full: Mapping[str, int], rates: Mapping[str, float]
-) -> NDArray[numpy.float64]:
-    """For each step of a width, the amount d up to which it is taken: groups that share the width have their mean.
-
-    A unit stays while the share that is kept, 1 - carried - d rate, is above the count that it starts from.
-    """
-    starts = width.levels[:-1].astype(numpy.float64)
-    tiny = 1e-12  # where the rate is 0 any amount keeps the unit
-    each = [(1 - carried[g.id] - starts / full[g.id]) / max(rates[g.id], tiny) for g in width.groups]
-    return numpy.asarray(numpy.mean(each, axis=0), dtype=numpy.float64)
-
-
-def refused(widths: Sequence[Width], priorities: Sequence[NDArray[numpy.float64]], counts: Mapping[str, int]) -> float:
-    """The amount that was cut: the largest at which a step that was not taken would have been."""
-    largest = 0.0
-    for width, values in zip(widths, priorities, strict=True):
-        taken = int(numpy.searchsorted(width.levels, counts[width.groups[0].id]))
-        if taken < len(values):
-            largest = max(largest, float(values[taken]))
-    return largest

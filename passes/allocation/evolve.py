@@ -24,10 +24,10 @@ from graphprune.pruning.reconstruct import reconstruct
 from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.candidates import Candidates
 from graphprune.pruning.search.divergence import measure_dense
-from graphprune.pruning.search.evolution import Effort, Found, evolve
+from graphprune.pruning.search.evolution import Effort, Found, Genes, Space, evolve
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import LevelSolver, Library, library_key
-from graphprune.pruning.search.problem import Counts, Problem, distinct, make_grid
+from graphprune.pruning.search.problem import Counts, Grid, Problem, Start, distinct, near_grid, whole_grid
 from graphprune.pruning.search.surrogate import measure_alone, proposals
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
@@ -38,16 +38,14 @@ _EFFORTS: Mapping[str, Effort] = {
     "normal": Effort(generations=6, offspring=10, close=3, parents=3),
     "thorough": Effort(generations=30, offspring=16, close=4, parents=4),
 }
-# The steps between levels in each round, as shares of the full width.
-_STEPS: Mapping[str, tuple[float, ...]] = {
-    "quick": (1 / 16,),
-    "normal": (1 / 12, 1 / 32),
-    "thorough": (1 / 8, 1 / 16, 1 / 32, 1 / 64),
-}
+_STEP = 1 / 16  # of the full width, between the levels of the first library
+# Libraries with finer steps around the best so far.
+_FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (1 / 32,), "thorough": (1 / 32, 1 / 64)}
+_REACH = 4  # levels from where a search begins
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1)
 # Of what others give up, what widths outside of branches do: for each of these the others are searched.
-_OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.5, 0.25), "thorough": (0.5, 0.25, 0.1)}
+_OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.25, 0.5), "thorough": (0.25, 0.5, 0.1)}
 
 
 class Texts(NamedTuple):
@@ -64,8 +62,9 @@ class Evolve(Allocation):
     """Choose counts by evolution over levels that are solved beforehand, for the least divergence from the dense model.
 
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
-    library has the weight of that call at a few counts around it, solved on inputs that carry the errors of earlier
-    groups cut as far as expected (`carry`). Models put together from these are judged by the KL divergence of their top
+    library has the weight of that call at sixteenths of its width, solved on inputs that carry the errors of earlier
+    groups cut as far as expected (`carry`): by the amount of the start, rounded to an eighth, so that targets near to
+    each other have one library. Models put together from these are judged by the KL divergence of their top
     logits from the dense model's, on a quarter of the calibration rows, which the library does not see: all on half of
     these, the best of a generation on all of them. What each width does alone is measured first, and the best sums of
     that are where evolution starts from. Then a library with finer steps is made around the best, and so on. Other
@@ -92,45 +91,51 @@ class Evolve(Allocation):
             raise UsageError("evolve solves levels and judges models on calibration text; give --data")
         check_reachable(scene.groups, scene.candidates, scene.budget)
         problem, texts = Problem(scene, scores), split(scene.batches)
-        starts = [Adaptive(_AMPLITUDE, outside=each).keep(scene, scores).counts for each in _OUTSIDE[self.effort]]
+        rates = [Adaptive(_AMPLITUDE, outside=each).rates(scene) for each in _OUTSIDE[self.effort]]
+        if not problem.readers:
+            scene.note("evolve found no width that a single call reads, so nothing is searched: shares are adaptive's")
+            return Adaptive(_AMPLITUDE, outside=_OUTSIDE[self.effort][0]).keep(scene, scores)
         with kept_in(scene.folder) as folder:
             journal = Journal(folder / "search.jsonl")
-            found = [self.search_from(problem, counts, texts, folder, journal) for counts in distinct(starts, problem)]
+            starts = distinct([problem.start(each) for each in rates], problem)
+            found = [self.search_from(problem, start, texts, folder, journal) for start in starts]
         best, counts = min(found, key=lambda each: each[0].value)
         scene.note(
             f"evolve judged {len(journal.known):,} models; the best is {best.value:.4f} nats a token from the source"
         )
-        return Allotment(problem.fill(counts, _OUTSIDE[self.effort][0]))
+        return Allotment(problem.fill(counts, rates[0]))
 
     def search_from(
-        self, problem: Problem, counts: Counts, texts: Texts, folder: Path, journal: Journal
+        self, problem: Problem, start: Start, texts: Texts, folder: Path, journal: Journal
     ) -> tuple[Found, Counts]:
-        """The best model found from these counts on, with the widths that are not searched as they are, in rounds."""
-        for step in _STEPS[self.effort]:
-            found, counts = self.search_near(problem, counts, step, texts, folder, journal)
+        """The best model found from a start on, with the widths that are not searched as they are, in rounds."""
+        grid = whole_grid(problem, start.expected, _STEP)
+        found, counts = self.search_on(problem, grid, start, texts, folder, journal)
+        for step in _FINER[self.effort]:
+            again = Start(counts, counts)
+            found, counts = self.search_on(problem, near_grid(problem, counts, step), again, texts, folder, journal)
         return found, counts
 
-    def search_near(
-        self, problem: Problem, expected: Counts, step: float, texts: Texts, folder: Path, journal: Journal
+    def search_on(
+        self, problem: Problem, grid: Grid, start: Start, texts: Texts, folder: Path, journal: Journal
     ) -> tuple[Found, Counts]:
-        """The best model of a library around these counts."""
-        scene, grid = problem.scene, make_grid(problem, expected, step)
+        """The best model of the library of a grid."""
+        scene, expected = problem.scene, grid.at(grid.genes(start.expected))
         dense = replace(scene.graph, lineage=Lineage())
-        start = apply(dense, select(scene.groups, grid.fixed, problem.scores))
-        parts = grid.parts(start, expected)
+        cut = apply(dense, select(scene.groups, grid.fixed, problem.scores))
+        parts = grid.parts(cut, expected)
         levels = {part.call.weight: part.levels for part in parts}
-        library = Library(self.home(folder) / library_key(start.tensors(), texts.solved, levels, f"carry={self.carry}"))
-        solved = self.make_library(dense, start, LevelSolver(library, levels, Ridge(None, torch.float32)), texts, scene)
+        library = Library(self.home(folder) / library_key(cut.tensors(), texts.solved, levels, f"carry={self.carry}"))
+        solved = self.make_library(dense, cut, LevelSolver(library, levels, Ridge(None, torch.float32)), texts, scene)
         close, glance = (
             replace(measure_dense(dense, part, scene.loss), graph=solved) for part in (texts.close, texts.glance)
         )
-        judge = Candidates(start, solved, library, parts, glance, close, journal)
-        effort = _EFFORTS[self.effort] if self.search else _NONE
-        here, starts = grid.genes(expected), [grid.genes(expected)]
+        judges = [Candidates(cut, solved, library, parts, glance, close, journal) for _ in range(2)]
+        here, starts = grid.genes(start.expected), [grid.within(start.counts)]
         if self.search:
-            curves = measure_alone(grid.space, here, judge, scene.progress)
-            starts += proposals(grid.space, here, curves).values()
-        found = evolve(grid.space, starts, judge, effort, Random(scene.seed), scene.progress)
+            starts += propose_all(grid.space, here, judges.pop(), scene)
+        effort = _EFFORTS[self.effort] if self.search else _NONE
+        found = evolve(grid.space, starts, judges[0], effort, Random(scene.seed), scene.progress)
         return found, grid.at(found.genes)
 
     def home(self, folder: Path) -> Path:
@@ -141,6 +146,13 @@ class Evolve(Allocation):
         known = {node.name for node in dense.nodes}
         calls = [call for call in find_linear_calls(start) if call.node.name in known]
         return reconstruct(dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress)
+
+
+def propose_all(space: Space, here: Genes, judge: Candidates, scene: Scene) -> Sequence[Genes]:
+    """The best sums of what each width does alone, seen from where a library is expected."""
+    judge(here, True)  # so that others are run from where they differ from it
+    curves = measure_alone(space, here, judge, scene.progress, _REACH)
+    return tuple(proposals(space, here, curves, _REACH).values())
 
 
 def require_writable(folder: Path) -> None:

@@ -6,8 +6,8 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from graphprune.pruning.even_shares import even_counts
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.shares import even_counts
 
 
 @final

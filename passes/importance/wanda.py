@@ -11,8 +11,8 @@ from graphprune.errors import UsageError
 from graphprune.pruning.activations.inputs_seen import Place, Seen, column_norms, mean_weight, over_experts, see_inputs
 from graphprune.pruning.activations.layer_by_layer import score_layers
 from graphprune.pruning.activations.unit_inputs import UnitInputs, find_unit_inputs, score_units
-from graphprune.pruning.even_shares import even_counts, within_reach
 from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.shares import even_counts, within_reach
 
 
 @final

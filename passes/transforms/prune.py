@@ -106,7 +106,13 @@ class Prune(PrunePass, Pruning, Aimed):
 
 
 def surroundings(context: Context) -> Surroundings:
-    return Surroundings(source=context.source, seed=context.seed, report=context.progress, folder=context.folder)
+    return Surroundings(
+        source=context.source,
+        seed=context.seed,
+        report=context.progress,
+        folder=context.folder,
+        cache=context.cache if context.folder else None,
+    )
 
 
 def prunings(graph: Graph) -> int:

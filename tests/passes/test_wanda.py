@@ -17,9 +17,9 @@ from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.wanda import Wanda
 from graphprune.pruning.activations.layer_by_layer import stages
 from graphprune.pruning.activations.unit_inputs import find_unit_inputs
-from graphprune.pruning.even_shares import even_counts, within_reach
 from graphprune.pruning.interfaces import Scene, view
 from graphprune.pruning.selection import select
+from graphprune.pruning.shares import even_counts, within_reach
 from graphprune.rewriting.apply import apply
 from tests.passes.test_fluctuation import READ_BY, groups_of
 from tests.support.families import analysis, families, graph, model

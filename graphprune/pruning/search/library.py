@@ -1,6 +1,5 @@
 """The level library: for each reader the weights that it has at each of a few counts, solved and kept in a folder."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from graphprune.data.tensor_names import name_tensors
 from graphprune.pruning.activations.moments import Moments
 from graphprune.pruning.reconstruct import Solution, Solver, Target
-from graphprune.running.inputs import Batch
+from graphprune.running.inputs import Batch, by_name
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,7 @@ def spread(weight: Tensor, kept: Tensor, like: Tensor) -> Tensor:
 
 def library_key(tensors: Mapping[str, Tensor], batches: Sequence[Batch], levels: Mapping[str, Levels], how: str) -> str:
     """A name for all that a library depends on: the weights, the text, the levels, and how they were solved."""
-    digest = hashlib.blake2b(how.encode(), digest_size=8)
-    for name, tensor in tensors.items():
-        add(digest, name, tensor)
-    for batch in batches:
-        for name, tensor in sorted({"ids": batch}.items() if isinstance(batch, Tensor) else batch.items()):
-            add(digest, name, tensor)
-    for name, own in levels.items():
-        digest.update(f"{name} {own.expected}\n".encode())
-        for count, kept in own.kept.items():
-            add(digest, str(count), kept)
-    return digest.hexdigest()
-
-
-def add(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    texts = {f"text {i} {name}": t for i, batch in enumerate(batches) for name, t in by_name(batch).items()}
+    kept = {f"{call} {count}": each for call, own in levels.items() for count, each in own.kept.items()}
+    expected = "".join(f"\n{call} {own.expected}" for call, own in levels.items())
+    return name_tensors({**tensors, **texts, **kept}, how + expected)

@@ -1,11 +1,12 @@
 """The problem of a search: which widths are searched, which are set beforehand, and what any choice of levels costs."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.analysis.cost import Polynomial
@@ -13,15 +14,15 @@ from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.budget.budgets import Width, cost_of, free_widths
 from graphprune.budget.solver import solve
 from graphprune.ir.graph import Graph
-from graphprune.pruning.blocks import block_step, in_order, is_blocks
 from graphprune.pruning.interfaces import Scene
 from graphprune.pruning.search.candidates import Part
 from graphprune.pruning.search.evolution import Genes, Space
 from graphprune.pruning.search.library import Levels
 from graphprune.pruning.search.readers import Reader, find_readers
+from graphprune.pruning.shares import Amounts, amounts, counts_at, refused
 
 Counts = Mapping[str, int]
-_LEAST_RATE = 1e-6  # of a width that gives up nothing while others can
+_RUNGS = 16  # amounts that all may be cut by
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +49,50 @@ class Problem:
         others = [width for place, width in enumerate(self.widths) if place not in self.readers]
         return {group.id: counts[group.id] for width in others for group in width.groups}
 
-    def priorities(self, outside: float) -> list[NDArray[numpy.float64]]:
-        """For each step of each width, the share that others have given up when it is taken."""
-        ranks, found = in_order(self.widths, self.scores), []
-        for place, width in enumerate(self.widths):
-            if is_blocks(width):
-                found.append(block_step(width, 1 - ranks[place] / len(ranks)))
-                continue
-            rate = max(_LEAST_RATE, outside) if width.groups[0].block is None else 1.0
-            kept = width.levels[:-1] / self.scene.full(width.groups[0])
-            found.append(numpy.asarray((1 - kept) / rate, dtype=numpy.float64))
-        return found
+    def steps(self, rates: Mapping[str, float]) -> Amounts:
+        """For each step of each width the amount up to which it stays, where groups are cut at these rates."""
+        full = {group.id: self.scene.full(group) for group in self.scene.candidates}
+        return amounts(self.widths, self.scores, full, rates)
 
-    def fill(self, counts: Counts, outside: float) -> dict[str, int]:
+    def start(self, rates: Mapping[str, float]) -> "Start":
+        """Where a search begins: all are cut by an amount, that of the budget rounded to a rung.
+
+        So other budgets near to this one have the same rung, and with it the same library. What is not searched is as
+        on the rung; the next rung is taken where the budget is out of reach with that.
+        """
+        scene, steps = self.scene, self.steps(rates)
+        amount = refused(self.widths, steps, solve(scene.groups, self.widths, steps, scene.budget))
+        for rung in itertools.count(max(1, round(amount * _RUNGS))):
+            expected = counts_at(self.widths, steps, rung / _RUNGS)
+            set_ = [width if place in self.readers else pin(width, expected) for place, width in enumerate(self.widths)]
+            least = {id: count for width in set_ for id, count in width.at(0).items()}
+            if self.cost(scene.groups.sizes() | least) <= scene.budget.target:
+                free = [each if place in self.readers else each[:0] for place, each in enumerate(steps)]
+                return Start(expected, solve(scene.groups, set_, free, scene.budget))
+        raise AssertionError("a budget that was reached is out of reach")
+
+    def fill(self, counts: Counts, rates: Mapping[str, float]) -> dict[str, int]:
         """Counts that reach these first, and then as far as the budget allows."""
-        values = self.priorities(outside)
-        first = 1 + max((float(each.max(initial=0.0)) for each in values), default=0.0)
+        steps = self.steps(rates)
+        first = 1 + max((float(each.max(initial=0.0)) for each in steps), default=0.0)
         reached = [int(numpy.searchsorted(w.levels, counts[w.groups[0].id])) for w in self.widths]
         chosen = [
             numpy.where(numpy.arange(len(each)) < level, first, each)
-            for each, level in zip(values, reached, strict=True)
+            for each, level in zip(steps, reached, strict=True)
         ]
         return solve(self.scene.groups, self.widths, chosen, self.scene.budget)
+
+
+def pin(width: Width, counts: Counts) -> Width:
+    """A width that is as it is."""
+    return replace(width, levels=numpy.array([counts[width.groups[0].id]], dtype=numpy.int64))
+
+
+class Start(NamedTuple):
+    """The counts that later calls expect of a library's levels, and those that meet the budget."""
+
+    expected: Counts
+    counts: Counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +115,16 @@ class Grid:
         return found
 
     def genes(self, counts: Counts) -> Genes:
-        """The genes of counts that are on the grid."""
+        """The genes nearest to counts; those of counts that are on the grid."""
         ids = (self.problem.widths[place].groups[0].id for place in self.places)
-        return tuple(self.counts[place].index(counts[id]) for place, id in zip(self.places, ids, strict=True))
+        pairs = zip(self.places, ids, strict=True)
+        return tuple(int(numpy.abs(numpy.array(self.counts[place]) - counts[id]).argmin()) for place, id in pairs)
+
+    def within(self, counts: Counts) -> Genes:
+        """The genes of the counts next below, so that what fits into the budget still does."""
+        nearest = zip(self.places, self.genes(counts), strict=True)
+        above = [self.counts[place][gene] > counts[self.problem.widths[place].groups[0].id] for place, gene in nearest]
+        return tuple(max(0, gene - too) for gene, too in zip(self.genes(counts), above, strict=True))
 
     @property
     def space(self) -> Space:
@@ -114,11 +144,18 @@ class Grid:
         return tuple(found)
 
 
-def make_grid(problem: Problem, counts: Counts, step: float, around: int = 3) -> Grid:
-    """For each searched width the counts that are up to `around` steps from the given one; others as given.
+def whole_grid(problem: Problem, expected: Counts, step: float) -> Grid:
+    """For each searched width counts from the least to the full one, a `step` of all apart; others as expected."""
+    grid = {}
+    for place in problem.readers:
+        levels = problem.widths[place].levels
+        at = numpy.linspace(0, len(levels) - 1, min(len(levels), 1 + round(1 / step))).round().astype(numpy.int64)
+        grid[place] = tuple(levels[at].tolist())
+    return Grid(problem, problem.set_widths(expected), grid)
 
-    `step` is a share of the full width, a unit at least.
-    """
+
+def near_grid(problem: Problem, counts: Counts, step: float, around: int = 3) -> Grid:
+    """For each searched width the counts that are up to `around` steps from the given one; others as given."""
     grid = {}
     for place in problem.readers:
         levels, here = problem.widths[place].levels, counts[problem.widths[place].groups[0].id]
@@ -128,6 +165,6 @@ def make_grid(problem: Problem, counts: Counts, step: float, around: int = 3) ->
     return Grid(problem, problem.set_widths(counts), grid)
 
 
-def distinct(starts: Sequence[Counts], problem: Problem) -> tuple[Counts, ...]:
-    """One of all counts that set the same widths alike."""
-    return tuple({tuple(sorted(problem.set_widths(each).items())): each for each in starts}.values())
+def distinct(starts: Sequence[Start], problem: Problem) -> tuple[Start, ...]:
+    """One of all starts that set the same widths alike."""
+    return tuple({tuple(sorted(problem.set_widths(each.counts).items())): each for each in starts}.values())

@@ -13,8 +13,8 @@ Curves = Sequence[NDArray[numpy.float64]]  # of each gene, what each of its leve
 _CELLS = 4096  # of the cost grid
 
 
-def measure_alone(space: Space, here: Genes, judge: Judge, told: Callable[[int, int], None]) -> Curves:
-    """For each gene, what its levels add where all others stay: measured at both ends, a parabola between.
+def measure_alone(space: Space, here: Genes, judge: Judge, told: Callable[[int, int], None], reach: int) -> Curves:
+    """For each gene, what its levels add where all others stay: measured `reach` levels away, a parabola between.
 
     Parabolas pass through 0 at the present level; between it and one end alone there is a line. More units never add.
     """
@@ -22,7 +22,7 @@ def measure_alone(space: Space, here: Genes, judge: Judge, told: Callable[[int, 
     for gene, level in enumerate(here):
         told(gene, total)
         known = {level: 0.0}
-        for end in {0, space.levels[gene] - 1} - {level}:
+        for end in {max(0, level - reach), min(space.levels[gene] - 1, level + reach)} - {level}:
             known[end] = judge(put(here, gene, end), False) - base
         places = numpy.array(sorted(known), dtype=numpy.float64)
         values = numpy.array([known[int(place)] for place in places])
@@ -51,8 +51,7 @@ def put(genes: Genes, gene: int, level: int) -> Genes:
     return (*genes[:gene], level, *genes[gene + 1 :])
 
 
-def proposals(space: Space, here: Genes, curves: Curves) -> Mapping[int, Genes]:
-    """What is proposed within each reach that there is."""
-    most = max((max(level, n - 1 - level) for level, n in zip(here, space.levels, strict=True)), default=0)
-    found = {reach: propose(space, here, curves, reach) for reach in range(1, most + 1)}
-    return {reach: genes for reach, genes in found.items() if genes is not None}
+def proposals(space: Space, here: Genes, curves: Curves, reach: int) -> Mapping[int, Genes]:
+    """What is proposed within each reach up to this one."""
+    found = {most: propose(space, here, curves, most) for most in range(1, reach + 1)}
+    return {most: genes for most, genes in found.items() if genes is not None}

@@ -19,7 +19,7 @@ from graphprune.pruning.search.candidates import Candidates
 from graphprune.pruning.search.divergence import measure_dense, tokens_in
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import LevelSolver, Library, library_key
-from graphprune.pruning.search.problem import Grid, Problem, make_grid
+from graphprune.pruning.search.problem import Grid, Problem, near_grid
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import graph_inputs
@@ -54,7 +54,7 @@ def judge_of(problem: Problem, grid: Grid, folder: Path, carry: bool = True) -> 
 @pytest.mark.parametrize("name", families(("llama", "gpt2", "qwen3", "gpt_neox")))
 def test_a_candidate_is_the_model_that_is_cut(name: str, tmp_path: Path) -> None:
     problem = problem_of(name)
-    grid = make_grid(problem, expected_of(problem), 1 / 8)
+    grid = near_grid(problem, expected_of(problem), 1 / 8)
     assert len(grid.places) >= 2
     judge, solved = judge_of(problem, grid, tmp_path)
     chance, measured = Random(0), measure_dense(problem.scene.graph, BATCHES[:2])
@@ -78,7 +78,7 @@ def test_a_candidate_is_the_model_that_is_cut(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", families(("llama", "gpt2")))
 def test_a_glance_from_the_settled_genes_is_a_glance_from_the_start(name: str, tmp_path: Path) -> None:
     problem = problem_of(name)
-    grid = make_grid(problem, expected_of(problem), 1 / 8)
+    grid = near_grid(problem, expected_of(problem), 1 / 8)
     judge, _ = judge_of(problem, grid, tmp_path)
     chance = Random(1)
     each = [tuple(chance.randrange(len(counts)) for counts in grid.counts.values()) for _ in range(5)]

@@ -10,7 +10,7 @@ from graphprune.pruning.activations.moments import read
 from graphprune.pruning.reconstruct import Solution, Target
 from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.library import Levels, LevelSolver, Library, library_key, solve_level, spread
-from graphprune.pruning.search.problem import make_grid
+from graphprune.pruning.search.problem import near_grid
 from tests.pruning.search.test_candidates import BATCHES, expected_of, judge_of, problem_of
 
 
@@ -45,7 +45,7 @@ def test_levels_are_kept_whole(tmp_path: Path) -> None:
 @pytest.mark.xdist_group("llama")
 def test_two_halves_made_one_after_the_other_are_one_library(tmp_path: Path) -> None:
     problem = problem_of("llama")
-    grid = make_grid(problem, expected_of(problem), 1 / 4)
+    grid = near_grid(problem, expected_of(problem), 1 / 4)
     whole, first = judge_of(problem, grid, tmp_path / "whole")
     names = sorted(path.name for path in whole.library.folder.iterdir())
     half = tmp_path / "half" / whole.library.folder.name

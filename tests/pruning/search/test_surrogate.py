@@ -18,7 +18,7 @@ def judge(genes: Genes, closely: bool) -> float:
 
 
 def test_parabolas_are_found_and_the_best_sum_is_proposed() -> None:
-    curves = measure_alone(SPACE, HERE, judge, lambda done, total: None)
+    curves = measure_alone(SPACE, HERE, judge, lambda done, total: None, 9)
     for gene, curve in enumerate(curves[:3]):
         for level, value in enumerate(curve):
             changed = (*HERE[:gene], level, *HERE[gene + 1 :])
@@ -32,14 +32,14 @@ def test_parabolas_are_found_and_the_best_sum_is_proposed() -> None:
 
 
 def test_reach_is_kept_and_noise_makes_no_unit_harmful() -> None:
-    curves = measure_alone(SPACE, HERE, lambda genes, closely: float(genes[0] - genes[1]), lambda done, total: None)
+    curves = measure_alone(SPACE, HERE, lambda genes, closely: float(genes[0] - genes[1]), lambda done, total: None, 9)
     assert all((curve[:-1] >= curve[1:]).all() for curve in curves)
-    for reach, genes in proposals(SPACE, HERE, curves).items():
+    for reach, genes in proposals(SPACE, HERE, curves, 3).items():
         assert SPACE.fits(genes)
         assert max(abs(a - b) for a, b in zip(genes, HERE, strict=True)) <= reach
 
 
 def test_what_cannot_fit_is_not_proposed() -> None:
     tight = Space(SPACE.levels, SPACE.cost, 1)
-    curves = measure_alone(tight, HERE, judge, lambda done, total: None)
+    curves = measure_alone(tight, HERE, judge, lambda done, total: None, 9)
     assert propose(tight, HERE, curves, 1) is None
