@@ -104,8 +104,8 @@ def run_child(line: Sequence[str], root: Path) -> None:
         tempfile.tempdir = None
         bound()
         sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", closefd=False) for fd in (1, 2))  # noqa: SIM115
+        from graphprune.cli.console.terminal import prepare_streams
         from graphprune.cli.main import run
-        from graphprune.cli.terminal import prepare_streams
 
         prepare_streams()
         code = run([*arguments(line)])

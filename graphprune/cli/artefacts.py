@@ -3,9 +3,9 @@
 import typer
 
 from graphprune.cli.arguments import Folder, Json
+from graphprune.cli.console.show import print_checks, print_json
+from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.looks import check_reference
-from graphprune.cli.show import print_checks, print_json
-from graphprune.cli.stages import progress_on_stderr
 from graphprune.errors import ParityError
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from graphprune.cli.arguments import Json, Model, Out, Overwrite, Trust, split_commas
-from graphprune.cli.estimate import words
-from graphprune.cli.show import print_json, print_table
-from graphprune.cli.stages import progress_on_stderr
-from graphprune.cli.terminal import say
+from graphprune.cli.console.estimate import words
+from graphprune.cli.console.show import print_json, print_table
+from graphprune.cli.console.stages import progress_on_stderr
+from graphprune.cli.console.terminal import say
 from graphprune.comparison.options import CompareOptions, field_option
 from graphprune.errors import GraphpruneError, InterruptedRunError
 from graphprune.garbage import importing

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import typer
 
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
-from graphprune.cli.estimate import COMPILATION
-from graphprune.cli.show import print_result
-from graphprune.cli.stages import progress_on_stderr
+from graphprune.cli.console.estimate import COMPILATION
+from graphprune.cli.console.show import print_result
+from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder

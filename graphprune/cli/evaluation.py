@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
+from graphprune.cli.console.show import print_json, print_table
+from graphprune.cli.console.stages import progress_on_stderr
+from graphprune.cli.console.terminal import say
 from graphprune.cli.looks import check_models, check_text
-from graphprune.cli.show import print_json, print_table
-from graphprune.cli.stages import progress_on_stderr
-from graphprune.cli.terminal import say
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 

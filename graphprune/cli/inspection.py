@@ -7,9 +7,9 @@ import typer
 
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Json, Model, Trust
-from graphprune.cli.show import print_json, print_table
-from graphprune.cli.stages import progress_on_stderr
-from graphprune.cli.terminal import say
+from graphprune.cli.console.show import print_json, print_table
+from graphprune.cli.console.stages import progress_on_stderr
+from graphprune.cli.console.terminal import say
 
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups

@@ -7,8 +7,8 @@ import typer
 
 from graphprune import registry
 from graphprune.cli.arguments import Json
-from graphprune.cli.show import print_json, print_table
-from graphprune.cli.terminal import say
+from graphprune.cli.console.show import print_json, print_table
+from graphprune.cli.console.terminal import say
 from graphprune.errors import RegistryError
 from graphprune.suggestions import check_choice
 

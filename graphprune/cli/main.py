@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from graphprune.cli import artefacts, comparison, compilation, evaluation, inspection, listing, running
-from graphprune.cli.terminal import BROKEN, abandon_stdout, is_stdout, prepare_streams, warn
+from graphprune.cli import artefacts, comparison, compilation, evaluation, inspection, listing, running, sweeping
+from graphprune.cli.console.terminal import BROKEN, abandon_stdout, is_stdout, prepare_streams, warn
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end
 from graphprune.threads import wait_asleep
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (compilation, comparison, inspection, artefacts, running, evaluation, listing):
+for commands in (compilation, comparison, sweeping, inspection, artefacts, running, evaluation, listing):
     commands.register(app)
 
 

@@ -11,10 +11,10 @@ import typer
 
 from graphprune.amounts import show_amount
 from graphprune.cli.arguments import Folder, Json, split_commas
+from graphprune.cli.console.show import print_json, print_table
+from graphprune.cli.console.stages import progress_on_stderr
+from graphprune.cli.console.terminal import say, warn
 from graphprune.cli.looks import check_runnable
-from graphprune.cli.show import print_json, print_table
-from graphprune.cli.stages import progress_on_stderr
-from graphprune.cli.terminal import say, warn
 from graphprune.context import fitting, fitting_run, stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError

@@ -67,13 +67,13 @@ def read_solved(path: Path) -> Solved | None:
 
 def apply_solved(source: Graph, plan: Plan, solved: Solved | None) -> Graph:
     """The source cut by a plan, with the weights that were solved for it. Raises PlanError for those of others."""
-    cut = apply(source, plan)
     if solved is None:
-        return cut
+        return apply(source, plan)
     if solved.source != name_tensors(source.tensors()):
         raise PlanError(
             "the weights beside the plan were solved for another model; give the one that they were made of"
         )
+    cut = apply(source, plan)
     own = cut.tensors()
     for name, tensor in solved.tensors.items():
         if name not in own or tensor.shape != own[name].shape or not tensor.is_floating_point():

@@ -101,7 +101,7 @@ class Evolve(Allocation):
             found = [self.search_from(problem, start, texts, folder, journal) for start in starts]
         best, counts = min(found, key=lambda each: each[0].value)
         scene.note(
-            f"evolve judged {len(journal.known):,} models; the best is {best.value:.4f} nats a token from the source"
+            f"evolve judged {len(journal.asked):,} models; the best is {best.value:.4f} nats a token from the source"
         )
         return Allotment(problem.fill(counts, rates[0]))
 

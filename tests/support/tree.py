@@ -45,6 +45,7 @@ LAYERS = (
     "reporting",
     "compiler",
     "comparison",
+    "sweeping",
     "cli",
 )
 # What stands beside the core, and what of it may be used there. Kinds of passes know nothing of each other.

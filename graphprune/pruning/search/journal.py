@@ -10,15 +10,20 @@ from graphprune.json_data import JsonObject
 
 @final
 class Journal:
-    """Lines of JSON in a file: a key and a value, kept as soon as they are known. Without a file nothing is kept."""
+    """Lines of JSON in a file: a key and a value, kept as soon as they are known. Without a file nothing is kept.
+
+    `asked` are the keys whose values were wanted here, whoever found them.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.known = read_lines(path) if path is not None and path.is_file() else {}
+        self.asked = set[str]()
 
     def value(self, key: JsonObject, find: Callable[[], float]) -> float:
         """The value of a key: what is written, or what is found now."""
         name = json.dumps(key)
+        self.asked.add(name)
         if name not in self.known:
             self.known[name] = find()
             if self.path is not None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphprune.cli.show import print_checks, print_result, print_table, ratio, small
+from graphprune.cli.console.show import print_checks, print_result, print_table, ratio, small
 from graphprune.evaluation.measure import Measure
 from graphprune.reporting.results import Result
 from graphprune.reporting.verdict import Verdict

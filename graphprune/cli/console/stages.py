@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from graphprune.cli.estimate import Estimate, words
-from graphprune.cli.terminal import visible, warn
+from graphprune.cli.console.estimate import Estimate, words
+from graphprune.cli.console.terminal import visible, warn
 from graphprune.progress import Progress
 
 QUIET = 15.0  # seconds without a line, at most

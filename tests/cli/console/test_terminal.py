@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from graphprune.cli.console.show import print_table
+from graphprune.cli.console.stages import progress_on_stderr
+from graphprune.cli.console.terminal import say, visible, warn
 from graphprune.cli.main import report
-from graphprune.cli.show import print_table
-from graphprune.cli.stages import progress_on_stderr
-from graphprune.cli.terminal import say, visible, warn
 from tests.support.tree import SOURCES, TREES
 
 HARM = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202etxt"
@@ -35,7 +35,7 @@ def test_everything_that_prints_shows_them(capsys: pytest.CaptureFixture[str]) -
 
 
 # What prints without `say` and `warn`: those two, help and version, which are ours, and JSON, which escapes by itself.
-PRINTING = {"graphprune.cli.terminal": 2, "graphprune.cli.main": 2, "graphprune.cli.show": 1}
+PRINTING = {"graphprune.cli.console.terminal": 2, "graphprune.cli.main": 2, "graphprune.cli.console.show": 1}
 
 
 @pytest.mark.parametrize("name", sorted(name for name in SOURCES if name.startswith("graphprune.cli.")))

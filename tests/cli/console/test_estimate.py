@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphprune.cli.estimate import COMPILATION, Estimate, words
+from graphprune.cli.console.estimate import COMPILATION, Estimate, words
 
 EXPECTED = {"read": 2.0, "pruning": 4.0, "write": 1.0, "check": 3.0}
 ONE = (1, 1)

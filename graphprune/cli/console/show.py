@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.amounts import show_amount
-from graphprune.cli.terminal import say, visible
+from graphprune.cli.console.terminal import say, visible
 from graphprune.evaluation.measure import Measure
 from graphprune.reporting.results import Result, Width
 

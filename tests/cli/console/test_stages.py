@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from graphprune.cli.estimate import Estimate
-from graphprune.cli.stages import QUIET, Lines, StageBars, progress_on_stderr, title
+from graphprune.cli.console.estimate import Estimate
+from graphprune.cli.console.stages import QUIET, Lines, StageBars, progress_on_stderr, title
 
 
 class Clock:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from graphprune.artefacts.export import follow_umask
+from graphprune.cli.console.terminal import BROKEN, is_stdout
 from graphprune.cli.main import is_short_of_memory, report_file
-from graphprune.cli.terminal import BROKEN, is_stdout
 
 SHELL = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONWARNINGS": "ignore"}
 

@@ -1,0 +1,1 @@
+"""The console: what a person sees of a command while it runs and when it has ended."""
