@@ -40,7 +40,7 @@ def graph_runner(graph: Graph) -> Runner:
         sizes = {"batch": len(mask), "past": 0}
         empty = {n: torch.zeros(concrete(types[n].shape, sizes), dtype=types[n].dtype) for n in caches}
         states: dict[str, Tensor] = past if isinstance(past, dict) and past else empty
-        states = {name: spread(state, types[name], len(ids)) for name, state in states.items()}
+        states = {name: spread(state, types[name], len(mask)) for name, state in states.items()}
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **states}
         outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
         return outputs["logits"], {name: outputs[present_of(name)] for name in caches}

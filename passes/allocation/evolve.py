@@ -23,7 +23,7 @@ from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.reconstruct import reconstruct
 from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.candidates import Candidates
-from graphprune.pruning.search.divergence import measure_dense
+from graphprune.pruning.search.divergence import measure_dense, tokens_in
 from graphprune.pruning.search.evolution import Effort, Found, Genes, Space, evolve
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import LevelSolver, Library, library_key
@@ -41,6 +41,7 @@ _EFFORTS: Mapping[str, Effort] = {
 _STEP = 1 / 16  # of the full width, between the levels of the first library
 # Libraries with finer steps around the best so far.
 _FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (1 / 32,), "thorough": (1 / 32, 1 / 64)}
+_JUDGED = 4096  # tokens
 _REACH = 4  # levels from where a search begins
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1)
@@ -63,14 +64,15 @@ class Evolve(Allocation):
 
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
     library has the weight of that call at sixteenths of its width, solved on inputs that carry the errors of earlier
-    groups cut as far as expected (`carry`): by the amount of the start, rounded to an eighth, so that targets near to
-    each other have one library. Models put together from these are judged by the KL divergence of their top
-    logits from the dense model's, on a quarter of the calibration rows, which the library does not see: all on half of
-    these, the best of a generation on all of them. What each width does alone is measured first, and the best sums of
-    that are where evolution starts from. Then a library with finer steps is made around the best, and so on. Other
-    widths, such as the residual width, are set beforehand, with a search for each of a few. In the end the exact budget
-    is filled up. `effort` says how many models are judged; `search=false` takes the best start. `library` is a folder
-    that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads: here whole groups go.
+    groups cut as far as expected (`carry`): by the amount of the start, rounded to a sixteenth, so that targets near
+    to each other have one library. Models put together from these are judged by the KL divergence of their top logits
+    from the dense model's, on a quarter of the calibration rows (of 4,096 tokens at most), unseen by the library: all
+    on half of these, the best of a generation on all of them. What each width does alone is measured first, and the
+    best sums of that are where evolution starts from. Then a library with finer steps is made around the best, and so
+    on. Other widths, such as the residual width, are set beforehand, with a search for each of a few. In the end the
+    exact budget is filled up. `effort` says how many models are judged; `search=false` takes the best start. `library`
+    is a folder that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads: here
+    whole groups go.
     """
 
     name: ClassVar[str] = "evolve"
@@ -163,8 +165,9 @@ def require_writable(folder: Path) -> None:
 
 
 def split(batches: Sequence[Batch]) -> Texts:
-    """A quarter of the rows to judge on, half of these at a glance; a single batch is all three."""
-    close = first_rows(batches, max(1, sum(map(rows, batches)) // 4))
+    """A quarter of the rows to judge on, 4,096 tokens at most, half of it at a glance; one batch alone is all three."""
+    whole = sum(map(rows, batches))
+    close = first_rows(batches, max(1, min(whole // 4, _JUDGED * whole // max(1, tokens_in(batches)))))
     glance = first_rows(close, max(1, sum(map(rows, close)) // 2))
     return Texts(batches[len(close) :] or close, close, glance)
 

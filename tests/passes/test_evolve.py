@@ -94,6 +94,9 @@ def test_the_three_texts() -> None:
     assert sum(map(len, texts.glance)) == 4
     assert [id(batch) for batch in (*texts.close, *texts.solved)] == [id(batch) for batch in BATCHES]
     assert split(BATCHES[:1]) == (BATCHES[:1],) * 3
+    long = tuple(torch.zeros(2, 1024, dtype=torch.long) for _ in range(32))
+    assert sum(batch.numel() for batch in split(long).close) == 4096, "a quarter would be 16,384 tokens"
+    assert sum(batch.numel() for batch in split(long).solved) == 60 * 1024
 
 
 @pytest.mark.xdist_group("llama")
