@@ -199,7 +199,8 @@ def one_kill(subject: Subject, counts: Counts, number: int, patience: float, kep
         counts.half += not is_whole(subject.out)
     if subject.way == "overwrite":  # nothing but one of the two, and never neither
         counts.lost += not subject.out.exists()
-        counts.lost += code != 0 and number == signal.SIGTERM and digest(subject.out) != old
+        stopped = code != 0 and number == signal.SIGTERM and "was complete before" not in said
+        counts.lost += stopped and digest(subject.out) != old
     if number == signal.SIGTERM and code not in (0, -signal.SIGTERM):  # below 0: it had not begun to listen
         tidy = code == 128 + signal.SIGTERM and said.startswith("error: interrupted")
         new = sorted(set(subject.left()) - set(before))  # what a kill before left stays until a run comes so far

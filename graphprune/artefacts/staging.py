@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from graphprune.artefacts.locks import hold
 from graphprune.artefacts.outputs import check_output
-from graphprune.errors import ExportError, UsageError
+from graphprune.errors import ExportError, InterruptedRunError, UsageError
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _OCCUPIED = {errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.ENAMETOOLONG}
@@ -29,27 +29,53 @@ def staging(out: Path, overwrite: bool, model: str | None = None) -> Iterator[Pa
     is what the run reads, which is never replaced.
     """
     check_output(out, overwrite, model)
+    done = False
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = begin(out, stack)
+            try:
+                yield folder
+                publish(folder, out, overwrite, model)
+                done = True
+            except ExportError as error:  # the user knows OUT, not the folder beside it
+                raise ExportError(str(error).replace(str(folder), str(out))) from error
+            except SafetensorError as error:
+                raise ExportError(f"cannot write {out}: {error}") from error
+            except OSError as error:
+                raise explained(error, out) from error
+    except KeyboardInterrupt as error:
+        if done:
+            raise InterruptedRunError(after_writing(out)) from error
+        raise
+
+
+def after_writing(out: Path) -> str:
+    """What is said where a run is stopped when all that it was asked for is there."""
+    return f"interrupted, but {out} was complete before: it is new and whole"
+
+
+def begin(out: Path, stack: contextlib.ExitStack) -> Path:
+    """The folder to write in, which the stack removes. Raises UsageError, ExportError."""
     place = place_beside(out)
-    with contextlib.ExitStack() as stack:
-        try:
-            taken = stack.enter_context(hold(place / _LOCK))
-            if not taken:
-                raise UsageError(f"another run is writing {out}; wait for it, or give another -o OUT")
-            clear_leftovers(out)
-            folder = place / _NEW
-            folder.mkdir()
-        except OSError as error:
-            raise ExportError(f"cannot write beside {out}: {error.strerror or error}; give another -o OUT") from error
-        stack.callback(clear_leftovers, out)
-        try:
-            yield folder
-            publish(folder, out, overwrite, model)
-        except ExportError as error:  # the user knows OUT, not the folder beside it
-            raise ExportError(str(error).replace(str(folder), str(out))) from error
-        except SafetensorError as error:
-            raise ExportError(f"cannot write {out}: {error}") from error
-        except OSError as error:
-            raise explained(error, out) from error
+    try:
+        if not stack.enter_context(hold(place / _LOCK)):
+            raise UsageError(f"another run is writing {out}; wait for it, or give another -o OUT")
+        clear_leftovers(out)
+        folder = place / _NEW
+        folder.mkdir()
+    except OSError as error:
+        raise ExportError(f"cannot write beside {out}: {error.strerror or error}; give another -o OUT") from error
+    stack.callback(clear_in_any_case, out)
+    return folder
+
+
+def clear_in_any_case(out: Path) -> None:
+    """Clear what is left, and only then be stopped."""
+    try:
+        clear_leftovers(out)
+    except KeyboardInterrupt:
+        clear_leftovers(out)
+        raise
 
 
 def explained(error: OSError, out: Path) -> OSError | ExportError:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
+from graphprune.artefacts.staging import after_writing
 from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
 from graphprune.cli.console.estimate import COMPILATION
 from graphprune.cli.console.show import print_result
@@ -151,7 +152,17 @@ def compile_command(as_json: bool, **typed: Any) -> None:
     check_request(options)
     result = run_compile(options)
     if is_first():
+        print_written(result, as_json)
+
+
+def print_written(result: Result, as_json: bool) -> None:
+    """Print what was made; where that is interrupted, say that it is there all the same."""
+    try:
         print_result(result, as_json)
+    except KeyboardInterrupt as error:
+        if result.out is None:
+            raise
+        raise InterruptedRunError(after_writing(result.out)) from error
 
 
 def run_compile(options: CompileOptions) -> Result:
@@ -194,4 +205,4 @@ def apply_command(
 
     with progress_on_stderr() as progress:
         result = apply_plan(options, progress, process_began())
-    print_result(result, as_json)
+    print_written(result, as_json)

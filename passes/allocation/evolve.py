@@ -41,7 +41,7 @@ _EFFORTS: Mapping[str, Effort] = {
 _STEP = 1 / 16  # of the full width, between the levels of the first library
 # Libraries with finer steps around the best so far.
 _FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (1 / 32,), "thorough": (1 / 32, 1 / 64)}
-_JUDGED = 4096  # tokens
+_JUDGED, _MEASURED = 4096, 16384  # tokens that models are judged on, and that layers are measured on
 _REACH = 4  # levels from where a search begins
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1)
@@ -93,7 +93,7 @@ class Evolve(Allocation):
             raise UsageError("evolve solves levels and judges models on calibration text; give --data")
         check_reachable(scene.groups, scene.candidates, scene.budget)
         problem, texts = Problem(scene, scores), split(scene.batches)
-        rates = [Adaptive(_AMPLITUDE, outside=each).rates(scene) for each in _OUTSIDE[self.effort]]
+        rates = rates_of(scene, _OUTSIDE[self.effort])
         if not problem.readers:
             scene.note("evolve found no width that a single call reads, so nothing is searched: shares are adaptive's")
             return Adaptive(_AMPLITUDE, outside=_OUTSIDE[self.effort][0]).keep(scene, scores)
@@ -150,6 +150,19 @@ class Evolve(Allocation):
         return reconstruct(dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress)
 
 
+def rates_of(scene: Scene, outside: Sequence[float]) -> Sequence[Mapping[str, float]]:
+    """How fast each group gives up its units, for each share that those outside of branches do."""
+    part = first_rows(scene.batches, rows_of(scene.batches, _MEASURED))
+    found = Adaptive(_AMPLITUDE).rates(replace(scene, batches=part))
+    loose = {group.id for group in scene.candidates if group.block is None}
+    return [{id: share if id in loose else rate for id, rate in found.items()} for share in outside]
+
+
+def rows_of(batches: Sequence[Batch], tokens: int) -> int:
+    """How many rows have so many tokens together, one at least."""
+    return max(1, tokens * sum(map(rows, batches)) // max(1, tokens_in(batches)))
+
+
 def propose_all(space: Space, here: Genes, judge: Candidates, scene: Scene) -> Sequence[Genes]:
     """The best sums of what each width does alone, seen from where a library is expected."""
     judge(here, True)  # so that others are run from where they differ from it
@@ -166,8 +179,7 @@ def require_writable(folder: Path) -> None:
 
 def split(batches: Sequence[Batch]) -> Texts:
     """A quarter of the rows to judge on, 4,096 tokens at most, half of it at a glance; one batch alone is all three."""
-    whole = sum(map(rows, batches))
-    close = first_rows(batches, max(1, min(whole // 4, _JUDGED * whole // max(1, tokens_in(batches)))))
+    close = first_rows(batches, max(1, min(sum(map(rows, batches)) // 4, rows_of(batches, _JUDGED))))
     glance = first_rows(close, max(1, sum(map(rows, close)) // 2))
     return Texts(batches[len(close) :] or close, close, glance)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from graphprune.cli import compilation
 from graphprune.cli.compilation import apply_command, compile_command, read_rounding, run_compile
 from graphprune.cli.main import run
 from graphprune.errors import InterruptedRunError, UsageError
@@ -90,6 +91,17 @@ def test_an_interrupted_run_that_kept_its_state_says_how_to_go_on(engine: Any, t
     assert str(caught.value) == (
         f"interrupted; the same command goes on from {tmp_path / '.x.graphprune-run'}, with --restart it begins again"
     )
+
+
+def test_a_stop_while_the_result_is_printed_says_that_it_is_there(monkeypatch: Any, tmp_path: Path) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compilation, "print_result", stopped)
+    with pytest.raises(InterruptedRunError, match="out was complete before"):
+        compilation.print_written(Result(tmp_path / "out"), False)
+    with pytest.raises(KeyboardInterrupt):
+        compilation.print_written(Result(None), False)
 
 
 def test_a_dry_run_that_is_interrupted_has_kept_nothing(engine: Any) -> None:
