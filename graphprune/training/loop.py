@@ -19,7 +19,7 @@ from graphprune.running.perplexity import perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
 from graphprune.training.metrics import Line, Measured, Metrics, Moment, Report
-from graphprune.training.objective import counted_tokens
+from graphprune.training.objective.sums import counted_tokens
 from graphprune.training.optimizer import set_rate
 from graphprune.training.resumption import save_training, snapshot
 from graphprune.training.saved_state import Snapshot, write_snapshot

@@ -17,7 +17,10 @@ from graphprune.running.devices import choose_device, make_current
 from graphprune.training.adapters import Trainee, adapted, whole
 from graphprune.training.distributed import is_sharded, shard
 from graphprune.training.divergence import Watch
-from graphprune.training.objective import Logits, Objective, Teacher, make_teacher
+from graphprune.training.objective.objective import Objective
+from graphprune.training.objective.predictor import Predictor
+from graphprune.training.objective.sums import Blend
+from graphprune.training.objective.teacher import Teacher, make_teacher
 from graphprune.training.optimizer import carried_moments, make_adamw, write_moments
 from graphprune.training.options import TrainOptions
 from graphprune.training.saved_state import Snapshot
@@ -88,18 +91,19 @@ def prepare(
         here = place(graph, accelerator.device)
         trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
     alone = not sharded and options.lora is None  # layers that others have wrapped stay as they are
-    model: Any = Logits(trainee.graph, options.rows, stream.length, causal=alone)
+    model = Predictor(trainee.graph, options.rows, stream.length, plain=alone)
     if options.compile:
         model.compile()
+    teach = None
+    if options.distill > 0 and teacher is not None:
+        teach = make_teacher(teacher, options, stream.length, accelerator.device)
     made = make_adamw(trainee.trainable.values(), options)
-    objective = Objective(model, options.distill, options.temperature)
+    words, blend = vocabulary_size(trainee.graph) or 1, Blend(options.distill, options.temperature)
+    objective: Any = Objective(model, words, blend, teach)
     objective, optimizer = (objective, wrapped(made)) if sharded else accelerator.prepare(objective, made)
     carried = carried_moments(graph) if options.moments == "carry" and options.lora is None else None
     if carried is not None:
         write_moments(optimizer, trainee.trainable, carried)
-    teach = None
-    if options.distill > 0 and teacher is not None:
-        teach = make_teacher(teacher, options, stream.length, accelerator.device)
     return Session(options, stream, accelerator, trainee, objective, optimizer, teach, held_out, folder)
 
 

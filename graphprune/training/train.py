@@ -12,7 +12,7 @@ from graphprune.running.devices import memory_errors
 from graphprune.training.distributed import agreed
 from graphprune.training.loop import run
 from graphprune.training.metrics import Report, no_report
-from graphprune.training.objective import require_same_vocabulary
+from graphprune.training.objective.teacher import require_same_vocabulary
 from graphprune.training.optimizer import KINDS, Moments, read_moments
 from graphprune.training.options import TrainOptions
 from graphprune.training.resumption import describe, restore, resume

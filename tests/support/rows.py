@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.training.objective import IGNORED
+from graphprune.training.objective.sums import IGNORED
 
 
 @dataclass(frozen=True)

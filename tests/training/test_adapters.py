@@ -1,4 +1,4 @@
-"""Distillation against its formula, teachers that do not fit, and LoRA adapters that are merged."""
+"""LoRA adapters: what they change, that they merge to what was trained, and what is refused."""
 
 import json
 import sys
@@ -17,9 +17,7 @@ from graphprune.ir.plan import Plan
 from graphprune.ir.verification import verify
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs
-from graphprune.training import objective
 from graphprune.training.adapters import adapted
-from graphprune.training.objective import counted_tokens, objective_sums
 from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.train import train
 from tests.support.families import graph as family
@@ -34,60 +32,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def labels_of(rows: int, length: int, words: int) -> Tensor:
-    labels = torch.randint(words, (rows, length), generator=torch.Generator().manual_seed(2))
-    labels[0, 3:5] = -100
-    return labels
-
-
-def reference(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, temperature: float) -> float:
-    """The formula, one token at a time in float64."""
-    total = 0.0
-    for row in range(len(labels)):
-        for place in range(1, labels.shape[1]):
-            if labels[row, place] != -100:
-                s, t = student[row, place - 1].double(), teacher[row, place - 1].double()
-                p, q = (t / temperature).softmax(0), (s / temperature).softmax(0)
-                divergence = temperature**2 * float((p * (p.log() - q.log())).sum())
-                total += alpha * divergence - (1 - alpha) * float(s.log_softmax(0)[labels[row, place]])
-    return total
-
-
-@pytest.mark.parametrize("alpha", [0.3, 1.0])
-@pytest.mark.parametrize("chunk", [1 << 25, 40])
-def test_the_loss_is_the_formula_also_in_parts(alpha: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "_LARGEST_CHUNK", chunk)
-    student, teacher, labels = draw(3, 6, 9).requires_grad_(), draw(3, 6, 9, seed=1), labels_of(3, 6, 9)
-    loss, entropy, divergence = objective_sums(student, labels, teacher, alpha, 2.0)
-    assert loss.item() == pytest.approx(reference(student.detach(), teacher, labels, alpha, 2.0), rel=1e-5)
-    assert loss.item() == pytest.approx(alpha * divergence.item() + (1 - alpha) * entropy.item(), rel=1e-5)
-    assert counted_tokens(labels) == 3 * 5 - 2
-    loss.backward()
-    assert student.grad is not None
-    nothing = student.grad[0, 2:4].abs().sum() + student.grad[:, -1].abs().sum()
-    assert nothing == 0
-    assert student.grad[0, :2].abs().sum() > 0
-
-
-def test_parts_have_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradients = []
-    for chunk in (1 << 25, 40):
-        monkeypatch.setattr(objective, "_LARGEST_CHUNK", chunk)
-        student = draw(3, 6, 9).requires_grad_()
-        objective_sums(student, labels_of(3, 6, 9), draw(3, 6, 9, seed=1), 0.5, 2.0)[0].backward()
-        gradients.append(student.grad)
-    torch.testing.assert_close(gradients[0], gradients[1])
-
-
-def test_a_student_that_is_the_teacher_has_no_gradient() -> None:
-    student = draw(3, 6, 9).requires_grad_()
-    loss, _, divergence = objective_sums(student, labels_of(3, 6, 9), student.detach().clone(), 1.0, 2.0)
-    loss.backward()
-    assert student.grad is not None
-    assert abs(divergence.item()) < 1e-5
-    assert student.grad.abs().max() < 1e-6
-
-
 def pruned() -> Graph:
     groups = [g for g in analyze(tiny_graph()).groups if g.kind == "mlp"]
     return apply(tiny_graph(), Plan({g.id: tuple(range(g.units // 4)) for g in groups}))
@@ -96,26 +40,6 @@ def pruned() -> Graph:
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
-
-@pytest.mark.parametrize("dtype", ["none", "bf16"])
-def test_a_student_comes_nearer_to_its_teacher(dtype: Any, tmp_path: Path) -> None:
-    teacher = train(tiny_graph(), replace(OPTIONS, steps=40, lr=1e-2), Rows(seed=9)).graph
-    options = replace(OPTIONS, steps=40, lr=1e-2, distill=1.0, teacher_dtype=dtype, teacher_device="cpu")
-    train(tiny_graph(), options, Rows(), teacher=teacher, folder=tmp_path)
-    rows = rows_of(tmp_path)
-    assert rows[-1]["kd"] < rows[0]["kd"] / 2
-    assert rows[0]["loss"] == rows[0]["kd"]
-    assert rows[0]["ce"] > 1
-
-
-def test_a_teacher_with_another_vocabulary_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"the teacher knows 61 tokens and the student 64; .* set distill=0"):
-        train(tiny_graph(), replace(OPTIONS, distill=0.5), Rows(), teacher=family("llama"))
-    with pytest.raises(UsageError, match="distillation needs a teacher"):
-        train(tiny_graph(), replace(OPTIONS, distill=0.5), Rows())
-
-
-# LoRA
 
 LORA = replace(OPTIONS, lora=LoraOptions(rank=2, alpha=8.0), lr=1e-2)
 
