@@ -1,15 +1,19 @@
 """Every published method on one implementation and one protocol: runs `graphprune compare` and writes the page.
 
-    python benchmarks/compared_methods.py --data-root ../shared/data --work FOLDER [--only NAME ...] [--page-only]
+    python benchmarks/compared_methods.py --data-root ../shared/data [--work FOLDER] [--only NAME ...] [--page-only]
 
 The models are the three small ones of TinyStories and SmolLM2-135M-Instruct, which ../shared/data/real-models makes
 (`--smollm2` names its folder). Cells are kept in FOLDER and are not measured again; a run may be stopped at any time.
-Writes docs/methods/compare.md from what is there, cells that lack said so.
+SmolLM2's take hours: they are kept in the default FOLDER, beside this file, so that another machine goes on with them.
+Writes docs/methods/compare.md from what is there; the part of a model that is not there stays as the page has it.
 """
 
 import argparse
+import itertools
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,9 @@ TOLD = ("--held-out", "corpora/tinystories/tinystories_val_794K.txt", "--bytes",
 WIKI = ("--data", "corpora/wikitext-2/raw_train_first_1MB.txt", "--held-out", "corpora/wikitext-2/test.txt")
 WINDOWS = ("--tokens", "8192", "--window", "512", "--stride", "512", "--no-bos")  # as the anchors were measured
 SAMPLES = ("--samples", "128", "--length", "128")
+SMOLLM2 = Path("/tmp/real-smol")
+WORK = Path(__file__).parent / "results" / "compared"
+ITEMS = 200  # of each task
 TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "blimp_local")
 
 
@@ -76,8 +83,8 @@ RUNS: Mapping[str, Run] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--smollm2", type=Path, default=Path("/tmp/real-smol"))
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--smollm2", type=Path, default=SMOLLM2)
+    parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--only", nargs="*", choices=tuple(RUNS), default=tuple(RUNS))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--train-tokens", default="0")
@@ -96,7 +103,8 @@ def command(name: str, arguments: argparse.Namespace) -> list[str]:
     model = root / run.model if run.model else arguments.smollm2
     options = [str(root / each) if each.startswith("corpora/") else each for each in run.options]
     if arguments.tasks:
-        options += ["--tasks", ",".join(TASKS), "--eval-data", str(root / "eval"), "--task-limit", "200"]
+        data = task_data(root / "eval", Path(tempfile.gettempdir()) / "graphprune-eval")
+        options += ["--tasks", ",".join(TASKS), "--eval-data", str(data), "--task-limit", str(ITEMS)]
     methods = ["--methods", arguments.methods, "--train-tokens", arguments.train_tokens]
     program = "from graphprune.cli.main import main; main()"
     return [
@@ -113,13 +121,32 @@ def command(name: str, arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+def task_data(source: Path, made: Path) -> Path:
+    """The questions, and of BLiMP one set of as many items as the others have: one of each of its sets, in turn."""
+    made.mkdir(parents=True, exist_ok=True)
+    for path in (source / "commonsense").glob("*.jsonl"):
+        (made / path.name).write_bytes(path.read_bytes())
+    sets = [path.read_text(encoding="utf-8").splitlines() for path in sorted((source / "blimp").glob("*.jsonl"))]
+    lines = itertools.islice((line for turn in zip(*sets, strict=False) for line in turn), ITEMS)
+    (made / "all_sets.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return made
+
+
 def write_page(work: Path) -> None:
     """The page: what each run wrote, and the figures of others beside it."""
+    before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    known = re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]
     parts = [HEAD]
     for name, run in RUNS.items():
         found = work / name / "compare.md"
         if found.is_file():
             parts.append(f"{deeper(found.read_text(encoding='utf-8')).strip()}\n\n{run.anchors}".strip())
+        else:
+            parts += [
+                part.strip()
+                for part in known
+                if part.startswith(f"## Methods compared on {Path(run.model or SMOLLM2).name}\n")
+            ]
     PAGE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from graphprune.backends.gguf.shapes import Shape
 from graphprune.backends.gguf.tokens import add_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.weights.stored import real
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
@@ -92,4 +93,4 @@ def pack(values: NDArray[numpy.float32], precision: str) -> "tuple[NDArray[numpy
 
 
 def to_numpy(tensor: Tensor) -> NDArray[numpy.float32]:
-    return numpy.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
+    return numpy.ascontiguousarray(real(tensor).detach().to("cpu", torch.float32).numpy())

@@ -71,13 +71,13 @@ class HuggingFace(Backend):
     def write(self, graph: "Graph", folder: Path) -> list[Path]:
         from graphprune.backends.huggingface.generic_checkpoint import write_generic
         from graphprune.backends.huggingface.skeletons import quiet
-        from graphprune.backends.huggingface.stock_checkpoint import stock_models, write_stock
+        from graphprune.backends.huggingface.stock_checkpoint import narrow_model, stock_models, write_stock
         from graphprune.ir.serial import narrowest_dtype
 
         with quiet():
             model = None if self.form == "generic" else next(stock_models(graph), None)
             if model is not None:
-                model.to(narrowest_dtype(graph))  # type: ignore[arg-type]  # transformers' wrapper hides self
+                narrow_model(model, narrowest_dtype(graph))
                 return write_stock(model, folder, self.shard_bytes)
         if self.form == "stock":
             raise ExportError(f"no configuration of {graph.source.architecture or 'the source'} fits; use form=generic")

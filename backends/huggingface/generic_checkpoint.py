@@ -13,6 +13,7 @@ from graphprune.ir.contract import is_state
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, narrowest_dtype, stored_tensors, to_data, type_name
 from graphprune.paths import stays_inside
+from graphprune.weights.stored import narrowed
 
 # What the graph already fixes, or what would make a cache believe in windows that the graph does not need.
 _LEFT_OUT = frozenset([
@@ -41,7 +42,8 @@ def write_generic(graph: Graph, folder: Path, shard_bytes: int) -> list[Path]:
 def narrowed_tensors(graph: Graph) -> dict[str, Tensor]:
     """The tensors to store; parameters in the source's own type where that is exact."""
     main, narrow, parameters = main_dtype(graph), narrowest_dtype(graph), graph.parameters()
-    return {n: t.to(narrow) if n in parameters and t.dtype == main else t for n, t in stored_tensors(graph).items()}
+    stored = stored_tensors(graph).items()
+    return {n: narrowed(t, narrow if n in parameters and t.dtype == main else t.dtype) for n, t in stored}
 
 
 def generic_config(graph: Graph) -> dict[str, object]:

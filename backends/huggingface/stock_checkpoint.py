@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from graphprune.backends.attempts import attempt
@@ -15,6 +16,7 @@ from graphprune.backends.huggingface.stock_configs import stock_configs
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import main_dtype, stored_tensors
 from graphprune.running.comparison import agree
+from graphprune.weights.stored import any_stored, narrowed
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -85,6 +87,17 @@ def unread_parameters(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> di
     )
     found = dict(model.named_parameters())
     return {n: found[n].detach() for n, shape in shapes.items() if n in found and tuple(found[n].shape) == shape}
+
+
+def narrow_model(model: "PreTrainedModel", dtype: torch.dtype) -> None:
+    """Give a model's weights a type; those that are only stored become real, tied ones once."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and any_stored([parameter]):
+                made.setdefault(id(parameter), torch.nn.Parameter(narrowed(parameter, dtype), parameter.requires_grad))
+                module._parameters[name] = made[id(parameter)]
+    model.to(dtype)  # type: ignore[arg-type]  # transformers' wrapper hides self
 
 
 def write_stock(model: "PreTrainedModel", folder: Path, shard_bytes: int) -> list[Path]:

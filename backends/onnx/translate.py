@@ -23,6 +23,7 @@ from graphprune.errors import ExportError, foreign
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.operators import call_name
 from graphprune.ir.types import TensorType
+from graphprune.weights.stored import any_stored, real
 
 LocalFunction = ir.Function | OnnxFunction[..., object]
 
@@ -193,12 +194,12 @@ def is_weight_only(linear: fx.Node, node: fx.Node) -> bool:
 
 
 def lazy_tensor(name: str, tensor: Tensor, dtype: torch.dtype, transposed: bool) -> ir.TensorProtocol:
-    """The tensor as ONNX sees it; a cast or transposition happens only while it is written."""
-    if tensor.dtype == dtype and not transposed:
+    """The tensor as ONNX sees it; what it takes to make it happens only while it is written."""
+    if tensor.dtype == dtype and not transposed and not any_stored([tensor]):
         return TorchTensor(tensor.detach(), name=name)
 
     def convert() -> ir.TensorProtocol:
-        cast = tensor.detach().to(dtype)
+        cast = real(tensor).detach().to(dtype)
         return TorchTensor(cast.t().contiguous() if transposed else cast, name=name)
 
     shape = tensor.shape[::-1] if transposed else tensor.shape

@@ -17,6 +17,7 @@ from graphprune.artefacts.source_tokens import check_tokenizer
 from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
+from graphprune.frontend.room import is_checked_in_file
 from graphprune.ir.contract import DERIVED
 from graphprune.running.comparison import Check, Coarseness, compare, compare_tokens, in_fewer_bits
 from graphprune.running.observations import Observations, greedy, observe, observe_encoder
@@ -28,14 +29,14 @@ REDUCED = {"fp16": Coarseness(1e-2, 1e-2), "int8": Coarseness(0.1, 0.5), "int4":
 def main(arguments: Sequence[str]) -> int:
     """Print the checks of the folder named in the arguments as one line of JSON, and before that a line after each.
 
-    Returns 0 if all passed.
+    A second argument is the memory that there is. Returns 0 if all passed.
     """
     import transformers
 
     transformers.logging.disable_progress_bar()
     try:
         checks = []
-        for found in check_all(Path(arguments[0])):
+        for found in check_all(Path(arguments[0]), next(iter(arguments[1:]), None)):
             checks.append(found)
             print(json.dumps({"compared": f"{found.artefact} {found.name}"}), flush=True)
     except GraphpruneError as error:
@@ -53,11 +54,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)[:300] if str(error).strip() else ''}"
 
 
-def check_all(out: Path) -> Iterator[Check]:
+def check_all(out: Path, memory: str | None = None) -> Iterator[Check]:
     expected, kind = read_reference(out)
     with torch.no_grad():
         if (out / "config.json").is_file():
-            yield from check_checkpoint(out, expected, kind)
+            yield from check_checkpoint(out, expected, kind, memory)
             yield from check_tokens(out)
             yield from check_calls(out, expected, kind)
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
@@ -100,12 +101,12 @@ def compare_all(
         yield compare_tokens(artefact, expected, tokens)
 
 
-def check_checkpoint(out: Path, expected: Observations, kind: str) -> Iterator[Check]:
+def check_checkpoint(out: Path, expected: Observations, kind: str, memory: str | None = None) -> Iterator[Check]:
     """Compare the checkpoint as a user would load it."""
     generic = is_generic_form(out)
     if generic:
         require_own_code(out)
-    model = load_checkpoint(out, kind, reference_dtype(expected))
+    model = load_checkpoint(out, kind, reference_dtype(expected), is_checked_in_file(out, memory))
     if kind == DERIVED:
         runner = model_runner(model) if generic else whole_runner(model)
         prompt = expected["input.prompt"]

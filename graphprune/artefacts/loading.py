@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.errors import ParityError
 from graphprune.frontend.checks import check_no_extras
+from graphprune.frontend.stored_weights import keep_in_file
 from graphprune.generic import CODE, MODELING
 from graphprune.ir.contract import DERIVED
 from graphprune.running.open_model import OpenModel
@@ -18,23 +19,28 @@ from graphprune.running.runners import Runner
 DECODERS = ("decoder", DERIVED)
 
 
-def load_checkpoint(out: Path, kind: str, dtype: torch.dtype) -> Any:
+def load_checkpoint(out: Path, kind: str, dtype: torch.dtype, in_file: bool = False) -> Any:
     """Load with the class that config.json names. No code of the folder runs: the generic class is graphprune's own.
 
-    Remote code stays off as a whole, since transformers would take what else lies there with it, such as
-    custom_generate/generate.py. Raises ParityError where the folder needs code that is not graphprune's.
+    With `in_file` weights stay where they are, as they are stored, and are read as `dtype`. Remote code stays off as a
+    whole, since transformers would take what else lies there with it, such as custom_generate/generate.py. Raises
+    ParityError where the folder needs code that is not graphprune's.
     """
     import transformers
 
     check_no_extras(out, read_config(out))
-    options = {"trust_remote_code": False, "use_safetensors": True, "dtype": dtype, "local_files_only": True}
-    if is_generic_form(out):
-        return generic_class(out).from_pretrained(out, **options).eval()
+    stored = "auto" if in_file else dtype
+    options = {"trust_remote_code": False, "use_safetensors": True, "dtype": stored, "local_files_only": True}
     loader: Any = transformers.AutoModelForCausalLM
-    if kind not in DECODERS or kind == DERIVED:  # no mapping has all that generate text
+    if is_generic_form(out):
+        loader = generic_class(out)
+    elif kind not in DECODERS or kind == DERIVED:  # no mapping has all that generate text
         names = read_config(out).get("architectures") or [""]
         loader = getattr(transformers, names[0], transformers.AutoModel)
-    return loader.from_pretrained(out, **options).eval()
+    model = loader.from_pretrained(out, **options).eval()
+    if in_file:
+        keep_in_file(model, dtype)
+    return model
 
 
 def generic_class(out: Path) -> Any:

@@ -41,16 +41,16 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     return path
 
 
-def check(out: Path, progress: Progress = no_progress) -> list[Check]:
+def check(out: Path, progress: Progress = no_progress, memory: str | None = None) -> list[Check]:
     """Load every artefact in `out` in a fresh process and compare it with the saved reference.
 
-    The process says in a line what it has compared. Raises ParityError where it fails; a comparison that fails is in
-    the result, see `require`.
+    A checkpoint that is too large for the memory stays in its file. The process says in a line what it has compared.
+    Raises ParityError where it fails; a comparison that fails is in the result, see `require`.
     """
     progress(CHECKING)
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
-    command = child_command("graphprune.artefacts.parity", str(out))
+    command = child_command("graphprune.artefacts.parity", str(out), *([] if memory is None else [memory]))
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,

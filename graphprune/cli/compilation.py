@@ -75,7 +75,7 @@ PANELS = {
     ),
     "How to train": ("train_tokens", "stages", "lr", "restart"),
     "What text to look at": ("data", "field", "held_out", "samples", "length"),
-    "Where to compute": ("device", "precision"),
+    "Where to compute": ("device", "precision", "memory"),
     "What to write": ("dry_run",),
 }
 

@@ -26,6 +26,8 @@ from graphprune.compiler.vocabulary_start import (
 )
 from graphprune.data.calibration import Text, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
+from graphprune.frontend.places import look_at
+from graphprune.frontend.room import describe_room, settled, stays_in_file
 from graphprune.frontend.source import READING, capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
@@ -46,6 +48,7 @@ from graphprune.rewriting.solved_weights import apply_solved, read_solved
 from graphprune.running.devices import choose_device, describe_device, make_current
 from graphprune.spec import parse_spec
 from graphprune.threads import threads_for
+from graphprune.weights.stored import any_stored, store
 
 
 def compile_model(options: CompileOptions, progress: Progress = no_progress, began: float | None = None) -> Result:
@@ -71,7 +74,9 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
     if device.type != "cpu":
         progress(f"computing on {describe_device(device)}", 0, 0)
     with staging(options.out, options.overwrite, options.model) as folder:
-        source = capture_for_work(options.model, options.trust_remote_code, options.part, progress)
+        source = capture_for_work(
+            options.model, options.trust_remote_code, options.part, progress, options.memory, device
+        )
         verify(source)
         asked, recipe = recipe, without_text(recipe, options, source)
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
@@ -80,6 +85,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
                 graph, text = run_method(options, start, kept, device, progress)
+                graph = settled(graph, options.memory)
                 leave()
                 work = Work(
                     asked_of(options),
@@ -95,6 +101,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
                     device,
                     (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device)),
                     began,
+                    memory=options.memory,
                 )
                 result = finish(work, backends, folder, progress)
     if keeps_state(recipe):
@@ -178,11 +185,17 @@ def as_stored(graph: Graph) -> Graph:
     dtype = graph.source.dtype
     if dtype is None or not dtype.is_floating_point:
         return graph
-    rounded = {n: p.detach().to(dtype).to(p.dtype) for n, p in graph.parameters().items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in rounded.values()):
-        return graph  # float16 holds nothing above 65504
-    old = graph.parameters()
-    return graph.with_tensors({n: torch.nn.Parameter(t, old[n].requires_grad) for n, t in rounded.items()})
+    stored = any_stored(graph.tensors().values())
+    rounded = dict[str, torch.nn.Parameter]()
+    for name, parameter in graph.parameters().items():
+        if any_stored([parameter]):
+            continue  # nobody changed it
+        narrow = parameter.detach().to(dtype)
+        if not bool(torch.isfinite(narrow).all()):
+            return graph  # float16 holds nothing above 65504
+        wide = store(narrow, parameter.dtype) if stored else narrow.to(parameter.dtype)
+        rounded[name] = torch.nn.Parameter(wide, parameter.requires_grad)
+    return graph.with_tensors(rounded)
 
 
 @contextlib.contextmanager
@@ -228,13 +241,13 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: f
     plan, solved = read_plan(options.plan), read_solved(options.plan)
     backends = load_backends(options.backends)
     with staging(options.out, options.overwrite, options.model) as folder:
-        source = capture_for_work(options.model, options.trust_remote_code, options.part, progress)
+        source = capture_for_work(options.model, options.trust_remote_code, options.part, progress, options.memory)
         verify(source)
         with threads_for(source.parameter_count()), planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply_solved(source, plan, solved), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
             step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
-            graph = replace(graph.record(step), lineage=Lineage(plan))
+            graph = settled(replace(graph.record(step), lineage=Lineage(plan)), options.memory)
             work = Work(
                 asked,
                 None,
@@ -245,19 +258,28 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: f
                 vocabulary=cut,
                 began=began,
                 solved=solved is not None,
+                memory=options.memory,
             )
             result = finish(work, backends, folder, progress)
     return replace(result, out=options.out)
 
 
 def capture_for_work(
-    model: str, trust_remote_code: bool, part: str = "whole", progress: Progress = no_progress
+    model: str,
+    trust_remote_code: bool,
+    part: str = "whole",
+    progress: Progress = no_progress,
+    memory: str | None = None,
+    device: torch.device | None = None,
 ) -> Graph:
     """Capture in float32: half-precision weights are exact in it, and processors compute it well.
 
-    Raises UsageError where that is the text model of a whole that takes more, and nobody asked for it.
+    What is too large for the memory stays in its file, on a processor. Raises UsageError where the graph is the text
+    model of a whole that takes more, and nobody asked for it.
     """
     progress(READING)
-    graph = capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32, progress=progress)
+    folder = look_at(model, True, trust_remote_code)
+    stored = (device is None or device.type == "cpu") and stays_in_file(folder, memory)
+    graph = capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32, stored=stored, progress=progress)
     require_part(graph, part)
-    return graph
+    return graph.note(describe_room(folder, memory)) if stored else graph

@@ -119,7 +119,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = write_own(work, folder)
     parity.save_reference(graph, folder, work.asked.seed)
-    checks = [*own_checks, *parity.check(folder, progress)]
+    checks = [*own_checks, *parity.check(folder, progress, work.memory)]
     comparison.require(checks)
     checks += judge_variants(variants, quality.left, text, quality.floor)
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from graphprune.weights.stored import real
+
 _BYTES = 8  # of a name
 
 
@@ -14,5 +16,5 @@ def name_tensors(tensors: Mapping[str, Tensor], about: str = "") -> str:
     digest = hashlib.blake2b(about.encode(), digest_size=_BYTES)
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(real(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ PICKLES = ("*model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32} | {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4}  # fmt: skip
 _HASHED = re.compile(r"(?i).*\.(json|safetensors|model|txt|jinja|py|md|tiktoken)|licen[cs]e.*|notice.*")
+_PART = 1 << 24  # elements that are looked at at a time
 _SHOWN, _NAMED = 3, 20
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # What a wrapper puts before the name of every tensor, and how the model within it is reached.
@@ -252,8 +253,11 @@ def check_finite(name: str, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
     import torch
 
     for key, tensor in tensors:
-        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+        if not tensor.is_floating_point() or tensor.is_meta:
+            continue
+        parts = torch.split(tensor.detach().flatten(), _PART) if tensor.is_contiguous() else (tensor.detach(),)
+        bad = sum(int((~torch.isfinite(part)).sum()) for part in parts if not bool(torch.isfinite(part).all()))
+        if bad:
             raise SourceError(f"the weight {key} of {name} holds {bad:,} NaN or infinite values")
 
 

@@ -26,38 +26,38 @@ _LOOKED_AT = 12  # tokens with which it is seen whether the later ones change wh
 _ROUNDING = 1e-5  # of the spread of logits
 
 
-def capture_pretrained(model: "PreTrainedModel") -> Graph:
-    """Capture a live transformers model under the contract that fits it, and compare the graph with the model.
+def capture_pretrained(model: "PreTrainedModel", compare: bool = True) -> Graph:
+    """Capture a live transformers model under the contract that fits it, and `compare` the graph with the model.
 
     A decoder whose form with a cache cannot be captured is captured without one, as an encoder is, and a note says so.
     """
     kind = kind_of(model)
     with traceable_experts(model), quiet_transformers():
         try:
-            graph = capture_checked(model, kind)
+            graph = capture_checked(model, kind, compare)
         except CaptureError as error:
             if kind != "decoder":
                 raise
-            return capture_without_cache(model, str(error))
-        return with_derived_cache(model, graph, "its class has none") if writes_text(model) else graph
+            return capture_without_cache(model, str(error), compare)
+        return with_derived_cache(model, graph, "its class has none", compare) if writes_text(model) else graph
 
 
-def capture_without_cache(model: "PreTrainedModel", reason: str) -> Graph:
+def capture_without_cache(model: "PreTrainedModel", reason: str, compare: bool) -> Graph:
     """The graph of a decoder as an encoder. Where it fails, raises the reason for which there is none with a cache."""
     try:
-        graph = capture_checked(model, "encoder")
+        graph = capture_checked(model, "encoder", compare)
     except CaptureError:
         raise CaptureError(reason) from None
-    return with_derived_cache(model, graph, reason)
+    return with_derived_cache(model, graph, reason, compare)
 
 
-def with_derived_cache(model: "PreTrainedModel", graph: Graph, reason: str) -> Graph:
+def with_derived_cache(model: "PreTrainedModel", graph: Graph, reason: str, compare: bool) -> Graph:
     """The graph in its stepwise form where that computes what the model does on whole texts, else as it is."""
     try:
         with foreign_code():
             found = stepwise(graph)
             found = replace(found, source=replace(found.source, derived_cache=True))
-            if is_comparable(model):
+            if compare and is_comparable(model):
                 require_causal(graph)
                 require_same(model, found, ())
         return found.note(f"its cache is derived from its graph: {reason}")
@@ -80,14 +80,14 @@ def require_causal(graph: Graph) -> None:
         raise CaptureError("its tokens look at what comes after them")
 
 
-def capture_checked(model: "PreTrainedModel", kind: str) -> Graph:
+def capture_checked(model: "PreTrainedModel", kind: str, compare: bool = True) -> Graph:
     """The graph of one kind. Raises CaptureError where there is none, or it does not compute what the model does."""
     generation = getattr(model, "generation_config", None)
     graph = with_own_tensors(capture_as(model, kind))
     name = type(model).__name__
     source = replace(graph.source, kind=kind, architecture=name, config=model.config, generation_config=generation)
     graph = with_part(model, replace(graph, source=source))
-    if is_comparable(model) or (source.dense_rows and has_weights(model)):
+    if compare and (is_comparable(model) or (source.dense_rows and has_weights(model))):
         require_same(model, graph, source.dense_rows)
     return graph
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +17,7 @@ from graphprune.frontend.config_checks import check_config, check_widths
 from graphprune.frontend.generic_checkpoint import read_generic
 from graphprune.frontend.places import is_generic, locate
 from graphprune.frontend.pretrained import capture_pretrained
+from graphprune.frontend.stored_weights import capture_stored
 from graphprune.garbage import uncollected
 from graphprune.ir.graph import Graph, Source
 from graphprune.models.contract import Contract
@@ -24,6 +25,7 @@ from graphprune.models.kinds import kind_of
 from graphprune.models.patches import quiet_transformers
 from graphprune.paths import links_outside, path_of
 from graphprune.progress import Progress, no_progress
+from graphprune.weights.mapping import is_mapped, mapped_ranges, release
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -39,6 +41,7 @@ def capture(
     weights: bool = True,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
+    stored: bool = False,
     progress: Progress = no_progress,
 ) -> Graph:
     """Capture a model as a `Graph`.
@@ -46,15 +49,17 @@ def capture(
     `model` is a folder, a hub id, `demo`, a live `PreTrainedModel`, or any `nn.Module` together with example
     `inputs` by argument name, in order, whose first dimension is the batch. With `weights=False` only the configuration
     is read and the graph holds meta tensors, which is enough to analyse and to plan. `dtype` converts the weights of a
-    folder or hub id as they are loaded. Raises SourceError, CaptureError.
+    folder or hub id as they are loaded; with `stored` they stay in their file, as they are there, and become that type
+    where an operator reads them. Raises SourceError, CaptureError.
     """
     if isinstance(model, (str, Path)) and is_generic(path_of(str(model))):
         return capture_generic(path_of(str(model)), weights)
     if isinstance(model, (str, Path)):
         progress(READING, 0, 2, "loading it")
-        loaded, source = load_source(model, weights, trust_remote_code, dtype)
+        in_file = stored and weights
+        loaded, source = load_source(model, weights, trust_remote_code, None if in_file else dtype)
         progress(READING, 1, 2, "tracing it")
-        graph = capture_pretrained(loaded)
+        graph = capture_stored(loaded, dtype or torch.float32) if in_file else capture_pretrained(loaded)
         names = ("kind", "derived_cache", "changes", "dense_rows", "left_out", "whole")
         found = {name: getattr(graph.source, name) for name in names}
         unread = (checks.describe_unread(source.architecture, source.unread),) if source.unread else ()
@@ -192,8 +197,17 @@ def load_weights(
         )
         model, info = with_whole_attention(loader, load)
     unread = checks.check_keys(name, type(model).__name__, info)
-    checks.check_finite(name, model.named_parameters())
+    checks.check_finite(name, released(model.named_parameters()))
     return model.eval(), unread
+
+
+def released(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors one by one; the memory of one that lies in its file goes back to it when the next is asked for."""
+    ranges = mapped_ranges()
+    for name, tensor in tensors:
+        yield name, tensor
+        if is_mapped(tensor, ranges):
+            release(tensor.detach())
 
 
 def load_skeleton(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.weights.stored import any_stored, real
 
 
 def place(graph: Graph, device: torch.device, dtype: torch.dtype | None = None) -> Graph:
@@ -51,11 +52,22 @@ def place_tensor(tensor: Tensor, device: torch.device, dtype: torch.dtype | None
     return torch.nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
+def real_weights(graph: Graph) -> Graph:
+    """The graph with memory for every weight that is only stored."""
+    stored = {name: tensor for name, tensor in graph.tensors().items() if any_stored([tensor])}
+    once = {id(tensor): real(tensor) for tensor in stored.values()}
+    return graph.with_tensors({name: once[id(tensor)] for name, tensor in stored.items()}) if stored else graph
+
+
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, detached; a view into larger memory and every further tensor in the same memory are copied."""
+    """The tensors, detached; a view into larger memory and every further tensor in the same memory are copied.
+
+    A weight that is only stored gets memory, too.
+    """
     seen = set[int]()
     found = {}
-    for name, tensor in tensors.items():
+    for name, given in tensors.items():
+        tensor = real(given)
         own = owns_memory(tensor) and tensor.untyped_storage().data_ptr() not in seen
         seen.add(tensor.untyped_storage().data_ptr())
         found[name] = tensor.detach() if own else tensor.detach().clone(memory_format=torch.contiguous_format)

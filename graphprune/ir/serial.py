@@ -20,6 +20,7 @@ from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.sizes import symbol
 from graphprune.ir.types import NodeValue, Size, TensorType, tensor_type
 from graphprune.json_data import Json
+from graphprune.weights.stored import is_held_in
 
 FORMAT = 1
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
@@ -97,7 +98,7 @@ def narrowest_dtype(graph: Graph) -> torch.dtype:
     stored, main = graph.source.dtype, main_dtype(graph)
     if stored is None or stored.itemsize >= main.itemsize:
         return main
-    floats = [t.detach() for t in graph.parameters().values() if t.dtype == main]
+    floats = [t.detach() for t in graph.parameters().values() if t.dtype == main and not is_held_in(t, stored)]
     return stored if all(bool((t.to(stored).to(main) == t).all()) for t in floats) else main
 
 

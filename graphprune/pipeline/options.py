@@ -23,6 +23,10 @@ Window = Annotated[int, Ge(2), Le(1 << 20)]
 Held = Annotated[int, Ge(1), Le(1 << 20)]  # what is held in memory
 Seed = Annotated[int, Ge(0), Lt(1 << 63)]
 DEVICE_HELP = "Where to compute: auto (a GPU where torch finds one), cpu, cuda or cuda:1."
+MEMORY_HELP = (
+    "Memory to compute in: 12GB or 50%. A model too large for it stays in its file and is read weight by weight. "
+    "default: what is free"
+)
 _PRUNE_HELP = (
     f"What may shrink: {', '.join(PRUNABLE)}; or auto, which cuts MLP channels and attention groups, and the residual "
     "width where these can not reach the size."
@@ -57,7 +61,8 @@ class CompileOptions:
     `stdlib`, and `field` the one of its records that holds the text; `held_out` is text of the same kinds that is only
     measured on, None for a part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device`
     is where the model is scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training
-    multiplies in: `auto` is bf16 on a GPU that has it where the recipe says nothing else. `part` is `text` where the
+    multiplies in: `auto` is bf16 on a GPU that has it where the recipe says nothing else. `memory` is how much there is
+    for the model, `12GB` or a share of what is free; a larger one stays in its file. `part` is `text` where the
     text model of one that takes images or sounds too is wanted alone. Raises UsageError.
     """
 
@@ -165,6 +170,7 @@ class CompileOptions:
     ] = "whole"
     device: Annotated[str, Option(DEVICE_HELP, "DEVICE")] = AUTO
     precision: Annotated[Precision, Option(_PRECISION_HELP)] = AUTO
+    memory: Annotated[str | None, Option(MEMORY_HELP, "BYTES")] = None
 
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
@@ -194,6 +200,8 @@ class CompileOptions:
             ("--vocabulary", self.vocabulary, read_target, "16000, 16k or 50%"),
             ("--train-tokens", self.train_tokens, parse_count, "2M, 500k, 1e6 or 1000000"),
         )
+        if self.memory is not None:
+            read_bytes(self.memory)
         for option, count, read, example in counts:
             try:
                 _ = None if count is None else read(count)
@@ -249,6 +257,7 @@ class ApplyOptions:
     overwrite: bool = False
     trust_remote_code: bool = False
     part: Part = "whole"
+    memory: str | None = None
 
 
 def work_folder(out: Path) -> Path:

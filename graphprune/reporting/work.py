@@ -41,7 +41,7 @@ class Work:
     `recipe` is None where a plan was replayed, `solved` says that it had weights of its own. `metrics` are files of
     measurements that the passes made. `device` is where the passes computed, and where the models are measured;
     `device_notes` say what the user should know of it. `began` is when the command began, as time.time() says it, and
-    earlier by what interrupted parts of it took.
+    earlier by what interrupted parts of it took. `memory` is what there is to check in.
     """
 
     asked: Asked
@@ -58,3 +58,4 @@ class Work:
     device_notes: tuple[str, ...] = ()
     began: float = field(default_factory=time.time)
     solved: bool = False
+    memory: str | None = None

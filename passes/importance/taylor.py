@@ -8,11 +8,13 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from graphprune.analysis.layers import find_layers
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pruning.interfaces import Importance, Scene
 from graphprune.pruning.signals.gradients import backward, with_leaves
 from graphprune.pruning.signals.line_taps import Tapped, attach_taps
+from graphprune.pruning.signals.segments import Segmented, small_batches
 from graphprune.pruning.signals.unit_sums import (
     Aggregate,
     Key,
@@ -25,6 +27,7 @@ from graphprune.pruning.signals.unit_sums import (
 )
 from graphprune.running.inputs import Batch, rows, samples
 from graphprune.running.loss import Loss
+from graphprune.weights.stored import any_stored
 
 Order = Literal["first", "second", "mixed"]
 
@@ -82,7 +85,10 @@ class Taylor(Importance):
         summed = self.order == "first" and self.aggregate == "vector" and loss is None
         tapped = attach_taps(graph, layout) if summed else None
         if tapped is not None:
-            lines = tapped_lines(tapped, batches, self.gradients == "sample")
+            ends = (
+                [layer[-1].add for layer in find_layers(scene.groups)] if any_stored(graph.tensors().values()) else None
+            )
+            lines = tapped_lines(tapped, batches, self.gradients == "sample", ends)
         else:
             lines = gradient_lines(self, graph, layout, batches, loss)
         scores = unit_scores(layout, lines, self.members)
@@ -91,11 +97,18 @@ class Taylor(Importance):
         return scores
 
 
-def tapped_lines(tapped: Tapped, batches: Sequence[Batch], by_sample: bool) -> dict[Key, Tensor]:
-    """The line sums of w g, from taps: the mean of their magnitudes by sample, or of the sums as they are."""
+def tapped_lines(
+    tapped: Tapped, batches: Sequence[Batch], by_sample: bool, ends: Sequence[str] | None = None
+) -> dict[Key, Tensor]:
+    """The line sums of w g, from taps: the mean of their magnitudes by sample, or of the sums as they are.
+
+    With `ends`, names of nodes, all batches go through one segment of the graph after the other.
+    """
     lines: dict[Key, Tensor] = {}
     count = sum(map(rows, batches))
-    for size, group in groupby(batches, key=rows):
+    ids = [batch for batch in batches if isinstance(batch, Tensor)]
+    apart = ends is not None and len(ids) == len(batches)
+    for size, group in groupby(small_batches(ids) if apart else batches, key=rows):
         model, gates = tapped.open(size)
 
         def receive(gate: str, found: Tensor, size: int = size) -> None:
@@ -104,6 +117,9 @@ def tapped_lines(tapped: Tapped, batches: Sequence[Batch], by_sample: bool) -> d
             key = tapped.gates[gate]
             lines[key] = lines[key] + line if key in lines else line
 
+        if ends is not None and apart:
+            Segmented(model, gates, ends).backward([batch for batch in group if isinstance(batch, Tensor)], receive)
+            continue
         for batch in group:
             backward(model, gates, batch, None, receive)
     return lines

@@ -27,6 +27,7 @@ ROOT_MODULES = (
     "generic",
 )
 LAYERS = (
+    "weights",
     "ir",
     "data",
     "models",
@@ -50,7 +51,7 @@ LAYERS = (
 )
 # What stands beside the core, and what of it may be used there. Kinds of passes know nothing of each other.
 PASSES_USE = (*ROOT_MODULES, *LAYERS[: LAYERS.index("artefacts")])
-BACKENDS_USE = (*ROOT_MODULES, "ir", "budget", "running")
+BACKENDS_USE = (*ROOT_MODULES, "weights", "ir", "budget", "running")
 BESIDE = ("passes", "backends")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Sums = tuple[Tensor, Tensor, Tensor]  # loss, cross entropy, divergence
-_LARGEST_CHUNK = 1 << 25  # logits that are there at a time, in float32
+_LARGEST_CHUNK = 1 << 24  # logits that are there at a time, in float32
 
 
 def chunked_sums(
@@ -47,14 +47,15 @@ class Chunks(torch.autograd.Function):
                 # Of the mean over tokens: a gradient of the sum could leave the range of half precision.
                 collect(values[0] / len(features), given, part, parameters, gradients)
             found = [total + value.detach() for total, value in zip(found, values, strict=True)]
-        ctx.save_for_backward(*gradients)
-        ctx.tokens = len(features)
+        ctx.gradients, ctx.tokens = gradients, len(features)
         ctx.mark_non_differentiable(*found[1:])
         return found[0], found[1], found[2]
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (None if each is None else each * (scale * ctx.tokens).to(each.dtype) for each in ctx.saved_tensors)
+        # In place: the head's is as large as the head. A second backward is an error, as after autograd's own.
+        gradients, ctx.gradients = ctx.gradients, ()
+        scaled = (None if each is None else each.mul_(scale * ctx.tokens) for each in gradients)
         return (None, None, *scaled)
 
 

@@ -1,0 +1,66 @@
+"""Room: whether a model's weights are read into memory, or stay in their file until an operator reads them."""
+
+import math
+from pathlib import Path
+
+from graphprune.amounts import read_bytes, show_bytes
+from graphprune.errors import UsageError
+from graphprune.frontend.checks import find_weights
+from graphprune.frontend.places import is_generic
+from graphprune.ir.graph import Graph
+from graphprune.ir.placement import real_weights
+from graphprune.weights.memory import free_memory
+
+_TIMES = 3  # what a compilation holds of the source, of the result and in between, in weights of the source
+_RESULT = 2  # what is held of a result where it is checked
+_MORE = 1 << 29  # bytes besides: libraries, text
+
+
+def read_room(memory: str | None) -> int | None:
+    """The bytes that a run may take: those that were asked for, or what is free; None where nobody knows.
+
+    Raises UsageError.
+    """
+    if memory is None:
+        return free_memory()
+    amount = read_bytes(memory)
+    if amount.unit == "%":
+        free = free_memory()
+        if free is None:
+            raise UsageError(f"--memory {memory}: this system does not tell what is free; write bytes, such as 12GB")
+        return int(free * amount.value / 100)
+    return int(amount.value)
+
+
+def wide_bytes(folder: Path) -> int:
+    """What the weights in a folder take in float32."""
+    return sum(4 * math.prod(entry.shape) for entry in find_weights(folder).entries.values())
+
+
+def stays_in_file(folder: Path, memory: str | None) -> bool:
+    """Whether the weights of a source are too large to be compiled in the memory there is."""
+    return not is_generic(folder) and is_too_large(_TIMES * wide_bytes(folder), memory)
+
+
+def is_too_large(needed: int, memory: str | None) -> bool:
+    room = read_room(memory)
+    return room is not None and needed + _MORE > room
+
+
+def is_checked_in_file(folder: Path, memory: str | None) -> bool:
+    """Whether the weights of a result are too large to be read into the memory there is."""
+    return is_too_large(_RESULT * wide_bytes(folder), memory)
+
+
+def settled(graph: Graph, memory: str | None) -> Graph:
+    """The graph with real weights, which are faster, where there is memory for them; else as it is."""
+    return graph if is_too_large(_RESULT * 4 * graph.parameter_count(), memory) else real_weights(graph)
+
+
+def describe_room(folder: Path, memory: str | None) -> str:
+    """A note for a model whose weights stay in their file."""
+    needed, room = show_bytes(wide_bytes(folder)), show_bytes(read_room(memory) or 0)
+    return (
+        f"its weights take {needed} in float32 and {room} may be used: they stay in their file and are widened one at "
+        "a time, which takes longer"
+    )

@@ -1,0 +1,43 @@
+"""Products with stored weights, a part of the weight at a time: the wide form of a large one is never whole."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+_PART = 1 << 24  # elements of a weight that are wide at a time
+_aten = torch.ops.aten
+
+
+def parts(size: int, other: int) -> Iterator[tuple[int, int]]:
+    """Places and lengths of so many lines, each of `other` elements."""
+    step = max(1, _PART // max(1, other))
+    for start in range(0, size, step):
+        yield start, min(step, size - start)
+
+
+def multiply(x: Tensor, held: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product of x [m, k] and a narrow [k, n], in parts along the dimension that its memory is laid out by."""
+    if held.numel() <= _PART:
+        return x @ held.to(dtype)
+    k, n = held.shape
+    if held.stride(0) <= held.stride(1):  # columns lie together: a weight [n, k], transposed
+        result = x.new_empty(len(x), n)
+        for start, size in parts(n, k):
+            torch.mm(x, held.narrow(1, start, size).to(dtype), out=result.narrow(1, start, size))
+        return result
+    result = x.new_zeros(len(x), n)
+    for start, size in parts(k, n):
+        result.addmm_(x.narrow(1, start, size), held.narrow(0, start, size).to(dtype))
+    return result
+
+
+def multiply_and_add(bias: Tensor, x: Tensor, held: Tensor, dtype: torch.dtype) -> Tensor:
+    return multiply(x, held, dtype) + bias
+
+
+# The second operand is the weight.
+PRODUCTS: Mapping[object, Callable[..., Tensor]] = {
+    _aten.mm.default: multiply,
+    _aten.addmm.default: multiply_and_add,
+}

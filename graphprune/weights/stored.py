@@ -1,0 +1,141 @@
+"""Stored weights: tensors that are kept as their file has them and are widened, one at a time, where they are read.
+
+A graph of them computes what the graph of the widened tensors does: every operator gets the wide values, and they are
+gone when it is done. Autograd keeps the stored tensor for backward, not the wide one. What only looks at a weight
+otherwise, such as a transposition, is a stored weight again; so is what picks rows and columns of one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from graphprune.errors import InvariantError
+from graphprune.weights.mapping import release
+from graphprune.weights.products import PRODUCTS
+
+_aten = torch.ops.aten
+
+# The same memory seen otherwise: the result is stored as the weight is.
+_VIEWS = frozenset({
+    _aten.detach.default, _aten.alias.default, _aten.t.default, _aten.transpose.int, _aten.permute.default,
+    _aten.view.default, _aten._unsafe_view.default, _aten.slice.Tensor, _aten.select.int, _aten.unsqueeze.default,
+    _aten.squeeze.dim, _aten.expand.default, _aten.narrow.default,
+})  # fmt: skip
+_PICKS = frozenset({_aten.index_select.default})
+
+
+@final
+class Stored(Tensor):
+    """A tensor of `dtype` whose values are those of `held`, which has another type or is a file's memory (`mapped`)."""
+
+    held: Tensor
+    mapped: bool
+
+    @staticmethod
+    def __new__(cls, held: Tensor, dtype: torch.dtype, mapped: bool = False) -> Self:
+        made: Self = Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=dtype,
+            device=held.device,
+        )
+        made.held, made.mapped = held, mapped
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Stored({tuple(self.shape)}, {self.dtype}, held as {self.held.dtype}{', mapped' * self.mapped})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if id(self) not in memo:
+            wide = widen(self).clone()
+            parameter = isinstance(self, torch.nn.Parameter)
+            memo[id(self)] = torch.nn.Parameter(wide, self.requires_grad) if parameter else wide
+        return memo[id(self)]  # type: ignore[no-any-return]
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operator: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else None
+        if isinstance(first, Stored):
+            if operator in _VIEWS:
+                return Stored(operator(first.held, *args[1:], **kwargs), first.dtype, first.mapped)
+            if operator in _PICKS:
+                return Stored(done(first, operator(first.held, *args[1:], **kwargs)), first.dtype)
+            if operator is _aten._to_copy.default:
+                return done(first, operator(first.held, *args[1:], **{"dtype": first.dtype, **kwargs}))
+            if operator is _aten.embedding.default:
+                return operator(first.held, *args[1:], **kwargs).to(first.dtype)
+            if operator._schema.is_mutable and operator is not _aten.copy_.default:
+                raise InvariantError(f"{operator} would change a weight that is only stored; make it real first")
+        return compute(operator, args, kwargs)
+
+
+def compute(operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An operator on the wide values of the weights among its arguments: a product a part at a time."""
+    product = PRODUCTS.get(operator)
+    if product is not None and isinstance(args[-1], Stored) and not kwargs:
+        *others, weight = args
+        others = [widen(each) if isinstance(each, Stored) else each for each in others]
+        return done(weight, product(*others, weight.held, weight.dtype))
+    found: list[Stored] = []
+
+    def read(weight: Stored) -> Tensor:
+        found.append(weight)
+        return widen(weight)
+
+    result = operator(*tree_map_only(Stored, read, args), **tree_map_only(Stored, read, dict(kwargs)))
+    for weight in found:
+        done(weight, None)
+    return result
+
+
+def widen(weight: Stored) -> Tensor:
+    """The values in the type that the weight has; the memory itself where it is stored in that type."""
+    return weight.held.to(weight.dtype)
+
+
+def done(weight: Stored, result: Any) -> Any:
+    """What was computed of a weight, whose memory may go back to its file."""
+    if weight.mapped:
+        release(weight.held)
+    return result
+
+
+def store(tensor: Tensor, dtype: torch.dtype, mapped: bool = False) -> Tensor:
+    """A tensor, a parameter as one, that has this type and is stored as it is."""
+    made = Stored(tensor.detach(), dtype, mapped)
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A tensor with memory of its own type: itself, unless it is a stored weight."""
+    if not isinstance(tensor, Stored):
+        return tensor
+    made: Tensor = done(tensor, widen(tensor).clone())
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in a type; for a stored weight of that very type its memory, without a copy."""
+    if isinstance(tensor, Stored):
+        return tensor.held if is_held_in(tensor, dtype) else tensor.detach().to(dtype)
+    return tensor.detach().to(dtype)
+
+
+def any_stored(tensors: Iterable[Tensor]) -> bool:
+    """Whether some of these tensors are stored weights."""
+    return any(isinstance(tensor, Stored) for tensor in tensors)
+
+
+def is_held_in(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is a weight that is stored in this type, and so exact in it."""
+    return isinstance(tensor, Stored) and tensor.held.dtype == dtype
