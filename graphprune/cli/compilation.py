@@ -191,12 +191,15 @@ def apply_command(
     overwrite: Overwrite = False,
     trust_remote_code: Trust = False,
     part: Annotated[Part, typer.Option(help=explained_options()["part"].help)] = "whole",
+    memory: Annotated[
+        str | None, typer.Option(metavar="BYTES", help=explained_options()["memory"].help, show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Cut a model by a saved plan: the same plan on the same model gives the same weights, bit for bit."""
     if out is None:
         raise UsageError("where to? give -o OUT")
-    options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part)
+    options = ApplyOptions(model, plan, out, split_commas(backends), overwrite, trust_remote_code, part, memory)
     from graphprune.compiler.preflight import check_replay
 
     check_replay(options)

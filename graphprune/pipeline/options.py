@@ -259,6 +259,10 @@ class ApplyOptions:
     part: Part = "whole"
     memory: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            read_bytes(self.memory)
+
 
 def work_folder(out: Path) -> Path:
     """Where a run that writes OUT keeps its state: a hidden folder beside it."""

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from graphprune.frontend.source import capture
+from graphprune.frontend.stored_weights import keep_in_file
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
 from graphprune.weights.mapping import system_call
@@ -51,3 +53,15 @@ def test_they_lie_in_the_file_whatever_type_it_has(dtype: torch.dtype, tmp_path:
     held = [each for each in stored.parameters().values() if isinstance(each, Stored)]
     assert len(held) == len(stored.parameters())
     assert all(each.mapped and each.held.dtype == dtype and each.dtype == torch.float32 for each in held)
+
+
+@pytest.mark.xdist_group("llama")
+def test_a_model_itself_may_stay_in_its_file(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path / "model", torch.bfloat16)
+    stored, wide = (AutoModelForCausalLM.from_pretrained(folder, dtype=each) for each in ("auto", torch.float32))
+    keep_in_file(stored, torch.float32)
+    assert stored.dtype == torch.float32
+    assert all(isinstance(each, Stored) for each in stored.parameters())
+    ids = torch.arange(14).view(2, 7)
+    with torch.no_grad():
+        assert torch.equal(stored(ids).logits, wide(ids).logits)

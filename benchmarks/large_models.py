@@ -1,0 +1,191 @@
+"""Models larger than memory: what a compilation holds and how long each stage takes, on shapes with random weights.
+
+    python benchmarks/large_models.py --work FOLDER [--only 1B 3B 8B] [--memory 12GB] [--target 1B] [--samples 32]
+        [--length 64] [--method taylor] [--tokenizer FOLDER]
+
+Makes the shapes in FOLDER (bf16, one file a layer; Llama 3's vocabulary, heads apart from the embeddings) and compiles
+each to TARGET, as a user would, with the memory of its process looked at twenty times a second. TOKENIZER is a model's
+folder with a tokenizer of at most 128,256 tokens. Prints a line when a stage ends, and a table.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WORDS = 128_256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's sizes."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    head: int
+
+
+SHAPES = {
+    "1B": Shape(2048, 8192, 16, 32, 64),
+    "3B": Shape(3072, 8192, 28, 24, 128),
+    "8B": Shape(4096, 14336, 32, 32, 128),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=tuple(SHAPES), default=tuple(SHAPES))
+    parser.add_argument("--memory", default="12GB")
+    parser.add_argument("--target", default="1B")
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--method", default="taylor")
+    parser.add_argument("--backends", default="huggingface")
+    parser.add_argument("--tokenizer", type=Path, default=Path("/tmp/real-smol"))
+    arguments = parser.parse_args()
+    for name in arguments.only:
+        folder = arguments.work / name
+        if not (folder / "config.json").is_file():
+            make(SHAPES[name], folder)
+            for path in arguments.tokenizer.glob("tokenizer*.json"):
+                shutil.copyfile(path, folder / path.name)
+        print(compile_shape(folder, arguments))
+
+
+def make(shape: Shape, folder: Path) -> None:
+    """Write a checkpoint with random weights, a file for each layer; its configuration comes last."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draw, index, keys = torch.Generator().manual_seed(0), dict[str, str](), 8
+
+    def weights(*sizes: int) -> torch.Tensor:
+        return torch.empty(*sizes, dtype=torch.bfloat16).normal_(0, 0.02, generator=draw)
+
+    def put(tensors: dict[str, torch.Tensor]) -> None:
+        name = f"model-{len(set(index.values())):05d}.safetensors"
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        index.update(dict.fromkeys(tensors, name))
+
+    ones = torch.ones(shape.width, dtype=torch.bfloat16)
+    put({"model.embed_tokens.weight": weights(WORDS, shape.width), "model.norm.weight": ones})
+    put({"lm_head.weight": weights(WORDS, shape.width)})
+    sizes = {
+        "self_attn.q_proj": (shape.heads * shape.head, shape.width),
+        "self_attn.k_proj": (keys * shape.head, shape.width),
+        "self_attn.v_proj": (keys * shape.head, shape.width),
+        "self_attn.o_proj": (shape.width, shape.heads * shape.head),
+        "mlp.gate_proj": (shape.inner, shape.width),
+        "mlp.up_proj": (shape.inner, shape.width),
+        "mlp.down_proj": (shape.width, shape.inner),
+    }
+    for layer in range(shape.layers):
+        made = {f"model.layers.{layer}.{name}.weight": weights(*size) for name, size in sizes.items()}
+        norms = ("input_layernorm", "post_attention_layernorm")
+        put({**made, **{f"model.layers.{layer}.{name}.weight": ones.clone() for name in norms}})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": shape.width,
+        "intermediate_size": shape.inner,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": keys,
+        "head_dim": shape.head,
+        "vocab_size": WORDS,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+        "dtype": "bfloat16",
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@dataclass
+class Watch:
+    """The most memory and the seconds of each stage, of this process and of those that it starts."""
+
+    stage: str = "start"
+    peaks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    children: list[int] = field(default_factory=list)
+
+    def begin(self, name: str, *_: object, **__: object) -> None:
+        """What `compile` tells its progress."""
+        if name != self.stage:
+            print(self.line(self.stage), flush=True)
+            self.stage = name
+
+    def line(self, stage: str) -> str:
+        own, child = (f"{each / 2**30:.2f}" for each in self.peaks.get(stage, (0, 0)))
+        return f"| {stage} | {self.seconds.get(stage, 0):.0f} | {own} | {child} |"
+
+    def look(self) -> None:
+        for turn in range(1 << 40):
+            if turn % 20 == 0:
+                self.children = children()
+            own, child = self.peaks.get(self.stage, (0, 0))
+            most = max((resident(each) for each in self.children), default=0)
+            self.peaks[self.stage] = max(own, resident(os.getpid())), max(child, most)
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0) + 0.05
+            time.sleep(0.05)
+
+
+def resident(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096
+    except (OSError, IndexError):
+        return 0
+
+
+def children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+def compile_shape(folder: Path, arguments: argparse.Namespace) -> str:
+    from graphprune.compiler.compile import compile_model
+    from graphprune.pipeline.options import CompileOptions
+
+    out, watch, began = folder.with_name(f"{folder.name}-small"), Watch(), time.time()
+    shutil.rmtree(out, ignore_errors=True)
+    options = CompileOptions(
+        str(folder),
+        arguments.target,
+        out,
+        method=arguments.method,
+        samples=arguments.samples,
+        length=arguments.length,
+        memory=arguments.memory,
+        backends=tuple(arguments.backends.split(",")),
+    )
+    threading.Thread(target=watch.look, daemon=True).start()
+    result = compile_model(options, watch.begin)
+    size = next(each for each in result.measures if each.name == "parameters")
+    stages = "\n".join(watch.line(stage) for stage in watch.seconds)
+    head = "| stage | s | GiB | GiB of the check |\n|---|---:|---:|---:|"
+    told = f"{size.before:,.0f} parameters to {size.after:,.0f} with --memory {arguments.memory}"
+    return f"{told}: {time.time() - began:.0f} s\n\n{head}\n{stages}\n"
+
+
+if __name__ == "__main__":
+    main()
