@@ -57,7 +57,7 @@ def capture(
     if isinstance(model, (str, Path)):
         progress(READING, 0, 2, "loading it")
         in_file = stored and weights
-        loaded, source = load_source(model, weights, trust_remote_code, None if in_file else dtype)
+        loaded, source = load_source(model, weights, trust_remote_code, None if in_file else dtype, in_file)
         progress(READING, 1, 2, "tracing it")
         graph = capture_stored(loaded, dtype or torch.float32) if in_file else capture_pretrained(loaded)
         names = ("kind", "derived_cache", "changes", "dense_rows", "left_out", "whole")
@@ -108,9 +108,12 @@ class Positional(nn.Module):
 
 
 def load_source(
-    model: str | Path, weights: bool, trust_remote_code: bool, dtype: torch.dtype | None = None
+    model: str | Path, weights: bool, trust_remote_code: bool, dtype: torch.dtype | None = None, in_file: bool = False
 ) -> tuple[Any, Source]:
-    """Load a transformers model and say where it came from. Raises SourceError with the remedy."""
+    """Load a transformers model and say where it came from. Raises SourceError with the remedy.
+
+    With `in_file` no more of its weights than one is in memory when this returns, where they keep their type.
+    """
     folder, revision = locate(str(model), weights, trust_remote_code)
     plain = check_config(folder)
     if not trust_remote_code:
@@ -122,7 +125,7 @@ def load_source(
     with uncollected(), quiet_transformers():
         config = load_config(folder, str(model), trust_remote_code)
         stored = stored_dtype(folder, held, config)
-        load = load_weights if weights else load_skeleton
+        load = functools.partial(load_weights, in_file=in_file) if weights else load_skeleton
         config.dtype = dtype or stored
         loaded, unread = load(folder, str(model), config, trust_remote_code)
     kind = kind_of(loaded)
@@ -179,7 +182,7 @@ def load_failure(name: str, error: Exception, config: Any = None) -> str:
 
 
 def load_weights(
-    folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool
+    folder: Path, name: str, config: "PreTrainedConfig", trust_remote_code: bool, in_file: bool = False
 ) -> tuple[Any, tuple[str, ...]]:
     """The model with its weights, each of them present, of the right shape and finite; what else the files hold."""
     loader = model_class(config)
@@ -197,7 +200,8 @@ def load_weights(
         )
         model, info = with_whole_attention(loader, load)
     unread = checks.check_keys(name, type(model).__name__, info)
-    checks.check_finite(name, released(model.named_parameters()))
+    parameters = model.named_parameters()
+    checks.check_finite(name, released(parameters) if in_file else parameters)
     return model.eval(), unread
 
 
