@@ -1,6 +1,7 @@
 """`compile`: from a source model and a size to a folder with a checked model in it."""
 
 import contextlib
+import functools
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,9 @@ from graphprune.compiler.vocabulary_start import (
 )
 from graphprune.data.calibration import Text, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
+from graphprune.errors import CaptureError
 from graphprune.frontend.places import look_at
-from graphprune.frontend.room import describe_room, settled, stays_in_file
+from graphprune.frontend.room import describe_room, stays_in_file
 from graphprune.frontend.source import READING, capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
@@ -85,7 +87,6 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
                 graph, text = run_method(options, start, kept, device, progress)
-                graph = settled(graph, options.memory)
                 leave()
                 work = Work(
                     asked_of(options),
@@ -247,7 +248,7 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: f
             graph = replace(apply_solved(source, plan, solved), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
             step = Step(f"apply{{plan={options.plan.name}}}", None, source.parameter_count(), graph.parameter_count())
-            graph = settled(replace(graph.record(step), lineage=Lineage(plan)), options.memory)
+            graph = replace(graph.record(step), lineage=Lineage(plan))
             work = Work(
                 asked,
                 None,
@@ -280,6 +281,12 @@ def capture_for_work(
     progress(READING)
     folder = look_at(model, True, trust_remote_code)
     stored = (device is None or device.type == "cpu") and stays_in_file(folder, memory)
-    graph = capture(model, trust_remote_code=trust_remote_code, dtype=torch.float32, stored=stored, progress=progress)
+    read = functools.partial(capture, model, trust_remote_code=trust_remote_code, dtype=torch.float32)
+    try:
+        graph = read(stored=stored, progress=progress)
+    except CaptureError:
+        if not stored:
+            raise
+        stored, graph = False, read(progress=progress)  # what cannot be traced without its weights may be with them
     require_part(graph, part)
     return graph.note(describe_room(folder, memory)) if stored else graph

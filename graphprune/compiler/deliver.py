@@ -33,6 +33,7 @@ from graphprune.evaluation.measures import (
 )
 from graphprune.evaluation.samples import onnx_sample, two_samples
 from graphprune.evaluation.variants import variant_measures
+from graphprune.frontend.room import settled
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
@@ -118,7 +119,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     onnx = running_decoder(backends, graph) is not None
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = write_own(work, folder)
-    parity.save_reference(graph, folder, work.asked.seed)
+    parity.save_reference(settled(graph, work.memory), folder, work.asked.seed)
     checks = [*own_checks, *parity.check(folder, progress, work.memory)]
     comparison.require(checks)
     checks += judge_variants(variants, quality.left, text, quality.floor)

@@ -63,11 +63,12 @@ def put_buffers(model: "PreTrainedModel", dtype: torch.dtype) -> None:
 
     with init_empty_weights(include_buffers=False):
         fresh = type(model)._from_config(model.config, dtype=dtype)
-    for module, other in zip(model.modules(), fresh.modules(), strict=True):
+    known = {key: buffer for key, buffer in fresh.named_buffers() if not buffer.is_meta}
+    for path, module in model.named_modules():
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and buffer.is_floating_point():
-                computed = name in module._non_persistent_buffers_set
-                module._buffers[name] = other._buffers[name] if computed else buffer.to(dtype)
+                computed = known.get(f"{path}.{name}") if name in module._non_persistent_buffers_set else None
+                module._buffers[name] = buffer.to(dtype) if computed is None else computed
 
 
 def stored(parameter: nn.Parameter, dtype: torch.dtype, ranges: tuple[tuple[int, int], ...]) -> nn.Parameter:

@@ -8,7 +8,8 @@ import pytest
 
 from graphprune.compiler import compile as compiling
 from graphprune.compiler.compile import apply_plan, compile_model
-from graphprune.errors import UsageError
+from graphprune.errors import CaptureError, UsageError
+from graphprune.frontend import source as reading
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.weights.stored import any_stored
@@ -68,3 +69,15 @@ def test_a_plan_is_replayed_in_little_memory(source: Path, tmp_path: Path) -> No
 def test_an_amount_that_is_none_is_refused_at_once(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'lots' is no number of bytes"):
         options(source, tmp_path / "out", memory="lots")
+
+
+def test_a_model_that_cannot_be_traced_so_is_read_into_memory(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Graph:
+        raise CaptureError("not so")
+
+    monkeypatch.setattr(reading, "capture_stored", refuse)
+    result = compile_model(options(source, tmp_path / "out", importance="magnitude", memory="1MB"))
+    assert all(check.passed for check in result.checks)
+    assert not any("stay in their file" in note for note in result.notes)

@@ -98,3 +98,5 @@ def test_the_type_it_is_stored_in_needs_no_copy() -> None:
 def test_nothing_is_written_into_a_stored_weight() -> None:
     with pytest.raises(InvariantError, match=r"would change a weight that is only stored"), torch.no_grad():
         store(weight(), torch.float32).add_(1)
+    with pytest.raises(InvariantError, match=r"copy_.* would change a weight"), torch.no_grad():
+        store(weight(), torch.float32).copy_(torch.zeros(ROWS, COLUMNS))
