@@ -105,7 +105,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
                     memory=options.memory,
                 )
                 result = finish(work, backends, folder, progress)
-    if keeps_state(recipe):
+    if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
 
@@ -201,9 +201,9 @@ def as_stored(graph: Graph) -> Graph:
 
 @contextlib.contextmanager
 def run_folder(options: CompileOptions, recipe: Recipe, source: Graph, progress: Progress) -> Iterator[Path | None]:
-    """The folder in which a run that trains or searches keeps its state; None for others, which are soon done again."""
+    """The folder in which a run that takes long keeps its state; None for others, which are soon done again."""
     assert options.out is not None
-    if not keeps_state(recipe):
+    if not keeps_state(recipe, source):
         yield None
         return
     folder = work_folder(options.out)
@@ -212,10 +212,12 @@ def run_folder(options: CompileOptions, recipe: Recipe, source: Graph, progress:
         yield folder
 
 
-def keeps_state(recipe: Recipe) -> bool:
-    """Whether a run takes so long that it keeps what it needs to go on: one that trains, or searches by itself."""
+def keeps_state(recipe: Recipe, source: Graph) -> bool:
+    """Whether a run takes so long that it keeps what it needs to go on: one that trains, or searches by itself, or has
+    a model that stays in its file."""
     allocation: Allocation = parse_spec("allocation", recipe.prune.allocation)
-    return recipe.recover is not None or (allocation.searches and process_count() == 1)
+    alone = process_count() == 1
+    return recipe.recover is not None or (alone and (allocation.searches or any_stored(source.tensors().values())))
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from graphprune.weights.stored import real
+from graphprune.weights.stored import give_back, memory_of
 
 _BYTES = 8  # of a name
 
@@ -16,5 +16,6 @@ def name_tensors(tensors: Mapping[str, Tensor], about: str = "") -> str:
     digest = hashlib.blake2b(about.encode(), digest_size=_BYTES)
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(real(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(memory_of(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        give_back(tensor)
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from graphprune.ir.lineage import Lineage, Step
 from graphprune.ir.placement import unshared
 from graphprune.ir.plan import plan_of
 from graphprune.rewriting.apply import apply
+from graphprune.weights.stored import memory_of, store
 
 _IDENTITY, _LOCK, _STATE, _PASS = "run.json", "lock", "after-", "pass-"
 METRICS = "metrics.jsonl"
@@ -167,10 +168,10 @@ def describe(graph: Graph) -> dict[str, object]:
 
 
 def each_once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once, under the first of its names, in memory of its own."""
+    """Each tensor once, under the first of its names, in memory of its own and as it is stored."""
     first = {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
     names = set(first.values())
-    return unshared({name: tensor for name, tensor in tensors.items() if name in names})
+    return unshared({name: memory_of(tensor) for name, tensor in tensors.items() if name in names})
 
 
 def load_state(folder: Path, source: Graph) -> tuple[int, Graph] | None:
@@ -212,12 +213,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def with_values(graph: Graph, values: Mapping[str, Tensor]) -> Graph:
-    """The graph with other values in its tensors, parameters staying parameters. Raises InvariantError."""
+    """The graph with other values in its tensors, parameters staying parameters. Raises InvariantError.
+
+    Values of a narrower type are those of weights that are only stored.
+    """
     old = graph.tensors()
     wrong = next((n for n, t in values.items() if n not in old or old[n].shape != t.shape), None)
     if wrong is not None:
         raise InvariantError(f"the state kept has {wrong}, which does not fit the graph that its plan makes")
     tensors = {n: t.to(old[n].device) for n, t in values.items()}
+    tensors = {n: t if t.dtype == old[n].dtype else store(t, old[n].dtype) for n, t in tensors.items()}
     return graph.with_tensors(
         {
             n: nn.Parameter(t, old[n].requires_grad) if isinstance(old[n], nn.Parameter) else t

@@ -110,6 +110,12 @@ def done(weight: Stored, result: Any) -> Any:
     return result
 
 
+def give_back(tensor: Tensor) -> None:
+    """Let a stored weight's memory go back to its file."""
+    if isinstance(tensor, Stored):
+        done(tensor, None)
+
+
 def store(tensor: Tensor, dtype: torch.dtype, mapped: bool = False) -> Tensor:
     """A tensor, a parameter as one, that has this type and is stored as it is."""
     made = Stored(tensor.detach(), dtype, mapped)
@@ -122,6 +128,11 @@ def real(tensor: Tensor) -> Tensor:
         return tensor
     made: Tensor = done(tensor, widen(tensor).clone())
     return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
+def memory_of(tensor: Tensor) -> Tensor:
+    """The tensor whose memory a tensor has: itself, or what a stored weight is held as."""
+    return tensor.held if isinstance(tensor, Stored) else tensor
 
 
 def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:

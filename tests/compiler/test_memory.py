@@ -11,6 +11,7 @@ from graphprune.compiler.compile import apply_plan, compile_model
 from graphprune.errors import CaptureError, UsageError
 from graphprune.frontend import source as reading
 from graphprune.ir.graph import Graph
+from graphprune.passes.importance.taylor import Taylor
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.weights.stored import any_stored
 from tests.support.tiny_source import write_source
@@ -81,3 +82,21 @@ def test_a_model_that_cannot_be_traced_so_is_read_into_memory(
     result = compile_model(options(source, tmp_path / "out", importance="magnitude", memory="1MB"))
     assert all(check.passed for check in result.checks)
     assert not any("stay in their file" in note for note in result.notes)
+
+
+def test_a_run_that_was_stopped_has_its_scores(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = options(source, tmp_path / "out", importance="taylor", memory="1MB")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(compiling, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            compile_model(asked)
+    monkeypatch.setattr(Taylor, "exact_scores", interrupt)
+    told: list[str] = []
+    result = compile_model(asked, lambda stage, *_, **__: told.append(stage))
+    assert all(check.passed for check in result.checks)
+    assert any(stage.startswith("going on from") for stage in told)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def interrupt(*_: Any) -> Any:
+    raise KeyboardInterrupt

@@ -30,6 +30,7 @@ from graphprune.pipeline.run_state import (
     with_values,
 )
 from graphprune.rewriting.apply import apply
+from graphprune.weights.stored import store
 from tests.support.tiny_llama import ids, tiny_graph
 from tests.support.tiny_source import write_source
 
@@ -263,8 +264,12 @@ def test_parts_that_were_interrupted_count_up_to_what_they_kept(tmp_path: Path) 
 
 
 def test_what_trains_or_searches_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {name: keeps_state(read_recipe(name)) for name in ("evolve", "adapt-accel", "adapt-pruner-ls", "taylor")}
+    source = tiny_graph()
+    names = ("evolve", "adapt-accel", "adapt-pruner-ls", "taylor")
+    kept = {name: keeps_state(read_recipe(name), source) for name in names}
     assert kept == {"evolve": True, "adapt-accel": True, "adapt-pruner-ls": False, "taylor": False}
+    large = source.with_tensors({name: store(t, t.dtype) for name, t in source.parameters().items()})
+    assert keeps_state(read_recipe("taylor"), large), "it stays in its file"
     monkeypatch.setenv("WORLD_SIZE", "2")  # the others train along, and do not search
-    assert not keeps_state(read_recipe("evolve"))
-    assert keeps_state(read_recipe("adapt-accel"))
+    assert not keeps_state(read_recipe("evolve"), source)
+    assert keeps_state(read_recipe("adapt-accel"), source)
