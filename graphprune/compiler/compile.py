@@ -28,7 +28,7 @@ from graphprune.compiler.vocabulary_start import (
 from graphprune.data.calibration import Text, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
 from graphprune.errors import CaptureError
-from graphprune.frontend.places import look_at
+from graphprune.frontend.places import locate
 from graphprune.frontend.room import describe_room, stays_in_file
 from graphprune.frontend.source import READING, capture
 from graphprune.ir.graph import Graph
@@ -281,7 +281,7 @@ def capture_for_work(
     model of a whole that takes more, and nobody asked for it.
     """
     progress(READING)
-    folder = look_at(model, True, trust_remote_code)
+    folder, _ = locate(model, True, trust_remote_code)
     stored = (device is None or device.type == "cpu") and stays_in_file(folder, memory)
     read = functools.partial(capture, model, trust_remote_code=trust_remote_code, dtype=torch.float32)
     try:
