@@ -1,10 +1,12 @@
 """What a step of recovery costs beside transformers' Trainer: tokens a second and peak memory, on one checkpoint.
 
     python benchmarks/recovery_cost.py STUDENT --teacher TEACHER [--rows 4] [--length 512] [--steps 4] [--times 2]
+        [--in-file]
 
 STUDENT is a stock checkpoint, as `graphprune compile --uniform` writes it, TEACHER the model it was made of. Every
 number is taken in a process of its own with one torch thread, all ways in turn; the first step is not timed. Memory is
-the process's peak above what it held once both models were read, and the peak itself. Rows are random tokens.
+the process's peak above what it held once both models were read, and the peak itself. Rows are random tokens. With
+`--in-file` graphprune's teacher stays in its file, as `compile --memory` has it where there is little.
 """
 
 import argparse
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--times", type=int, default=2)
+    parser.add_argument("--in-file", action="store_true")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
@@ -113,7 +116,7 @@ def ours(arguments: argparse.Namespace, distilled: bool) -> dict[str, float]:
     from graphprune.training.train import train
 
     student = capture(arguments.student)
-    teacher = capture(arguments.teacher) if distilled else None
+    teacher = capture(arguments.teacher, stored=arguments.in_file) if distilled else None
 
     class Rows:
         length = arguments.length
