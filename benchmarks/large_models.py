@@ -1,11 +1,11 @@
 """Models larger than memory: what a compilation holds and how long each stage takes, on shapes with random weights.
 
-    python benchmarks/large_models.py --work FOLDER [--only 1B 3B 8B] [--memory 12GB] [--target 1B] [--samples 32]
-        [--length 64] [--method taylor] [--tokenizer FOLDER]
+    python benchmarks/large_models.py --work FOLDER [--only 1B 3B 8B] [--memory 12GB] [--target-params 1B]
+        [--samples 32] [--length 64] [--method taylor] [--tokenizer FOLDER]
 
 Makes the shapes in FOLDER (bf16, one file a layer; Llama 3's vocabulary, heads apart from the embeddings) and compiles
-each to TARGET, as a user would, with the memory of its process looked at twenty times a second. TOKENIZER is a model's
-folder with a tokenizer of at most 128,256 tokens. Prints a line when a stage ends, and a table.
+each to that size, as a user would, with the memory of its process looked at twenty times a second. The tokenizer's
+FOLDER is a model's, with at most 128,256 tokens. Prints a line when a stage ends, and a table.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=tuple(SHAPES), default=tuple(SHAPES))
     parser.add_argument("--memory", default="12GB")
-    parser.add_argument("--target", default="1B")
+    parser.add_argument("--target-params", default="1B")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--method", default="taylor")
@@ -170,7 +170,7 @@ def compile_shape(folder: Path, arguments: argparse.Namespace) -> str:
     shutil.rmtree(out, ignore_errors=True)
     options = CompileOptions(
         str(folder),
-        arguments.target,
+        arguments.target_params,
         out,
         method=arguments.method,
         samples=arguments.samples,
