@@ -126,19 +126,17 @@ def test_a_gpu_that_is_not_used_is_named(cuda: torch.device) -> None:
 
 
 def test_the_graph_computes_the_same_there_and_comes_back(device: torch.device) -> None:
-    tokens = ids(3, 10)
-    close(next_token_loss(on(device), tokens), next_token_loss(tiny_graph(), tokens))
-    back = place_like(on(device), tiny_graph())
-    assert all(torch.equal(tensor, tiny_graph().tensors()[name]) for name, tensor in back.tensors().items())
-    assert len(back.parameters()) == len(tiny_graph().parameters())  # ties are ties
-    assert place_like(back, tiny_graph()) is back
+    close(next_token_loss(on(device), ids(3, 10)), next_token_loss(tiny_graph(), ids(3, 10)))
+    back, first = place_like(on(device), tiny_graph()), tiny_graph()
+    assert all(torch.equal(tensor, first.tensors()[name]) for name, tensor in back.tensors().items())
+    assert len(back.parameters()) == len(first.parameters())  # ties are ties
+    assert place_like(back, first) is back
 
 
 def test_a_model_is_captured_where_it_is(cuda: torch.device) -> None:
     torch.manual_seed(0)
     model: Any = transformers.LlamaForCausalLM(CONFIG).eval()
-    here = capture(model)
-    there = capture(model.to(cuda))
+    here, there = capture(model), capture(model.to(cuda))
     assert [group.id for group in analyze(there).groups] == [group.id for group in analyze(here).groups]
     with torch.no_grad():
         close(next_token_loss(there, ids(2, 9)), next_token_loss(place(here, cuda), ids(2, 9)))
@@ -185,11 +183,9 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.importance.name}-{way.allocation.name}-{way.steps}")
 def test_pruning(way: Request, device: torch.device) -> None:
-    """Allocation, the cut and compensation; what is cut is the same, and so are the weights that are left.
-
-    In float64: in float32 two units that score alike may change places by what the machine rounds.
-    """
-    here, there = (prune(graph, way, BATCHES) for graph in (double(tiny_graph()), place(double(tiny_graph()), device)))
+    """What is cut is the same, and what is left; in float64, since rounding may swap units that score alike."""
+    wide = double(tiny_graph())
+    here, there = prune(wide, way, BATCHES), prune(place(wide, device), way, BATCHES)
     assert there.plan == here.plan
     assert all(tensor.device == device for tensor in there.graph.tensors().values())
     same_weights(there.graph, here.graph, 1e-3 if way.compensation else 1e-6)
