@@ -120,7 +120,9 @@ def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend],
     """What every process but the first does: prune and train along where there is training, and write nothing."""
     assert options.out is not None
     if recipe.recover is not None:
-        source = capture_for_work(options.model, options.trust_remote_code, options.part)
+        source = capture_for_work(
+            options.model, options.trust_remote_code, options.part, no_progress, options.memory, device
+        )
         meet_followers(recipe)
         folder = work_folder(options.out)
         with begin(options, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:

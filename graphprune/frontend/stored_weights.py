@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from graphprune.errors import CaptureError, first_line, foreign
 from graphprune.frontend.pretrained import capture_pretrained, require_same
 from graphprune.ir.graph import Graph
 from graphprune.weights.mapping import free_at_once, is_mapped, mapped_ranges, release
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 def capture_stored(model: "PreTrainedModel", dtype: torch.dtype) -> Graph:
     """Capture a model whose weights keep the type and the place that they have, and are read as `dtype`.
 
-    The model becomes one of such weights as well, and the graph is compared with it. Raises CaptureError.
+    The model becomes one of such weights as well, and the graph is compared with it. Raises CaptureError, also where
+    its class cannot be made without weights.
     """
+    with foreign(lambda error: CaptureError(f"its weights cannot stay in their file: {first_line(error)}")):
+        return capture_with_empty(model, dtype)
+
+
+def capture_with_empty(model: "PreTrainedModel", dtype: torch.dtype) -> Graph:
     free_at_once()
     held = parameters_of(model)
     put_buffers(model, dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
-from graphprune.ir.placement import place, place_nodes, real_weights
+from graphprune.ir.placement import place, place_nodes
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device, make_current
 from graphprune.training.adapters import Trainee, adapted, whole
@@ -88,7 +88,7 @@ def prepare(
     if sharded:
         trainee = shard(whole(place_nodes(graph, accelerator.device)), accelerator.device)
     else:
-        here = real_weights(place(graph, accelerator.device))
+        here = place(graph, accelerator.device)
         trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
     alone = not sharded and options.lora is None  # layers that others have wrapped stay as they are
     model = Predictor(trainee.graph, options.rows, stream.length, plain=alone)

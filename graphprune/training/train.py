@@ -8,6 +8,7 @@ from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
+from graphprune.ir.placement import real_weights
 from graphprune.running.devices import memory_errors
 from graphprune.training.distributed import agreed
 from graphprune.training.loop import run
@@ -54,7 +55,7 @@ def train(
     size = f" at {options.rows} rows of {stream.length} tokens"
     with memory_errors(memory_advice(options), size, TrainingError):
         accelerator = make_accelerator(options)
-        graph = agreed(graph, accelerator.device)
+        graph = agreed(real_weights(graph), accelerator.device)
         session = prepare(accelerator, graph, options, stream, teacher, held_out, folder)
         identity = describe(session, graph) if folder is not None else {}
         state, metrics = resume(session, identity)

@@ -73,7 +73,7 @@ class Stored(Tensor):
             if operator is _aten._to_copy.default:
                 return done(first, operator(first.held, *args[1:], **{"dtype": first.dtype, **kwargs}))
             if operator is _aten.embedding.default:
-                return operator(first.held, *args[1:], **kwargs).to(first.dtype)
+                return done(first, operator(first.held, *args[1:], **kwargs)).to(first.dtype)
             if operator._schema.is_mutable:
                 raise InvariantError(f"{operator} would change a weight that is only stored; make it real first")
         return compute(operator, args, kwargs)
