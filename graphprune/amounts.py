@@ -9,7 +9,7 @@ from graphprune.errors import BudgetError, UsageError
 
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _SIZES = {**_THOUSANDS, "t": 10**12, "%": 1}
-_LARGE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_LARGE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _BYTES = {**_LARGE, **{f"{unit}b": scale for unit, scale in _LARGE.items()}, "%": 1}
 _TARGET_EXAMPLES = "write it as 1B, 600M, 250k, 6e8, 600000000 or 60%"
 _BYTES_EXAMPLES = "write it as 500MB, 1.5GiB, 32KiB or 60%"

@@ -16,6 +16,7 @@ from graphprune.artefacts.export import load_backends
 from graphprune.artefacts.staging import staging
 from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
+from graphprune.compiler.disk import bytes_to_write, require_disk
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.preflight import check_request
@@ -29,7 +30,7 @@ from graphprune.data.calibration import Text, measured_part, training_part, watc
 from graphprune.data.fingerprints import fingerprint
 from graphprune.errors import CaptureError
 from graphprune.frontend.places import locate
-from graphprune.frontend.room import describe_room, stays_in_file
+from graphprune.frontend.room import describe_room, read_room, require_room, stays_in_file
 from graphprune.frontend.source import READING, capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step
@@ -84,6 +85,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
             began -= earlier_seconds(kept, began) if kept is not None else 0.0
             aim = find_aim(options, recipe, source, backends, kept, progress)
+            require_disk(folder, options.out, bytes_to_write(source, backends, aim.target))
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
                 graph, text = run_method(options, start, kept, device, progress)
@@ -173,6 +175,7 @@ def prepare_method(
         folder=folder,
         progress=progress,
         device=device,
+        room=read_room(options.memory),
     )
     return Prepared(passes, context, text)
 
@@ -285,6 +288,8 @@ def capture_for_work(
     progress(READING)
     folder, _ = locate(model, True, trust_remote_code)
     stored = (device is None or device.type == "cpu") and stays_in_file(folder, memory)
+    if stored:
+        require_room(folder, memory)
     read = functools.partial(capture, model, trust_remote_code=trust_remote_code, dtype=torch.float32)
     try:
         graph = read(stored=stored, progress=progress)

@@ -14,6 +14,7 @@ from graphprune.artefacts.check_process import read_reference
 from graphprune.artefacts.example_calls import example_calls
 from graphprune.artefacts.export import follow_umask, write_all
 from graphprune.budget.backend import Backend
+from graphprune.compiler.disk import bytes_to_write, require_disk
 from graphprune.compiler.vocabulary_start import (
     vocabulary_measures,
     vocabulary_notes,
@@ -114,6 +115,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     progress("comparing with the masked model", 0, 0)
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.asked.seed) if small else ()
     quality = measure_quality(work, small, progress)
+    require_disk(folder, folder, bytes_to_write(graph, backends))
     write_all(backends, graph, folder, progress)
     files = artefact_measures(backends, work.source, graph, folder, progress)
     onnx = running_decoder(backends, graph) is not None

@@ -1,6 +1,7 @@
 """Room: whether a model's weights are read into memory, or stay in their file until an operator reads them."""
 
 import math
+import re
 from pathlib import Path
 
 from graphprune.amounts import read_bytes, show_bytes
@@ -13,6 +14,7 @@ from graphprune.weights.memory import free_memory
 
 _TIMES = 3  # what a compilation holds of the source, of the result and in between, in weights of the source
 _RESULT = 2  # what is held of a result where it is checked
+_LAYER = re.compile(r".*?\.\d+\.")  # what begins the names of a layer's tensors
 _MORE = 1 << 29  # bytes besides: libraries, text
 
 
@@ -57,10 +59,32 @@ def settled(graph: Graph, memory: str | None) -> Graph:
     return graph if is_too_large(_RESULT * 4 * graph.parameter_count(), memory) else real_weights(graph)
 
 
+def largest_block(folder: Path) -> int:
+    """What the largest layer, or the largest tensor outside of layers, takes in float32."""
+    sizes: dict[str, int] = {}
+    for name, entry in find_weights(folder).entries.items():
+        found = _LAYER.match(name)
+        block = found[0] if found else name
+        sizes[block] = sizes.get(block, 0) + 4 * math.prod(entry.shape)
+    return max(sizes.values(), default=0)
+
+
+def require_room(folder: Path, memory: str | None) -> None:
+    """Raise UsageError where not even one layer at a time has room, with the least that works."""
+    room, block = read_room(memory), largest_block(folder)
+    if room is not None and room < block:
+        said = f"--memory {memory} is" if memory else f"{show_bytes(room)}, which are free, are"
+        raise UsageError(
+            f"{said} too little for {folder}: its largest layer takes {show_bytes(block)} in float32, and "
+            f"{show_bytes(block + _MORE)} are the least that a run needs"
+        )
+
+
 def describe_room(folder: Path, memory: str | None) -> str:
     """A note for a model whose weights stay in their file."""
-    needed, room = show_bytes(wide_bytes(folder)), show_bytes(read_room(memory) or 0)
+    needed, room, least = wide_bytes(folder), read_room(memory) or 0, largest_block(folder) + _MORE
+    more = f"; that is below what a run takes, about {show_bytes(least)}" if room < least else ""
     return (
-        f"its weights take {needed} in float32 and {room} may be used: they stay in their file and are widened one at "
-        "a time, which takes longer"
+        f"its weights take {show_bytes(needed)} in float32 and {show_bytes(room)} may be used{more}: they stay in "
+        "their file and are widened one at a time, which takes longer"
     )

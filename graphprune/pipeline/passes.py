@@ -41,6 +41,7 @@ class Context:
     was killed, None where nothing is to be kept; each pass of a run has one of its own, and all share `cache`, for what
     is made once and used again. `log` takes one line at a time, `progress` a stage, what is done and of how much.
     `device` is where a pass computes, None for where the graph is; graphs go from pass to pass where they were before.
+    `room` are the bytes that the run may take, None where nobody knows.
     """
 
     calibration: Any = None
@@ -56,6 +57,7 @@ class Context:
     progress: Progress = no_progress
     cache: Path | None = None
     device: torch.device | None = None
+    room: int | None = None
 
     def windows(self, stage: int) -> Any:
         """What to calibrate on in a stage: each has its own where `draw` gives them."""

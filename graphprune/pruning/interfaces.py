@@ -37,8 +37,8 @@ class Scene:
     [rows, sequence] of a language model; a graph without logits needs batches of named tensors and a `loss`. `repair`
     is what follows the cut. Whatever is random comes from `seed`, what takes long tells `progress` (done, total), and
     keeps what it needs to go on after a kill in `folder`, None where nothing is kept. What the user should know is told
-    to `note`. `memo` is what this part left
-    behind in the last round, under the roots of ids.
+    to `note`. `memo` is what this part left behind in the last round, under the roots of ids. `room` are the bytes that
+    the run may take, None where nobody knows.
     """
 
     graph: Graph
@@ -55,6 +55,7 @@ class Scene:
     progress: Callable[[int, int], None] = unheard
     note: Callable[[str], None] = unnoted
     folder: Path | None = None
+    room: int | None = None
 
     def root(self, id: str) -> str:
         """The id that a candidate has in the source, which no cut changes."""

@@ -73,8 +73,8 @@ class Pruned:
 class Surroundings:
     """What a pruning works with beside the graph and its text: the loss, and the outside.
 
-    `folder` is what goes on after a kill, `cache` what others use as well. `source` is the model before all pruning,
-    whose widths floors are shares of; None for the graph itself.
+    `folder` is what goes on after a kill, `cache` what others use as well, `room` the bytes that the run may take.
+    `source` is the model before all pruning, whose widths floors are shares of; None for the graph itself.
     """
 
     loss: Loss | None = None
@@ -83,6 +83,7 @@ class Surroundings:
     report: Report = silent
     folder: Path | None = None
     cache: Path | None = None
+    room: int | None = None
 
 
 def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around: Surroundings | None = None) -> Pruned:
@@ -230,6 +231,7 @@ def look(
         seed=around.seed,
         progress=functools.partial(around.report, f"choosing ({request.allocation.name})"),
         folder=around.folder,
+        room=around.room,
     )
 
 

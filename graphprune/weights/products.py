@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-_PART = 1 << 24  # elements of a weight that are wide at a time
+_PART = 1 << 20  # elements of a weight that are wide at a time: few enough to stay in the cache of a core
 _aten = torch.ops.aten
 
 

@@ -1,7 +1,7 @@
 """Surgeon importance: the loss that removing a unit costs after the weights that are left have made up for it."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -13,7 +13,8 @@ from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Importance, Scene
-from graphprune.pruning.signals.curvature import measure_curvature
+from graphprune.pruning.signals.activation_room import segment_ends
+from graphprune.pruning.signals.curvature import Curvature, measure_by_segments, measure_curvature
 from graphprune.pruning.signals.elimination import Consumer, eliminate
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import predictions
@@ -32,8 +33,9 @@ class Obs(Importance):
     solves the weights. Scores are in one currency for all groups: `global{normalize=none}` can compare them.
 
     For units that linear calls read: MLP channels, heads, value dimensions, residual width. Two matrices [k, k] of
-    every value that calls read are held at once. `tokens` of the calibration text are looked at, 0 for all: more were
-    no better. `damping` is relative to each input's own energy; `rounds` limits how often costs are computed anew.
+    every value that calls read are held at once; where weights stay in their file, those of one layer. `tokens` of the
+    calibration text are looked at, 0 for all: more were no better. `damping` is relative to each input's own energy;
+    `rounds` limits how often costs are computed anew.
     """
 
     name: ClassVar[str] = "obs"
@@ -62,16 +64,35 @@ class Obs(Importance):
             for name, (found, _) in read[group.id].items():
                 readers.setdefault(name, {}).update(dict.fromkeys(found))
         together = {name: tuple(found) for name, found in readers.items()}
-        curvature = measure_curvature(graph, together, first_tokens(scene.batches, self.tokens), scene.loss)
-        result = dict[str, Tensor]()
-        for group in groups:
-            consumers = (
-                Consumer(owner, seen.inputs.double().cpu(), seen.loss.double().cpu(), found[0].weight in solved)
-                for name, (found, owner) in read[group.id].items()
-                for seen in [curvature[name]]
-            )
-            result[group.id] = eliminate(group.units, consumers, self.damping, self.rounds).float()
-        return result
+        batches = first_tokens(scene.batches, self.tokens)
+        ends = segment_ends(graph, scene.groups, batches, scene.room)
+        result, known = dict[str, Tensor](), dict[str, Curvature]()
+
+        def eliminate_known(found: Mapping[str, Curvature]) -> None:
+            known.update(found)
+            for group in groups:
+                if group.id not in result and read[group.id].keys() <= known.keys():
+                    result[group.id] = self.cost(group, read[group.id], known, solved)
+            left = {name for group in groups if group.id not in result for name in read[group.id]}
+            for name in known.keys() - left:
+                del known[name]
+
+        if ends is None:
+            eliminate_known(measure_curvature(graph, together, batches, scene.loss))
+        else:
+            measure_by_segments(graph, together, batches, ends, eliminate_known, scene.loss)
+        return {group.id: result[group.id] for group in groups}
+
+    def cost(
+        self, group: Group, read: Mapping[str, Reading], known: Mapping[str, Curvature], solved: Container[str]
+    ) -> Tensor:
+        """What it costs to take out each unit of a group in its turn."""
+        consumers = (
+            Consumer(owner, seen.inputs.double().cpu(), seen.loss.double().cpu(), found[0].weight in solved)
+            for name, (found, owner) in read.items()
+            for seen in [known[name]]
+        )
+        return eliminate(group.units, consumers, self.damping, self.rounds).float()
 
 
 def readings(group: Group, calls: dict[str, LinearCall], solved: set[str]) -> dict[str, Reading]:

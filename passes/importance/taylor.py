@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from graphprune.analysis.layers import find_layers
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.signals.activation_room import segment_ends, small_batches
 from graphprune.pruning.signals.gradients import backward, with_leaves
 from graphprune.pruning.signals.line_taps import Tapped, attach_taps
-from graphprune.pruning.signals.segments import Segmented, small_batches
+from graphprune.pruning.signals.segments import Listener, Segmented
 from graphprune.pruning.signals.unit_sums import (
     Aggregate,
     Key,
@@ -84,13 +85,12 @@ class Taylor(Importance):
         # A loss that was given need not be the mean over its rows, so it sees one sample at a time.
         summed = self.order == "first" and self.aggregate == "vector" and loss is None
         tapped = attach_taps(graph, layout) if summed else None
+        parts = small_batches(batches) if any_stored(graph.tensors().values()) else batches
+        ends = segment_ends(graph, scene.groups, parts, scene.room)
         if tapped is not None:
-            ends = (
-                [layer[-1].add for layer in find_layers(scene.groups)] if any_stored(graph.tensors().values()) else None
-            )
-            lines = tapped_lines(tapped, batches, self.gradients == "sample", ends)
+            lines = tapped_lines(tapped, parts, self.gradients == "sample", ends)
         else:
-            lines = gradient_lines(self, graph, layout, batches, loss)
+            lines = gradient_lines(self, graph, layout, parts, loss, ends)
         scores = unit_scores(layout, lines, self.members)
         if not all(bool(torch.isfinite(score).all()) for score in scores.values()):
             raise DataError("the gradients on the calibration data are not finite; check the weights, or use float32")
@@ -106,9 +106,7 @@ def tapped_lines(
     """
     lines: dict[Key, Tensor] = {}
     count = sum(map(rows, batches))
-    ids = [batch for batch in batches if isinstance(batch, Tensor)]
-    apart = ends is not None and len(ids) == len(batches)
-    for size, group in groupby(small_batches(ids) if apart else batches, key=rows):
+    for size, group in groupby(batches, key=rows):
         model, gates = tapped.open(size)
 
         def receive(gate: str, found: Tensor, size: int = size) -> None:
@@ -117,8 +115,9 @@ def tapped_lines(
             key = tapped.gates[gate]
             lines[key] = lines[key] + line if key in lines else line
 
-        if ends is not None and apart:
-            Segmented(model, gates, ends).backward([batch for batch in group if isinstance(batch, Tensor)], receive)
+        if ends is not None:
+            listener = Listener(leaf=lambda _, gate, found, receive=receive: receive(gate, found))  # type: ignore[misc]
+            Segmented(model, gates, ends).backward(list(group), listener)
             continue
         for batch in group:
             backward(model, gates, batch, None, receive)
@@ -126,7 +125,12 @@ def tapped_lines(
 
 
 def gradient_lines(
-    taylor: Taylor, graph: Graph, layout: Layout, batches: Sequence[Batch], loss: Loss | None
+    taylor: Taylor,
+    graph: Graph,
+    layout: Layout,
+    batches: Sequence[Batch],
+    loss: Loss | None,
+    ends: Sequence[str] | None = None,
 ) -> dict[Key, Tensor]:
     """The line sums of what each entry counts for, from the gradients of the weights."""
     keys = layout.by_parameter()
@@ -145,19 +149,26 @@ def gradient_lines(
             line = line if whole else line.abs()
             lines[key] = lines[key] + line if key in lines else line
 
-    for part in parts:
-        share = rows(part) / count
+    def receive(place: int, name: str, gradient: Tensor) -> None:
+        share = rows(parts[place]) / count
+        entries = loss_changes(taylor.order, gradient.mul_(leaves[name].detach()))
+        if whole and taylor.aggregate == "element":
+            sums[name] = sums[name].add_(entries, alpha=share) if name in sums else entries.mul_(share)
+        else:
+            add_lines(name, entries, share)
 
-        def receive(name: str, gradient: Tensor, share: float = share) -> None:
-            entries = loss_changes(taylor.order, gradient.mul_(leaves[name].detach()))
-            if whole and taylor.aggregate == "element":
-                sums[name] = sums[name].add_(entries, alpha=share) if name in sums else entries.mul_(share)
-            else:
-                add_lines(name, entries, share)
+    def settle(names: Sequence[str]) -> None:
+        for name in names:
+            if name in sums:
+                add_lines(name, sums.pop(name), 1.0)
 
-        backward(model, leaves, part, loss, receive)
-    for name in list(sums):
-        add_lines(name, sums.pop(name), 1.0)
+    split = None if ends is None else Segmented(model, leaves, ends, loss)
+    if split is not None and not split.shared():
+        split.backward(parts, Listener(leaf=receive, settled=settle))
+        return lines
+    for place, part in enumerate(parts):
+        backward(model, leaves, part, loss, partial(receive, place))
+    settle(list(sums))
     return lines
 
 

@@ -112,6 +112,7 @@ def surroundings(context: Context) -> Surroundings:
         report=context.progress,
         folder=context.folder,
         cache=context.cache if context.folder else None,
+        room=context.room,
     )
 
 

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.xdist_group("memory"), pytest.mark.slow]
 METHODS: dict[str, dict[str, Any]] = {
     "taylor": {"importance": "taylor", "steps": 2, "prune": ("mlp", "attention", "blocks")},
     "elements": {"importance": "taylor{aggregate=element}", "prune": ("mlp", "attention", "residual")},
+    "samples": {"importance": "taylor{aggregate=element,order=mixed,gradients=sample}", "prune": ("mlp", "attention")},
     "adaptive, solved": {"importance": "taylor", "allocation": "adaptive", "compensation": "least-squares"},
     "obs": {"importance": "obs", "compensation": "bias"},
     "stock": {"importance": "wanda", "uniform": True},

@@ -7,7 +7,16 @@ import torch
 
 from graphprune.errors import UsageError
 from graphprune.frontend import room
-from graphprune.frontend.room import describe_room, is_checked_in_file, read_room, settled, stays_in_file, wide_bytes
+from graphprune.frontend.room import (
+    describe_room,
+    is_checked_in_file,
+    largest_block,
+    read_room,
+    require_room,
+    settled,
+    stays_in_file,
+    wide_bytes,
+)
 from graphprune.frontend.source import capture
 from graphprune.weights.stored import any_stored
 from tests.support import zoo
@@ -32,6 +41,22 @@ def test_a_model_stays_in_its_file_where_three_of_it_do_not_fit(folder: Path) ->
     assert stays_in_file(folder, str(needed - 1))
     assert not is_checked_in_file(folder, str(needed - 1))
     assert "stay in their file" in describe_room(folder, "1GB")
+
+
+def test_less_than_a_layer_is_refused_with_the_least_that_works(folder: Path) -> None:
+    block = largest_block(folder)
+    assert wide_bytes(folder) / 8 < block < wide_bytes(folder)
+    require_room(folder, str(block))
+    with pytest.raises(UsageError, match=r"^--memory 99 is too little .* and 512\.\d\d MiB are the least that a run"):
+        require_room(folder, "99")
+    assert "below what a run takes, about 512" in describe_room(folder, "1MB")
+    assert "below" not in describe_room(folder, "1GB")
+
+
+def test_less_than_a_layer_that_is_free_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free_memory", lambda: 1000)
+    with pytest.raises(UsageError, match="1,000 bytes, which are free, are too little"):
+        require_room(folder, None)
 
 
 def test_memory_is_bytes_or_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Curvature at what linear calls read: how inputs vary together, and how the loss reacts to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from graphprune.analysis.linear_calls import LinearCall
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
+from graphprune.pruning.signals.segments import Listener, Segmented
 from graphprune.pruning.signals.token_weights import weighed_moment
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
@@ -39,21 +41,69 @@ def measure_curvature(
     Memory is that of all matrices together. Raises DataError where the loss is not finite.
     """
     observed, position = expose(graph, readers)
-    inputs: dict[str, Tensor] = {}
-    losses: dict[str, Tensor] = {}
-    tokens, kept = 0, torch.float64 if room_of(graph, readers) <= _ROOM else torch.float32
-    source = {name: calls[0].x.name for name, calls in readers.items()}
-    for batch in batches:
+    sums = Sums(graph, readers, batches)
+    for place, batch in enumerate(batches):
         values, gradients = differentiate(observed, position, len(graph.outputs), batch, loss)
-        tokens += predictions(batch)
-        for node, name in {node: name for name, node in source.items()}.items():
-            add(inputs, node, weighed_moment(batch, values[name], kept))
         for name, gradient in gradients.items():
-            rows = gradient.flatten(0, -2).to(kept)
-            add(losses, name, rows.T @ rows)
-    for total in (*inputs.values(), *losses.values()):
-        total /= tokens
-    return {name: Curvature(inputs[node], losses[name]) for name, node in source.items()}
+            sums.see(place, name, values[name], gradient)
+    return sums.take(tuple(readers))
+
+
+def measure_by_segments(
+    graph: Graph,
+    readers: Readers,
+    batches: Sequence[Batch],
+    ends: Sequence[str],
+    found: Callable[[Mapping[str, Curvature]], None],
+    loss: Loss | None = None,
+) -> None:
+    """The same, all batches through one segment of the graph after the other, each up to one of the nodes `ends`.
+
+    `found` is given the readers of a segment when it is done, of the last one first; memory is that of their matrices.
+    """
+    observed, position = expose(graph, readers)
+    named = {observed.outputs[place]: name for name, place in position.items()}
+    observed.module.graph.output_node().args = (observed.returned[: len(graph.outputs)],)
+    sums = Sums(graph, readers, batches)
+
+    def see(place: int, node: str, value: Tensor, gradient: Tensor) -> None:
+        sums.see(place, named[node], value, gradient * predictions(batches[place]))
+
+    def settle(nodes: Sequence[str]) -> None:
+        found(sums.take([named[node] for node in nodes]))
+
+    split = Segmented(replace(observed, outputs=graph.outputs), {}, ends, loss, frozenset(named))
+    split.backward(batches, Listener(node=see, settled=settle))
+
+
+@final
+class Sums:
+    """The matrices of readers as they grow, batch by batch; that of a value which several read is one."""
+
+    def __init__(self, graph: Graph, readers: Readers, batches: Sequence[Batch]) -> None:
+        self.batches, self.tokens = batches, sum(map(predictions, batches))
+        self.kept = torch.float64 if room_of(graph, readers) <= _ROOM else torch.float32
+        self.source = {name: calls[0].x.name for name, calls in readers.items()}
+        self.inputs: dict[str, Tensor] = {}
+        self.losses: dict[str, Tensor] = {}
+        self.seen: set[tuple[int, str]] = set()
+
+    def see(self, place: int, name: str, value: Tensor, gradient: Tensor) -> None:
+        """Add what a reader reads of a batch, and the gradient of the summed loss by it."""
+        node = self.source[name]
+        if (place, node) not in self.seen:
+            self.seen.add((place, node))
+            add(self.inputs, node, weighed_moment(self.batches[place], value, self.kept))
+        rows = gradient.flatten(0, -2).to(self.kept)
+        add(self.losses, name, rows.T @ rows)
+
+    def take(self, names: Sequence[str]) -> Mapping[str, Curvature]:
+        """The curvature of these readers, which are all those of what they read; their sums are given up."""
+        inputs = {node: self.inputs.pop(node) for node in dict.fromkeys(self.source[name] for name in names)}
+        losses = {name: self.losses.pop(name) for name in names}
+        for total in (*inputs.values(), *losses.values()):
+            total /= self.tokens
+        return {name: Curvature(inputs[self.source[name]], losses[name]) for name in names}
 
 
 def room_of(graph: Graph, readers: Readers) -> int:

@@ -5,7 +5,7 @@ the gradients of its own leaves there. Memory is that of one segment at one batc
 a weight is read three times in all, which is what counts where weights stay in their file.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,18 +16,24 @@ from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import arguments_of, function_of
 from graphprune.running.causal import with_outputs
-from graphprune.running.inputs import graph_inputs
-from graphprune.running.loss import predict
-from graphprune.running.stepper import last_uses
+from graphprune.running.inputs import Batch, graph_inputs
+from graphprune.running.loss import Loss, output_loss
+from graphprune.running.stepper import Stepper
 
 Values = dict[fx.Node, Any]
-Receive = Callable[[str, Tensor], None]  # the name of a leaf, and its gradient for a batch
-_TOKENS = 512  # that are in a segment at a time, unless a row has more
 
 
-def small_batches(batches: Sequence[Tensor]) -> list[Tensor]:
-    """The same rows, fewer at a time."""
-    return [part for batch in batches for part in torch.split(batch, max(1, _TOKENS // batch.shape[1]))]
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of gradients. Batches are named by their places.
+
+    `leaf(batch, name, gradient)` is told of each leaf, `node(batch, name, value, gradient)` of each node that is
+    watched, and `settled(names)`, once a segment is done, of the leaves and nodes that were told of for all batches.
+    """
+
+    leaf: Callable[[int, str, Tensor], None] = lambda *_: None
+    node: Callable[[int, str, Tensor, Tensor], None] = lambda *_: None
+    settled: Callable[[tuple[str, ...]], None] = lambda _: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +46,7 @@ class Segment:
 
 
 def split_graph(graph: Graph, ends: Sequence[str]) -> tuple[Segment, ...]:
-    """The segments of a graph, each up to and with one of these nodes; the last has what follows."""
+    """The segments of a graph, each up to and with one of these nodes; the last has what follows, and the outputs."""
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     chosen, parts, current = set(ends), list[list[fx.Node]](), list[fx.Node]()
     for node in nodes:
@@ -50,9 +56,11 @@ def split_graph(graph: Graph, ends: Sequence[str]) -> tuple[Segment, ...]:
             current = []
     parts += [current] if current else []
     place = {node: number for number, part in enumerate(parts) for node in part}
+    place |= dict.fromkeys((node for node in graph.nodes if node.op == "output"), len(parts) - 1)
 
     def make(number: int, part: list[fx.Node]) -> Segment:
-        read = dict.fromkeys(each for node in part for each in node.all_input_nodes)
+        final = graph.returned if number == len(parts) - 1 else ()
+        read = dict.fromkeys([*(each for node in part for each in node.all_input_nodes), *final])
         entering = tuple(each for each in read if place.get(each, number) < number)
         leaving = tuple(each for each in part if any(place.get(user, number) > number for user in each.users))
         return Segment(tuple(part), entering, leaving)
@@ -62,121 +70,141 @@ def split_graph(graph: Graph, ends: Sequence[str]) -> tuple[Segment, ...]:
 
 @final
 class Segmented:
-    """A language model's mean next-token loss on batches of token ids, and its gradients, segment by segment.
+    """A graph's mean loss on batches, and its gradients by tensors and at nodes, segment by segment.
 
-    `leaves` are tensors that the graph reads by these names, and take the gradients. `ends` are names of nodes.
+    `leaves` are tensors of the graph that take gradients, by names to tell of them by. `ends` are names of nodes.
+    Without a `loss` it is that of the next token.
     """
 
-    def __init__(self, graph: Graph, leaves: Mapping[str, Tensor], ends: Sequence[str]) -> None:
-        self.graph = with_outputs(graph, ("logits",), (graph.results["logits"].name,))
-        self.leaves, self.tensors = leaves, self.graph.tensors()
+    def __init__(
+        self,
+        graph: Graph,
+        leaves: Mapping[str, Tensor],
+        ends: Sequence[str],
+        loss: Loss | None = None,
+        watched: frozenset[str] = frozenset(),
+    ) -> None:
+        alone = loss is None and "logits" in graph.outputs
+        self.graph = with_outputs(graph, ("logits",), (graph.results["logits"].name,)) if alone else graph
+        self.loss, self.leaves, self.watched = loss, leaves, watched
+        self.tensors = self.graph.tensors()
+        named = {id(leaf): name for name, leaf in leaves.items()}
+        attributes = [node for node in self.graph.nodes if node.op == "get_attr"]
+        found = {node: named.get(id(self.tensors[str(node.target)])) for node in attributes}
+        self.names = {node: name for node, name in found.items() if name is not None}
         self.segments = split_graph(self.graph, ends)
-        self.active = depending(self.graph, leaves)
-        self.first = first_readers(self.graph, leaves, self.segments)
+        self.active = depending(self.graph, {*self.names, *(n for n in self.graph.nodes if n.name in watched)})
+        self.own = [self.leaves_of(segment) for segment in self.segments]
 
-    def backward(self, batches: Sequence[Tensor], receive: Receive) -> None:
-        """Hand over the gradient of each batch's mean loss by each leaf. Raises DataError where it is not finite."""
-        inputs = [
-            dict(zip(self.graph.placeholders.values(), graph_inputs(self.graph, b), strict=True)) for b in batches
-        ]
-        held = self.forward(inputs)
+    def leaves_of(self, segment: Segment) -> tuple[str, ...]:
+        """The leaves that a segment reads."""
+        read = (self.names.get(each) for node in segment.nodes for each in node.all_input_nodes)
+        return tuple(dict.fromkeys(name for name in read if name is not None))
+
+    def shared(self) -> set[str]:
+        """The leaves that several segments read: their gradients are held from one to the other, for every batch."""
+        return {name for i, own in enumerate(self.own) for name in own if any(name in each for each in self.own[:i])}
+
+    def backward(self, batches: Sequence[Batch], listener: Listener) -> None:
+        """Tell of the gradient of each batch's mean loss. Raises DataError where a loss is not finite."""
+        held = self.forward(batches)
         gradients: list[dict[fx.Node, Tensor]] = [{} for _ in batches]
         sums: list[dict[str, Tensor]] = [{} for _ in batches]
         for number, segment in reversed(list(enumerate(self.segments))):
+            whole = tuple(name for name in self.own[number] if not any(name in own for own in self.own[:number]))
             for place, batch in enumerate(batches):
-                values = inputs[place] | held[place]
-                self.go_back(segment, values, batch, gradients[place], sums[place])
+                seen = self.go_back(segment, held[place], batch, gradients[place], sums[place])
+                for node, value, gradient in seen:
+                    listener.node(place, node.name, value, gradient)
+                for name in whole:
+                    if name in sums[place]:
+                        listener.leaf(place, name, sums[place].pop(name))
                 for node in segment.leaving:
                     held[place].pop(node)
                     gradients[place].pop(node, None)
-                for name in [name for name in sums[place] if self.first[name] == number]:
-                    receive(name, sums[place].pop(name))
+            listener.settled((*whole, *(node.name for node in segment.nodes if node.name in self.watched)))
 
-    def forward(self, inputs: Sequence[Values]) -> list[Values]:
-        """What each segment hands to later ones, for every batch."""
-        held: list[Values] = [{} for _ in inputs]
-        for segment in self.segments[:-1]:
-            last = last_uses(segment.nodes)
-            for known, given in zip(held, inputs, strict=True):
-                with torch.no_grad():
-                    found = self.run(segment, given | known, last)
-                known |= {node: found[node] for node in segment.leaving}
-        return held
+    def forward(self, batches: Sequence[Batch]) -> list[Values]:
+        """What the graph takes and what each segment hands to later ones, for every batch."""
+        inputs = [graph_inputs(self.graph, batch) for batch in batches]
+        handed = (node.name for segment in self.segments for node in segment.leaving)
+        kept = frozenset([*handed, *(node.name for node in self.graph.placeholders.values())])
+        ends = [segment.nodes[-1] for segment in self.segments[:-1]] or [*self.graph.placeholders.values()][-1:]
+        run = Stepper(self.graph, inputs, kept, ends[-1])
+        with torch.no_grad():
+            for node in ends:
+                run.advance(node)
+        return run.values
 
-    def run(self, segment: Segment, values: Values, last: Mapping[fx.Node, fx.Node] | None = None) -> Values:
-        """The values with those of a segment; with `last`, the last reader of each, without those read no more."""
-        dying: dict[fx.Node, list[fx.Node]] = {}
-        for node, user in (last or {}).items():
-            dying.setdefault(user, []).append(node)
-        kept = {*segment.leaving, *segment.entering}
+    def run(self, segment: Segment, values: Values) -> Values:
+        """The values with all of a segment."""
         for node in segment.nodes:
             for each in node.all_input_nodes:
                 if each.op == "get_attr":
-                    values[each] = self.leaves.get(str(each.target), self.tensors[str(each.target)])
+                    values[each] = self.tensors[str(each.target)]
             args, kwargs = arguments_of(node, values)
             values[node] = function_of(node)(*args, **kwargs)
-            for gone in dying.get(node, ()):
-                if gone not in kept and gone.op == "call_function":
-                    values.pop(gone, None)
+            if node.name in self.watched and not values[node].requires_grad:
+                values[node].requires_grad_()
         return values
 
     def go_back(
         self,
         segment: Segment,
-        values: Values,
-        batch: Tensor,
+        held: Values,
+        batch: Batch,
         gradients: dict[fx.Node, Tensor],
         sums: dict[str, Tensor],
-    ) -> None:
-        """Run a segment again, and add to the gradients of what it reads."""
-        entering = {node: values[node].detach() for node in segment.entering if isinstance(values[node], Tensor)}
-        floats = {node: value for node, value in entering.items() if value.is_floating_point()}
-        wanted = {node: value.requires_grad_() for node, value in floats.items() if node in self.active}
-        names = {str(each.target) for node in segment.nodes for each in node.all_input_nodes if each.op == "get_attr"}
-        own = {name: leaf for name, leaf in self.leaves.items() if name in names}
+    ) -> list[tuple[fx.Node, Tensor, Tensor]]:
+        """Run a segment again and add to the gradients of what it reads; the values and gradients that are watched."""
+        entering = {node: held[node].detach() for node in segment.entering if isinstance(held[node], Tensor)}
+        wanted = {
+            node: value.requires_grad_()
+            for node, value in entering.items()
+            if value.is_floating_point() and node in self.active
+        }
+        own = {name: self.leaves[name] for name in self.leaves_of(segment)}
         with torch.enable_grad():
-            found = self.run(segment, values | entering)
+            found = self.run(segment, held | entering)
             ends = [(found[node], gradients[node]) for node in segment.leaving if node in gradients]
             if segment is self.segments[-1]:
-                loss = predict(self.graph, (found[self.graph.returned[0]],), batch, "mean")
-                if not bool(torch.isfinite(loss)):
-                    raise DataError(
-                        f"the loss on the calibration data is {loss.item()}; check the weights and the data"
-                    )
+                loss = self.loss_of(found, batch)
                 ends.append((loss, torch.ones_like(loss)))
-            starts = [*wanted.values(), *own.values()]
-            if not ends or not starts:
-                return
-            results = torch.autograd.grad([e for e, _ in ends], starts, [g for _, g in ends], allow_unused=True)
-        for (totals, key), gradient in zip(keyed(wanted, own, gradients, sums), results, strict=True):
-            if gradient is not None:
-                totals[key] = totals[key] + gradient if key in totals else gradient
+            watched = [node for node in segment.nodes if node.name in self.watched]
+            starts = [*wanted.values(), *own.values(), *(found[node] for node in watched)]
+            results = list(gradients_of(ends, starts))
+        for node, gradient in zip(wanted, results, strict=False):
+            add(gradients, node, gradient)
+        for name, gradient in zip(own, results[len(wanted) :], strict=False):
+            add(sums, name, gradient)
+        seen = [(node, found[node].detach()) for node in watched]
+        ours = zip(seen, results[len(wanted) + len(own) :], strict=True)
+        return [(n, value, torch.zeros_like(value) if found is None else found) for (n, value), found in ours]
+
+    def loss_of(self, values: Values, batch: Batch) -> Tensor:
+        outputs = tuple(values[node] for node in self.graph.returned)
+        loss = output_loss(self.graph, outputs, batch, self.loss)
+        if not bool(torch.isfinite(loss)):
+            raise DataError(f"the loss on the calibration data is {loss.item()}; check the weights and the data")
+        return loss
 
 
-def keyed(
-    wanted: Mapping[fx.Node, Tensor], own: Mapping[str, Tensor], gradients: dict[Any, Tensor], sums: dict[Any, Tensor]
-) -> Iterator[tuple[dict[Any, Tensor], Any]]:
-    """Where each gradient is added."""
-    yield from ((gradients, node) for node in wanted)
-    yield from ((sums, name) for name in own)
+def gradients_of(ends: Sequence[tuple[Tensor, Tensor]], starts: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradients by these tensors, None where nothing depends on one; of ends with their own gradients."""
+    if not ends or not starts:
+        return [None] * len(starts)
+    return torch.autograd.grad([e for e, _ in ends], starts, [g for _, g in ends], allow_unused=True)
 
 
-def depending(graph: Graph, leaves: Mapping[str, Tensor]) -> set[fx.Node]:
-    """The nodes whose values depend on a leaf."""
+def add(totals: dict[Any, Tensor], key: object, gradient: Tensor | None) -> None:
+    if gradient is not None:
+        totals[key] = totals[key] + gradient if key in totals else gradient
+
+
+def depending(graph: Graph, leaves: set[fx.Node]) -> set[fx.Node]:
+    """The nodes whose values depend on one of these, themselves among them."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        leaf = node.op == "get_attr" and str(node.target) in leaves
-        if leaf or any(each in found for each in node.all_input_nodes):
+        if node in leaves or any(each in found for each in node.all_input_nodes):
             found.add(node)
-    return found
-
-
-def first_readers(graph: Graph, leaves: Mapping[str, Tensor], segments: Sequence[Segment]) -> dict[str, int]:
-    """For each leaf the first segment that reads it, behind which its gradient is whole."""
-    found: dict[str, int] = {}
-    for number, segment in enumerate(segments):
-        for node in segment.nodes:
-            for each in node.all_input_nodes:
-                if each.op == "get_attr" and str(each.target) in leaves:
-                    found.setdefault(str(each.target), number)
     return found

@@ -11,7 +11,7 @@ from graphprune.analysis.layers import find_layers
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
 from graphprune.pruning.signals.gradients import backward, with_leaves
-from graphprune.pruning.signals.segments import Segmented, small_batches, split_graph
+from graphprune.pruning.signals.segments import Listener, Segmented, split_graph
 from tests.support.families import families, wide
 
 NAMES = ["llama", "gpt2", "gemma2", "falcon", "mixtral"]
@@ -33,14 +33,77 @@ def test_every_gradient_is_that_of_the_whole(name: str) -> None:
     for batch in batches():
         whole.append({})
         backward(model, leaves, batch, None, lambda key, found: whole[-1].__setitem__(key, found.clone()))
-    found: dict[str, list[Tensor]] = {}
-    Segmented(model, leaves, ends_of(graph)).backward(
-        batches(), lambda key, each: found.setdefault(key, []).append(each)
+    found: dict[tuple[int, str], Tensor] = {}
+    settled: list[str] = []
+    listener = Listener(
+        leaf=lambda place, key, each: found.__setitem__((place, key), each), settled=lambda names: settled.extend(names)
     )
-    assert found.keys() == {key for each in whole for key in each}
-    for key, gradients in found.items():
-        for gradient, expected in zip(gradients, whole, strict=True):
-            torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-12)
+    Segmented(model, leaves, ends_of(graph)).backward(batches(), listener)
+    assert found.keys() == {(place, key) for place, each in enumerate(whole) for key in each}
+    assert len(settled) == len(set(settled))
+    assert {key for _, key in found} <= set(settled)
+    for (place, key), gradient in found.items():
+        torch.testing.assert_close(gradient, whole[place][key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", families(["llama", "gpt2"]))
+def test_a_node_that_is_watched_has_the_value_and_gradient_of_the_whole(name: str) -> None:
+    graph = wide(name).graph
+    ends = ends_of(graph)
+    inner = [node.name for node in graph.nodes if node.name in ends or "silu" in node.name or "gelu" in node.name]
+    seen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+    watching = Listener(node=lambda place, key, value, gradient: seen.__setitem__((place, key), (value, gradient)))
+    Segmented(graph, {}, ends, watched=frozenset(inner)).backward(batches(), watching)
+    assert seen.keys() == set(itertools.product(range(4), inner))
+    step = 1e-6
+    for (place, key), (value, gradient) in list(seen.items())[:6]:
+        way = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=value.dtype)
+        rise = [loss_with(graph, batches()[place], key, sign * step * way) for sign in (1, -1)]
+        torch.testing.assert_close((rise[0] - rise[1]) / (2 * step), (gradient * way).sum(), rtol=1e-5, atol=1e-8)
+
+
+def loss_with(graph: Graph, batch: Tensor, key: str, change: Tensor) -> Tensor:
+    """The loss where the value of a node is changed."""
+    from graphprune.running.inputs import graph_inputs
+    from graphprune.running.loss import output_loss
+    from graphprune.running.stepper import Stepper
+
+    named = {node.name: node for node in graph.nodes}
+    results = frozenset(node.name for node in graph.returned)
+    run = Stepper(graph, [graph_inputs(graph, batch)], results)
+    with torch.no_grad():
+        run.advance(named[key])
+        run.put(named[key], [run.value(named[key])[0] + change])
+        run.advance(graph.nodes[-1])
+        return output_loss(graph, tuple(run.value(node)[0] for node in graph.returned), batch)
+
+
+@pytest.mark.parametrize("name", families(["llama"]))
+def test_a_loss_of_all_outputs_is_taken_where_one_is_given(name: str) -> None:
+    graph = wide(name).graph
+    model, leaves = with_leaves(graph, graph.parameters())
+    ids = batches()[0]
+
+    def loss(values: tuple[Tensor, ...], batch: object) -> Tensor:
+        return sum((value.square().mean() for value in values if value.is_floating_point()), torch.zeros(()))
+
+    whole: dict[str, Tensor] = {}
+    backward(model, leaves, ids, loss, lambda key, found: whole.__setitem__(key, found.clone()))
+    found: dict[str, Tensor] = {}
+    listener = Listener(leaf=lambda _, key, each: found.__setitem__(key, each))
+    Segmented(model, leaves, ends_of(graph), loss).backward([ids], listener)
+    assert found.keys() == whole.keys()
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, whole[key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", families(["llama", "gpt2"]))
+def test_leaves_of_several_segments_are_known(name: str) -> None:
+    graph = wide(name).graph
+    model, leaves = with_leaves(graph, graph.parameters())
+    tied = {key for key in leaves if "wte" in key} if name == "gpt2" else set()
+    assert Segmented(model, leaves, ends_of(graph)).shared() == tied
+    assert Segmented(model, leaves, []).shared() == set()
 
 
 @pytest.mark.parametrize("name", families(["llama"]))
@@ -60,9 +123,4 @@ def test_a_loss_that_is_not_finite_is_told(name: str) -> None:
     tensors = {n: torch.nn.Parameter(t.detach() * float("inf")) for n, t in graph.parameters().items() if "norm" in n}
     broken, leaves = with_leaves(graph.with_tensors(tensors), graph.parameters())
     with pytest.raises(DataError, match="the loss on the calibration data is nan"):
-        Segmented(broken, leaves, ends_of(graph)).backward(batches(), lambda key, each: None)
-
-
-def test_rows_are_taken_few_at_a_time() -> None:
-    parts = small_batches([torch.zeros(32, 64), torch.zeros(2, 1024)])
-    assert [tuple(part.shape) for part in parts] == [(8, 64)] * 4 + [(1, 1024)] * 2
+        Segmented(broken, leaves, ends_of(graph)).backward(batches(), Listener())
