@@ -17,6 +17,7 @@ from graphprune.running.inputs import decoder_inputs
 from graphprune.running.likelihood import IGNORED, Logits
 from graphprune.running.scoring import scoring_form
 
+_LOGITS = 1 << 27  # numbers that the logits of a batch may have: half a gigabyte
 _LONG = 16  # windows, from which a form of the graph that is made for their length pays
 
 
@@ -103,7 +104,8 @@ def stream_perplexity(
     default the stride is window - 1: contexts do not cross. With `bos` every window is `bos` and window - 1 tokens.
     Without, it starts with the token before them, so that only the stream's first token goes unpredicted. With a stride
     of the whole window, which is what many papers have, windows share nothing and the first token of each goes
-    unpredicted; bits per byte are then those of the mean token.
+    unpredicted; bits per byte are then those of the mean token. Of many words fewer rows than `batch` run at once.
+
     `text_bytes` is the length of the text in UTF-8 and gives bits per byte. `progress(done, windows)` is called after
     each batch. Raises DataError for tokens that the model does not know or too few of them.
     """
@@ -111,6 +113,7 @@ def stream_perplexity(
     check_tokens(tokens, vocabulary, 1 if bos is not None else 2, "the text")
     windows = cut_windows(tokens, window, bos, stride)
     total, done, count = 0.0, 0, sum(map(len, windows))
+    batch = min(batch, max(1, _LOGITS // (window * (vocabulary or 1))))
     with torch.no_grad():
         for rows in (rows for block in windows for rows in split_rows(block, batch)):
             seen = [0 if done + row == 0 else max(0, window - 1 - stride) for row in range(len(rows))]

@@ -13,7 +13,7 @@ from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Importance, Scene
-from graphprune.pruning.signals.activation_room import segment_ends
+from graphprune.pruning.signals.activation_room import segment_ends, shelf_of
 from graphprune.pruning.signals.curvature import Curvature, measure_by_segments, measure_curvature
 from graphprune.pruning.signals.elimination import Consumer, eliminate
 from graphprune.running.inputs import Batch
@@ -80,7 +80,8 @@ class Obs(Importance):
         if ends is None:
             eliminate_known(measure_curvature(graph, together, batches, scene.loss))
         else:
-            measure_by_segments(graph, together, batches, ends, eliminate_known, scene.loss)
+            shelf = shelf_of(graph, ends, batches, scene.room, scene.folder)
+            measure_by_segments(graph, together, batches, ends, eliminate_known, scene.loss, shelf)
         return {group.id: result[group.id] for group in groups}
 
     def cost(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import ClassVar, Literal, final
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pruning.interfaces import Importance, Scene
-from graphprune.pruning.signals.activation_room import segment_ends, small_batches
+from graphprune.pruning.signals.activation_room import segment_ends, shelf_of, small_batches
 from graphprune.pruning.signals.gradients import backward, with_leaves
 from graphprune.pruning.signals.line_taps import Tapped, attach_taps
 from graphprune.pruning.signals.segments import Listener, Segmented
@@ -87,10 +88,11 @@ class Taylor(Importance):
         tapped = attach_taps(graph, layout) if summed else None
         parts = small_batches(batches) if any_stored(graph.tensors().values()) else batches
         ends = segment_ends(graph, scene.groups, parts, scene.room)
+        shelf = shelf_of(graph, ends, parts, scene.room, scene.folder)
         if tapped is not None:
-            lines = tapped_lines(tapped, parts, self.gradients == "sample", ends)
+            lines = tapped_lines(tapped, parts, self.gradients == "sample", ends, shelf)
         else:
-            lines = gradient_lines(self, graph, layout, parts, loss, ends)
+            lines = gradient_lines(self, graph, layout, parts, loss, ends, shelf)
         scores = unit_scores(layout, lines, self.members)
         if not all(bool(torch.isfinite(score).all()) for score in scores.values()):
             raise DataError("the gradients on the calibration data are not finite; check the weights, or use float32")
@@ -98,11 +100,16 @@ class Taylor(Importance):
 
 
 def tapped_lines(
-    tapped: Tapped, batches: Sequence[Batch], by_sample: bool, ends: Sequence[str] | None = None
+    tapped: Tapped,
+    batches: Sequence[Batch],
+    by_sample: bool,
+    ends: Sequence[str] | None = None,
+    shelf: Path | None = None,
 ) -> dict[Key, Tensor]:
     """The line sums of w g, from taps: the mean of their magnitudes by sample, or of the sums as they are.
 
-    With `ends`, names of nodes, all batches go through one segment of the graph after the other.
+    With `ends`, names of nodes, all batches go through one segment of the graph after the other, and what they hand
+    over waits in `shelf`, if that is a folder.
     """
     lines: dict[Key, Tensor] = {}
     count = sum(map(rows, batches))
@@ -117,7 +124,7 @@ def tapped_lines(
 
         if ends is not None:
             listener = Listener(leaf=lambda _, gate, found, receive=receive: receive(gate, found))  # type: ignore[misc]
-            Segmented(model, gates, ends).backward(list(group), listener)
+            Segmented(model, gates, ends, shelf=shelf).backward(list(group), listener)
             continue
         for batch in group:
             backward(model, gates, batch, None, receive)
@@ -131,6 +138,7 @@ def gradient_lines(
     batches: Sequence[Batch],
     loss: Loss | None,
     ends: Sequence[str] | None = None,
+    shelf: Path | None = None,
 ) -> dict[Key, Tensor]:
     """The line sums of what each entry counts for, from the gradients of the weights."""
     keys = layout.by_parameter()
@@ -162,7 +170,7 @@ def gradient_lines(
             if name in sums:
                 add_lines(name, sums.pop(name), 1.0)
 
-    split = None if ends is None else Segmented(model, leaves, ends, loss)
+    split = None if ends is None else Segmented(model, leaves, ends, loss, shelf=shelf)
     if split is not None and not split.shared():
         split.backward(parts, Listener(leaf=receive, settled=settle))
         return lines

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphprune.errors import DataError, UsageError
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
+from graphprune.running import perplexity as measuring
 from graphprune.running.inputs import decoder_inputs, run_batch
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import cut_windows, perplexity
@@ -133,3 +134,12 @@ def test_many_windows_give_what_few_at_a_time_give() -> None:
     total = sum(token_losses(part).sum().item() for part in parts)
     result = perplexity(tiny_graph(), stream, window=40, batch=4, bos=0)
     assert result.nats_per_token == pytest.approx(total / 700, rel=1e-5)
+
+
+def test_of_many_words_few_rows_are_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, sizes = ids(1, 60)[0], list[int]()
+    whole = perplexity(tiny_graph(), stream, window=10)
+    monkeypatch.setattr(measuring, "_LOGITS", 2 * 10 * CONFIG.vocab_size)
+    seen = perplexity(tiny_graph(), stream, window=10, progress=lambda done, _: sizes.append(done))
+    assert sizes == [2, 4, 6, 7]
+    assert seen.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-6)

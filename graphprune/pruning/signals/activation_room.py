@@ -1,6 +1,9 @@
 """Activation room: what a backward pass holds, and whether the memory there is suffices for all layers at once."""
 
-from collections.abc import Sequence
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +19,7 @@ from graphprune.weights.stored import any_stored
 
 _TOKENS = 512  # that are looked at together, unless a row has more
 _SHARE = 0.5  # of the memory there is, which values for backward may take
+_HANDED = 0.25  # of the memory there is, which what layers hand to each other may take
 _LOGITS = 3  # the logits, what the loss makes of them, and their gradient
 
 
@@ -38,12 +42,34 @@ def segment_ends(graph: Graph, groups: Groups, batches: Sequence[Batch], room: i
     return [layer[-1].add for layer in find_layers(groups)]
 
 
+def shelf_of(
+    graph: Graph, ends: Sequence[str] | None, batches: Sequence[Batch], room: int | None, folder: Path | None
+) -> Path | None:
+    """The folder in which what these nodes give, of all batches, has to wait; None where it has room in memory."""
+    if ends is None or room is None or handed_bytes(graph, ends, batches) <= room * _HANDED:
+        return None
+    return folder or Path(tempfile.gettempdir())
+
+
+def handed_bytes(graph: Graph, ends: Sequence[str], batches: Sequence[Batch]) -> int:
+    """What these nodes give of all batches together."""
+    types = [node.meta["value"] for node in graph.nodes if node.name in set(ends)]
+    return sum(type_bytes(each, sizes_of(batch)) for batch in batches if isinstance(batch, Tensor) for each in types)
+
+
+def sizes_of(batch: Tensor) -> Mapping[str, int]:
+    return {"batch": len(batch), "sequence": batch.shape[1], "past": 0}
+
+
+def type_bytes(value: TensorType, sizes: Mapping[str, int]) -> int:
+    return math.prod(concrete(value.shape, sizes)) * value.dtype.itemsize
+
+
 def held_bytes(graph: Graph, batch: Batch) -> int:
     """About what autograd holds of a batch from forward to backward: every value that an operator makes, but views."""
     if not isinstance(batch, Tensor):
         return 0
-    sizes = {"batch": len(batch), "sequence": batch.shape[1], "past": 0}
-    logits = graph.results.get("logits")
+    sizes, logits = sizes_of(batch), graph.results.get("logits")
     total = 0
     for node in graph.nodes:
         value = node.meta.get("value")
@@ -51,8 +77,5 @@ def held_bytes(graph: Graph, batch: Batch) -> int:
             continue
         if opname(node) in SAME_VALUES:
             continue
-        count = 1
-        for size in concrete(value.shape, sizes):
-            count *= size
-        total += count * value.dtype.itemsize * (_LOGITS if node is logits else 1)
+        total += type_bytes(value, sizes) * (_LOGITS if node is logits else 1)
     return total

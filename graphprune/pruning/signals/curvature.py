@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import final
 
 import torch
@@ -56,10 +57,12 @@ def measure_by_segments(
     ends: Sequence[str],
     found: Callable[[Mapping[str, Curvature]], None],
     loss: Loss | None = None,
+    shelf: Path | None = None,
 ) -> None:
     """The same, all batches through one segment of the graph after the other, each up to one of the nodes `ends`.
 
-    `found` is given the readers of a segment when it is done, of the last one first; memory is that of their matrices.
+    `found` is given the readers of a segment when it is done, of the last one first; memory is that of their matrices,
+    and of what segments hand over, which may wait in a folder, `shelf`.
     """
     observed, position = expose(graph, readers)
     named = {observed.outputs[place]: name for name, place in position.items()}
@@ -72,7 +75,7 @@ def measure_by_segments(
     def settle(nodes: Sequence[str]) -> None:
         found(sums.take([named[node] for node in nodes]))
 
-    split = Segmented(replace(observed, outputs=graph.outputs), {}, ends, loss, frozenset(named))
+    split = Segmented(replace(observed, outputs=graph.outputs), {}, ends, loss, frozenset(named), shelf)
     split.backward(batches, Listener(node=see, settled=settle))
 
 

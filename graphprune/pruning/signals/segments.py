@@ -1,12 +1,13 @@
 """Segments: gradients of many batches through one part of a graph after the other, each read once for all batches.
 
 Forward keeps what one segment hands to later ones; backward runs a segment again, from the last to the first, and takes
-the gradients of its own leaves there. Memory is that of one segment at one batch, and of what is handed over for all;
-a weight is read three times in all, which is what counts where weights stay in their file.
+the gradients of its own leaves there. Memory is that of one segment at one batch, and of what is handed over for all,
+which may wait on the disk; a weight is read three times in all, which is what counts where weights stay in their file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -19,6 +20,8 @@ from graphprune.running.causal import with_outputs
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss
 from graphprune.running.stepper import Stepper
+from graphprune.weights.mapping import release
+from graphprune.weights.shelf import is_large, shelve
 
 Values = dict[fx.Node, Any]
 
@@ -73,7 +76,7 @@ class Segmented:
     """A graph's mean loss on batches, and its gradients by tensors and at nodes, segment by segment.
 
     `leaves` are tensors of the graph that take gradients, by names to tell of them by. `ends` are names of nodes.
-    Without a `loss` it is that of the next token.
+    Without a `loss` it is that of the next token. With a folder, `shelf`, what segments hand over waits there.
     """
 
     def __init__(
@@ -83,10 +86,11 @@ class Segmented:
         ends: Sequence[str],
         loss: Loss | None = None,
         watched: frozenset[str] = frozenset(),
+        shelf: Path | None = None,
     ) -> None:
         alone = loss is None and "logits" in graph.outputs
         self.graph = with_outputs(graph, ("logits",), (graph.results["logits"].name,)) if alone else graph
-        self.loss, self.leaves, self.watched = loss, leaves, watched
+        self.loss, self.leaves, self.watched, self.shelf = loss, leaves, watched, shelf
         self.tensors = self.graph.tensors()
         named = {id(leaf): name for name, leaf in leaves.items()}
         attributes = [node for node in self.graph.nodes if node.op == "get_attr"]
@@ -131,9 +135,14 @@ class Segmented:
         kept = frozenset([*handed, *(node.name for node in self.graph.placeholders.values())])
         ends = [segment.nodes[-1] for segment in self.segments[:-1]] or [*self.graph.placeholders.values()][-1:]
         run = Stepper(self.graph, inputs, kept, ends[-1])
+        waiting = set[fx.Node]()
+        if self.shelf is not None:
+            self.shelf.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
-            for node in ends:
+            for node, segment in zip(ends, self.segments, strict=False):
                 run.advance(node)
+                if self.shelf is not None:
+                    put_away(run, segment, self.shelf, waiting)
         return run.values
 
     def run(self, segment: Segment, values: Values) -> Values:
@@ -187,6 +196,17 @@ class Segmented:
         if not bool(torch.isfinite(loss)):
             raise DataError(f"the loss on the calibration data is {loss.item()}; check the weights and the data")
         return loss
+
+
+def put_away(run: Stepper, segment: Segment, shelf: Path, waiting: set[fx.Node]) -> None:
+    """Let what a segment hands over wait on the shelf, and what it read of that go back there."""
+    for values in run.values:
+        for node in waiting.intersection(segment.entering):
+            release(values[node])
+        for node in segment.leaving:
+            if isinstance(values.get(node), Tensor) and is_large(values[node]):
+                values[node] = shelve(values[node].contiguous(), shelf)
+                waiting.add(node)
 
 
 def gradients_of(ends: Sequence[tuple[Tensor, Tensor]], starts: Sequence[Tensor]) -> Sequence[Tensor | None]:

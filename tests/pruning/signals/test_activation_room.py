@@ -1,12 +1,15 @@
 """What backward holds is estimated well enough to say whether it fits."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from graphprune.analysis.analyse import analyze
 from graphprune.ir.graph import Graph
-from graphprune.pruning.signals.activation_room import held_bytes, segment_ends, small_batches
+from graphprune.pruning.signals.activation_room import handed_bytes, held_bytes, segment_ends, shelf_of, small_batches
 from graphprune.running.loss import batch_loss
 from graphprune.weights.stored import store
 from tests.support.families import families, graph
@@ -47,6 +50,20 @@ def test_layers_go_one_by_one_only_where_memory_asks_for_it(name: str) -> None:
     assert len(ends) == len(layers)
     assert segment_ends(stored(whole), groups, [IDS], None) == ends
     assert segment_ends(stored(whole), groups, [IDS], 2 * held) is None
+
+
+@pytest.mark.parametrize("name", families(["llama"]))
+def test_what_is_handed_over_waits_on_the_disk_only_where_memory_asks_for_it(name: str, tmp_path: Path) -> None:
+    whole = graph(name)
+    ends = segment_ends(stored(whole), analyze(whole), [IDS], 1)
+    assert ends is not None
+    handed = handed_bytes(whole, ends, [IDS, IDS])
+    assert handed == 2 * 4 * len(ends) * IDS.numel() * whole.source.config.hidden_size
+    assert shelf_of(whole, ends, [IDS, IDS], 4 * handed, tmp_path) is None
+    assert shelf_of(whole, ends, [IDS, IDS], 4 * handed - 1, tmp_path) == tmp_path
+    assert shelf_of(whole, ends, [IDS, IDS], 1, None) == Path(tempfile.gettempdir())
+    assert shelf_of(whole, ends, [IDS], None, tmp_path) is None
+    assert shelf_of(whole, None, [IDS], 1, tmp_path) is None
 
 
 def test_rows_are_taken_few_at_a_time() -> None:

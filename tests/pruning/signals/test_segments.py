@@ -1,6 +1,7 @@
 """Gradients through segments are those of one backward through the whole graph, and memory is one segment's."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from graphprune.analysis.analyse import analyze
 from graphprune.analysis.layers import find_layers
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
+from graphprune.pruning.signals import segments
 from graphprune.pruning.signals.gradients import backward, with_leaves
 from graphprune.pruning.signals.segments import Listener, Segmented, split_graph
+from graphprune.weights.shelf import shelve
 from tests.support.families import families, wide
 
 NAMES = ["llama", "gpt2", "gemma2", "falcon", "mixtral"]
@@ -44,6 +47,23 @@ def test_every_gradient_is_that_of_the_whole(name: str) -> None:
     assert {key for _, key in found} <= set(settled)
     for (place, key), gradient in found.items():
         torch.testing.assert_close(gradient, whole[place][key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", families(["llama", "mixtral"]))
+def test_what_waits_on_the_disk_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = wide(name).graph
+    model, leaves = with_leaves(graph, graph.parameters())
+    found: list[dict[tuple[int, str], Tensor]] = []
+    shelved: list[Path] = []
+    monkeypatch.setattr(segments, "is_large", lambda value: value.nbytes > 0)
+    monkeypatch.setattr(segments, "shelve", lambda value, folder: (shelved.append(folder), shelve(value, folder))[1])
+    for shelf in (None, tmp_path):
+        found.append({})
+        listener = Listener(leaf=lambda place, key, each: found[-1].__setitem__((place, key), each.clone()))
+        Segmented(model, leaves, ends_of(graph), shelf=shelf).backward(batches(), listener)
+    assert len(shelved) >= 4 * len(ends_of(graph))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(each, found[1][key]) for key, each in found[0].items())
 
 
 @pytest.mark.parametrize("name", families(["llama", "gpt2"]))
