@@ -98,6 +98,8 @@ def describe_bounds(bounds: tuple[Bound, ...]) -> str:
             return f"above {least}"
         case (Ge(least), Le(most)):
             return f"from {least} to {most}"
+        case (Gt(least), Le(most)):
+            return f"above {least} and up to {most}"
         case (Ge(least), Lt(most)):
             return f"from {least} to below {most}"
     return " and ".join(map(str, bounds))
@@ -106,7 +108,7 @@ def describe_bounds(bounds: tuple[Bound, ...]) -> str:
 def require_limits(options: object, owner: str) -> None:
     """Raise UsageError for a field that holds what it may not."""
     for name, value, limits in wrong_fields(options):
-        if is_number(value):
+        if limits.bounds and is_number(value):
             raise UsageError(f"{name} of {owner} is {describe_bounds(limits.bounds)}, not {str(value)[:40]}")
         *others, last = map(str, limits.choices)
         listed = f"{', '.join(others)} or {last}" if others else last

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
+from graphprune.bounds import require_limits
 from graphprune.budget.backend import Backend
-from graphprune.errors import ExportError, UsageError
+from graphprune.errors import ExportError
 
 if TYPE_CHECKING:
     from graphprune.budget.quantities import FileBytes
     from graphprune.ir.graph import Graph
-
-_PRECISIONS = ("f32", "f16", "bf16", "q8_0")
 
 
 @final
@@ -31,8 +30,7 @@ class Gguf(Backend):
     folder: str = "gguf"
 
     def __post_init__(self) -> None:
-        if self.precision not in _PRECISIONS:
-            raise UsageError(f"gguf takes precision={', '.join(_PRECISIONS[:-1])} or q8_0, not {self.precision}")
+        require_limits(self, self.name)
 
     @property
     def place(self) -> str:

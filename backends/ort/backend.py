@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from graphprune.backends.onnx.backend import Onnx
+from graphprune.bounds import require_limits
 from graphprune.budget.backend import Backend
-from graphprune.errors import ExportError, UsageError
+from graphprune.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from graphprune.backends.runtime.runner import OnnxModel
     from graphprune.budget.quantities import FileBytes, Precision
     from graphprune.ir.graph import Graph
-
-_PRECISIONS = ("fp32", "fp16", "int8", "int4")
-_BLOCKS = (16, 32, 64, 128, 256)
 
 
 @final
@@ -36,16 +34,13 @@ class Ort(Backend):
     files: ClassVar[tuple[str, ...]] = Onnx.files
     runtime: ClassVar[str] = Onnx.runtime
     precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
-    block: int = 32
+    block: Literal[16, 32, 64, 128, 256] = 32
     symmetric: bool = False
     embeddings: bool = False
     folder: str = ""
 
     def __post_init__(self) -> None:
-        if self.precision not in _PRECISIONS:
-            raise UsageError(f"ort takes precision={', '.join(_PRECISIONS[:-1])} or int4, not {self.precision}")
-        if self.block not in _BLOCKS:
-            raise UsageError(f"ort takes blocks of {', '.join(map(str, _BLOCKS))} weights, not {self.block}")
+        require_limits(self, self.name)
 
     @property
     def place(self) -> str:

@@ -3,15 +3,14 @@
 import os
 from pathlib import Path
 
-from graphprune import registry
 from graphprune.artefacts.outputs import check_output
 from graphprune.data.sources import look_at_text
 from graphprune.errors import UsageError, first_line
 from graphprune.frontend.places import look_at
 from graphprune.ir.plan import read_plan
+from graphprune.pipeline.declared import make_declared
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.pipeline.resolution import resolve_recipe
-from graphprune.spec import split_spec
 
 
 def check_request(options: CompileOptions) -> None:
@@ -38,11 +37,11 @@ def check_replay(options: ApplyOptions) -> None:
 
 
 def check_backends(specs: tuple[str, ...]) -> None:
-    """Raise UsageError for a backend that is not installed."""
+    """Raise UsageError for a backend that is not installed, or has no such option."""
     if not specs:
         raise UsageError("--backends names none; `graphprune list backends` has all")
     for spec in specs:
-        registry.find("backends", split_spec(spec)[0])
+        make_declared("backends", spec)
 
 
 def check_place(out: Path, overwrite: bool, model: str) -> None:

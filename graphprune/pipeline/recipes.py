@@ -15,10 +15,11 @@ from graphprune.amounts import parse_count
 from graphprune.bounds import Count
 from graphprune.errors import UsageError, first_line
 from graphprune.paths import is_file
+from graphprune.pipeline.declared import declare, make_declared
 from graphprune.pipeline.options import Held, Window
 from graphprune.pipeline.token_shares import Shares
 from graphprune.pruning.options import PRUNABLE, Pruning
-from graphprune.spec import build, option_types, parse_spec, print_value, split_spec
+from graphprune.spec import build, option_types, parse_spec, print_value
 from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipe_files"
@@ -94,8 +95,8 @@ def shipped() -> dict[str, Path]:
 def read_recipe(method: str, changes: Sequence[Change] = (), plugins: bool = True) -> Recipe:
     """Read a shipped recipe by its name, or one of the user's by its path, with changes on top.
 
-    Every plug-in that it names is found; with `plugins` its options are checked too, for which it is imported. Raises
-    UsageError naming file, key and remedy.
+    Every plug-in that it names is found, and its options are those that its source declares; with `plugins` it is
+    imported, and made with them. Raises UsageError naming file, key and remedy.
     """
     path = find_recipe(method)
     data = read_yaml(path)
@@ -106,7 +107,7 @@ def read_recipe(method: str, changes: Sequence[Change] = (), plugins: bool = Tru
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise UsageError(explain_invalid(error, label)) from error
-    check_plugins(recipe, label, find_part if not plugins else parse_part)
+    check_plugins(recipe, label, plugins)
     if recipe.recover is None or not plugins:
         return recipe
     made = make_recover(recipe.recover)  # what YAML reads as text, such as 3e-4, becomes a number
@@ -217,22 +218,8 @@ def shown(value: object) -> str:
     return "a list" if isinstance(value, (list, tuple)) else repr(value)[:60]
 
 
-def find_part(kind: registry.PluginKind, spec: str) -> None:
-    """See that a plug-in of this name is there."""
-    registry.find(kind, split_spec(spec)[0])
-
-
-def parse_part(kind: registry.PluginKind, spec: str) -> None:
-    """See that a spec makes a plug-in."""
-    if "vocabulary" in getattr(parse_spec(kind, spec), "kinds", ()):
-        raise UsageError("tokens are cut before anything else; name vocabulary in prune.kinds")
-
-
-def check_plugins(recipe: Recipe, label: Label, check: Callable[[registry.PluginKind, str], None]) -> None:
-    """Check every spec, and where they are parsed the options of `recover`, so that a wrong one costs nothing.
-
-    Raises UsageError.
-    """
+def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
+    """Check every spec and the options of `recover`, so that a wrong one costs nothing. Raises UsageError."""
     prune = recipe.prune
     specs: list[tuple[str, registry.PluginKind, str | None]] = [
         ("prune.importance", "importance", prune.importance),
@@ -243,8 +230,12 @@ def check_plugins(recipe: Recipe, label: Label, check: Callable[[registry.Plugin
     ]
     for key, kind, spec in specs:
         try:
-            if spec is not None:
-                check(kind, spec)
+            if spec is None:
+                continue
+            made = make_declared(kind, spec)
+            made = parse_spec(kind, spec) if imported else made
+            if "vocabulary" in (getattr(made, "kinds", None) or ()):
+                raise UsageError("tokens are cut before anything else; name vocabulary in prune.kinds")
         except UsageError as error:
             raise type(error)(f"{label(key)}: {error}") from error
     try:
@@ -256,13 +247,15 @@ def check_plugins(recipe: Recipe, label: Label, check: Callable[[registry.Plugin
         check_choice(label("prune.kinds"), what.removesuffix("?"), (AUTO, *PRUNABLE))
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    if recipe.recover is not None and check is parse_part:
-        check_recover(recipe.recover, label)
+    if recipe.recover is not None:
+        check_recover(recipe.recover, label, imported)
 
 
-def check_recover(options: Options, label: Label) -> None:
-    """Every option is one of the pass and of its type, and all of them together make one. Raises UsageError."""
-    cls = registry.load("passes", "recover")
+def check_recover(options: Options, label: Label, imported: bool) -> None:
+    """Every option is one of the pass and of its type. Raises UsageError."""
+    cls = registry.load("passes", "recover") if imported else declare(registry.find("passes", "recover"))
+    if cls is None:
+        return
     for key in options:
         if key in _SCHEDULED:
             raise UsageError(

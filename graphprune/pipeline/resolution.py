@@ -3,16 +3,17 @@
 import dataclasses
 
 from graphprune.errors import UsageError
+from graphprune.pipeline.declared import make_declared
 from graphprune.pipeline.options import CompileOptions, explained_options, option_name
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
-from graphprune.spec import option_types, parse_spec, print_spec
+from graphprune.spec import option_types, parse_spec, print_spec, split_spec
 from graphprune.suggestions import AUTO
 
 
 def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
     """The recipe that `method` names with the options on top. Raises UsageError: a wrong name costs nothing.
 
-    Without `plugins` they are known by name alone: nothing of them is imported.
+    Without `plugins` they are known by what their sources declare: nothing of them is imported.
     """
     changes = list(parse_settings(options.settings))
     for name, option in explained_options().items():
@@ -23,19 +24,21 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
             changes.append(Change(option.sets, value, f"{option_name(name)}{shown}"))
     recipe = read_recipe(options.method, changes, plugins)
     if options.effort is not None:
-        made = read_recipe(options.method, changes).prune.allocation
-        changes.append(Change("prune.allocation", with_effort(made, options.effort), f"--effort {options.effort}"))
+        spec = with_effort(recipe.prune.allocation, options.effort, plugins)
+        changes.append(Change("prune.allocation", spec, f"--effort {options.effort}"))
         recipe = read_recipe(options.method, changes, plugins)
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
 
 
-def with_effort(spec: str, effort: str) -> str:
+def with_effort(spec: str, effort: str, plugins: bool = True) -> str:
     """The spec of an allocation that searches, with another effort. Raises UsageError for one that does not search."""
-    allocation = parse_spec("allocation", spec)
+    allocation = parse_spec("allocation", spec) if plugins else make_declared("allocation", spec)
+    if allocation is None:
+        return spec
     if "effort" not in option_types(type(allocation)):
         raise UsageError(
-            f"--effort is for methods that search, such as --method evolve; {allocation.name} does not search"
+            f"--effort is for methods that search, such as --method evolve; {split_spec(spec)[0]} does not search"
         )
     return print_spec(dataclasses.replace(allocation, effort=effort))

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from graphprune.analysis.groups import BLOCKS
 from graphprune.analysis.layers import by_branch, find_layers
+from graphprune.bounds import Share
 from graphprune.budget.budgets import free_widths
 from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
@@ -40,17 +42,10 @@ class Adaptive(Allocation):
 
     name: ClassVar[str] = "adaptive"
     needs_data: ClassVar[bool] = True
-    amplitude: float = 0.5
+    amplitude: Share = 0.5
     distance: Distance = "cosine"
     per: Literal["layer", "branch"] = "layer"
-    outside: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.amplitude <= 1:
-            raise UsageError(f"adaptive takes an amplitude from 0 (all layers alike) to 1, not {self.amplitude}")
-        if not 0 < self.outside <= 1:
-            raise UsageError(f"adaptive takes outside above 0 and up to 1 (as the mean layer), not {self.outside}")
+    outside: Annotated[float, Gt(0), Le(1)] = 0.5
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
         rates, full = self.rates(scene), {g.id: scene.full(g) for g in scene.candidates}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.analysis.cost import Polynomial
+from graphprune.bounds import Count, NotNegative
 from graphprune.budget.budgets import Width, check_reachable, cost_of, free_widths
 from graphprune.budget.clusters import Members, find_clusters
 from graphprune.budget.knapsack import Item, pack
@@ -41,17 +42,11 @@ class Knapsack(Allocation):
 
     name: ClassVar[str] = "knapsack"
     needs_data: ClassVar[bool] = True
-    levels: int = 6
-    samples: int = 64
+    levels: Count = 6
+    samples: Count = 64
     compensated: bool = True
-    ceiling: float = 3.0
+    ceiling: NotNegative = 3.0
     joint: bool = False
-
-    def __post_init__(self) -> None:
-        if self.levels < 1 or self.samples < 1:
-            raise UsageError(f"knapsack takes 1 level and 1 sample or more, not {self.levels}, {self.samples}")
-        if not self.ceiling >= 0:
-            raise UsageError(f"knapsack takes a ceiling of 0 (none) or more nats, not {self.ceiling}")
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
         widths = free_widths(scene.candidates, scene.budget)

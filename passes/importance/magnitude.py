@@ -30,7 +30,7 @@ class Magnitude(Importance):
 
     name: ClassVar[str] = "magnitude"
     needs_data: ClassVar[bool] = False
-    p: int = 2
+    p: Literal[1, 2] = 2
     reduction: Literal["sum", "mean"] = "sum"
     members: Reduction = "sum"
     of: Literal["all", "columns"] = "all"
@@ -41,8 +41,6 @@ class Magnitude(Importance):
             raise UsageError("magnitude{reduction=mean} is over all entries of a unit; leave members out")
         if self.of == "columns" and self.members != "sum":
             raise UsageError("magnitude{of=columns} is of one weight at a time; leave members out")
-        if self.p not in (1, 2):
-            raise UsageError(f"magnitude takes p=1 or 2, not p={self.p}")
 
     def score(self, scene: Scene) -> dict[str, Tensor]:
         if self.of == "columns":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphprune.analysis.groups import Group
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
+from graphprune.bounds import Count, NotNegative, Whole
 from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Importance, Scene
 from graphprune.pruning.signals.activation_room import segment_ends, shelf_of
@@ -40,15 +41,9 @@ class Obs(Importance):
 
     name: ClassVar[str] = "obs"
     needs_data: ClassVar[bool] = True
-    damping: float = 0.01
-    rounds: int = 128
-    tokens: int = 8192
-
-    def __post_init__(self) -> None:
-        if self.damping < 0 or self.rounds < 1:
-            raise UsageError(f"obs takes damping of 0 or more and 1 round or more, not {self.damping}, {self.rounds}")
-        if self.tokens < 0:
-            raise UsageError(f"obs takes tokens of 0 (all) or more, not {self.tokens}")
+    damping: NotNegative = 0.01
+    rounds: Count = 128
+    tokens: Whole = 8192
 
     def score(self, scene: Scene) -> dict[str, Tensor]:
         graph, groups = scene.graph, scene.candidates

@@ -176,7 +176,7 @@ def test_a_packed_table_serves_embedding_and_tied_head(reduced: Path) -> None:
 def test_bad_options_and_two_backends_for_one_folder_are_refused() -> None:
     with pytest.raises(UsageError, match="precision=fp32, fp16, int8 or int4, not int3"):
         Ort("int3")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="blocks of 16, 32"):
+    with pytest.raises(UsageError, match="block=16, 32, 64, 128 or 256, not 20"):
         Ort("int4", block=20)
     with pytest.raises(UsageError, match="two backends write to onnx-int4"):
         load_backends(["ort{precision=int4}", "ort{precision=int4,block=64}"])

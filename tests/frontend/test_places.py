@@ -84,6 +84,12 @@ lines = [
     ["compile", model, "-o", out, "--target-params", "60%", "--method", "taylr"],
     ["compile", model, "-o", out, "--target-params", "60%", "--importance", "taylr"],
     ["compile", model, "-o", out, "--target-params", "60%", "--backends", "onxn"],
+    *(["compile", model, "-o", out, "--target-params", "60%", *mistake] for mistake in (
+        ["--importance", "taylor{foo=1}"], ["--importance", "taylor{order=third}"], ["--importance", "obs{rounds=0}"],
+        ["--allocation", "adaptive{amplitude=2}"], ["--compensation", "bias{missing=3}"], ["--effort", "quick"],
+        ["--set", "recover.lr=x"], ["--set", "recover.nonsense=1"], ["--set", "before=['drop-blocks{count=x}']"],
+        ["--set", "after=['prune{importance=taylor{foo=1}}']"], ["--backends", "ort{precision=int3}"],
+    )),
     ["compile", model, "-o", ".", "--target-params", "60%"],
     ["compile", "nowhere", "-o", out, "--target-params", "60%"],
     ["apply", "nowhere.json", model, "-o", out],
@@ -101,5 +107,5 @@ def test_mistakes_are_told_before_torch_is_imported(folder: Path, tmp_path: Path
     command = [sys.executable, "-c", MISTAKES, str(folder), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 16
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 27
     assert not (tmp_path / "out").exists()

@@ -166,7 +166,7 @@ def test_refused_without_text_and_with_wrong_options() -> None:
         Adaptive().keep(replace(round, batches=()), {})
     with pytest.raises(UsageError, match="amplitude"):
         Adaptive(amplitude=2.0)
-    with pytest.raises(UsageError, match="outside above 0"):
+    with pytest.raises(UsageError, match="outside of adaptive is above 0 and up to 1"):
         Adaptive(outside=0.0)
     with pytest.raises(UsageError, match="distance"):
         Adaptive(distance="euclid")  # type: ignore[arg-type]

@@ -232,7 +232,7 @@ def test_refused_without_text_with_wrong_options_and_out_of_reach() -> None:
     round, scores = make_round(0.8)
     with pytest.raises(UsageError, match="--data"):
         Knapsack().keep(replace(round, batches=()), scores)
-    with pytest.raises(UsageError, match="1 level"):
+    with pytest.raises(UsageError, match="levels of knapsack is 1 or more"):
         Knapsack(levels=0)
     with pytest.raises(UsageError, match="ceiling"):
         Knapsack(ceiling=float("nan"))

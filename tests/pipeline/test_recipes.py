@@ -312,8 +312,11 @@ def test_what_has_no_end_is_refused_in_a_line(tmp_path: Path, text: str, message
     assert len(str(caught.value)) < 400
 
 
-def test_without_plug_ins_they_are_known_by_name_alone() -> None:
-    read_recipe("taylor", [Change("prune.importance", "taylor{foo=1}", "--importance")], plugins=False)
+def test_without_plug_ins_they_are_known_by_what_their_sources_declare() -> None:
+    second = [Change("prune.importance", "taylor{order=second}", "--importance")]
+    assert read_recipe("taylor", second, plugins=False).prune.importance == "taylor{order=second}"
+    with pytest.raises(UsageError, match="--importance: taylor has no option 'foo'"):
+        read_recipe("taylor", [Change("prune.importance", "taylor{foo=1}", "--importance")], plugins=False)
     with pytest.raises(UsageError, match="did you mean taylor"):
         read_recipe("taylor", [Change("prune.importance", "tailor", "--importance")], plugins=False)
 
