@@ -1,55 +1,40 @@
 """The inputs of fuzz.py: for each group, what is damaged and the command that is given it."""
 
 import base64
-import copy
 import json
-import random
 import shutil
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fuzz_damage import (
+    DEEP,
+    NASTY_TEXTS,
+    Draw,
+    damage_file,
+    damage_json_file,
+    damaged_bytes,
+    damaged_json,
+    write_text,
+)
+
 from graphprune.generic.program_graphprune import unpack
 
-Draw = random.Random
 Line = list[str]
 
-DEEP = 3000
-NASTY_TEXTS = (
-    "", " ", ".", "..", "/", "~", "~nobody/x", "-", "--", "%s%n", "{}", "{{}}", "a" * 5000, "\u202e", "\ud800",
-    "\x1b[31m", "null", "nan", "inf", "-1", "0", "1e999", "9" * 400, "١٢", "1_000", "0x10", "[" * DEEP,
-    "x{" + "[" * 200, "taylor{order=}", "taylor{order=[}", "../../etc/passwd", "con:aux", "stdlib#train", "a,b,,c",
-    "mlp,,auto", "=", "a=b=c", "é", "日本", "\n", "\t;|&",
-)  # fmt: skip
-NASTY_VALUES = (
-    None, True, False, 0, -1, 1, 3, 10**9, 10**30, -(10**30), 0.0, 1e308, float("inf"), float("-inf"), float("nan"),
-    "", "x", "a" * 9000, "\ud800", "../x", [], {}, [[]], [None], {"a": {"b": 1}}, ["Llama", 3], "torch.float99",
-    [1] * 50, {"": ""},
-)  # fmt: skip
 SIZES = (
-    "60%",
-    "1k",
-    "0%",
-    "100%",
-    "101%",
-    "1e3",
-    "50",
-    "-3",
-    "6e",
-    "1B",
-    "2x",
-    "0.5x",
-    "1MB",
-    "onnx:1MB",
-    "zz:1MB",
-    "1,000",
-    "∞",
-)
+    "60%", "1k", "0%", "100%", "101%", "1e3", "50", "-3", "6e", "1B",
+    "2x", "0.5x", "1MB", "onnx:1MB", "zz:1MB", "1,000", "∞",
+)  # fmt: skip
 
 
 def whole_or_nasty(draw: Draw, *good: str) -> str:
     return draw.choice(NASTY_TEXTS) if draw.random() < 0.6 else draw.choice(good)
+
+
+def amount_of_memory(draw: Draw) -> str:
+    return whole_or_nasty(draw, "12GB", "0", "0GB", "1", "2MB", "-1GB", "64MB", "1e30GB", "12", "GB", "50%", "1.5TB")
 
 
 OPTIONS: Mapping[str, Callable[[Draw], str]] = {
@@ -77,6 +62,7 @@ OPTIONS: Mapping[str, Callable[[Draw], str]] = {
     "--data": lambda d: whole_or_nasty(d, "text.txt", "nothing.jsonl"),
     "--field": lambda d: whole_or_nasty(d, "text"),
     "--device": lambda d: whole_or_nasty(d, "cpu", "cuda:99", "gpu", "cpu:x"),
+    "--memory": amount_of_memory,
     "--backends": lambda d: whole_or_nasty(d, "onnx", "ort{precision=int4}", "onnx,onnx", "gguf{type=x}"),
     "--lr": lambda d: whole_or_nasty(d, "1e-3", "inf"),
     "--train-tokens": lambda d: whole_or_nasty(d, "2M", "0"),
@@ -89,79 +75,6 @@ def put(base: Path, name: str, folder: Path) -> Path:
     target = folder / name
     shutil.copytree(base / name, target)
     return target
-
-
-def damaged_json(draw: Draw, text: str) -> str:
-    """The text of a JSON file with one value, key or stretch of it made into another."""
-    way = draw.randrange(8)
-    if way == 0:
-        return damaged_bytes(draw, text.encode()).decode("utf-8", "surrogateescape")
-    if way == 1:
-        return "[" * DEEP + "]" * DEEP if draw.random() < 0.5 else '{"a":' * DEEP + "1" + "}" * DEEP
-    if way == 2:
-        return draw.choice(("", "null", "[]", "3", '"x"', "{", "{}", "NaN", "\ufeff{}", '{"a": 1e999}', "9" * 6000))
-    data = json.loads(text)
-    for _ in range(draw.choice((1, 1, 2, 5))):
-        place, key = random_place(draw, data)
-        if way == 3 and isinstance(place, dict):
-            place.pop(key, None)
-        elif way == 4 and isinstance(place, dict):
-            place[draw.choice(("", "x", "a" * 300, "\ud800", "__class__", "0"))] = nasty_value(draw)
-        else:
-            place[key] = nasty_value(draw)
-    return json.dumps(data)
-
-
-def nasty_value(draw: Draw) -> object:
-    """A value of its own: one that is damaged later must not change the others."""
-    return copy.deepcopy(draw.choice(NASTY_VALUES))
-
-
-def random_place(draw: Draw, data: object) -> tuple[object, object]:
-    """A container somewhere in a value, and one of its keys."""
-    place = data
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        if not keys:
-            return ({"x": 1} if isinstance(place, dict) else [0]), ("x" if isinstance(place, dict) else 0)
-        key = draw.choice(keys)
-        inner = place[key]
-        if not isinstance(inner, (dict, list)) or not inner or draw.random() < 0.3:
-            return place, key
-        place = inner
-
-
-def damaged_bytes(draw: Draw, data: bytes) -> bytes:
-    """Bytes cut off, changed, put in or doubled."""
-    way, at = draw.randrange(6), draw.randrange(max(1, len(data)))
-    if way == 0:
-        return data[:at]
-    if way == 1:
-        return data[:at] + bytes(draw.randrange(256) for _ in range(draw.randrange(1, 9))) + data[at + 1 :]
-    if way == 2:
-        return data[:at] + b"\0" * draw.randrange(1, 300) + data[at:]
-    if way == 3:
-        return data + data[:at]
-    if way == 4:
-        return data[:at] + data[at + draw.randrange(1, 40) :]
-    changed = bytearray(data)
-    for _ in range(min(len(data), 12)):
-        changed[draw.randrange(len(changed))] = draw.randrange(256)
-    return bytes(changed)
-
-
-def write_text(path: Path, text: str) -> None:
-    path.write_bytes(
-        text.encode("utf-8", "surrogateescape" if "\udc80" <= max(text, default="") <= "\udcff" else "surrogatepass")
-    )
-
-
-def damage_json_file(draw: Draw, path: Path) -> None:
-    write_text(path, damaged_json(draw, path.read_text(encoding="utf-8")))
-
-
-def damage_file(draw: Draw, path: Path) -> None:
-    path.write_bytes(damaged_bytes(draw, path.read_bytes()))
 
 
 def options(draw: Draw, base: Path, folder: Path) -> Line:
@@ -286,15 +199,23 @@ def genai_configs(draw: Draw, base: Path, folder: Path) -> Line:
 def plans(draw: Draw, base: Path, folder: Path) -> Line:
     text = (base / "plan.json").read_text()
     write_text(folder / "plan.json", damaged_json(draw, text))
-    return [
-        "apply",
-        str(folder / "plan.json"),
-        str(base / "model"),
-        "-o",
-        str(folder / "out"),
-        "--backends",
-        "huggingface",
-    ]
+    memory = ["--memory", amount_of_memory(draw)] if draw.random() < 0.3 else []
+    line = ["apply", str(folder / "plan.json"), str(base / "model"), "-o", str(folder / "out")]
+    return [*line, "--backends", "huggingface", *memory]
+
+
+def memories(draw: Draw, base: Path, folder: Path) -> Line:
+    """Amounts of memory, good and bad, with devices and backends, of whole compilations and replays."""
+    model, out = str(base / "model"), ["-o", str(folder / "out")]
+    memory = ["--memory", amount_of_memory(draw)]
+    rest = draw.choice(([], ["--backends", "huggingface"], ["--backends", "huggingface,onnx"]))
+    if draw.random() < 0.3:
+        return ["apply", str(base / "plan.json"), model, *out, *memory, *rest]
+    device = draw.choice(([], [], ["--device", "cpu"], ["--device", "cuda"], ["--device", "cuda:0"]))
+    method = draw.choice((["--importance", "magnitude"], ["--method", "magnitude-sp"], ["--method", "taylor"]))
+    text = ["--data", str(base / "text.txt"), "--samples", "2", "--length", "8"]
+    dry = draw.choice(([], *[["--dry-run"]] * 7))
+    return ["compile", model, *out, "--target-params", "80%", *text, *method, *memory, *device, *rest, *dry]
 
 
 RECIPE = (
@@ -364,6 +285,6 @@ def gguf_files(draw: Draw, base: Path, folder: Path) -> Line:
 
 # Each group, and how much of all inputs it has.
 GROUPS: Sequence[tuple[Callable[[Draw, Path, Path], Line], int]] = (
-    (options, 22), (names, 12), (configs, 10), (headers, 9), (tokenizers, 6), (generic_graphs, 8), (onnx_files, 6),
-    (genai_configs, 4), (plans, 6), (recipes, 9), (data_files, 10), (gguf_files, 3),
+    (options, 20), (names, 10), (configs, 10), (headers, 9), (tokenizers, 6), (generic_graphs, 8), (onnx_files, 6),
+    (genai_configs, 4), (plans, 6), (recipes, 9), (data_files, 10), (gguf_files, 3), (memories, 2),
 )  # fmt: skip
