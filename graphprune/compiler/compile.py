@@ -20,7 +20,15 @@ from graphprune.compiler.disk import bytes_to_write, require_disk
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.preflight import check_request
-from graphprune.compiler.request import asked_of, device_notes, require_part, text_notes, with_precision, without_text
+from graphprune.compiler.request import (
+    asked_of,
+    device_notes,
+    foresee,
+    require_part,
+    text_notes,
+    with_precision,
+    without_text,
+)
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -286,6 +294,7 @@ def capture_for_work(
     model of a whole that takes more, and nobody asked for it.
     """
     progress(READING)
+    foresee(model, part, trust_remote_code)
     folder, _ = locate(model, True, trust_remote_code)
     stored = (device is None or device.type == "cpu") and stays_in_file(folder, memory)
     if stored:

@@ -12,7 +12,7 @@ from graphprune.analysis.groups import BLOCKS, Groups
 from graphprune.budget.backend import Backend
 from graphprune.budget.targets import file_quantities, resolve_target
 from graphprune.compiler.goal import Aim
-from graphprune.compiler.request import require_part
+from graphprune.compiler.request import foresee, require_part
 from graphprune.compiler.vocabulary_start import cuts_vocabulary, shorten_evenly
 from graphprune.errors import UsageError
 from graphprune.evaluation.measure import Measure
@@ -43,6 +43,7 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     progress("reading the configuration", 0, 0)
     # In float32, as compile computes: the cache is counted in it.
     trusted = options.trust_remote_code
+    foresee(options.model, options.part, trusted)
     graph = capture(options.model, weights=False, trust_remote_code=trusted, dtype=torch.float32)
     require_part(graph, options.part)
     groups = analyze(graph)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from graphprune.errors import UsageError
+from graphprune.frontend.parts import foresee_part
 from graphprune.ir.graph import Graph
 from graphprune.models.modalities import describe_part
 from graphprune.pipeline.options import CompileOptions
@@ -32,12 +33,23 @@ def asked_of(options: CompileOptions) -> Asked:
     )
 
 
+def foresee(model: str, part: str, trust_remote_code: bool) -> None:
+    """Raise UsageError where a configuration says that its graph will be a part that was not asked for."""
+    found = foresee_part(model, trust_remote_code) if part == "whole" else None
+    if found is not None:
+        raise refused_part(*found)
+
+
 def require_part(graph: Graph, part: str) -> None:
     """Raise UsageError where a graph is a part of its model that was not asked for."""
     source = graph.source
     if source.left_out and part == "whole":
-        said = describe_part(source.architecture, source.left_out, graph.parameter_count(), source.whole)
-        raise UsageError(f"{said}; pass --part text to make that alone smaller")
+        raise refused_part(source.architecture, source.left_out, source.whole, graph.parameter_count())
+
+
+def refused_part(architecture: str, left_out: tuple[str, ...], whole: int, captured: int | None = None) -> UsageError:
+    said = describe_part(architecture, left_out, captured, whole)
+    return UsageError(f"{said}; pass --part text to make that alone smaller")
 
 
 def with_precision(recipe: Recipe, options: CompileOptions, device: torch.device) -> Recipe:

@@ -9,10 +9,15 @@ import torch
 import transformers
 
 from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.compiler import compile as compile_module
+from graphprune.compiler import dry_run as dry_run_module
+from graphprune.compiler.compile import compile_model
 from graphprune.compiler.request import require_part
 from graphprune.errors import ExportError, UsageError
+from graphprune.frontend.parts import foresee_part
 from graphprune.frontend.source import capture
 from graphprune.models.modalities import count_parameters, describe_part, left_out
+from graphprune.pipeline.options import CompileOptions
 from tests.support import zoo
 
 TEXT: dict[str, Any] = {**zoo.GQA, "head_dim": 8}
@@ -58,6 +63,31 @@ def test_the_text_part_alone_is_noted_and_refused_unless_asked_for(make: Any, ki
     with pytest.raises(UsageError, match=r"not supported as a whole: .* pass --part text to make that alone smaller"):
         require_part(graph, "whole")
     require_part(graph, "text")
+
+
+@pytest.mark.parametrize(("make", "kind"), [(image_and_text, "image"), (sound_and_text, "audio")])
+def test_the_refusal_comes_before_the_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, kind: str
+) -> None:
+    model = make()
+    model.save_pretrained(tmp_path / "model")
+    found = foresee_part(str(tmp_path / "model"))
+    assert found == (type(model).__name__, (kind,), count_parameters(model))
+    monkeypatch.setattr(compile_module, "capture", None)
+    monkeypatch.setattr(dry_run_module, "capture", None)
+    for dry_run in (True, False):
+        options = CompileOptions(str(tmp_path / "model"), "60%", tmp_path / "out", dry_run=dry_run)
+        with pytest.raises(UsageError, match=r"text model alone, of [\d,]+ parameters, .* pass --part text") as caught:
+            compile_model(options)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["clip", "llama", "bert"])
+def test_a_whole_is_foreseen_as_one(name: str, tmp_path: Path) -> None:
+    zoo.build(name).save_pretrained(tmp_path)
+    assert foresee_part(str(tmp_path)) is None
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    assert foresee_part(str(tmp_path)) is None
 
 
 def test_the_text_part_is_a_text_model_and_not_the_whole_class(tmp_path: Path) -> None:
