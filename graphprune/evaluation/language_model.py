@@ -12,11 +12,14 @@ from torch import Tensor
 from graphprune.context import stated_context
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import GraphpruneError, SourceError, UsageError, foreign
-from graphprune.ir.contract import context_length, vocabulary_size
+from graphprune.ir.contract import context_length, is_present, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.json_data import JsonObject
-from graphprune.running.runners import Runner, graph_runner, runner_of, shares_states
+from graphprune.running.causal import with_outputs
+from graphprune.running.likelihood import Reader
+from graphprune.running.runners import Runner, graph_runner, row_axes, runner_of
+from graphprune.training.objective.head import split_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,10 +31,9 @@ _UNSTATED_CONTEXT = 2048
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A decoder with its tokenizer, run step by step through `runner`.
+    """A decoder with its tokenizer, run step by step through `runner`; `faster` scores texts where it is given.
 
-    `shares` says that the runner takes the cache of one row for many. `context` is the longest sequence that it was
-    made for, `vocabulary` the number of its tokens, None where unknown.
+    `context` is the longest sequence that it was made for, `vocabulary` the number of its tokens, None where unknown.
     """
 
     face: Interface
@@ -40,22 +42,18 @@ class LanguageModel:
     context: int
     vocabulary: int | None
     dtype: str
-    shares: bool = False
+    faster: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """What scores texts."""
+        return self.faster or Reader(self.runner)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [rows, length, vocabulary] of token ids [rows, length]; nothing is masked; pad on the right."""
         positions = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
         with torch.no_grad():
             return self.runner(ids, torch.ones_like(ids), positions, None)[0]
-
-    def branches(self, context: Tensor, ids: Tensor) -> Tensor:
-        """Logits [rows, length, vocabulary] of token ids [rows, length] that all follow one context [1, length]."""
-        before, after = context.shape[1], ids.shape[1]
-        positions = torch.arange(before + after)
-        with torch.no_grad():
-            _, past = self.runner(context, torch.ones_like(context), positions[None, :before], None)
-            mask = torch.ones(len(ids), before + after, dtype=ids.dtype)
-            return self.runner(ids, mask, positions[before:].expand(ids.shape).contiguous(), past)[0]
 
 
 def of_graph(graph: Graph, tokenizer: "PreTrainedTokenizerBase | None" = None) -> LanguageModel:
@@ -75,8 +73,25 @@ def of_graph(graph: Graph, tokenizer: "PreTrainedTokenizerBase | None" = None) -
         context,
         vocabulary_size(graph),
         name_of(dtype),
-        shares_states(graph),
+        reader_of(graph),
     )
+
+
+def reader_of(graph: Graph) -> Reader:
+    """A decoder that makes logits only of the tokens that are asked for, and goes on from caches of chosen rows."""
+    split, axes = split_head(graph), row_axes(graph)
+    runner, head = graph_runner(graph), None
+    if split is not None:
+        presents = [name for name in graph.outputs if is_present(name)]
+        nodes = (split.body.results["hidden"].name, *(graph.results[name].name for name in presents))
+        runner, head = graph_runner(with_outputs(graph, ("hidden", *presents), nodes), "hidden"), split.head
+
+    def select(past: object, rows: Tensor) -> dict[str, Tensor]:
+        assert isinstance(past, dict)
+        assert axes is not None
+        return {name: state.index_select(axes[name], rows.to(state.device)) for name, state in past.items()}
+
+    return Reader(runner, head, select if axes is not None else None)
 
 
 def of_module(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> LanguageModel:

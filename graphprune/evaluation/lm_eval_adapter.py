@@ -78,8 +78,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         """Score (text, context, continuation); contexts lose their oldest tokens where they are too long."""
         wanted = [Continuation(tuple(context), tuple(tokens)) for _, context, tokens in requests]
-        branches = self.model.branches if self.model.shares else None
-        scores = score_continuations(self.model.logits, wanted, self.batch, self.model.context, self.progress, branches)
+        scores = score_continuations(self.model.reader, wanted, self.batch, self.model.context, self.progress)
         return [(score.log_probability, score.greedy) for score in scores]
 
     def loglikelihood_rolling(self, requests: list["Instance"], disable_tqdm: bool = True) -> list[float]:

@@ -55,7 +55,7 @@ def minimal_pairs(
     requests = [
         sentence(model.tokenizer, text) for pairs in sets.values() for pair in pairs for text in (pair.good, pair.bad)
     ]
-    scores = [s.log_probability for s in score_continuations(model.logits, requests, batch, model.context, progress)]
+    scores = [s.log_probability for s in score_continuations(model.reader, requests, batch, model.context, progress)]
     right = iter([good >= bad for good, bad in zip(scores[::2], scores[1::2], strict=True)])
     return tuple(summarize(name, [next(right) for _ in pairs]) for name, pairs in sets.items())
 

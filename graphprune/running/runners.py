@@ -10,7 +10,7 @@ from graphprune.errors import CaptureError
 from graphprune.ir.contract import is_state, present_of
 from graphprune.ir.graph import Graph
 from graphprune.ir.sizes import concrete, symbol
-from graphprune.ir.types import TensorType
+from graphprune.ir.types import TensorType, tensor_type
 from graphprune.models.caches import keeps_keys
 from graphprune.models.decoder import accepts, cache_argument, probe_states
 from graphprune.models.encoder import options
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Runner(Protocol):
     """One step of a decoder: ids, mask, positions and the last cache (None: empty) give logits and the next cache.
 
-    Each runner has caches of its own kind, and takes what it gave; `graph_runner` takes that of one row for many, too.
+    Each runner has caches of its own kind, and takes what it gave.
     """
 
     def __call__(
@@ -30,8 +30,8 @@ class Runner(Protocol):
     ) -> tuple[Tensor, object]: ...
 
 
-def graph_runner(graph: Graph) -> Runner:
-    """Run a decoder graph step by step."""
+def graph_runner(graph: Graph, output: str = "logits") -> Runner:
+    """Run a decoder graph step by step; `output` is what is given in the place of logits."""
     types: dict[str, TensorType] = {name: node.meta["value"] for name, node in graph.placeholders.items()}
     caches = [name for name in graph.inputs if is_state(name)]
     device = next(iter(graph.tensors().values())).device
@@ -40,24 +40,19 @@ def graph_runner(graph: Graph) -> Runner:
         sizes = {"batch": len(mask), "past": 0}
         empty = {n: torch.zeros(concrete(types[n].shape, sizes), dtype=types[n].dtype) for n in caches}
         states: dict[str, Tensor] = past if isinstance(past, dict) and past else empty
-        states = {name: spread(state, types[name], len(mask)) for name, state in states.items()}
         feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **states}
         outputs = dict(zip(graph.outputs, graph(*(feed[name].to(device) for name in graph.inputs)), strict=True))
-        return outputs["logits"], {name: outputs[present_of(name)] for name in caches}
+        return outputs[output], {name: outputs[present_of(name)] for name in caches}
 
     return run
 
 
-def spread(state: Tensor, type_: TensorType, rows: int) -> Tensor:
-    """The state of one row as that of so many, without a copy; others as they are."""
-    shape = [rows if size == symbol("batch") and state.shape[i] == 1 else -1 for i, size in enumerate(type_.shape)]
-    return state.expand(shape)
-
-
-def shares_states(graph: Graph) -> bool:
-    """Say whether the states of one row can be those of many: each has one axis of rows."""
-    types = [node.meta["value"] for name, node in graph.placeholders.items() if is_state(name)]
-    return bool(types) and all(list(each.shape).count(symbol("batch")) == 1 for each in types)
+def row_axes(graph: Graph) -> dict[str, int] | None:
+    """The axis of rows of each state; None where a state has none, or several, or where there is no state."""
+    types = {name: tensor_type(node).shape for name, node in graph.placeholders.items() if is_state(name)}
+    if not types or any(list(shape).count(symbol("batch")) != 1 for shape in types.values()):
+        return None
+    return {name: list(shape).index(symbol("batch")) for name, shape in types.items()}
 
 
 def model_runner(model: "PreTrainedModel") -> Runner:

@@ -1,6 +1,7 @@
 """The graph, the checkpoint and the ONNX model of one decoder score alike, and as transformers' own forward says."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ import transformers
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.errors import DataError, SourceError, UsageError
 from graphprune.evaluation.generation import cut, greedy_texts, pad_left
-from graphprune.evaluation.language_model import FACES, LanguageModel, faces_in, load_face, of_graph, of_onnx
+from graphprune.evaluation.language_model import FACES, LanguageModel, faces_in, load_face, of_graph, of_onnx, reader_of
 from graphprune.evaluation.lm_eval_adapter import Harness
 from graphprune.frontend.source import capture
-from graphprune.running.likelihood import Continuation, Score, score_continuations
-from graphprune.running.runners import graph_runner, shares_states
+from graphprune.ir.graph import Graph
+from graphprune.running.likelihood import Continuation, Reader, Score, score_continuations
+from graphprune.running.runners import graph_runner
 from tests.support import families
 from tests.support.tiny_language import save_model, tokenizer
 
@@ -61,7 +63,7 @@ def brute_force(model: Any, request: Continuation) -> Score:
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("batch", [1, 2, 16])
 def test_scores_equal_one_token_at_a_time(face: str, batch: int, faces: dict[str, LanguageModel], eager: Any) -> None:
-    found = score_continuations(faces[face].logits, REQUESTS, batch)
+    found = score_continuations(faces[face].reader, REQUESTS, batch)
     for score, request in zip(found, REQUESTS, strict=True):
         expected = brute_force(eager, request)
         assert score.log_probability == pytest.approx(expected.log_probability, abs=1e-4)
@@ -74,17 +76,17 @@ def test_a_greedy_continuation_is_recognised(faces: dict[str, LanguageModel], ea
         second = int(eager(torch.tensor([[1, 5, 6, first]])).logits[0, -1].argmax())
     other = (second + 1) % 30
     requests = [Continuation((1, 5, 6), (first, second)), Continuation((1, 5, 6), (first, other))]
-    assert [score.greedy for score in score_continuations(faces["graph"].logits, requests, 4)] == [True, False]
+    assert [score.greedy for score in score_continuations(faces["graph"].reader, requests, 4)] == [True, False]
 
 
 def test_long_contexts_lose_their_oldest_tokens(faces: dict[str, LanguageModel]) -> None:
     whole = Continuation((1, *range(3, 20)), (20, 21))
     kept = Continuation(tuple(range(13, 20)), (20, 21))  # 8 input tokens: 7 and all of the continuation but its last
-    logits = faces["graph"].logits
-    long, short = score_continuations(logits, [whole], 1, 8), score_continuations(logits, [kept], 1)
+    reader = faces["graph"].reader
+    long, short = score_continuations(reader, [whole], 1, 8), score_continuations(reader, [kept], 1)
     assert long[0].log_probability == pytest.approx(short[0].log_probability, abs=1e-6)
     with pytest.raises(DataError, match="9 tokens does not fit into the context of 8"):
-        score_continuations(logits, [Continuation((1,), tuple(range(3, 12)))], 1, 8)
+        score_continuations(reader, [Continuation((1,), tuple(range(3, 12)))], 1, 8)
     with pytest.raises(DataError, match="a token before it"):
         Continuation((1,), ())
 
@@ -92,38 +94,83 @@ def test_long_contexts_lose_their_oldest_tokens(faces: dict[str, LanguageModel])
 def test_equal_texts_run_once() -> None:
     rows: list[int] = []
 
-    def logits(ids: torch.Tensor) -> torch.Tensor:
+    def runner(ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, None]:
         rows.append(len(ids))
-        return torch.zeros(*ids.shape, 30)
+        return torch.zeros(*ids.shape, 30), None
 
     seen: list[tuple[int, int]] = []
-    scores = score_continuations(logits, REQUESTS, 2, progress=lambda done, of: seen.append((done, of)))
+    scores = score_continuations(Reader(runner), REQUESTS, 2, progress=lambda done, of: seen.append((done, of)))
     assert sum(rows) == 4, "the fourth request is the second again"
     assert seen[-1] == (5, 5)
     assert scores[0].log_probability == pytest.approx(3 * -torch.tensor(30.0).log().item())
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "falcon", "mamba", "falcon_h1", "qwen3_next"])
-def test_a_context_that_several_follow_runs_once_and_scores_the_same(name: str) -> None:
+def test_what_several_texts_begin_with_runs_once_and_scores_the_same(name: str) -> None:
+    """Against one text at a time, with starts of one batch that differ in length, and with parts of them scored."""
+    graph, sizes = families.graph(name), list[tuple[int, ...]]()
+    context, other = tuple(range(1, 21)), tuple(range(22, 4, -1))
+    endings = [tuple(range(2, 4 + more)) for more in range(4)]
+    requests = [Continuation(context, ending) for ending in endings]
+    requests += [Continuation(other, ending) for ending in endings[::-2]]
+    requests += [Continuation((9,), (*other, *ending)) for ending in endings[:2]]
+    requests += [Continuation((5, 5), (4,))]
+    alone = [score_continuations(plain(graph), [request], 1)[0] for request in requests]
+    together = score_continuations(counted(reader_of(graph), sizes), requests, 5)
+    assert sizes[0] == (3, 19), "three starts in one batch, as long as the shortest"
+    assert sizes[-1] == (1, 2), "what begins like no other is read whole"
+    for one, both in zip(alone, together, strict=True):
+        assert one.log_probability == pytest.approx(both.log_probability, abs=1e-4)
+        assert one.greedy is both.greedy
+
+
+def test_a_model_that_does_not_go_on_alike_reads_whole_texts() -> None:
+    graph, sizes = families.graph("llama"), list[tuple[int, ...]]()
+    requests = [Continuation(tuple(range(1, 21)), tuple(range(2, 4 + more))) for more in range(3)]
+    reader = counted(reader_of(graph), sizes)
+
+    def forget(past: object, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert isinstance(past, dict)
+        return {name: torch.zeros_like(state[rows]) for name, state in past.items()}
+
+    wrong = replace(reader, select=forget)
+    expected = [score_continuations(plain(graph), [request], 1)[0] for request in requests]
+    for one, both in zip(expected, score_continuations(wrong, requests, 4), strict=True):
+        assert one.log_probability == pytest.approx(both.log_probability, abs=1e-4)
+    assert max(length for _, length in sizes) == 23, "all of the longest text but its last token"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "mamba"])
+def test_logits_are_made_where_they_are_asked_for_alone(name: str) -> None:
     graph = families.graph(name)
-    runner, sizes = graph_runner(graph), list[tuple[int, ...]]()
+    reader, tokens = reader_of(graph), list[int]()
+    assert reader.head is not None
 
-    def counted(ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, object]:
-        sizes.append(tuple(ids.shape))
-        return runner(ids, *rest)
+    def head(features: torch.Tensor) -> torch.Tensor:
+        assert reader.head is not None
+        tokens.append(len(features))
+        return reader.head(features)
 
-    context = tuple(range(1, 21))
-    apart = Continuation((*context, 3), (4,))
-    requests = [*(Continuation(context, tuple(range(2, 3 + more))) for more in range(4)), apart]
-    model = LanguageModel("graph", counted, tokenizer(), 64, 30, "float32", shares_states(graph))
-    alone = score_continuations(model.logits, requests, 8)
-    sizes.clear()
-    together = score_continuations(model.logits, requests, 3, branches=model.branches)
-    assert model.shares
-    assert [rows for rows, _ in sizes] == [1, 3, 1, 1, 1], "the context, two batches of what follows, and the one apart"
-    for one, other in zip(alone, together, strict=True):
+    requests = [Continuation((1, 2, 3), (4, 5)), Continuation((6, 7, 8, 9), (3,))]
+    found = score_continuations(replace(reader, head=head), requests, 4)
+    assert sum(tokens) == 3
+    for one, other in zip(found, score_continuations(plain(graph), requests, 4), strict=True):
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
-        assert one.greedy is other.greedy
+
+
+def plain(graph: Graph) -> Reader:
+    """The graph as it reads whole texts, with the logits of all tokens."""
+    return Reader(graph_runner(graph))
+
+
+def counted(reader: Reader, sizes: list[tuple[int, ...]]) -> Reader:
+    """The reader, which tells how many rows of how many tokens it read."""
+
+    def runner(ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, object]:
+        sizes.append(tuple(ids.shape))
+        return reader.runner(ids, *rest)
+
+    return replace(reader, runner=runner)
 
 
 def test_sizes_and_types_are_read_off_each_face(faces: dict[str, LanguageModel]) -> None:
