@@ -26,6 +26,7 @@ from graphprune.running.timing import Rate, rates_in_turns
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
+_LARGEST_TIMED = 200_000_000  # two of them are open at once, beside both graphs
 _WINDOW = 256
 _TIMED = 64, 32  # tokens of a prompt, and after it, of a run that is timed
 
@@ -122,7 +123,7 @@ def running_measures(backend: Backend, source: Graph, folder: Path, progress: Pr
     """Size and speed of the model that runs; the source is exported too, and removed, where it is small."""
     progress("measuring speed", 0, 0, backend.runtime)
     after = float(backend.size_in(folder / backend.place))
-    if source.parameter_count() > LARGEST_MEASURED:
+    if source.parameter_count() > _LARGEST_TIMED:
         return (Measure("ONNX model", None, after, "bytes"),)
     with scratch_folder() as name:
         backend.export(source, name)
