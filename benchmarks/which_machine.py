@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 GB, GIB = 1e9, 2**30
 LIBRARIES = 0.6 * GIB
-HALF, FULL = 2, 4  # bytes of a number in a file and in a product
+HALF, FULL, WIDE = 2, 4, 8  # bytes of a number in a file, in a product and in a sum
 TOGETHER = 512  # tokens that are in a layer at a time
 OPERATIONS = 6 + 4  # for a parameter and token: forward, forward again, backward; least squares runs both models
 
@@ -30,16 +30,22 @@ class Model:
         """Three float32 copies, and libraries: from here on weights stay in their file."""
         return 3 * FULL * self.parameters + (1 << 29)
 
-    def in_file(self, tokens: int, result: float) -> float:
-        """The most of what any stage holds while the weights stay in their file."""
-        handed = FULL * tokens * self.width * self.layers
+    def in_file(self, tokens: int, share: float) -> float:
+        """The most of what any stage holds while the weights stay in their file.
+
+        What layers hand over waits on the disk.
+        """
         layer = FULL * TOGETHER * (20 * self.width + 8 * self.inner)
         loss = 12 * TOGETHER * self.words
         matrix = HALF * self.words * self.width  # of the head, as far as it is looked at
-        scores = handed + max(layer, loss + matrix)
-        solving = HALF * result + FULL * tokens * (4 * self.width + 2 * self.inner) + 2 * 8 * self.inner**2
-        writing = 2 * HALF * result
-        return LIBRARIES + max(scores, solving, writing)
+        values = FULL * tokens * (4 * self.width + (1 + share) * self.inner)
+        grams = WIDE * (2 * share**2 + share) * self.inner**2  # of what is kept, its factor, and with what was
+        solving = HALF * share * self.parameters + matrix + values + grams
+        return LIBRARIES + max(layer, loss + matrix, solving)
+
+    def disk(self, tokens: int, result: float) -> float:
+        """The result in both forms, what goes from pass to pass, and what layers hand over."""
+        return (HALF + FULL + HALF) * result + FULL * tokens * self.width * self.layers
 
     def training(self, result: float) -> float:
         """Parameters, gradients and moments in float32, and a step of 2,048 tokens whose values are kept."""
@@ -71,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     share = float(arguments.target.rstrip("%")) / 100
     speeds = [f"hours at {speed:,.0f} GFLOP/s" for speed in arguments.gflops]
-    head = ["model", "file, GB", "in memory, GiB", "from its file, GiB", *speeds, "training, GiB"]
+    head = ["model", "file, GB", "in memory, GiB", "from its file, GiB", "free disk, GB", *speeds, "training, GiB"]
     print(f"| {' | '.join(head)} |\n|---|{'---:|' * (len(head) - 1)}")
     for model in MODELS:
         print(line(model, arguments.tokens, share, arguments.gflops))
@@ -79,8 +85,9 @@ def main() -> None:
 
 def line(model: Model, tokens: int, share: float, speeds: list[float]) -> str:
     result = share * model.parameters
-    sizes = [model.in_memory() / GIB, model.in_file(tokens, result) / GIB]
+    sizes = [model.in_memory() / GIB, model.in_file(tokens, share) / GIB]
     cells = [f"{HALF * model.parameters / GB:.1f}", *(f"{size:.1f}" for size in sizes)]
+    cells.append(f"{model.disk(tokens, result) / GB:.0f}")
     cells += [f"{model.hours(tokens, speed):.2g}" for speed in speeds]
     return f"| {model.name} | {' | '.join(cells)} | {model.training(result) / GIB:.0f} |"
 
