@@ -112,7 +112,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
                     device,
                     (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device)),
                     began,
-                    memory=options.memory,
+                    memory=options.memory if device.type == "cpu" else None,
                 )
                 result = finish(work, backends, folder, progress)
     if keeps_state(recipe, source):
@@ -183,7 +183,7 @@ def prepare_method(
         folder=folder,
         progress=progress,
         device=device,
-        room=read_room(options.memory),
+        room=read_room(options.memory, device),
     )
     return Prepared(passes, context, text)
 
@@ -290,15 +290,15 @@ def capture_for_work(
 ) -> Graph:
     """Capture in float32: half-precision weights are exact in it, and processors compute it well.
 
-    What is too large for the memory stays in its file, on a processor. Raises UsageError where the graph is the text
-    model of a whole that takes more, and nobody asked for it.
+    What is too large for the memory of the device, or of the processor, stays in its file. Raises UsageError where the
+    graph is the text model of a whole that takes more, and nobody asked for it.
     """
     progress(READING)
     foresee(model, part, trust_remote_code)
     folder, _ = locate(model, True, trust_remote_code)
-    stored = (device is None or device.type == "cpu") and stays_in_file(folder, memory)
+    stored = stays_in_file(folder, memory, device)
     if stored:
-        require_room(folder, memory)
+        require_room(folder, memory, device)
     read = functools.partial(capture, model, trust_remote_code=trust_remote_code, dtype=torch.float32)
     try:
         graph = read(stored=stored, progress=progress)
@@ -307,4 +307,4 @@ def capture_for_work(
             raise
         stored, graph = False, read(progress=progress)  # what cannot be traced without its weights may be with them
     require_part(graph, part)
-    return graph.note(describe_room(folder, memory)) if stored else graph
+    return graph.note(describe_room(folder, memory, device)) if stored else graph

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphprune.amounts import read_bytes, show_bytes
 from graphprune.errors import UsageError
@@ -12,26 +13,38 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import real_weights
 from graphprune.weights.memory import free_memory
 
+if TYPE_CHECKING:
+    import torch
+
 _TIMES = 3  # what a compilation holds of the source, of the result and in between, in weights of the source
 _RESULT = 2  # what is held of a result where it is checked
 _LAYER = re.compile(r".*?\.\d+\.")  # what begins the names of a layer's tensors
 _MORE = 1 << 29  # bytes besides: libraries, text
 
 
-def read_room(memory: str | None) -> int | None:
-    """The bytes that a run may take: those that were asked for, or what is free; None where nobody knows.
+def read_room(memory: str | None, device: "torch.device | None" = None) -> int | None:
+    """The bytes that a run may take of a device: those that were asked for, or what is free; None where nobody knows.
 
     Raises UsageError.
     """
     if memory is None:
-        return free_memory()
+        return free_on(device)
     amount = read_bytes(memory)
     if amount.unit == "%":
-        free = free_memory()
+        free = free_on(device)
         if free is None:
             raise UsageError(f"--memory {memory}: this system does not tell what is free; write bytes, such as 12GB")
         return int(free * amount.value / 100)
     return int(amount.value)
+
+
+def free_on(device: "torch.device | None") -> int | None:
+    """The bytes that are free on a device, the processor by default; None where nobody knows."""
+    if device is None or device.type == "cpu":
+        return free_memory()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def wide_bytes(folder: Path) -> int:
@@ -39,13 +52,16 @@ def wide_bytes(folder: Path) -> int:
     return sum(4 * math.prod(entry.shape) for entry in find_weights(folder).entries.values())
 
 
-def stays_in_file(folder: Path, memory: str | None) -> bool:
-    """Whether the weights of a source are too large to be compiled in the memory there is."""
-    return not is_generic(folder) and is_too_large(_TIMES * wide_bytes(folder), memory)
+def stays_in_file(folder: Path, memory: str | None, device: "torch.device | None" = None) -> bool:
+    """Whether the weights of a source are too large to be compiled in the memory of a device, or of the processor."""
+    if is_generic(folder):
+        return False
+    needed, apart = _TIMES * wide_bytes(folder), device is not None and device.type != "cpu"
+    return is_too_large(needed, memory, device) or (apart and is_too_large(needed, None))
 
 
-def is_too_large(needed: int, memory: str | None) -> bool:
-    room = read_room(memory)
+def is_too_large(needed: int, memory: str | None, device: "torch.device | None" = None) -> bool:
+    room = read_room(memory, device)
     return room is not None and needed + _MORE > room
 
 
@@ -69,9 +85,9 @@ def largest_block(folder: Path) -> int:
     return max(sizes.values(), default=0)
 
 
-def require_room(folder: Path, memory: str | None) -> None:
+def require_room(folder: Path, memory: str | None, device: "torch.device | None" = None) -> None:
     """Raise UsageError where not even one layer at a time has room, with the least that works."""
-    room, block = read_room(memory), largest_block(folder)
+    room, block = read_room(memory, device), largest_block(folder)
     if room is not None and room < block:
         said = f"--memory {memory} is" if memory else f"{show_bytes(room)}, which are free, are"
         raise UsageError(
@@ -80,9 +96,9 @@ def require_room(folder: Path, memory: str | None) -> None:
         )
 
 
-def describe_room(folder: Path, memory: str | None) -> str:
+def describe_room(folder: Path, memory: str | None, device: "torch.device | None" = None) -> str:
     """A note for a model whose weights stay in their file."""
-    needed, room, least = wide_bytes(folder), read_room(memory) or 0, largest_block(folder) + _MORE
+    needed, room, least = wide_bytes(folder), read_room(memory, device) or 0, largest_block(folder) + _MORE
     more = f"; that is below what a run takes, about {show_bytes(least)}" if room < least else ""
     return (
         f"its weights take {show_bytes(needed)} in float32 and {show_bytes(room)} may be used{more}: they stay in "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
-from graphprune.weights.stored import any_stored, real
+from graphprune.weights.stored import any_stored, real, stored_on
 
 
 def place(graph: Graph, device: torch.device, dtype: torch.dtype | None = None) -> Graph:
@@ -48,6 +48,8 @@ def place_tensor(tensor: Tensor, device: torch.device, dtype: torch.dtype | None
     kind = dtype if narrow and dtype is not None else tensor.dtype
     if (tensor.device, tensor.dtype) == (device, kind):
         return tensor
+    if (stored := stored_on(tensor, device, kind)) is not None:
+        return stored
     moved = tensor.detach().to(device, kind)
     return torch.nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else moved
 

@@ -6,29 +6,34 @@ import torch
 from torch import Tensor
 
 _PART = 1 << 20  # elements of a weight that are wide at a time: few enough to stay in the cache of a core
+_FAR = 1 << 26  # the same on another device, to which they have to travel
 _aten = torch.ops.aten
 
 
-def parts(size: int, other: int) -> Iterator[tuple[int, int]]:
-    """Places and lengths of so many lines, each of `other` elements."""
-    step = max(1, _PART // max(1, other))
+def parts(size: int, other: int, most: int) -> Iterator[tuple[int, int]]:
+    """Places and lengths of so many lines, each of `other` elements, of at most so many together where they can be."""
+    step = max(1, most // max(1, other))
     for start in range(0, size, step):
         yield start, min(step, size - start)
 
 
 def multiply(x: Tensor, held: Tensor, dtype: torch.dtype) -> Tensor:
-    """The product of x [m, k] and a narrow [k, n], in parts along the dimension that its memory is laid out by."""
-    if held.numel() <= _PART:
-        return x @ held.to(dtype)
+    """The product of x [m, k] and a narrow [k, n], in parts along the dimension that its memory is laid out by.
+
+    It is made where x is.
+    """
+    most = _PART if x.device == held.device else _FAR
+    if held.numel() <= most:
+        return x @ held.to(x.device).to(dtype)
     k, n = held.shape
     if held.stride(0) <= held.stride(1):  # columns lie together: a weight [n, k], transposed
         result = x.new_empty(len(x), n)
-        for start, size in parts(n, k):
-            torch.mm(x, held.narrow(1, start, size).to(dtype), out=result.narrow(1, start, size))
+        for start, size in parts(n, k, most):
+            torch.mm(x, held.narrow(1, start, size).to(x.device).to(dtype), out=result.narrow(1, start, size))
         return result
     result = x.new_zeros(len(x), n)
-    for start, size in parts(k, n):
-        result.addmm_(x.narrow(1, start, size), held.narrow(0, start, size).to(dtype))
+    for start, size in parts(k, n, most):
+        result.addmm_(x.narrow(1, start, size), held.narrow(0, start, size).to(x.device).to(dtype))
     return result
 
 

@@ -1,5 +1,7 @@
 """Stored weights: tensors that are kept as their file has them and are widened, one at a time, where they are read.
 
+They are of the device that computes, and their values stay on the processor: what is read goes there for its operator.
+
 A graph of them computes what the graph of the widened tensors does: every operator gets the wide values, and they are
 gone when it is done. Autograd keeps the stored tensor for backward, not the wide one. What only looks at a weight
 otherwise, such as a transposition, is a stored weight again; so is what picks rows and columns of one.
@@ -29,23 +31,32 @@ _PICKS = frozenset({_aten.index_select.default})
 
 @final
 class Stored(Tensor):
-    """A tensor of `dtype` whose values are those of `held`, which has another type or is a file's memory (`mapped`)."""
+    """A tensor of `dtype` on `device` whose values are those of `held`, which has another type or lies elsewhere.
+
+    `mapped` says that its memory is a file's.
+    """
 
     held: Tensor
     mapped: bool
 
     @staticmethod
-    def __new__(cls, held: Tensor, dtype: torch.dtype, mapped: bool = False) -> Self:
+    def __new__(
+        cls, held: Tensor, dtype: torch.dtype, mapped: bool = False, device: torch.device | None = None
+    ) -> Self:
         made: Self = Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=dtype,
-            device=held.device,
+            device=held.device if device is None else device,
         )
         made.held, made.mapped = held, mapped
         return made
+
+    def like(self, held: Tensor, mapped: bool = False) -> "Stored":
+        """Another one of the same type and device."""
+        return Stored(held, self.dtype, mapped, self.device)
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Stored({tuple(self.shape)}, {self.dtype}, held as {self.held.dtype}{', mapped' * self.mapped})"
@@ -67,16 +78,23 @@ class Stored(Tensor):
         first = args[0] if args else None
         if isinstance(first, Stored):
             if operator in _VIEWS:
-                return Stored(operator(first.held, *args[1:], **kwargs), first.dtype, first.mapped)
+                return first.like(operator(first.held, *args[1:], **kwargs), first.mapped)
             if operator in _PICKS:
-                return Stored(done(first, operator(first.held, *args[1:], **kwargs)), first.dtype)
+                return first.like(done(first, operator(first.held, *beside(first, args[1:]), **kwargs)))
             if operator is _aten._to_copy.default:
-                return done(first, operator(first.held, *args[1:], **{"dtype": first.dtype, **kwargs}))
+                told = {"dtype": first.dtype, "device": first.device, **kwargs}
+                return done(first, operator(first.held, *args[1:], **told))
             if operator is _aten.embedding.default:
-                return done(first, operator(first.held, *args[1:], **kwargs)).to(first.dtype)
+                rows = operator(first.held, *beside(first, args[1:]), **kwargs)
+                return done(first, rows).to(first.device).to(first.dtype)
             if operator._schema.is_mutable:
                 raise InvariantError(f"{operator} would change a weight that is only stored; make it real first")
         return compute(operator, args, kwargs)
+
+
+def beside(weight: Stored, args: Sequence[Any]) -> Sequence[Any]:
+    """Arguments such as indices, where the weight's values are."""
+    return [each.to(weight.held.device) if isinstance(each, Tensor) else each for each in args]
 
 
 def compute(operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -99,8 +117,11 @@ def compute(operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
 
 
 def widen(weight: Stored) -> Tensor:
-    """The values in the type that the weight has; the memory itself where it is stored in that type."""
-    return weight.held.to(weight.dtype)
+    """The values in the type and on the device that the weight has; the memory itself where it is there in that type.
+
+    They travel as they are stored, which is half of what they are when they are wide.
+    """
+    return weight.held.to(weight.device).to(weight.dtype)
 
 
 def done(weight: Stored, result: Any) -> Any:
@@ -123,10 +144,18 @@ def store(tensor: Tensor, dtype: torch.dtype, mapped: bool = False) -> Tensor:
 
 
 def real(tensor: Tensor) -> Tensor:
-    """A tensor with memory of its own type: itself, unless it is a stored weight."""
+    """A tensor with memory of its own type, where it is: itself, unless it is a stored weight."""
     if not isinstance(tensor, Stored):
         return tensor
     made: Tensor = done(tensor, widen(tensor).clone())
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
+def stored_on(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """A stored weight as one of another device and type, its values where they are; None for other tensors."""
+    if not isinstance(tensor, Stored):
+        return None
+    made = Stored(tensor.held, dtype, tensor.mapped, device)
     return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
 
 
@@ -136,7 +165,7 @@ def memory_of(tensor: Tensor) -> Tensor:
 
 
 def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor in a type; for a stored weight of that very type its memory, without a copy."""
+    """A tensor in a type; for a stored weight of that very type its memory, without a copy, on the processor."""
     if isinstance(tensor, Stored):
         return tensor.held if is_held_in(tensor, dtype) else tensor.detach().to(dtype)
     return tensor.detach().to(dtype)

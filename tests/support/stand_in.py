@@ -15,6 +15,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from graphprune.weights.stored import Stored, any_stored
+
 NAME = "standin"
 _aten = torch.ops.aten
 # What takes tensors of both sides on CUDA as well: copies, and indices that lie on the CPU.
@@ -52,9 +54,15 @@ class Held(Tensor):
 
 
 class Factories(TorchDispatchMode):
-    """Makes tensors on the stand-in where an operator without any tensor of its asks for it."""
+    """Makes tensors on the stand-in where an operator without any tensor of its asks for it.
+
+    Weights that are only stored, which are of one side with values on the other, answer for themselves.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any_stored(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
+            with self:
+                return Stored.__torch_dispatch__(func, types, args, kwargs)
         return call(func, args, dict(kwargs or {}))
 
 
