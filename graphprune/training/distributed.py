@@ -14,11 +14,12 @@ from torch import Tensor, distributed
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.training.adapters import Trainee
-from graphprune.training.layer_modules import segmented, source_name
 from graphprune.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from graphprune.training.objective.predictor import Predictor
 
 
 def is_sharded(options: TrainOptions, accelerator: "Accelerator") -> bool:
@@ -36,23 +37,25 @@ def is_sharded(options: TrainOptions, accelerator: "Accelerator") -> bool:
     return True
 
 
-def shard(trainee: Trainee, device: torch.device) -> Trainee:
+def shard(trainee: Trainee, model: "Predictor", device: torch.device) -> Trainee:
     """Spread a model that is trained whole over all processes, layer by layer; no device ever holds all of it.
 
-    Its trainable tensors become `DTensor`s of the same names, so the optimizer must be made afterwards. Forward,
-    backward and `merged` are then collective: every process takes part in each.
+    `model` is made of the trainee's graph, with a module for each layer. Its trainable tensors become `DTensor`s of the
+    same names, so the optimizer must be made afterwards. Forward, backward and `merged` are then collective: every
+    process takes part in each. What is outside of layers stays together from forward to backward, for the head.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    graph, layers = segmented(trainee.graph)
-    for layer in layers:
+    names = {id(tensor): name for name, tensor in trainee.trainable.items()}
+    paths = {names[id(p)]: path for path, p in model.named_parameters(remove_duplicate=False)}
+    for layer in model.layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(graph.module, mesh=mesh)
-    found = {source_name(name): tensor for name, tensor in graph.module.named_parameters(remove_duplicate=False)}
-    trainable = {name: found[name] for name in trainee.trainable}
-    return Trainee(graph, trainable, lambda: {name: full(tensor.detach()) for name, tensor in trainable.items()})
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    found = dict(model.named_parameters(remove_duplicate=False))
+    trainable = {name: found[paths[name]] for name in trainee.trainable}
+    return Trainee(model.graph, trainable, lambda: {name: full(tensor.detach()) for name, tensor in trainable.items()})
 
 
 def full(tensor: Tensor) -> Tensor:
@@ -78,6 +81,21 @@ def spread_like(target: Tensor, value: Tensor) -> Tensor:
     assert isinstance(target, DTensor)
     value = value.to(target.device, target.dtype)
     return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that is spread over several; any other tensor as it is, without history."""
+    return (tensor.to_local() if is_spread(tensor) else tensor).detach()  # type: ignore[attr-defined]
+
+
+def like(target: Tensor, part: Tensor) -> Tensor:
+    """A tensor of which each process has a part, spread as the target is; the part itself where that is whole."""
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(target, DTensor):
+        return part
+    mesh, places = target.device_mesh, target.placements
+    return DTensor.from_local(part, mesh, places, run_check=False, shape=target.shape, stride=target.stride())
 
 
 def is_spread(tensor: Tensor) -> bool:

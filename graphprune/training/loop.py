@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import TrainingError
-from graphprune.running.perplexity import perplexity
+from graphprune.running.perplexity import perplexity, stream_perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
 from graphprune.training.metrics import Line, Measured, Metrics, Moment, Report
 from graphprune.training.objective.sums import counted_tokens
-from graphprune.training.optimizer import set_rate
+from graphprune.training.optimizer.adamw import AdamW, set_rate
 from graphprune.training.resumption import save_training, snapshot
 from graphprune.training.saved_state import Snapshot, write_snapshot
 from graphprune.training.session import Session, State
@@ -71,11 +71,20 @@ def advance(session: Session, step: int) -> Measured:
             # Processes average their gradients; each has its share of one sum.
             accelerator.backward(loss * (accelerator.num_processes / tokens))
             sums += torch.stack([loss.detach(), entropy, divergence])
-    norm = full(accelerator.clip_grad_norm_(session.trainee.trainable.values(), options.clip or math.inf))
+    norm = gradient_norm(session)
     session.optimizer.step()
     session.optimizer.zero_grad()
     values = torch.cat([accelerator.reduce(sums, "sum") / tokens, norm.detach().reshape(1).to(sums)])
     return Measured(step + 1, values, rate, session.tokens_per_step)
+
+
+def gradient_norm(session: Session) -> Tensor:
+    """The norm of all gradients, which are clipped; of those of the last backward where it has stepped with them."""
+    made = session.optimizer.optimizer
+    if session.options.in_backward and isinstance(made, AdamW):
+        return made.take_norm()
+    trainable = session.trainee.trainable.values()
+    return full(session.accelerator.clip_grad_norm_(trainable, session.options.clip or math.inf))
 
 
 def together(accelerator: "Accelerator", value: float, how: str) -> float:
@@ -163,7 +172,7 @@ def evaluate(session: Session, state: State) -> State:
     assert session.held_out is not None
     text = session.held_out[: options.eval_tokens]
     with accelerator.autocast():
-        value = perplexity(session.trainee.graph, text, session.stream.length, options.rows).nats_per_token
+        value = held_out_loss(session, text)
     loss = together(accelerator, value, "mean")
     if not math.isfinite(loss):
         raise TrainingError(f"the held-out loss is {loss} at step {state.step}; lower lr (now {options.lr:g})")
@@ -173,6 +182,14 @@ def evaluate(session: Session, state: State) -> State:
     if watch.best_step == state.step > 0 and options.keep == "best":
         return replace(state, best=keep(session, snapshot(session, state.step)))
     return state
+
+
+def held_out_loss(session: Session, text: Tensor) -> float:
+    """In nats per token; a model in shards is whole in none of its processes and is run as it is trained."""
+    window, rows = session.stream.length, session.options.rows
+    if session.model.layers:
+        return stream_perplexity(session.model.logits, text, window, rows, vocabulary=session.words).nats_per_token
+    return perplexity(session.trainee.graph, text, window, rows).nats_per_token
 
 
 def keep(session: Session, best: Snapshot) -> Snapshot | Path:

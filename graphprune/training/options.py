@@ -8,8 +8,10 @@ from annotated_types import Gt
 
 from graphprune.bounds import Count, NotNegative, Positive, Share, Whole, describe_bounds, wrong_fields
 from graphprune.errors import UsageError
+from graphprune.training.execution.recomputed import Checkpoint
 from graphprune.training.schedule import Shape, learning_rate
 
+States = Literal["float32", "bf16", "int8"]
 Precision = Literal["none", "bf16", "fp16"]
 Moments = Literal["carry", "reset"]
 Keep = Literal["best", "last"]
@@ -46,7 +48,9 @@ class Steps:
 class Updates:
     """What the optimizer does, and towards what.
 
-    `distill` is the weight of the teacher's logits in the loss, 1 - `distill` that of the text.
+    `distill` is the weight of the teacher's logits in the loss, 1 - `distill` that of the text. `states` is the type
+    that the optimizer's moments are kept in. With `in_backward` each weight is updated as soon as its gradient is
+    there, which is then let go.
     """
 
     moments: Moments = "carry"
@@ -54,6 +58,8 @@ class Updates:
     beta2: float = 0.95
     weight_decay: NotNegative = 0.0
     clip: NotNegative = 1.0
+    states: States = "float32"
+    in_backward: bool = False
     distill: Share = 0.0
     temperature: Positive = 2.0
     teacher_device: str | None = None
@@ -71,6 +77,8 @@ class Conduct:
     `eval_every` and `save_every` are in steps, 0 for never, None for what suits the length of the training.
     `divergence` is by how many nats per token the loss may lie above its best for `patience` evaluations. `shard`
     spreads every tensor over all processes (FSDP2) where there are several; without it each has all of them.
+    `checkpoint` says what forward holds for backward: all (`off`), what products of matrices make (`selective`), what
+    goes from layer to layer (`full`), or what memory allows (`auto`). `compile` compiles each kind of layer once.
     """
 
     keep: Keep = "best"
@@ -81,6 +89,7 @@ class Conduct:
     save_every: Whole | None = None
     precision: Precision = "none"
     device: str | None = None
+    checkpoint: Checkpoint = "auto"
     compile: bool = False
     shard: bool = False
     tensorboard: bool = False
@@ -113,8 +122,17 @@ class TrainOptions(Conduct, Updates, Steps):
                 raise UsageError(f"{name} is {', '.join(limits.choices)}, not {value!r}")
             must = "is a share" if len(limits.bounds) > 1 else "of training is"
             raise UsageError(f"{name} {must} {describe_bounds(limits.bounds)}, not {value}")
+        if self.in_backward:
+            self.check_steps_in_backward()
         end = self.first_step + self.steps
         require(end <= self.whole, f"steps {self.first_step} to {end} do not fit in total_steps={self.whole}")
+
+    def check_steps_in_backward(self) -> None:
+        """Raise UsageError for what needs all gradients at a time."""
+        require(self.accumulate == 1, "in_backward=true keeps no gradient to add to; set accumulate=1 and more rows")
+        require(self.clip == 0, "in_backward=true never has all gradients, whose norm is clipped; set clip=0")
+        require(self.precision != "fp16", "in_backward=true cannot undo what fp16 scales; take precision=bf16 or none")
+        require(self.lora is None, "in_backward=true saves the gradients of all weights; leave it out with lora")
 
     @property
     def whole(self) -> int:
@@ -139,7 +157,7 @@ class TrainOptions(Conduct, Updates, Steps):
         return {name: value for name, value in fields.items() if name not in _FREE}
 
 
-_FREE = ("save_every", "tensorboard", "device", "teacher_device", "beta1", "beta2")
+_FREE = ("save_every", "tensorboard", "device", "teacher_device", "checkpoint", "beta1", "beta2")
 
 
 def require(condition: bool, message: str) -> None:

@@ -8,7 +8,7 @@ from graphprune.ir.graph import Graph
 from graphprune.training.distributed import fill
 from graphprune.training.divergence import Watch
 from graphprune.training.metrics import Metrics
-from graphprune.training.optimizer import read_moments, to_cpu, write_moments
+from graphprune.training.optimizer.moments import read_moments, to_cpu, write_moments
 from graphprune.training.saved_state import (
     Facts,
     Snapshot,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.training.optimizer import KINDS, Moments
+from graphprune.training.optimizer.moments import KINDS, Moments
 
 _WRITING = "writing-"
 _FORMAT = 1

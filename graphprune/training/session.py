@@ -1,7 +1,7 @@
 """A training session: the model, optimizer, teacher and data that stay the same while it runs, and where it is."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,11 +17,16 @@ from graphprune.running.devices import choose_device, make_current
 from graphprune.training.adapters import Trainee, adapted, whole
 from graphprune.training.distributed import is_sharded, shard
 from graphprune.training.divergence import Watch
+from graphprune.training.execution.choice import choose_checkpoint, free_bytes
+from graphprune.training.execution.compiled import missing_compiler
+from graphprune.training.execution.way import Way
+from graphprune.training.objective.head import split_head
 from graphprune.training.objective.objective import Objective
 from graphprune.training.objective.predictor import Predictor
 from graphprune.training.objective.sums import Blend
-from graphprune.training.objective.teacher import Teacher, make_teacher
-from graphprune.training.optimizer import carried_moments, make_adamw, write_moments
+from graphprune.training.objective.teacher import DTYPES, Teacher, make_teacher
+from graphprune.training.optimizer.adamw import AdamW, make_adamw
+from graphprune.training.optimizer.moments import carried_moments, write_moments
 from graphprune.training.options import TrainOptions
 from graphprune.training.saved_state import Snapshot
 
@@ -48,9 +53,11 @@ class Session:
     stream: Stream
     accelerator: "Accelerator"
     trainee: Trainee
+    model: Predictor
     objective: Any
     optimizer: "AcceleratedOptimizer"
     teacher: Teacher | None
+    words: int | None
     held_out: Tensor | None
     folder: Path | None
 
@@ -62,7 +69,7 @@ class Session:
     @property
     def guess(self) -> float:
         """The loss of a model for which all tokens are equally likely, in nats."""
-        return math.log(vocabulary_size(self.trainee.graph) or math.inf)
+        return math.log(self.words or math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,27 +91,56 @@ def prepare(
     held_out: Tensor | None,
     folder: Path | None,
 ) -> Session:
+    device = accelerator.device
     sharded = is_sharded(options, accelerator)
-    if sharded:
-        trainee = shard(whole(place_nodes(graph, accelerator.device)), accelerator.device)
-    else:
-        here = place(graph, accelerator.device)
-        trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
-    alone = not sharded and options.lora is None  # layers that others have wrapped stay as they are
-    model = Predictor(trainee.graph, options.rows, stream.length, plain=alone)
-    if options.compile:
-        model.compile()
     teach = None
     if options.distill > 0 and teacher is not None:
-        teach = make_teacher(teacher, options, stream.length, accelerator.device)
+        teach = make_teacher(teacher, options, stream.length, device)
+    if sharded:
+        trainee = whole(place_nodes(graph, device))
+    else:
+        here = place(graph, device)
+        trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
+    words = vocabulary_size(trainee.graph)
+    way = choose_way(trainee, options, stream.length, device, sharded)
+    model = Predictor(trainee.graph, options.rows, stream.length, plain=options.lora is None, way=way)
+    if options.compile and options.lora is not None:  # layers that others have wrapped stay as they are
+        model.compile()
+    if sharded:
+        trainee = shard(trainee, model, device)
     made = make_adamw(trainee.trainable.values(), options)
-    words, blend = vocabulary_size(trainee.graph) or 1, Blend(options.distill, options.temperature)
-    objective: Any = Objective(model, words, blend, teach)
+    if options.in_backward and isinstance(made, AdamW):
+        step_in_backward(trainee, made, accelerator)
+    objective: Any = Objective(model, words or 1, Blend(options.distill, options.temperature), teach)
     objective, optimizer = (objective, wrapped(made)) if sharded else accelerator.prepare(objective, made)
     carried = carried_moments(graph) if options.moments == "carry" and options.lora is None else None
     if carried is not None:
         write_moments(optimizer, trainee.trainable, carried)
-    return Session(options, stream, accelerator, trainee, objective, optimizer, teach, held_out, folder)
+    return Session(options, stream, accelerator, trainee, model, objective, optimizer, teach, words, held_out, folder)
+
+
+def step_in_backward(trainee: Trainee, optimizer: AdamW, accelerator: "Accelerator") -> None:
+    """Let backward update each weight; raises UsageError where gradients come from several processes."""
+    if accelerator.num_processes > 1:
+        raise UsageError("in_backward=true steps before processes have met; start one, or leave it out")
+    for parameter in trainee.trainable.values():
+        parameter.register_post_accumulate_grad_hook(optimizer.update_and_free)  # type: ignore[no-untyped-call]
+
+
+def choose_way(trainee: Trainee, options: TrainOptions, length: int, device: torch.device, sharded: bool) -> Way:
+    """How forward and backward are run: by the options, and by what is free once gradients and moments are there."""
+    compiled = options.compile and options.lora is None and missing_compiler(device) is None
+    narrow = None if options.precision == "none" else DTYPES[options.precision]
+    way = Way(options.checkpoint, compiled, sharded, narrow)
+    if options.checkpoint != "auto":
+        return way
+    split = split_head(trainee.graph) if options.lora is None else None
+    own = 3 * sum(4 * parameter.numel() for parameter in trainee.trainable.values())
+    free = free_bytes(device)
+    left = None if free is None else free - (own // process_count() if sharded else own)
+    body = trainee.graph if split is None else split.body
+    chosen = choose_checkpoint(body, options.rows, length, left, spare=device.type != "cpu")
+    return replace(way, checkpoint="off" if compiled and chosen == "selective" else chosen)
 
 
 def wrapped(optimizer: torch.optim.Optimizer) -> "AcceleratedOptimizer":

@@ -14,7 +14,7 @@ from graphprune.training.distributed import agreed
 from graphprune.training.loop import run
 from graphprune.training.metrics import Report, no_report
 from graphprune.training.objective.teacher import require_same_vocabulary
-from graphprune.training.optimizer import KINDS, Moments, read_moments
+from graphprune.training.optimizer.moments import KINDS, Moments, read_moments
 from graphprune.training.options import TrainOptions
 from graphprune.training.resumption import describe, restore, resume
 from graphprune.training.saved_state import read_snapshot

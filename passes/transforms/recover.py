@@ -14,6 +14,8 @@ from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
+from graphprune.running.devices import choose_device
+from graphprune.training.execution.compiled import missing_compiler
 from graphprune.training.metrics import Moment, Report
 from graphprune.training.options import Conduct, LoraOptions, Steps, TrainOptions, Updates, require
 from graphprune.training.train import Trained, train
@@ -106,6 +108,7 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
         if options.steps > 0:
             stream = self.stream(graph, context, length, batch, place)
             teacher = (context.source or graph) if self.distill > 0 else None
+            self.say_if_not_compiled(context, options)
             report = report_to(context, max(1, options.steps // _EVALUATIONS))
             trained = train(graph, options, stream, teacher, context.held_out, context.folder, report)
             context.log(describe(trained))
@@ -117,6 +120,11 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
             "rows": place.row + place.steps * batch,
         }
         return graph.remember("schedule", memory)
+
+    def say_if_not_compiled(self, context: Context, options: TrainOptions) -> None:
+        missing = missing_compiler(choose_device(options.device)) if options.compile else None
+        if missing is not None:
+            context.log(f"recover is not compiled: {missing}")
 
     def place(self, graph: Graph, batch: int, length: int) -> Place:
         """Where this pass is in the schedule, from its options and from what earlier passes left in the graph's memo.

@@ -23,6 +23,8 @@ from graphprune.pipeline.options import CompileOptions
 from graphprune.processes import is_first, meet, process_count
 from graphprune.training.adapters import whole
 from graphprune.training.distributed import agreed, shard
+from graphprune.training.execution.way import Way
+from graphprune.training.objective.predictor import Predictor
 from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.train import Trained, train
 from tests.support.rows import Rows, held_out
@@ -120,13 +122,16 @@ def compile_options(model: Path, out: Path) -> CompileOptions:
 
 
 def shares() -> dict[str, float]:
-    """Which part of the model this process holds when it is sharded, and how many modules come and go as one."""
+    """Which part of the model this process holds when it is sharded, how many modules come and go as one, and whether
+    its head is apart, so that logits are made a few at a time."""
     from torch.distributed.fsdp import FSDPModule
 
-    trainee = shard(whole(tiny_graph()), CPU)
+    plain = whole(tiny_graph())
+    model = Predictor(plain.graph, 2, 12, way=Way(spread=True))
+    trainee = shard(plain, model, CPU)
     held = sum(tensor.to_local().numel() for tensor in trainee.trainable.values())  # type: ignore[attr-defined]
-    modules = [module for module in trainee.graph.module.modules() if isinstance(module, FSDPModule)]
-    return {"held": held / tiny_graph().parameter_count(), "modules": len(modules)}
+    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return {"held": held / tiny_graph().parameter_count(), "modules": len(modules), "head": model.head is not None}
 
 
 def disagreement() -> dict[str, Any]:

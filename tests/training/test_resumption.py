@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
 from graphprune.training.loop import advance
-from graphprune.training.optimizer import KINDS
+from graphprune.training.optimizer.moments import KINDS
 from graphprune.training.options import TrainOptions
 from graphprune.training.resumption import describe, restore, resume, save_training, snapshot
 from graphprune.training.session import Session, State, make_accelerator, prepare

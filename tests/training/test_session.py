@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graphprune.ir.graph import Graph
-from graphprune.training.optimizer import KINDS, read_moments
+from graphprune.training.optimizer.moments import KINDS, read_moments
 from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.session import Session, State, make_accelerator, prepare
 from tests.support.rows import Rows

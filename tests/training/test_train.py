@@ -20,7 +20,7 @@ from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from graphprune.training.divergence import Watch, require_sense
 from graphprune.training.metrics import Moment
-from graphprune.training.optimizer import KINDS
+from graphprune.training.optimizer.moments import KINDS
 from graphprune.training.options import TrainOptions
 from graphprune.training.train import train
 from tests.support.rows import Rows, held_out

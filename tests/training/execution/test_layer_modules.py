@@ -10,7 +10,7 @@ from graphprune.ir.placement import device_of
 from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs
-from graphprune.training.layer_modules import segmented, source_name
+from graphprune.training.execution.layer_modules import segmented, source_name
 from tests.support import families
 
 DECODERS = (

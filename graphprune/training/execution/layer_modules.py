@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.analysis.branches import find_branches
-from graphprune.ir.graph import Graph, copy_nodes
+from graphprune.ir.graph import Graph, copy_nodes, get_tensor
 
 _PREFIX = "segment_"
 _NAMED = re.compile(rf"^{_PREFIX}\d+\.")
@@ -30,20 +30,25 @@ class Segment:
     gives: Sequence[fx.Node]
 
 
-def segmented(graph: Graph) -> tuple[Graph, tuple[fx.GraphModule, ...]]:
-    """Return the graph with `logits` as its only output and layers as modules, and these modules in order.
+def segmented(graph: Graph, output: str = "logits") -> tuple[Graph, tuple[fx.GraphModule, ...]]:
+    """Return the graph with one output and layers as modules, and these modules in order.
 
     The tensors are shared with the given graph and are found under the same names, those of a layer behind
     `segment_3.`, which `source_name` takes off. The result runs and trains; as an IR it is of no use.
     """
-    nodes, tensors = logits_alone(graph), graph.tensors()
+    nodes, tensors = with_one_output(graph, output), graph.tensors()
     places = assign(graph, nodes)
     shared = read_twice(nodes, places, tensors)
     segments = [cut(nodes, places, shared, number) for number in range(len(set(places.values())))]
-    modules = {f"{_PREFIX}{i}": fx.GraphModule(dict(tensors), segment_nodes(part)) for i, part in enumerate(segments)}
+    modules = {segment_name(i): fx.GraphModule(dict(tensors), segment_nodes(part)) for i, part in enumerate(segments)}
     root = fx.GraphModule({**tensors, **modules}, join(nodes, places, segments))
     root.train(graph.module.training)
-    return replace(graph, module=root, outputs=("logits",)), tuple(modules.values())
+    return replace(graph, module=root, outputs=(output,)), tuple(modules.values())
+
+
+def segment_name(place: int) -> str:
+    """The name of the module of a layer."""
+    return f"{_PREFIX}{place}"
 
 
 def source_name(name: str) -> str:
@@ -51,10 +56,10 @@ def source_name(name: str) -> str:
     return _NAMED.sub("", name)
 
 
-def logits_alone(graph: Graph) -> fx.Graph:
-    """A copy of the nodes that computes nothing but the logits; every input stays."""
+def with_one_output(graph: Graph, name: str) -> fx.Graph:
+    """A copy of the nodes that computes nothing but this output; every input stays."""
     nodes = copy_nodes(graph.module.graph)
-    place = graph.outputs.index("logits")
+    place = graph.outputs.index(name)
     output = nodes.output_node()
     output.args = ((output.args[0][place],),)  # type: ignore[index]
     nodes.eliminate_dead_code()
@@ -62,13 +67,18 @@ def logits_alone(graph: Graph) -> fx.Graph:
 
 
 def assign(graph: Graph, nodes: fx.Graph) -> dict[fx.Node, int]:
-    """The number of the segment of each node that is in one."""
+    """The number of the segment of each node that is in one.
+
+    What is computed of neither the stream nor parameters, such as rotations and masks, is in none.
+    """
     branches = find_branches(graph)
     if not branches:
         return {}
     ends, skip = {branch.add for branch in branches}, branches[0].skip
-    calls = [node for node in nodes.nodes if node.op == "call_function"]
-    behind = descendants(nodes, skip)
+    parameters = {n for n in nodes.nodes if n.op == "get_attr" and is_parameter(graph, str(n.target))}
+    stream = {node for node in nodes.nodes if node.name == skip}
+    behind, own = descendants(nodes, stream), descendants(nodes, stream | parameters)
+    calls = [node for node in nodes.nodes if node.op == "call_function" and node in own]
     pieces: list[list[fx.Node]] = [[]]
     for node in calls:
         pieces[-1].append(node)
@@ -79,10 +89,13 @@ def assign(graph: Graph, nodes: fx.Graph) -> dict[fx.Node, int]:
     return {node: number for number, piece in enumerate(merged(pieces)) for node in piece}
 
 
-def descendants(nodes: fx.Graph, name: str) -> set[fx.Node]:
-    """The nodes computed from the one of this name."""
-    found = {node for node in nodes.nodes if node.name == name}
-    start = set(found)
+def is_parameter(graph: Graph, name: str) -> bool:
+    return isinstance(get_tensor(graph.module, name), torch.nn.Parameter)
+
+
+def descendants(nodes: fx.Graph, start: set[fx.Node]) -> set[fx.Node]:
+    """The nodes computed from any of these."""
+    found = set(start)
     for node in nodes.nodes:
         if any(operand in found for operand in node.all_input_nodes):
             found.add(node)
@@ -168,7 +181,7 @@ def join(nodes: fx.Graph, places: Mapping[fx.Node, int], segments: Sequence[Segm
 
 def call(result: fx.Graph, copies: dict[fx.Node, fx.Node], segment: Segment, number: int) -> None:
     """Call a segment and take what it gives apart."""
-    called = result.call_module(f"{_PREFIX}{number}", tuple(copies[node] for node in segment.takes))
+    called = result.call_module(segment_name(number), tuple(copies[node] for node in segment.takes))
     for index, node in enumerate(segment.gives):
         copies[node] = result.call_function(getitem, (called, index))
         copies[node].meta = dict(node.meta)

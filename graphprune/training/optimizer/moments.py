@@ -1,6 +1,6 @@
-"""The optimizer, and its moments as the graph's companions, which a cut slices with their parameters."""
+"""Moments: the optimizer's state as the graph's companions, which a cut slices with their parameters."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from graphprune.ir.graph import Graph
-from graphprune.training.distributed import fill, full
-from graphprune.training.options import TrainOptions
+from graphprune.training.distributed import fill, full, like, own_part
+from graphprune.training.optimizer.adamw import AdamW
+from graphprune.training.optimizer.states import Narrow, narrow, widen
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -23,24 +24,6 @@ class Moments:
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     updates: int = 0
-
-
-def make_adamw(parameters: Iterable[torch.nn.Parameter], options: TrainOptions) -> torch.optim.AdamW:
-    """AdamW over these parameters; weight decay spares those of one dimension, which are norms and biases."""
-    listed = list(parameters)
-    groups = [
-        {"params": [p for p in listed if p.dim() > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in listed if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in listed)
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=options.lr, betas=options.betas, eps=options.eps, fused=fused
-    )
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def carried_moments(graph: Graph) -> Moments | None:
@@ -57,21 +40,30 @@ def write_moments(
 
     `optimizer` is what accelerate made of the optimizer.
     """
+    made = optimizer.optimizer
     for name, parameter in trainable.items():
-        state: dict[str, Tensor] = {"step": torch.tensor(float(moments.updates), device=parameter.device)}
+        state: dict[str, object] = {"step": torch.tensor(float(moments.updates), device=parameter.device)}
         for kind in KINDS:
-            state[kind] = torch.zeros_like(parameter)
+            value = torch.zeros_like(parameter)
             if name in moments.tensors[kind]:
-                fill(state[kind], moments.tensors[kind][name])
-        optimizer.optimizer.state[parameter] = state
+                fill(value, moments.tensors[kind][name])
+            state[kind] = narrow(own_part(value), made.states) if isinstance(made, AdamW) else value
+        made.state[parameter] = state
 
 
 def read_moments(optimizer: "AcceleratedOptimizer", trainable: Mapping[str, torch.nn.Parameter]) -> Moments:
     """The moments that the optimizer has now, copied to the CPU."""
     states = {name: optimizer.optimizer.state.get(parameter) for name, parameter in trainable.items()}
     known = {name: state for name, state in states.items() if state}
-    tensors = {kind: {name: to_cpu(state[kind]) for name, state in known.items()} for kind in KINDS}
+    tensors = {
+        kind: {name: to_cpu(wide(state[kind], trainable[name])) for name, state in known.items()} for kind in KINDS
+    }
     return Moments(tensors, max((int(state["step"]) for state in known.values()), default=0))
+
+
+def wide(moment: Tensor | Narrow, parameter: Tensor) -> Tensor:
+    """A moment in float32, spread over the processes as its parameter is."""
+    return like(parameter, widen(moment)) if isinstance(moment, Narrow) else moment
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
