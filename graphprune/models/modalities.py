@@ -31,7 +31,7 @@ def count_parameters(model: "PreTrainedModel") -> int:
 def describe_part(architecture: str, kinds: Collection[str], captured: int | None, whole: int) -> str:
     """What a graph is of, where the class takes more than text; how much of it, where it has been captured."""
     others = " and ".join(PLURALS[kind] for kind in kinds)
-    share = f"of {whole:,} parameters" if captured is None else f"{captured:,} of {whole:,} parameters"
+    share = f"a part of its {whole:,} parameters" if captured is None else f"{captured:,} of {whole:,} parameters"
     return (
         f"{architecture} takes {others} besides text, and models of both are not supported as a whole: what is "
         f"captured is its text model alone, {share}, which takes no {others}"

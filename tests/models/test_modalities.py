@@ -77,7 +77,9 @@ def test_the_refusal_comes_before_the_weights_are_read(
     monkeypatch.setattr(dry_run_module, "capture", None)
     for dry_run in (True, False):
         options = CompileOptions(str(tmp_path / "model"), "60%", tmp_path / "out", dry_run=dry_run)
-        with pytest.raises(UsageError, match=r"text model alone, of [\d,]+ parameters, .* pass --part text") as caught:
+        with pytest.raises(
+            UsageError, match=r"text model alone, a part of its [\d,]+ parameters, .* pass --part text"
+        ) as caught:
             compile_model(options)
         assert "\n" not in str(caught.value)
 
