@@ -96,9 +96,14 @@ def read_card(folder: Path | None) -> dict[str, str | list[str]]:
 
 
 def load_card(path: Path) -> "ModelCard":
+    """The card in a file. Raises ValueError where it says nothing of itself, of which ModelCard would warn."""
     from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-    return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    text = path.read_text(encoding="utf-8")
+    if REGEX_YAML_BLOCK.search(text) is None:
+        raise ValueError(f"{path} has no front matter")
+    return ModelCard(text, ignore_metadata_errors=True)
 
 
 def is_plain(value: object) -> bool:

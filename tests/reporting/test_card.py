@@ -11,7 +11,7 @@ import yaml
 
 from graphprune.evaluation.measure import Measure
 from graphprune.pipeline.recipes import Change, Recipe, read_recipe
-from graphprune.reporting.card import describe_method, describe_training, model_card, row
+from graphprune.reporting.card import describe_method, describe_training, model_card, read_card, row
 from graphprune.reporting.results import Result
 from graphprune.reporting.schema import Stage
 from graphprune.reporting.verdict import Verdict
@@ -137,3 +137,14 @@ def test_training_is_said_in_tokens_of_all_stages() -> None:
 
 def test_bytes_have_a_unit() -> None:
     assert row(Measure("weights", 3 << 20, 1 << 10, "bytes")) == "| weights | 3.00 MiB | 1.00 KiB |  |"
+
+
+def test_a_card_that_says_nothing_of_itself_is_read_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library would warn, on the terminal of whoever compiles."""
+    (tmp_path / "README.md").write_text("# A model\n\nof words\n")
+    assert read_card(tmp_path) == {}
+    assert "".join(capsys.readouterr()) == ""
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    assert read_card(tmp_path) == {"license": "mit"}
