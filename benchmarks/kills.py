@@ -2,7 +2,8 @@
 
     python benchmarks/kills.py [--kills 100] [--seed 0] [--only WAY ...] [--json FILE]
 
-A way is what is killed: a plain compilation, one that trains, one that replaces an OUT. SIGTERM and SIGKILL take turns.
+A way is what is killed: a plain compilation, one that trains, one that replaces an OUT, one whose weights stay in their
+file. SIGTERM and SIGKILL take turns.
 After each kill it is counted what must not be: a half OUT; an OUT, model or neighbour that was lost or changed; a
 process that goes on; and after SIGTERM what a run leaves but should not. At the end of each way the same command runs
 through, and must give the weights of a run that was never killed. The model is made here, and is tiny.
@@ -33,6 +34,7 @@ WAYS = {
     "plain": ("--importance", "magnitude"),
     "training": TRAINING,
     "overwrite": ("--overwrite", "--importance", "magnitude"),
+    "in-file": ("--memory", "100MB", "--importance", "magnitude"),  # so little that weights stay
 }
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 GRACE = 1.0  # seconds in which all that a run had started must be gone

@@ -14,10 +14,11 @@ from graphprune.generic.auto_classes import register
 from graphprune.running.comparison import Check
 
 NAME = "the card's call"
+UNTRIED = "a call of its card was not run: install what it needs, then `graphprune verify OUT`"
 
 
 def check_calls(out: Path, expected: Mapping[str, Tensor], kind: str) -> Iterator[Check]:
-    """Run the calls of a checkpoint; where one needs a library that is not installed, that is said and no fault.
+    """Run the calls of a checkpoint; where one needs a library that is not installed, that is said, with what to do.
 
     The generic class is registered in this process, so nothing that lies in the folder is run: `trust_remote_code`
     alone is left out of the lines.
@@ -28,7 +29,8 @@ def check_calls(out: Path, expected: Mapping[str, Tensor], kind: str) -> Iterato
         missing = isinstance(failure, ImportError)
         said = [] if failure is None else ["not run here: " if missing else "it fails: ", describe(failure)]
         passed = failure is None or missing
-        yield Check("huggingface", NAME, 0.0 if passed else float("inf"), 0.0, 1.0, passed, "".join(said) or used(call))
+        off, detail = 0.0 if passed else float("inf"), "".join(said) or used(call)
+        yield Check("huggingface", NAME, off, 0.0, 1.0, passed, detail, UNTRIED if missing else "")
 
 
 def run_call(out: Path, call: str) -> Exception | None:

@@ -175,7 +175,8 @@ def test_a_call_that_fails_is_a_failed_check(out: Path, monkeypatch: pytest.Monk
     failed, missing = check_calls(out, {}, "encoder")
     assert not failed.passed
     assert failed.detail == "it fails: ValueError: no"
-    assert missing.passed
+    assert (missing.passed, missing.state) == (True, "care")
+    assert "graphprune verify" in missing.advice
     assert missing.detail == "not run here: ModuleNotFoundError: No module named 'no_such_library'"
 
 
