@@ -50,4 +50,4 @@ class Predictor(nn.Module):
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [rows, length, words]."""
         features: Tensor = self(ids)
-        return features if self.head is None else self.head(features)  # type: ignore[no-any-return]
+        return features if self.head is None else self.head(features)
