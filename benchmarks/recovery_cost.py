@@ -1,12 +1,15 @@
 """What a step of recovery costs beside transformers' Trainer: tokens a second and peak memory, on one checkpoint.
 
     python benchmarks/recovery_cost.py STUDENT --teacher TEACHER [--rows 4] [--length 512] [--steps 4] [--times 2]
-        [--in-file]
+        [--in-file] [--checkpoint off selective full] [--compile] [--states bf16 int8] [--only distilled]
 
 STUDENT is a stock checkpoint, as `graphprune compile --uniform` writes it, TEACHER the model it was made of. Every
-number is taken in a process of its own with one torch thread, all ways in turn; the first step is not timed. Memory is
-the process's peak above what it held once both models were read, and the peak itself. Rows are random tokens. With
-`--in-file` graphprune's teacher stays in its file, as `compile --memory` has it where there is little.
+number is taken in a process of its own with one torch thread, all ways in turn; the first step is not timed. Seconds
+are those that the process computed, which other work on the machine changes less than those of a clock; both are told.
+Memory is the process's peak above what it held once both models were read, and the peak itself. Rows are random tokens.
+With `--in-file` graphprune's teacher stays in its file, as `compile --memory` has it where there is little. Each of
+`--checkpoint`, `--compile` and `--states` adds a way in which graphprune distils; `--only` takes ways with that in
+their name.
 """
 
 import argparse
@@ -24,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 WAYS = ("Trainer", "graphprune", "Trainer, distilled", "graphprune, distilled")
+CHECKPOINTS = ("off", "selective", "full")
+STATES = ("bf16", "int8")
 
 
 def main() -> None:
@@ -35,17 +40,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--times", type=int, default=2)
     parser.add_argument("--in-file", action="store_true")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, nargs="*", default=[])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--states", choices=STATES, nargs="*", default=[])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(measure(arguments)))
         return
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways(arguments) if arguments.only in way}
     for _ in range(arguments.times):
-        for way in WAYS:
+        for way in found:
             found[way].append(apart(way))
             print(way, found[way][-1], file=sys.stderr)
     print(table(found, arguments))
+
+
+def ways(arguments: argparse.Namespace) -> list[str]:
+    """Those that are always measured, and one for each option that is given."""
+    options = [f"checkpoint={value}" for value in arguments.checkpoint]
+    options += ["compile=true"] * arguments.compile + [f"states={value}" for value in arguments.states]
+    return [*WAYS, *(f"graphprune, distilled, {option}" for option in options)]
 
 
 def apart(way: str) -> dict[str, float]:
@@ -56,12 +72,13 @@ def apart(way: str) -> dict[str, float]:
 
 
 def table(found: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> str:
-    lines = ["| way | tokens/s | of runs | peak memory | above the models |", "|---|---:|---:|---:|---:|"]
+    lines = ["| way | tokens/s | of runs | by the clock | peak memory | above the models |", f"|---|{'---:|' * 5}"]
     for way, runs in found.items():
         speeds = [run["speed"] for run in runs]
         peak, above = (max(run[name] for run in runs) / 2**30 for name in ("peak", "above"))
-        spread = f"{min(speeds):.0f} to {max(speeds):.0f}"
-        lines.append(f"| {way} | {statistics.median(speeds):.0f} | {spread} | {peak:.2f} GiB | {above:.2f} GiB |")
+        spread = f"{min(speeds):.1f} to {max(speeds):.1f}"
+        speed, clock = statistics.median(speeds), statistics.median(run["clock"] for run in runs)
+        lines.append(f"| {way} | {speed:.1f} | {spread} | {clock:.1f} | {peak:.2f} GiB | {above:.2f} GiB |")
     lines.append(f"\n{arguments.rows} rows of {arguments.length} tokens a step, {arguments.steps} steps.")
     return "\n".join(lines)
 
@@ -75,7 +92,7 @@ class Watch:
     """Times the steps behind the first, and memory from where the models are there."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.times: list[tuple[float, float]] = []
         self.before, self.most, self.on = resident(), 0, True
         threading.Thread(target=self.look, daemon=True).start()
 
@@ -85,13 +102,16 @@ class Watch:
             time.sleep(0.02)
 
     def step(self, *_: object) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append((time.process_time(), time.perf_counter()))
 
     def told(self, tokens: int) -> dict[str, float]:
         self.on = False
-        seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        steps = len(self.times) - 1
+        speed, clock = (
+            tokens * steps / (end - start) for start, end in zip(self.times[0], self.times[-1], strict=True)
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"speed": tokens / seconds, "peak": peak, "above": self.most - self.before}
+        return {"speed": speed, "clock": clock, "peak": peak, "above": self.most - self.before}
 
 
 def resident() -> int:
@@ -123,11 +143,22 @@ def ours(arguments: argparse.Namespace, distilled: bool) -> dict[str, float]:
         rows = staticmethod(rows_of(vocabulary_size(student) or 1, arguments.length))
 
     options = TrainOptions(
-        steps=arguments.steps + 1, rows=arguments.rows, distill=1.0 if distilled else 0.0, divergence=100, device="cpu"
+        steps=arguments.steps + 1,
+        rows=arguments.rows,
+        distill=1.0 if distilled else 0.0,
+        divergence=100,
+        device="cpu",
+        **chosen(arguments.way),
     )
     watch = Watch()
     train(student, options, Rows(), teacher=teacher, report=watch.step)
     return watch.told(arguments.rows * arguments.length)
+
+
+def chosen(way: str) -> dict[str, Any]:
+    """The options of training that a way names."""
+    pairs = (part.strip().partition("=") for part in way.split(",") if "=" in part)
+    return {name: value == "true" or value for name, _, value in pairs}
 
 
 def theirs(arguments: argparse.Namespace, distilled: bool) -> dict[str, float]:
