@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "gpu"
-PARTS = ("checks", "throughput", "accel", "smollm2", "onnx-cuda", "compile-1b")
+PARTS = ("checks", "throughput", "held", "accel", "smollm2", "onnx-cuda", "compile-1b")
 
 
 @functools.cache
@@ -46,6 +46,7 @@ def wait_until(condition: Any, seconds: float = 60) -> bool:
 KEYS = {
     "checks": {"what", "outcome", "seconds"},
     "throughput": {"shape", "way", "batch", "tokens_per_second", "tflops", "share_of_peak", "peak_gib"},
+    "held": {"shape", "way", "batch", "tokens_per_second", "tflops", "share_of_peak", "peak_gib"},
     "accel": {"share", "method", "tokens", "epochs", "lr", "bits_per_byte", "parameters"},
     "smollm2": {"share", "state_of_model", "perplexity", "bits_per_byte", "parameters"},
     "onnx-cuda": {"model", "what", "provider", "difference", "prefill", "decode"},

@@ -77,8 +77,8 @@ class Subject:
         }
 
 
-def measure_recovery(subject: Subject, compiled: bool, distill: float = 0.0) -> Mapping[str, Any]:
-    """`train` as `recover` calls it: forward, backward, clipping, AdamW."""
+def measure_recovery(subject: Subject, distill: float = 0.0, **chosen: Any) -> Mapping[str, Any]:
+    """`train` as `recover` calls it: forward, backward, clipping, AdamW; with further options of training."""
     batch = subject.batch
     reset_peak()
     clock, speeds = Clock(batch), list[float]()
@@ -87,12 +87,12 @@ def measure_recovery(subject: Subject, compiled: bool, distill: float = 0.0) -> 
         rows=batch.rows,
         lr=LR,
         precision="bf16",
-        compile=compiled,
         keep="last",
         device=str(subject.device),
         distill=distill,
         teacher_dtype="bf16" if distill else "none",
         divergence=100.0,  # random tokens teach nothing
+        **chosen,
     )
     stream = RandomRows(batch.length, subject.shape.vocabulary, clock.at_row)
 
@@ -146,10 +146,10 @@ def make_subject(shape: Shape, batch: Batch, part: Part, peak: float) -> Subject
 
 
 WAYS = {
-    "recover, eager": partial(measure_recovery, compiled=False),
+    "recover, eager": measure_recovery,
     "transformers, eager": partial(measure_plain, compiled=False),
-    "recover, compiled": partial(measure_recovery, compiled=True),
-    "recover, compiled, distilled": partial(measure_recovery, compiled=True, distill=0.5),
+    "recover, compiled": partial(measure_recovery, compile=True),
+    "recover, compiled, distilled": partial(measure_recovery, compile=True, distill=0.5),
 }
 LAST = {"transformers, compiled": partial(measure_plain, compiled=True)}  # says least and compiles once more
 
