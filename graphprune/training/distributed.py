@@ -34,6 +34,8 @@ def is_sharded(options: TrainOptions, accelerator: "Accelerator") -> bool:
         raise UsageError("LoRA is not trained in shards; leave out shard (each process then has the whole model)")
     if options.precision == "fp16":
         raise UsageError("precision=fp16 is not trained in shards; take bf16 or none")
+    if options.states != "float32" or options.in_backward:
+        raise UsageError("states=bf16, int8 and in_backward=true take whole weights; leave them out, or shard")
     return True
 
 
@@ -81,21 +83,6 @@ def spread_like(target: Tensor, value: Tensor) -> Tensor:
     assert isinstance(target, DTensor)
     value = value.to(target.device, target.dtype)
     return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
-
-
-def own_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that is spread over several; any other tensor as it is, without history."""
-    return (tensor.to_local() if is_spread(tensor) else tensor).detach()  # type: ignore[attr-defined]
-
-
-def like(target: Tensor, part: Tensor) -> Tensor:
-    """A tensor of which each process has a part, spread as the target is; the part itself where that is whole."""
-    from torch.distributed.tensor import DTensor
-
-    if not isinstance(target, DTensor):
-        return part
-    mesh, places = target.device_mesh, target.placements
-    return DTensor.from_local(part, mesh, places, run_check=False, shape=target.shape, stride=target.stride())
 
 
 def is_spread(tensor: Tensor) -> bool:

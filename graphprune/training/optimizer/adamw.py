@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from graphprune.training.distributed import own_part
 from graphprune.training.optimizer.states import narrow, widen
 from graphprune.training.options import States, TrainOptions
 
@@ -63,7 +62,7 @@ class AdamW(torch.optim.Optimizer):
         """The state of a parameter, at zero where there is none."""
         state: dict[str, Any] = self.state[parameter]
         if not state:
-            own = own_part(parameter)
+            own = parameter.detach()
             state["step"] = torch.zeros((), device=own.device)
             for kind in ("exp_avg", "exp_avg_sq"):
                 state[kind] = narrow(torch.zeros_like(own), self.states)
@@ -74,7 +73,7 @@ class AdamW(torch.optim.Optimizer):
         """One step of one parameter, slice by slice."""
         assert parameter.grad is not None
         state, group = self.begin(parameter), self.group_of(parameter)
-        own, gradient = own_part(parameter), own_part(parameter.grad).reshape(-1)
+        own, gradient = parameter.detach(), parameter.grad.reshape(-1)
         weight = own.reshape(-1)
         number = (self.seed * 1_000_003 + int(state["step"])) * 65_537 + self.places[parameter]
         draw = torch.Generator(weight.device).manual_seed(number % (1 << 62))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.ir.graph import Graph
-from graphprune.training.distributed import fill, full, like, own_part
+from graphprune.training.distributed import fill, full
 from graphprune.training.optimizer.adamw import AdamW
 from graphprune.training.optimizer.states import Narrow, narrow, widen
 
@@ -47,7 +47,7 @@ def write_moments(
             value = torch.zeros_like(parameter)
             if name in moments.tensors[kind]:
                 fill(value, moments.tensors[kind][name])
-            state[kind] = narrow(own_part(value), made.states) if isinstance(made, AdamW) else value
+            state[kind] = narrow(value, made.states) if isinstance(made, AdamW) else value
         made.state[parameter] = state
 
 
@@ -55,15 +55,13 @@ def read_moments(optimizer: "AcceleratedOptimizer", trainable: Mapping[str, torc
     """The moments that the optimizer has now, copied to the CPU."""
     states = {name: optimizer.optimizer.state.get(parameter) for name, parameter in trainable.items()}
     known = {name: state for name, state in states.items() if state}
-    tensors = {
-        kind: {name: to_cpu(wide(state[kind], trainable[name])) for name, state in known.items()} for kind in KINDS
-    }
+    tensors = {kind: {name: to_cpu(wide(state[kind])) for name, state in known.items()} for kind in KINDS}
     return Moments(tensors, max((int(state["step"]) for state in known.values()), default=0))
 
 
-def wide(moment: Tensor | Narrow, parameter: Tensor) -> Tensor:
-    """A moment in float32, spread over the processes as its parameter is."""
-    return like(parameter, widen(moment)) if isinstance(moment, Narrow) else moment
+def wide(moment: Tensor | Narrow) -> Tensor:
+    """A moment in float32, whatever it is kept in."""
+    return widen(moment) if isinstance(moment, Narrow) else moment
 
 
 def to_cpu(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from graphprune.analysis.analyse import analyze
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply
+from graphprune.training.distributed import is_sharded
 from graphprune.training.optimizer import adamw
 from graphprune.training.optimizer.adamw import AdamW, make_adamw, set_rate
 from graphprune.training.options import TrainOptions
@@ -132,3 +134,9 @@ REFUSED = [
 def test_what_needs_all_gradients_is_refused_with_the_remedy(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainOptions(steps=1, in_backward=True, **given)
+
+
+@pytest.mark.parametrize("given", CASES, ids=["bf16", "int8", "in_backward"])
+def test_parts_of_weights_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="take whole weights; leave them out, or shard"):
+        is_sharded(replace(OPTIONS, shard=True, **given), SimpleNamespace(num_processes=2))  # type: ignore[arg-type]
