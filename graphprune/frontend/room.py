@@ -91,15 +91,15 @@ def require_room(folder: Path, memory: str | None, device: "torch.device | None"
     if room is not None and room < block:
         said = f"--memory {memory} is" if memory else f"{show_bytes(room)}, which are free, are"
         raise UsageError(
-            f"{said} too little for {folder}: its largest layer takes {show_bytes(block)} in float32, and "
-            f"{show_bytes(block + _MORE)} are the least that a run needs"
+            f"{said} too little for {folder}: its largest layer takes {show_bytes(block)} in float32, so that "
+            f"{show_bytes(block + _MORE)} are the least to ask for, libraries counted"
         )
 
 
 def describe_room(folder: Path, memory: str | None, device: "torch.device | None" = None) -> str:
     """A note for a model whose weights stay in their file."""
     needed, room, least = wide_bytes(folder), read_room(memory, device) or 0, largest_block(folder) + _MORE
-    more = f"; that is below what a run takes, about {show_bytes(least)}" if room < least else ""
+    more = f", less than the libraries and its largest layer take, {show_bytes(least)}" if room < least else ""
     return (
         f"its weights take {show_bytes(needed)} in float32 and {show_bytes(room)} may be used{more}: they stay in "
         "their file and are widened one at a time, which takes longer"

@@ -47,10 +47,10 @@ def test_less_than_a_layer_is_refused_with_the_least_that_works(folder: Path) ->
     block = largest_block(folder)
     assert wide_bytes(folder) / 8 < block < wide_bytes(folder)
     require_room(folder, str(block))
-    with pytest.raises(UsageError, match=r"^--memory 99 is too little .* and 512\.\d\d MiB are the least that a run"):
+    with pytest.raises(UsageError, match=r"^--memory 99 is too little .* so that 512\.\d\d MiB are the least to ask"):
         require_room(folder, "99")
-    assert "below what a run takes, about 512" in describe_room(folder, "1MB")
-    assert "below" not in describe_room(folder, "1GB")
+    assert "less than the libraries and its largest layer take, 512" in describe_room(folder, "1MB")
+    assert "less than" not in describe_room(folder, "1GB")
 
 
 def test_less_than_a_layer_that_is_free_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
