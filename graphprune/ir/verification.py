@@ -1,11 +1,11 @@
 """Verification: the rules that every graph keeps, checked by propagating shapes anew."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import sympy
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from graphprune.errors import InvariantError, first_line, foreign
 from graphprune.ir.graph import Graph, get_tensor
@@ -63,27 +63,54 @@ def symbols(graph: Graph) -> set[str]:
 
 
 def check_shapes(graph: Graph, setting: Mapping[str, int]) -> None:
-    """Run the graph on fake tensors of these sizes and compare every value with what its node says."""
+    """Run the graph on fake tensors of these sizes and compare every value with what its node says.
+
+    Blocks repeat each other, so what was computed is kept: a call on the values of an earlier one gives what that gave.
+    """
     values: dict[fx.Node, object] = {}
+    made: dict[Hashable, object] = {}
     with FakeTensorMode(), torch.no_grad():
         for node in graph.nodes:
             if node.op == "placeholder":
                 kind = node.meta["value"]
-                values[node] = torch.empty(concrete(kind.shape, setting), dtype=kind.dtype)
+                values[node] = shared(torch.empty(concrete(kind.shape, setting), dtype=kind.dtype), made)
             elif node.op == "get_attr":
                 tensor = get_tensor(graph.module, str(node.target))
-                values[node] = torch.empty(tensor.shape, dtype=tensor.dtype)
+                values[node] = shared(torch.empty(tensor.shape, dtype=tensor.dtype), made)
             elif node.op == "call_function":
-                values[node] = run_node(node, values)
+                values[node] = run_node(node, values, made)
                 compare(node, node.meta.get("value"), values[node], setting)
 
 
-def run_node(node: fx.Node, values: Mapping[fx.Node, object]) -> object:
+def run_node(node: fx.Node, values: Mapping[fx.Node, object], made: dict[Hashable, object]) -> object:
+    """What a call gives: computed once for the same function of the same arguments."""
     args, kwargs = arguments_of(node, values)
     if "device" in kwargs:
         kwargs["device"] = "cpu"
-    with foreign(lambda error: InvariantError(f"{node.name}: {node.target} {_WRONG}: {first_line(error)}")):
-        return function_of(node)(*args, **kwargs)
+    key = (node.target, identity(args), identity(kwargs))
+    if key not in made:
+        with foreign(lambda error: InvariantError(f"{node.name}: {node.target} {_WRONG}: {first_line(error)}")):
+            made[key] = shared(function_of(node)(*args, **kwargs), made)
+    return made[key]
+
+
+def shared(value: object, made: dict[Hashable, object]) -> object:
+    """One fake tensor for all that nothing but their values would tell apart, of which they have none."""
+    if type(value) is not FakeTensor or value.constant is not None or value.layout != torch.strided:
+        return value
+    memory = value.stride(), value.storage_offset(), value.untyped_storage().nbytes()
+    return made.setdefault((value.dtype, value.device, value.shape, *memory, value.is_conj(), value.is_neg()), value)
+
+
+def identity(value: object) -> Hashable:
+    """What tells arguments apart: type and value of what is plain, of others which object they are; all stay."""
+    if isinstance(value, (list, tuple)):
+        return (type(value), *map(identity, value))
+    if isinstance(value, dict):
+        return tuple((name, identity(entry)) for name, entry in value.items())
+    if isinstance(value, slice):
+        return (slice, identity(value.start), identity(value.stop), identity(value.step))
+    return (type(value), value) if isinstance(value, (bool, int, float, str)) else id(value)
 
 
 def compare(node: fx.Node, expected: NodeValue, value: object, setting: Mapping[str, int]) -> None:
