@@ -35,6 +35,12 @@ def keep_statistics(result: Graph, source: Graph, widths: Widths) -> Graph:
     return result
 
 
+def averages_less(source: Graph, widths: Widths) -> bool:
+    """Say whether the cut graph averages over fewer channels anywhere than the source does."""
+    calls = (Call(node, widths.inference) for node in source.nodes if node.op == "call_function")
+    return any(averaged_share(call, widths) is not None for call in calls)
+
+
 def averaged_share(call: Call, widths: Widths) -> float | None:
     """Kept over original width of what this call averages over; None where that did not change."""
     if call.name == "aten.mean":
