@@ -27,7 +27,7 @@ def importing() -> Iterator[None]:
     """
     with uncollected():
         yield
-    gc.freeze()
+        gc.freeze()  # before collections go on, the first of which would look at all of it
 
 
 def end(code: int) -> NoReturn:

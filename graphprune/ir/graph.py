@@ -129,8 +129,10 @@ class Graph:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer that the graph reads, by name, in graph order; ties appear under each name."""
-        names = dict.fromkeys(str(node.target) for node in self.nodes if node.op == "get_attr")
-        return {name: get_tensor(self.module, name) for name in names}
+        names = dict.fromkeys(str(node.target) for node in self.module.graph.find_nodes(op="get_attr"))
+        held: dict[str, Tensor] = dict(self.module.named_parameters(remove_duplicate=False))
+        held |= self.module.named_buffers(remove_duplicate=False)
+        return {name: held[name] if name in held else get_tensor(self.module, name) for name in names}
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Every trainable tensor once, under the first of its names in graph order."""

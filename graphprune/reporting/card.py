@@ -131,11 +131,15 @@ def licence_of(folder: Path | None, known: dict[str, str | list[str]]) -> dict[s
 
 def pipeline_of(source: Source, known: dict[str, str | list[str]]) -> str | None:
     """The task that the hub lists it under: as the source's card says, or what transformers has its class for."""
-    from transformers.modelcard import TASK_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITING
 
     said = known.get("pipeline_tag")
     if isinstance(said, str):
         return said
+    if source.architecture in WRITING.values():
+        return "text-generation"  # the first of the tasks that follow, whose module takes half a second to import
+    from transformers.modelcard import TASK_MAPPING
+
     classes: dict[str, Any] = TASK_MAPPING
     tasks = (task for task, mapping in classes.items() if source.architecture in mapping.values())
     return next(tasks, None if source.kind == "module" else "feature-extraction")

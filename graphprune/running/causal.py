@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Argument
 
-from graphprune.ir.graph import Graph
+from graphprune.ir.graph import Graph, copy_nodes
+from graphprune.ir.operators import remove_dead
 from graphprune.running.inputs import decoder_inputs
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
@@ -49,10 +50,23 @@ def swept(fork: Graph) -> Graph:
 
 def with_outputs(graph: Graph, names: tuple[str, ...], nodes: tuple[str, ...]) -> Graph:
     """The graph that computes these nodes alone, and returns them under these names."""
-    fork = graph.fork()
-    found = {node.name: node for node in fork.nodes}
-    fork.module.graph.output_node().args = (tuple(found[name] for name in nodes),)
-    return replace(swept(fork), outputs=names)
+    return made_of(graph, returning(graph, nodes), names)
+
+
+def returning(graph: Graph, nodes: tuple[str, ...]) -> fx.Graph:
+    """A copy of the nodes of a graph that returns these."""
+    copy = copy_nodes(graph.module.graph)
+    found = {node.name: node for node in copy.nodes}
+    copy.output_node().args = (tuple(found[name] for name in nodes),)
+    return copy
+
+
+def made_of(graph: Graph, nodes: fx.Graph, names: tuple[str, ...]) -> Graph:
+    """The graph that runs these nodes, which return outputs of these names, on the tensors of another."""
+    remove_dead(nodes)
+    module = fx.GraphModule(dict(graph.tensors()), nodes)
+    module.train(graph.module.training)
+    return replace(graph, module=module, outputs=names)
 
 
 def argument(node: fx.Node, place: int, name: str, default: Argument = None) -> Argument:

@@ -12,7 +12,7 @@ from torch.fx.node import Argument
 
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
-from graphprune.running.causal import ATTENTION, argument, causal_calls, mask_of, swept, with_outputs
+from graphprune.running.causal import ATTENTION, argument, causal_calls, made_of, mask_of, returning
 
 _BLOCK = 32  # queries; 64 are as fast, 128 save less
 _aten = torch.ops.aten
@@ -20,13 +20,13 @@ _aten = torch.ops.aten
 
 def scoring_form(graph: Graph, length: int) -> Graph:
     """The graph for the logits of rows of `length` tokens from their beginning: its own but for rounding."""
-    fork = with_outputs(graph, ("logits",), (graph.results["logits"].name,))
-    if device_of(graph).type != "cpu" or length <= _BLOCK:
-        return fork
-    causal = causal_calls(fork, length)
-    for node in (node for node in fork.nodes if node.name in causal):
-        attend_by_blocks(fork.module.graph, node, length)
-    return swept(fork) if causal else fork
+    logits = (graph.results["logits"].name,)
+    nodes = returning(graph, logits)
+    if device_of(graph).type == "cpu" and length > _BLOCK:
+        causal = causal_calls(graph, length)
+        for node in [node for node in nodes.nodes if node.name in causal]:
+            attend_by_blocks(nodes, node, length)
+    return made_of(graph, nodes, ("logits",))
 
 
 def attend_by_blocks(graph: fx.Graph, call: fx.Node, length: int) -> None:
