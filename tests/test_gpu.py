@@ -13,14 +13,12 @@ import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState, PartialState
-from safetensors.torch import load_file
 from torch import Tensor
 
 import graphprune.training
 from graphprune.analysis.analyse import analyze, analyze_axes
 from graphprune.artefacts.export import load_backends
 from graphprune.budget.budgets import Budget
-from graphprune.compiler import compile as compiling
 from graphprune.compiler.compile import compile_model
 from graphprune.errors import MemoryShortError, TrainingError, UsageError
 from graphprune.evaluation.language_model import load_face
@@ -41,7 +39,6 @@ from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
 from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.train import train
-from graphprune.weights.stored import any_stored
 from tests.support import oracle
 from tests.support.oracle import double
 from tests.support.rows import Rows, held_out
@@ -337,43 +334,6 @@ def test_compile_from_end_to_end(device: torch.device, tmp_path: Path) -> None:
     assert all(check.passed for check in result.checks)
     assert f"computing on {describe_device(device)}" in seen
     assert {measure.name for measure in result.measures} >= {"held-out perplexity", "parameters"}
-
-
-@pytest.mark.parametrize("importance", ["taylor", "taylor{aggregate=element}", "obs"])
-def test_weights_stay_in_their_file_and_compute_there(
-    importance: str, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A model too large for the GPU is what one that fits is: scored, cut and solved there, weight by weight."""
-    source = write_source(tmp_path / "source")
-    stored: list[bool] = []
-    placed = compiling.capture_for_work
-    monkeypatch.setattr(compiling, "capture_for_work", lambda *given: noted(placed(*given), stored))
-    for memory in ("1MB", "100GB"):
-        options = CompileOptions(
-            str(source),
-            "70%",
-            tmp_path / memory,
-            data=str(source / "text.txt"),
-            importance=importance,
-            compensation="least-squares",
-            samples=8,
-            length=16,
-            backends=("huggingface",),
-            device=str(device),
-            precision="float32",
-            memory=memory,
-        )
-        assert all(check.passed for check in compile_model(options).checks)
-    assert stored == [True, False]
-    one, other = (load_file(tmp_path / memory / "model.safetensors") for memory in ("1MB", "100GB"))
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
-
-
-def noted(graph: Graph, stored: list[bool]) -> Graph:
-    stored.append(any_stored(graph.tensors().values()))
-    return graph
 
 
 def test_want_of_memory_there_is_one_line(cuda: torch.device) -> None:

@@ -55,3 +55,10 @@ def test_what_is_tested_on_a_gpu_runs_on_it(which: str) -> None:
     done = python("-m", "pytest", "-q", "-n", "0", "-m", "gpu", "--stand-in", "-k", which, "tests/test_gpu.py")
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 12
+
+
+@pytest.mark.slow
+def test_weights_that_stay_in_their_file_run_on_it() -> None:
+    done = python("-m", "pytest", "-q", "-n", "0", "-m", "gpu", "--stand-in", "tests/compiler/test_memory_of_gpu.py")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.findall(r"(\d+) passed", done.stdout) == ["3"]
