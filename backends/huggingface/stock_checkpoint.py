@@ -51,14 +51,28 @@ def stock_model(graph: Graph, config: "PretrainedConfig") -> "PreTrainedModel | 
     architecture = getattr(transformers, graph.source.architecture)
     with no_init_weights():
         model = architecture._from_config(config, dtype=main_dtype(graph)).eval()
+    model.tie_weights()  # which is left out with the initialisation
     parameters = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     old = renumbered_from(graph)
-    state = {old[n]: t for n, t in stored_tensors(graph).items() if old.get(n) in parameters}
+    state = by_every_name(model, {old[n]: t for n, t in stored_tensors(graph).items() if old.get(n) in parameters})
     state |= unread_parameters(graph, {n: s for n, s in model_shapes(model).items() if n not in state})
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     loaded = {id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False) if name in state}
     return model if all(id(parameter) in loaded for parameter in model.parameters()) else None
+
+
+def by_every_name(model: "PreTrainedModel", state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each under all names of its parameter: a graph knows a tied one by one of them."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    found = dict(state)
+    for alike in names.values():
+        known = next((state[name] for name in alike if name in state), None)
+        if known is not None:
+            found |= {name: known for name in alike if name not in state}
+    return found
 
 
 def model_shapes(model: "PreTrainedModel") -> dict[str, tuple[int, ...]]:

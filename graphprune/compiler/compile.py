@@ -178,7 +178,7 @@ def prepare_method(
         source=source,
         tokenizer=text.tokenizer if text else None,
         data=training_part(options.data, options.held_out) if text else None,
-        held_out=watched_part(text, source.parameter_count()) if text and recipe.recover is not None else None,
+        held_out=watched_part(text, source.parameter_count()) if text else None,
         field=options.field,
         folder=folder,
         progress=progress,
