@@ -1,4 +1,4 @@
-"""Stock checkpoints are made of the graph's own tensors; of the source only what the graph never reads is read again."""
+"""Stock checkpoints are of the graph's own tensors; of the source what the graph never reads alone is read again."""
 
 from collections.abc import Mapping
 from typing import Any
