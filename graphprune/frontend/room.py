@@ -28,23 +28,14 @@ def read_room(memory: str | None, device: "torch.device | None" = None) -> int |
     Raises UsageError.
     """
     if memory is None:
-        return free_on(device)
+        return free_memory(device)
     amount = read_bytes(memory)
     if amount.unit == "%":
-        free = free_on(device)
+        free = free_memory(device)
         if free is None:
             raise UsageError(f"--memory {memory}: this system does not tell what is free; write bytes, such as 12GB")
         return int(free * amount.value / 100)
     return int(amount.value)
-
-
-def free_on(device: "torch.device | None") -> int | None:
-    """The bytes that are free on a device, the processor by default; None where nobody knows."""
-    if device is None or device.type == "cpu":
-        return free_memory()
-    import torch
-
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def wide_bytes(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Sizes: the symbols of named sizes, their numbers, and the nodes that compute them."""
 
+import math
 import operator
 from collections.abc import Mapping
 
@@ -18,6 +19,11 @@ def symbol(name: str) -> sympy.Symbol:
 def concrete(shape: tuple[Size, ...], setting: Mapping[str, int]) -> tuple[int, ...]:
     """The shape with numbers for its symbols."""
     return tuple(s if isinstance(s, int) else evaluate(s, setting) for s in shape)
+
+
+def byte_count(value: TensorType, setting: Mapping[str, int]) -> int:
+    """What a value takes, with numbers for the symbols of its shape."""
+    return math.prod(concrete(value.shape, setting)) * value.dtype.itemsize
 
 
 def evaluate(size: sympy.Expr, setting: Mapping[str, int]) -> int:

@@ -54,17 +54,17 @@ def test_less_than_a_layer_is_refused_with_the_least_that_works(folder: Path) ->
 
 
 def test_less_than_a_layer_that_is_free_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_memory", lambda: 1000)
+    monkeypatch.setattr(room, "free_memory", lambda *_: 1000)
     with pytest.raises(UsageError, match="1,000 bytes, which are free, are too little"):
         require_room(folder, None)
 
 
 def test_memory_is_bytes_or_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_memory", lambda: 1000)
+    monkeypatch.setattr(room, "free_memory", lambda *_: 1000)
     assert read_room(None) == 1000
     assert read_room("50%") == 500
     assert read_room("2GB") == 2_000_000_000
-    monkeypatch.setattr(room, "free_memory", lambda: None)
+    monkeypatch.setattr(room, "free_memory", lambda *_: None)
     assert read_room(None) is None
     with pytest.raises(UsageError, match="does not tell what is free"):
         read_room("50%")

@@ -1,6 +1,5 @@
 """Activation room: what a backward pass holds, and whether the memory there is suffices for all layers at once."""
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from graphprune.analysis.groups import Groups
 from graphprune.analysis.layers import find_layers
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import SAME_VALUES, opname
-from graphprune.ir.sizes import concrete
+from graphprune.ir.sizes import byte_count
 from graphprune.ir.types import TensorType
 from graphprune.running.inputs import Batch
 from graphprune.weights.stored import any_stored
@@ -54,15 +53,11 @@ def shelf_of(
 def handed_bytes(graph: Graph, ends: Sequence[str], batches: Sequence[Batch]) -> int:
     """What these nodes give of all batches together."""
     types = [node.meta["value"] for node in graph.nodes if node.name in set(ends)]
-    return sum(type_bytes(each, sizes_of(batch)) for batch in batches if isinstance(batch, Tensor) for each in types)
+    return sum(byte_count(each, sizes_of(batch)) for batch in batches if isinstance(batch, Tensor) for each in types)
 
 
 def sizes_of(batch: Tensor) -> Mapping[str, int]:
     return {"batch": len(batch), "sequence": batch.shape[1], "past": 0}
-
-
-def type_bytes(value: TensorType, sizes: Mapping[str, int]) -> int:
-    return math.prod(concrete(value.shape, sizes)) * value.dtype.itemsize
 
 
 def held_bytes(graph: Graph, batch: Batch) -> int:
@@ -77,5 +72,5 @@ def held_bytes(graph: Graph, batch: Batch) -> int:
             continue
         if opname(node) in SAME_VALUES:
             continue
-        total += type_bytes(value, sizes) * (_LOGITS if node is logits else 1)
+        total += byte_count(value, sizes) * (_LOGITS if node is logits else 1)
     return total

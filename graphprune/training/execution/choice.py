@@ -1,12 +1,10 @@
 """The choice of what is held between forward and backward, where the options leave it open."""
 
-import math
-
 import torch
 
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_key
-from graphprune.ir.sizes import concrete
+from graphprune.ir.sizes import byte_count
 from graphprune.ir.types import TensorType
 from graphprune.processes import process_count
 from graphprune.training.execution.recomputed import VIEWS, Checkpoint, differentiable, recomputed
@@ -37,13 +35,11 @@ def held_bytes(graph: Graph, checkpoint: Checkpoint, rows: int, length: int) -> 
         if node.op != "call_function" or node.name in again or operator_key(node) in VIEWS:
             continue
         if isinstance(kind, TensorType):
-            total += math.prod(concrete(kind.shape, present)) * kind.dtype.itemsize
+            total += byte_count(kind, present)
     return total
 
 
 def free_bytes(device: torch.device) -> int | None:
     """What a training on this device may still take; processes on one machine share it. None where it is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = free_memory() if device.type == "cpu" else None
-    return None if free is None else free // process_count()
+    free = free_memory(device)
+    return free // process_count() if free is not None and device.type == "cpu" else free
