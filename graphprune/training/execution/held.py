@@ -36,7 +36,7 @@ class Held:
     def __init__(self, schedule: Schedule, precision: contextlib.AbstractContextManager[object]) -> None:
         self.schedule, self.precision = schedule, precision
         self.values: dict[fx.Node, object] = {}
-        self.owners: dict[int, list[Any]] = {}  # by address: the first node with a value there, how many have one
+        self.owners: dict[int, list[Any]] = {}  # by memory: the first node with a value there, how many have one
         self.fresh: list[tuple[int, Saved]] = []  # saved by the operator that runs now, and of no value so far
         self.roots: dict[fx.Node, object] = {}
         self.again: dict[fx.Node, object] = {}
@@ -45,26 +45,26 @@ class Held:
     def put(self, node: fx.Node, value: object) -> None:
         """Take a node's value; what the operator saved of its own result is known from now on."""
         self.values[node] = value
-        if isinstance(value, Tensor) and node.op == "call_function" and (address := address_of(value)):
-            self.owners.setdefault(address, [node, 0])[1] += 1
-            for saved in (saved for known, saved in self.fresh if known == address):
+        if isinstance(value, Tensor) and node.op == "call_function" and (memory := memory_of(value)):
+            self.owners.setdefault(memory, [node, 0])[1] += 1
+            for saved in (saved for known, saved in self.fresh if known == memory):
                 self.replace(saved, node)
         self.fresh = []
 
     def drop(self, node: fx.Node) -> None:
         value = self.values.pop(node, None)
-        if isinstance(value, Tensor) and node.op == "call_function" and (address := address_of(value)):
-            self.owners[address][1] -= 1
-            if not self.owners[address][1]:
-                del self.owners[address]
+        if isinstance(value, Tensor) and node.op == "call_function" and (memory := memory_of(value)):
+            self.owners[memory][1] -= 1
+            if not self.owners[memory][1]:
+                del self.owners[memory]
 
     def pack(self, tensor: Tensor) -> Saved:
-        saved, address = Saved(tensor.detach()), address_of(tensor)
-        owner = self.owners.get(address)
+        saved, memory = Saved(tensor.detach()), memory_of(tensor)
+        owner = self.owners.get(memory)
         if owner is not None:
             self.replace(saved, owner[0])
-        elif address:
-            self.fresh.append((address, saved))
+        elif memory:
+            self.fresh.append((memory, saved))
         return saved
 
     def replace(self, saved: Saved, node: fx.Node) -> None:
@@ -117,9 +117,12 @@ class Held:
         return next(values[node] for values in (self.roots, self.again, found) if node in values)
 
 
-def address_of(tensor: Tensor) -> int:
-    """Where a tensor's memory begins; 0 where it has none."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+def memory_of(tensor: Tensor) -> int:
+    """Which memory a tensor lies in; 0 where there is none to speak of.
+
+    By the storage, not by its address: that of a subclass which wraps its values has none, and may not be asked.
+    """
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else 0
 
 
 def detached(value: object) -> object:
