@@ -1,14 +1,23 @@
 """Processes: those that torchrun or accelerate started for one run, and those that this one starts."""
 
+import contextlib
 import ctypes
+import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import IO, NoReturn, final
 
 from graphprune.garbage import importing
 
@@ -64,6 +73,118 @@ def child_command(module: str, *arguments: str) -> list[str]:
     """
     options = ("-P", "-W", "ignore", "-m", "graphprune.processes")
     return [sys.executable, *options, str(os.getpid()), module, *arguments]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Child:
+    """A process that was started: what it prints, what it complains of once it has ended, and its exit code then."""
+
+    output: IO[str]
+    errors: IO[str]
+    wait: Callable[[], int]
+
+
+@contextlib.contextmanager
+def fresh_process(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Child]:
+    """Run one of our modules in a process that begins anew, with more in its environment."""
+    command, pipe, nothing = child_command(module, *arguments), subprocess.PIPE, subprocess.DEVNULL
+    given = {**os.environ, **environment}
+    with (
+        complaints() as errors,
+        subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=errors, text=True, env=given) as process,
+    ):
+        assert process.stdout is not None
+        yield Child(process.stdout, errors, process.wait)
+
+
+def complaints() -> contextlib.AbstractContextManager[IO[str]]:
+    """A file without a name for what a process writes on stderr."""
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Spare:
+    """A process that was forked from this one when it had imported much and done nothing; it waits to be asked, once.
+
+    It has seen no model and holds none, as one that begins anew, and spares the imports a second time.
+    """
+
+    number: int
+    request: IO[str]
+    output: IO[str]
+    errors: IO[str]
+
+    @contextlib.contextmanager
+    def ask(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Child]:
+        """Have it run, with more in its environment."""
+        with contextlib.suppress(BrokenPipeError), self.request:  # where it has died, its exit code says so
+            json.dump({"arguments": list(arguments), "environment": dict(environment)}, self.request)
+        yield Child(self.output, self.errors, lambda: os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1]))
+
+
+@contextlib.contextmanager
+def spare_process(entry: Callable[[Sequence[str]], int]) -> Iterator[Spare | None]:
+    """Fork a process that will run `entry` with arguments when it is asked to, and ends when this one does.
+
+    Only where this process has done nothing so far that a fork could break: for a caller who has just imported what it
+    needs. None where the system cannot fork, or where other threads of Python run.
+    """
+    if sys.platform != "linux" or threading.active_count() > 1:
+        yield None
+        return
+    (asked, request), (output, answer) = os.pipe(), os.pipe()
+    parent = os.getpid()
+    sys.stdout.flush()
+    with complaints() as errors, open(request, "w", encoding="utf-8") as asking, open(output, encoding="utf-8") as told:
+        with warnings.catch_warnings(action="ignore"):  # threads of libraries that sleep, which know what a fork is
+            number = os.fork()
+        if number == 0:
+            os.close(request)
+            serve(entry, parent, asked, answer, errors.fileno())
+        os.close(asked)
+        os.close(answer)
+        try:
+            yield Spare(number, asking, told, errors)
+        finally:
+            asking.close()
+            discard(number)
+
+
+def serve(entry: Callable[[Sequence[str]], int], parent: int, asked: int, answer: int, errors: int) -> NoReturn:
+    """What a spare process does: nothing until it is asked, then its work, as one that began anew with it."""
+    code = 1
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                signal.signal(each, signal.SIG_DFL)
+        end_with(parent)
+        for given, place in ((os.open(os.devnull, os.O_RDONLY), 0), (answer, 1), (errors, 2)):
+            os.dup2(given, place)
+        os.close(answer)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
+        with open(asked, encoding="utf-8") as request:
+            text = request.read()
+        if text:
+            told = json.loads(text)
+            os.environ.update(told["environment"])
+            warnings.simplefilter("ignore")
+            code = entry(told["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def discard(number: int) -> None:
+    """End a process that is not needed any more, and wait for its end, where nobody has."""
+    with contextlib.suppress(ChildProcessError, ProcessLookupError):
+        if os.waitpid(number, os.WNOHANG)[0] == 0:
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
 
 
 def end_with(parent: int) -> None:

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from graphprune.cli.main import run_stoppable
-from graphprune.processes import child_command, end_with, process_began, watch
+from graphprune.processes import child_command, end_with, process_began, spare_process, watch
 from tests.support.tiny_language import save_model
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -64,6 +65,60 @@ def test_a_child_whose_parent_went_first_ends_at_once() -> None:
         assert (done.returncode, done.stdout) == (1, "")
     assert callable(end_with)
     assert callable(watch)
+
+
+SPARE = """
+import os, sys, threading
+from graphprune.processes import spare_process
+
+def entry(arguments):
+    print(*arguments, os.environ["ASKED"], os.getppid() == PARENT, sys.stdin.read() == "")
+    print("a complaint", file=sys.stderr)
+    return 3
+
+PARENT = os.getpid()
+print("written before", end=" ")
+with spare_process(entry) as spare:
+    {body}
+try:
+    os.kill(spare.number, 0)
+except ProcessLookupError:
+    print("gone")
+"""
+ASKED = """with spare.ask(["some", "words"], {"ASKED": "told"}) as child:
+        print(child.output.read(), end="")
+        print(child.wait())
+        child.errors.seek(0)
+        print(child.errors.read(), end="")"""
+
+
+def run_spare(body: str) -> list[str]:
+    command = [sys.executable, "-c", SPARE.replace("{body}", body)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_spare_process_does_its_work_once_and_ends() -> None:
+    told = ["written before some words told True True", "3", "a complaint", "gone"]
+    assert run_spare(ASKED) == told
+    assert run_spare("pass") == ["written before gone"]
+
+
+def test_there_is_no_spare_process_where_threads_run() -> None:
+    busy = threading.Event()
+    thread = threading.Thread(target=busy.wait)
+    thread.start()
+    try:
+        with spare_process(lambda _: 0) as spare:
+            assert spare is None
+    finally:
+        busy.set()
+        thread.join()
+
+
+def test_a_spare_process_that_dies_is_told_by_its_exit_code() -> None:
+    dies = 'import signal; os.kill(spare.number, signal.SIGKILL); child = spare.ask([], {"ASKED": ""})\n'
+    dies += "    with child as child: print(repr(child.output.read()), child.wait())"
+    assert run_spare(dies) == ["written before '' -9", "gone"]
 
 
 def test_a_child_takes_no_module_from_where_it_is_started(tmp_path: Path) -> None:

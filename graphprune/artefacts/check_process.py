@@ -1,6 +1,7 @@
-"""The fresh process of a parity check: loads each artefact of a folder and compares it with the saved reference."""
+"""The process of a parity check: loads each artefact of a folder and compares it with the saved reference."""
 
 import json
+import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +25,15 @@ from graphprune.running.observations import Observations, greedy, observe, obser
 from graphprune.running.runners import model_runner, whole_runner
 
 REDUCED = {"fp16": Coarseness(1e-2, 1e-2), "int8": Coarseness(0.1, 0.5), "int4": Coarseness(0.1, 1.0)}
+
+
+def main_of_spare(arguments: Sequence[str]) -> int:
+    """`main` in a process that had imported everything before it was told its environment."""
+    from huggingface_hub import constants
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    constants.HF_HUB_OFFLINE = True
+    return main(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:

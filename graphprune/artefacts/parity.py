@@ -1,11 +1,8 @@
-"""Parity: every artefact is loaded in a fresh process and compared with what the graph computed."""
+"""Parity: every artefact is loaded in a process of its own and compared with what the graph computed."""
 
 import gc
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from graphprune.artefacts.source_tokens import encodings
 from graphprune.errors import ParityError
 from graphprune.garbage import end
 from graphprune.ir.graph import Graph
-from graphprune.processes import child_command
+from graphprune.processes import Spare, fresh_process
 from graphprune.progress import Progress, no_progress
 from graphprune.running.comparison import Check
 from graphprune.running.observations import reference, reference_kind
@@ -41,26 +38,25 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     return path
 
 
-def check(out: Path, progress: Progress = no_progress, memory: str | None = None) -> list[Check]:
-    """Load every artefact in `out` in a fresh process and compare it with the saved reference.
+def check(
+    out: Path, progress: Progress = no_progress, memory: str | None = None, spare: Spare | None = None
+) -> list[Check]:
+    """Load every artefact in `out` in a fresh process, or in a spare one, and compare it with the saved reference.
 
-    A checkpoint that is too large for the memory stays in its file. The process says in a line what it has compared.
-    Raises ParityError where it fails; a comparison that fails is in the result, see `require`.
+    Either has seen no model before, and says in a line what it has compared. A checkpoint that is too large for the
+    memory stays in its file. Raises ParityError where the check fails; a comparison that fails is in the result, see
+    `require`.
     """
     progress(CHECKING)
     threads = str(torch.get_num_threads())
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
-    command = child_command("graphprune.artefacts.parity", str(out), *([] if memory is None else [memory]))
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=errors, text=True, env=environment) as process,
-    ):
-        assert process.stdout is not None
-        answer = follow(process.stdout, progress)
+    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
+    arguments = [str(out), *([] if memory is None else [memory])]
+    fresh = fresh_process("graphprune.artefacts.parity", arguments, environment)
+    with fresh if spare is None else spare.ask(arguments, environment) as process:
+        answer = follow(process.output, progress)
         code = process.wait()
-        errors.seek(0)
-        said = errors.read().strip().splitlines()
+        process.errors.seek(0)
+        said = process.errors.read().strip().splitlines()
     if answer is None:
         raise ParityError(f"the check of {out} did not finish: {(said or [f'exit code {code}'])[-1][:300]}")
     if "error" in answer:

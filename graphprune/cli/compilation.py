@@ -1,6 +1,7 @@
 """`graphprune compile` and `graphprune apply`."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -16,7 +17,7 @@ from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder
-from graphprune.processes import is_first, process_began
+from graphprune.processes import Spare, is_first, process_began, spare_process
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
 from graphprune.suggestions import AUTO
@@ -165,16 +166,33 @@ def print_written(result: Result, as_json: bool) -> None:
         raise InterruptedRunError(after_writing(result.out)) from error
 
 
+@contextlib.contextmanager
+def spare_for_check(fresh: bool) -> Iterator[Spare | None]:
+    """Fork the process that will check, if this one is `fresh`, with all imported that both need."""
+    if not fresh:
+        yield None
+        return
+    with importing():
+        import transformers.modeling_utils  # noqa: F401
+
+        from graphprune.artefacts.check_process import main_of_spare
+
+    with spare_process(main_of_spare) as spare:
+        yield spare
+
+
 def run_compile(options: CompileOptions) -> Result:
+    fresh = "torch" not in sys.modules
     with importing():
         from graphprune.pipeline.resolution import resolve_recipe
 
         resolve_recipe(options)  # a wrong option of a plug-in is told before all else is imported
         from graphprune.compiler.compile import compile_model
 
-    with progress_on_stderr(COMPILATION) if is_first() else contextlib.nullcontext(no_progress) as progress:
+    shown = progress_on_stderr(COMPILATION) if is_first() else contextlib.nullcontext(no_progress)
+    with spare_for_check(fresh and is_first() and not options.dry_run) as spare, shown as progress:
         try:
-            return compile_model(options, progress, process_began())
+            return compile_model(options, progress, process_began(), spare)
         except KeyboardInterrupt as error:
             if options.out is None or not work_folder(options.out).exists():
                 raise
@@ -203,9 +221,10 @@ def apply_command(
     from graphprune.compiler.preflight import check_replay
 
     check_replay(options)
+    fresh = "torch" not in sys.modules
     with importing():
         from graphprune.compiler.compile import apply_plan
 
-    with progress_on_stderr() as progress:
-        result = apply_plan(options, progress, process_began())
+    with spare_for_check(fresh) as spare, progress_on_stderr() as progress:
+        result = apply_plan(options, progress, process_began(), spare)
     print_written(result, as_json)

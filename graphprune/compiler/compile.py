@@ -50,7 +50,7 @@ from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
 from graphprune.pipeline.stages import check_target, expand
-from graphprune.processes import is_first, leave, meet, process_count
+from graphprune.processes import Spare, is_first, leave, meet, process_count
 from graphprune.progress import Progress, no_progress
 from graphprune.pruning.interfaces import Allocation
 from graphprune.reporting.results import Result
@@ -62,13 +62,19 @@ from graphprune.threads import threads_for
 from graphprune.weights.stored import any_stored, store
 
 
-def compile_model(options: CompileOptions, progress: Progress = no_progress, began: float | None = None) -> Result:
+def compile_model(
+    options: CompileOptions,
+    progress: Progress = no_progress,
+    began: float | None = None,
+    spare: Spare | None = None,
+) -> Result:
     """Prune a model to a size by a recipe, write checkpoint and ONNX model, check both in a fresh process, and measure.
 
     OUT appears complete or not at all. A run that trains keeps its state beside OUT and goes on from there when it is
     started again. Raises UsageError for a request that cannot be met, another GraphpruneError where a stage fails.
     With `dry_run` only the configuration is read and nothing is written. Of several processes (torchrun) all train and
     the first does the rest. `began` is when the command began, for its seconds in the report (default: now).
+    `spare` is a process to check in, where the caller has one.
     """
     began = time.time() if began is None else began
     check_request(options)
@@ -114,7 +120,7 @@ def compile_model(options: CompileOptions, progress: Progress = no_progress, beg
                     began,
                     memory=options.memory if device.type == "cpu" else None,
                 )
-                result = finish(work, backends, folder, progress)
+                result = finish(work, backends, folder, progress, spare)
     if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
@@ -248,7 +254,12 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
     }
 
 
-def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: float | None = None) -> Result:
+def apply_plan(
+    options: ApplyOptions,
+    progress: Progress = no_progress,
+    began: float | None = None,
+    spare: Spare | None = None,
+) -> Result:
     """Cut a model by a saved plan and write it like `compile_model`; the same plan gives the same weights.
 
     A plan that `sweep` wrote also names the weights that were solved for it.
@@ -276,7 +287,7 @@ def apply_plan(options: ApplyOptions, progress: Progress = no_progress, began: f
                 solved=solved is not None,
                 memory=options.memory,
             )
-            result = finish(work, backends, folder, progress)
+            result = finish(work, backends, folder, progress, spare)
     return replace(result, out=options.out)
 
 

@@ -41,6 +41,7 @@ from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.run_state import METRICS
 from graphprune.pipeline.stages import needs_text
+from graphprune.processes import Spare
 from graphprune.progress import Progress, no_progress
 from graphprune.reporting.card import model_card
 from graphprune.reporting.page import report_page
@@ -108,8 +109,10 @@ class Quality:
     verdict: Verdict
 
 
-def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Progress) -> Result:
-    """Write every artefact, check it in a fresh process, measure, and write the report."""
+def finish(
+    work: Work, backends: Sequence[Backend], folder: Path, progress: Progress, spare: Spare | None = None
+) -> Result:
+    """Write every artefact, check it in a fresh process or a spare one, measure, and write the report."""
     graph, plan, text = work.graph, work.graph.lineage.plan, work.text
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
@@ -122,7 +125,7 @@ def finish(work: Work, backends: Sequence[Backend], folder: Path, progress: Prog
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = write_own(work, folder)
     parity.save_reference(settled(graph, work.memory), folder, work.asked.seed)
-    checks = [*own_checks, *parity.check(folder, progress, work.memory)]
+    checks = [*own_checks, *parity.check(folder, progress, work.memory, spare)]
     comparison.require(checks)
     checks += judge_variants(variants, quality.left, text, quality.floor)
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))
