@@ -171,9 +171,9 @@ def serve(entry: Callable[[Sequence[str]], int], parent: int, asked: int, answer
             os.environ.update(told["environment"])
             warnings.simplefilter("ignore")
             code = entry(told["arguments"])
-    except BaseException:
-        traceback.print_exc()
     finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

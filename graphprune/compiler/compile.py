@@ -63,10 +63,7 @@ from graphprune.weights.stored import any_stored, store
 
 
 def compile_model(
-    options: CompileOptions,
-    progress: Progress = no_progress,
-    began: float | None = None,
-    spare: Spare | None = None,
+    options: CompileOptions, progress: Progress = no_progress, began: float | None = None, spare: Spare | None = None
 ) -> Result:
     """Prune a model to a size by a recipe, write checkpoint and ONNX model, check both in a fresh process, and measure.
 
@@ -255,10 +252,7 @@ def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict
 
 
 def apply_plan(
-    options: ApplyOptions,
-    progress: Progress = no_progress,
-    began: float | None = None,
-    spare: Spare | None = None,
+    options: ApplyOptions, progress: Progress = no_progress, began: float | None = None, spare: Spare | None = None
 ) -> Result:
     """Cut a model by a saved plan and write it like `compile_model`; the same plan gives the same weights.
 
