@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -80,7 +80,7 @@ def child_command(module: str, *arguments: str) -> list[str]:
 class Child:
     """A process that was started: what it prints, what it complains of once it has ended, and its exit code then."""
 
-    output: IO[str]
+    output: Iterable[str]
     errors: IO[str]
     wait: Callable[[], int]
 

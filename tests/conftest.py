@@ -69,6 +69,25 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def forked_checks() -> Iterator[Callable[..., Any]]:
+    from tests.support.fork_server import forking
+
+    with forking() as fresh:
+        yield fresh
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checks_are_forked(request: pytest.FixtureRequest, forked_checks: Callable[..., Any]) -> Iterator[None]:
+    """Check in forks of one process, which saves its imports hundreds of times, but where checks begin anew by name."""
+    if getattr(request.module, "CHECKS_BEGIN_ANEW", False):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graphprune.artefacts.parity.fresh_process", forked_checks)
+        yield
+
+
+@pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The GPU, or its stand-in where that is asked for; without either the test is skipped."""
     if request.config.getoption("--stand-in"):

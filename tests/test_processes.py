@@ -86,7 +86,7 @@ except ProcessLookupError:
     print("gone")
 """
 ASKED = """with spare.ask(["some", "words"], {"ASKED": "told"}) as child:
-        print(child.output.read(), end="")
+        print(*child.output, sep="", end="")
         print(child.wait())
         child.errors.seek(0)
         print(child.errors.read(), end="")"""
@@ -117,8 +117,8 @@ def test_there_is_no_spare_process_where_threads_run() -> None:
 
 def test_a_spare_process_that_dies_is_told_by_its_exit_code() -> None:
     dies = 'import signal; os.kill(spare.number, signal.SIGKILL); child = spare.ask([], {"ASKED": ""})\n'
-    dies += "    with child as child: print(repr(child.output.read()), child.wait())"
-    assert run_spare(dies) == ["written before '' -9", "gone"]
+    dies += "    with child as child: print(list(child.output), child.wait())"
+    assert run_spare(dies) == ["written before [] -9", "gone"]
 
 
 def test_a_child_takes_no_module_from_where_it_is_started(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from graphprune.running.comparison import Check, Coarseness, compare, compare_to
 from graphprune.running.observations import reference
 from tests.support.tiny_llama import tiny_graph
 
+CHECKS_BEGIN_ANEW = True
+
 
 @pytest.fixture(scope="session")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
