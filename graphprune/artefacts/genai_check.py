@@ -1,4 +1,7 @@
-"""The parity check of ONNX folders in onnxruntime-genai, where that is installed."""
+"""The parity check of ONNX folders in onnxruntime-genai, where that is installed.
+
+What of it needs torch is imported in the check alone: `bench` measures in a process that has none.
+"""
 
 import importlib
 import importlib.util
@@ -6,14 +9,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
-from torch import Tensor
 
 from graphprune.errors import ParityError, first_line
 from graphprune.json_data import Json
-from graphprune.running.comparison import OTHER_TEXTS, Check, compare_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graphprune.running.comparison import Check
 
 Known = Mapping[str, "type[int] | type[str] | type[list[int]] | Known"]
 NAME = "greedy tokens in genai"
@@ -46,12 +52,14 @@ def can_check(folder: Path) -> bool:
     return installed and (folder / "genai_config.json").is_file()
 
 
-def check_genai(folder: Path, expected: Mapping[str, Tensor], own: Sequence[int], full: bool) -> Iterator[Check]:
+def check_genai(folder: Path, expected: "Mapping[str, Tensor]", own: Sequence[int], full: bool) -> "Iterator[Check]":
     """Tokens made with nothing but the folder: those of the graph in full precision, else those of our runner.
 
     `own` are our runner's. In fewer bits other tokens are stated and refuse nothing, as the two best may lie close.
     genai ends at the model's end token, and so does the comparison.
     """
+    from graphprune.running.comparison import OTHER_TEXTS, compare_tokens
+
     found = generate(folder, expected["input.prompt"][0].tolist(), len(own))
     wanted = expected if full else {**expected, "greedy.tokens": expected["greedy.tokens"].new_tensor(own)}
     wanted = {**wanted, **{name: wanted[name][: len(found)] for name in ("greedy.tokens", "greedy.margins")}}

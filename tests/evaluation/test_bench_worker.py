@@ -47,6 +47,23 @@ def test_it_is_ready_once_and_then_answers_each_line(
         assert run["peak"] > 20e6
 
 
+LOADED = """
+import sys
+from graphprune.evaluation.bench_worker import main
+main()
+print(sorted({"torch", "transformers", "onnx"} & sys.modules.keys()))
+"""
+
+
+def test_nothing_is_loaded_that_an_edge_device_would_not_have(folder: Path) -> None:
+    """What the check or the export import would be in the peak of memory."""
+    pipe = subprocess.PIPE
+    command, asked = [sys.executable, "-c", LOADED], f"{json.dumps(work(folder))}\nrun\n"
+    done = subprocess.run(command, input=asked, stdout=pipe, text=True, check=True)
+    *answers, loaded = done.stdout.splitlines()
+    assert (len(answers), loaded) == (2, "[]")
+
+
 def test_what_cannot_be_opened_is_said_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
