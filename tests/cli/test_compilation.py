@@ -28,7 +28,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Asked]:
     def install(answer: Any) -> Asked:
         asked: Asked = []
 
-        def act(options: Any, progress: Any, began: float) -> Any:
+        def act(options: Any, progress: Any, began: float, spare: Any) -> Any:
             asked.append(options)
             if isinstance(answer, BaseException):
                 raise answer

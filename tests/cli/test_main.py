@@ -40,7 +40,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """An engine that notes what it is asked for and answers at once: the command line alone is under test."""
     asked: list[Any] = []
 
-    def answer(options: Any, progress: Progress, began: float) -> Result:
+    def answer(options: Any, progress: Progress, began: float, spare: Any) -> Result:
         asked.append(options)
         progress("cutting [bold]", 1, 2)
         return RESULT
