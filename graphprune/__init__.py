@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from graphprune.compiler.compile import compile_model as compile
     from graphprune.errors import GraphpruneError
     from graphprune.frontend.source import capture
+    from graphprune.gates.fold import fold
+    from graphprune.gates.gated import Gated, gate
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Plan, read_plan
     from graphprune.pipeline.options import CompileOptions
@@ -36,6 +38,7 @@ __all__ = [
     "Backend",
     "CompileOptions",
     "Context",
+    "Gated",
     "Graph",
     "GraphpruneError",
     "Groups",
@@ -48,6 +51,8 @@ __all__ = [
     "capture",
     "compile",
     "export",
+    "fold",
+    "gate",
     "parse_spec",
     "read_plan",
     "read_recipe",
@@ -60,6 +65,7 @@ _HOMES = {
     "Backend": "budget.backend:Backend",
     "CompileOptions": "pipeline.options:CompileOptions",
     "Context": "pipeline.passes:Context",
+    "Gated": "gates.gated:Gated",
     "Graph": "ir.graph:Graph",
     "GraphpruneError": "errors:GraphpruneError",
     "Groups": "analysis.groups:Groups",
@@ -72,6 +78,8 @@ _HOMES = {
     "capture": "frontend.source:capture",
     "compile": "compiler.compile:compile_model",
     "export": "artefacts.export:export",
+    "fold": "gates.fold:fold",
+    "gate": "gates.gated:gate",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",

@@ -1,7 +1,6 @@
 """Processes: those that torchrun or accelerate started for one run, and those that this one starts."""
 
 import contextlib
-import ctypes
 import json
 import os
 import runpy
@@ -189,6 +188,8 @@ def discard(number: int) -> None:
 
 def end_with(parent: int) -> None:
     """Have this process killed as soon as its parent is gone."""
+    import ctypes  # milliseconds that every command would pay
+
     control = getattr(ctypes.CDLL(None), "prctl", None)
     parent_death = 1  # PR_SET_PDEATHSIG
     if control is None or control(parent_death, signal.SIGKILL, 0, 0, 0) != 0:

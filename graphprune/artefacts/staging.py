@@ -2,13 +2,10 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from graphprune.artefacts.locks import hold
 from graphprune.artefacts.outputs import check_output
@@ -39,7 +36,7 @@ def staging(out: Path, overwrite: bool, model: str | None = None) -> Iterator[Pa
                 done = True
             except ExportError as error:  # the user knows OUT, not the folder beside it
                 raise ExportError(str(error).replace(str(folder), str(out))) from error
-            except SafetensorError as error:
+            except safetensors_error() as error:
                 raise ExportError(f"cannot write {out}: {error}") from error
             except OSError as error:
                 raise explained(error, out) from error
@@ -86,8 +83,17 @@ def explained(error: OSError, out: Path) -> OSError | ExportError:
     )
 
 
+def safetensors_error() -> type[Exception]:
+    """What safetensors raises, looked up when something was raised: commands that write nothing need not import it."""
+    from safetensors import SafetensorError
+
+    return SafetensorError
+
+
 def place_beside(out: Path) -> Path:
     """The one folder in which runs for this `out` work: no other `out` has the same."""
+    import hashlib
+
     path = Path(os.path.abspath(out))
     long = len(os.fsencode(path.name)) > _LONGEST_NAME
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest() if long else path.name

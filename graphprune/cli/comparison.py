@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from graphprune.cli.console.terminal import say
 from graphprune.comparison.options import CompareOptions, field_option
 from graphprune.errors import GraphpruneError, InterruptedRunError
 from graphprune.garbage import importing
-from graphprune.pipeline.options import explained_options
+from graphprune.pipeline.options import explained_options, typed_fields
 from graphprune.progress import Progress
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compare_parameters() -> Iterator[Parameter]:
 
 def make_parameter(name: str, panel: str) -> Parameter:
     """The parameter for a field of CompareOptions."""
-    explained, plain = explained_options(CompareOptions)[name], get_type_hints(CompareOptions)[name]
+    explained, plain = explained_options(CompareOptions)[name], typed_fields(CompareOptions)[name]
     default = getattr(CompareOptions, name)
     names = [f"{field_option(name)}/--no-{name}" if name == "bos" else field_option(name)]
     option = typer.Option(

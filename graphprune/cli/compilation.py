@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -16,7 +16,15 @@ from graphprune.cli.console.show import print_result
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
-from graphprune.pipeline.options import ApplyOptions, CompileOptions, Part, explained_options, option_name, work_folder
+from graphprune.pipeline.options import (
+    ApplyOptions,
+    CompileOptions,
+    Part,
+    explained_options,
+    option_name,
+    typed_fields,
+    work_folder,
+)
 from graphprune.processes import Spare, is_first, process_began, spare_process
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
@@ -136,7 +144,7 @@ def compile_parameters() -> Iterator[Parameter]:
 
 def make_parameter(name: str, panel: str) -> Parameter:
     """The parameter for a field of CompileOptions."""
-    explained, plain = explained_options()[name], get_type_hints(CompileOptions)[name]
+    explained, plain = explained_options()[name], typed_fields(CompileOptions)[name]
     option = typer.Option(option_name(name), help=explained.help, metavar=explained.metavar, rich_help_panel=panel)
     annotation = TYPED[name].annotation | None if name in TYPED else plain
     default = None if name in TYPED else getattr(CompileOptions, name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say
 from graphprune.errors import InterruptedRunError
 from graphprune.garbage import importing
-from graphprune.pipeline.options import explained_options
+from graphprune.pipeline.options import explained_options, typed_fields
 from graphprune.sweeping.options import SweepOptions, option_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def parameters() -> Iterator[Parameter]:
 
 def parameter(name: str, panel: str) -> Parameter:
     """The parameter for a field of SweepOptions."""
-    explained, plain = explained_options(SweepOptions)[name], get_type_hints(SweepOptions)[name]
+    explained, plain = explained_options(SweepOptions)[name], typed_fields(SweepOptions)[name]
     default = getattr(SweepOptions, name)
     option = typer.Option(
         option_of(name),

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from graphprune.amounts import parse_count, read_target
 from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.context import check_windows
-from graphprune.data.sources import LIBRARY
+from graphprune.data.library import LIBRARY
 from graphprune.data.splits import split_name
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError

@@ -1,10 +1,9 @@
 """Python source that every machine has: the standard library, split by file into train and held-out."""
 
-import hashlib
 import os
-import sysconfig
 from pathlib import Path
 
+LIBRARY = ("stdlib", "stdlib:held-out")  # how it is named as a source
 # Test suites, bundled wheels and generated tables would dominate the text without being prose-like Python.
 _SKIPPED = {
     "test",
@@ -22,6 +21,8 @@ _HELD_OUT_SHARE = 16  # one file in sixteen
 
 def source_files() -> list[Path]:
     """Return the standard library's modules, sorted by path, without tests and generated tables."""
+    import sysconfig  # with hashlib, milliseconds that every command would pay for the names above
+
     found: list[Path] = []
     for folder, names, files in os.walk(sysconfig.get_path("stdlib")):
         names[:] = [name for name in names if name not in _SKIPPED]
@@ -31,6 +32,8 @@ def source_files() -> list[Path]:
 
 def is_held_out(path: Path) -> bool:
     """Say whether a module belongs to the held-out split: decided by its name alone, on every machine alike."""
+    import hashlib
+
     return hashlib.sha256(path.name.encode()).digest()[0] % _HELD_OUT_SHARE == 0
 
 

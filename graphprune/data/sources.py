@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from graphprune.data.library import is_held_out, source_files
+from graphprune.data.library import LIBRARY, is_held_out, source_files
 from graphprune.data.readers import Row, read_dataset, read_json, read_jsonl, read_parquet, read_plain, read_table
 from graphprune.data.records import Render, joined, text_of
 from graphprune.data.splits import choose_bytes, choose_rows, split_name
 from graphprune.errors import DataError, first_line, foreign
 from graphprune.paths import path_of
 
-LIBRARY = ("stdlib", "stdlib:held-out")
 _READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 _ROW_SUFFIXES = {".jsonl", ".ndjson", ".parquet", *_READERS}
 _FILE_SUFFIXES = {*_ROW_SUFFIXES, ".txt", ".text", ".md", ".py", ".gz", ".zst"}

@@ -1,10 +1,11 @@
 """Options: what a compilation is asked for."""
 
+import functools
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from annotated_types import Ge, Le, Lt
 
@@ -239,6 +240,13 @@ def option_name(field: str) -> str:
     return "--set" if field == "settings" else f"--{field.replace('_', '-')}"
 
 
+@functools.cache
+def typed_fields(options: type) -> Mapping[str, Any]:
+    """The types of the fields of a class of options, without what is said of them."""
+    return typing.get_type_hints(options)
+
+
+@functools.cache
 def explained_options(options: type | None = None) -> Mapping[str, Option]:
     """What the command line says of the fields of a class of options, CompileOptions where none is given."""
     hints = typing.get_type_hints(options or CompileOptions, include_extras=True)

@@ -37,6 +37,7 @@ LAYERS = (
     "analysis",
     "budget",
     "rewriting",
+    "gates",
     "pruning",
     "vocabulary",
     "training",
