@@ -8,13 +8,13 @@ import pytest
 import typer.main
 
 import graphprune
-from graphprune.cli.main import app
+from graphprune.cli.main import make_app
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = {
     name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
-    for name, command in typer.main.get_command(app).commands.items()
+    for name, command in typer.main.get_command(make_app()).commands.items()
 }  # type: ignore[attr-defined]
 LAUNCHERS_OPTIONS = {"--nproc-per-node", "--no-python", "--multi_gpu", "--num_processes", "--no_python", "--use_fsdp"}
 GPU_OPTIONS = {"--tiny", "--list", "--table", "--page", "--limit", "--data-root", "--wheels", "--work", "--out"}

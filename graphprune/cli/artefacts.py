@@ -9,7 +9,7 @@ from graphprune.cli.looks import check_reference
 from graphprune.errors import ParityError
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, asked: str | None) -> None:
     app.command("verify")(verify_command)
 
 

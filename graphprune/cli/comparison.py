@@ -58,8 +58,9 @@ LISTS: dict[str, Callable[[str], tuple[str, ...]]] = dict.fromkeys(
 )
 
 
-def register(app: typer.Typer) -> None:
-    vars(compare_command)["__signature__"] = Signature(list(compare_parameters()))  # which typer makes options of
+def register(app: typer.Typer, asked: str | None) -> None:
+    found = compare_parameters() if asked in (None, "compare") else ()
+    vars(compare_command)["__signature__"] = Signature(list(found))  # which typer makes options of
     app.command("compare", epilog=EXAMPLES)(compare_command)
 
 

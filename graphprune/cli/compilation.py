@@ -89,8 +89,9 @@ PANELS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    vars(compile_command)["__signature__"] = Signature(list(compile_parameters()))  # which typer makes options of
+def register(app: typer.Typer, asked: str | None) -> None:
+    found = compile_parameters() if asked in (None, "compile") else ()
+    vars(compile_command)["__signature__"] = Signature(list(found))  # which typer makes options of
     app.command("compile", epilog=EXAMPLES)(compile_command)
     app.command("apply")(apply_command)
 

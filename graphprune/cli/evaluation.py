@@ -71,7 +71,7 @@ Stride = Annotated[
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, asked: str | None) -> None:
     app.command("eval", epilog=EXAMPLES)(eval_command)
 
 

@@ -25,7 +25,7 @@ graphprune explain demo model.layers.0.mlp.up_proj.weight:0 model.layers.0.mlp.d
 Dimension = "A weight and one of its dimensions: model.layers.0.mlp.up_proj.weight:0."
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, asked: str | None) -> None:
     app.command("inspect", epilog=EXAMPLES)(inspect_command)
     app.command("explain", epilog=EXAMPLES)(explain_command)
 

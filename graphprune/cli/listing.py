@@ -15,7 +15,7 @@ from graphprune.suggestions import check_choice
 KINDS = ("methods", *registry.PLUGIN_KINDS)
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, asked: str | None) -> None:
     app.command("list")(list_command)
 
 

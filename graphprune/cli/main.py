@@ -25,20 +25,27 @@ INTERRUPTED = 130
 STOPPED = "interrupted; nothing was written"
 REPEATED = 2.0  # seconds: `timeout` and launchers send a signal twice, and the second must not disturb the cleaning up
 
-app = typer.Typer(
-    name="graphprune",
-    help="Turn a large language model into a small one that still works.",
-    epilog="Start with [bold]graphprune compile demo -o demo-out --target-params 60%[/bold], which needs no network.",
-    rich_markup_mode="rich",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for commands in (compilation, comparison, sweeping, inspection, artefacts, running, evaluation, listing):
-    commands.register(app)
+FIRST = "graphprune compile demo -o demo-out --target-params 60%"
+COMMANDS = (compilation, comparison, sweeping, inspection, artefacts, running, evaluation, listing)
 
 
-@app.callback(invoke_without_command=True)
+def make_app(asked: str | None = None) -> typer.Typer:
+    """The commands. Where the name of what was asked for is given, others have their help alone and no parameters."""
+    app = typer.Typer(
+        name="graphprune",
+        help="Turn a large language model into a small one that still works.",
+        epilog=f"Start with [bold]{FIRST}[/bold], which needs no network.",
+        rich_markup_mode="rich",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(start)
+    for commands in COMMANDS:
+        commands.register(app, asked)
+    return app
+
+
 def start(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -98,7 +105,8 @@ def is_short_of_memory(error: Exception) -> bool:
 
 
 def call(arguments: Sequence[str]) -> int:
-    code = app(list(arguments), prog_name="graphprune", standalone_mode=False)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), "")
+    code = make_app(asked)(list(arguments), prog_name="graphprune", standalone_mode=False)
     if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

@@ -44,7 +44,7 @@ _NEW_TOKENS = 64
 Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where onnxruntime runs.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, asked: str | None) -> None:
     app.command("generate", epilog=EXAMPLES)(generate_command)
     app.command("bench", epilog=BENCH_EXAMPLES)(bench_command)
 

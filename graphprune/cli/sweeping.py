@@ -42,8 +42,9 @@ PANELS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    vars(sweep_command)["__signature__"] = Signature(list(parameters()))  # which typer makes options of
+def register(app: typer.Typer, asked: str | None) -> None:
+    found = parameters() if asked in (None, "sweep") else ()
+    vars(sweep_command)["__signature__"] = Signature(list(found))  # which typer makes options of
     app.command("sweep", epilog=EXAMPLES)(sweep_command)
 
 

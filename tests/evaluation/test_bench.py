@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.backends.ort.backend import Ort
 from graphprune.backends.runtime.runner import OnnxModel, load
-from graphprune.cli.main import app
+from graphprune.cli.main import make_app
 from graphprune.errors import GraphpruneError, UsageError
 from graphprune.evaluation.bench import Setting, Subject, bench, engines, models_in
 from graphprune.frontend.source import capture
@@ -129,7 +129,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(make_app(), list(arguments))
 
 
 def test_generate_takes_several_prompts_and_a_variant(out: Path) -> None:
