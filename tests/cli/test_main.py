@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import transformers
+import typer
 
 from graphprune.artefacts.outputs import check_output, write_record
 from graphprune.cli import main, running
@@ -270,3 +271,16 @@ def test_a_character_of_several_tokens_is_printed_once_it_is_whole() -> None:
     ids, *rest = text.encode()
     pieces = list(running.decode_stream(Bytes(), [ids], iter(rest)))
     assert pieces == ["a", "é", "漢", "b"]
+
+
+def test_a_command_has_its_own_parameters_and_the_others_their_help() -> None:
+    every, one = (vars(typer.main.get_command(main.make_app(asked)))["commands"] for asked in (None, "sweep"))
+    assert {name: command.help for name, command in one.items()} == {n: command.help for n, command in every.items()}
+    assert len(one["sweep"].params) == len(every["sweep"].params) > 10
+    assert len(one["compile"].params) < len(every["compile"].params)
+
+
+@pytest.mark.parametrize("arguments", [["sweep", "--help"], ["--debug", "sweep", "--help"], ["sweep", "demo", "-h"]])
+def test_help_is_that_of_the_command_asked_for(arguments: list[str], capsys: Capture) -> None:
+    assert main.run(arguments) == 0
+    assert "--targets" in capsys.readouterr().out

@@ -42,9 +42,8 @@ def test_each_group_and_branch_by_itself_equals_the_masked_model(name: str) -> N
 
 
 @EVERY
-@pytest.mark.parametrize("seed", range(3))
-def test_all_at_once_equals_the_masked_model(name: str, seed: int) -> None:
-    assert against_masked(name, random_plan(name, seed), seed % 2) <= TOLERANCE
+def test_all_at_once_equals_the_masked_model(name: str) -> None:
+    assert against_masked(name, random_plan(name, "all"), 1) <= TOLERANCE
 
 
 @EVERY
