@@ -73,6 +73,7 @@ def generate_command(
 
     require_tokenizer(out)
     from graphprune.budget.installed import open_model
+    from graphprune.data.tokenizer_files import encoding
     from graphprune.data.tokens import load_tokenizer
     from graphprune.running.sampling import Sampling
 
@@ -80,7 +81,8 @@ def generate_command(
     model = open_model(out / variant if variant else out, provider)
     note_unused_gpu(model.provider, provider)
     tokenizer = load_tokenizer(out)
-    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    with encoding():
+        ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     config = read_config(out)
     check_rows(config, tokenizer, ids)
     tokens = check_lengths(config, prompts, ids, tokens)

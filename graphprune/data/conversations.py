@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graphprune.data.records import FIELDS, Conversation, Message, Render, conversation_of, describe, joined, whole
 from graphprune.data.sources import open_rows
+from graphprune.data.tokenizer_files import encoding
 from graphprune.errors import DataError, first_line, foreign
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ def encode_marked(tokenizer: "PreTrainedTokenizerBase", messages: Conversation) 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", text: str, places: bool = False) -> "BatchEncoding":
     """Tokens of a rendered conversation, in which the template has put every special token; `places` adds where each
     stands."""
-    found: BatchEncoding = tokenizer(
-        text, add_special_tokens=False, return_attention_mask=False, verbose=False, return_offsets_mapping=places
-    )
+    with encoding():
+        found: BatchEncoding = tokenizer(
+            text, add_special_tokens=False, return_attention_mask=False, verbose=False, return_offsets_mapping=places
+        )
     return found
 
 

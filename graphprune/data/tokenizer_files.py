@@ -1,8 +1,9 @@
-"""Tokenizer files: by which names a folder is known to hold a tokenizer."""
+"""Tokenizer files: by which names a folder is known to hold a tokenizer, and what is said where one fails."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from graphprune.errors import DataError
+from graphprune.errors import DataError, first_line, foreign
 
 _NAMES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -19,3 +20,8 @@ def require_tokenizer(folder: Path) -> None:
             f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it; without one, inspect, "
             "explain, verify, bench and compile --importance magnitude work"
         )
+
+
+def encoding() -> AbstractContextManager[None]:
+    """Have a tokenizer encode; what it raises, such as for a word that it has no token for, becomes a DataError."""
+    return foreign(lambda error: DataError(f"the tokenizer cannot encode the text: {first_line(error)[:200]}"))

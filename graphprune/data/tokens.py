@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.data.conversations import renderer
 from graphprune.data.sources import _BYTES_PER_TOKEN, _VARIETY, read_texts
-from graphprune.data.tokenizer_files import require_tokenizer
+from graphprune.data.tokenizer_files import encoding, require_tokenizer
 from graphprune.data.windows import Documents, draw_windows, tokenise
 from graphprune.errors import DataError, UsageError, first_line, foreign
 from graphprune.ir.contract import fitting_length, vocabulary_size
@@ -46,8 +46,12 @@ def tokenizer_failure(folder: Path, error: Exception) -> str:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Tensor:
-    """Tokenise documents and join them with the end token where the tokenizer has one: int64 [tokens]."""
-    rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    """Tokenise documents and join them with the end token where the tokenizer has one: int64 [tokens].
+
+    Raises DataError for a text that the tokenizer cannot encode.
+    """
+    with encoding():
+        rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     end = tokenizer.eos_token_id
     stream = [token for row in rows for token in (row if end is None else (*row, end))]
     return torch.tensor(stream if end is None else stream[:-1], dtype=torch.long)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from graphprune.data.tokenizer_files import encoding
 from graphprune.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ def first_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
 
 def tokenise(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> Documents:
     """The documents as tokens, each behind the first token where the tokenizer has one."""
-    found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    first = first_token(tokenizer)
+    with encoding():
+        found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        first = first_token(tokenizer)
     begin = [] if first is None else [first]
     rows = tuple(torch.tensor([*begin, *ids], dtype=torch.long) for ids in found)
     return Documents(rows, first, tokenizer.eos_token_id)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict, final
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from graphprune.data.tokenizer_files import encoding
 from graphprune.errors import UsageError
 from graphprune.evaluation.generation import greedy_texts
 from graphprune.evaluation.language_model import LanguageModel
@@ -58,7 +59,8 @@ class Harness(TemplateLM):  # type: ignore[misc]
         if add_special_tokens is None and string.startswith(str(self.tokenizer.decode(self.prefix_token_id))):
             add_special_tokens = False
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer.encode(string, verbose=False, **options))
+        with encoding():
+            return list(self.tokenizer.encode(string, verbose=False, **options))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return str(

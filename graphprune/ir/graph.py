@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 
+KINDS = ("decoder", "seq2seq", "encoder", "module")  # of sources: what decides the contract
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a graph came from: what the backends need to write a complete checkpoint.

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.fx.node import Argument
 
 from graphprune.errors import ExportError, SourceError
-from graphprune.ir.graph import Graph, Source
+from graphprune.ir.graph import KINDS, Graph, Source
 from graphprune.ir.operators import stored_name
 from graphprune.ir.recurrence import RECURRENCE
 from graphprune.ir.sizes import symbol
@@ -175,6 +175,8 @@ def from_data(data: GraphData, tensors: Mapping[str, Tensor], source: Source | N
 
     try:
         check_names(data)
+        if data["kind"] not in KINDS:
+            raise ValueError(f"{str(data['kind'])[:80]!r} is no kind of source")
         return build_graph(data, tensors, source or Source(data["kind"]))
     except (
         KeyError,

@@ -75,6 +75,8 @@ def test_damaged_data_is_one_error() -> None:
         {"nodes": data["nodes"][:-1]},
         {"outputs": [["logits", 10**6]]},
         {"tensors": {"missing": ["float32", [1], True]}},
+        {"kind": {"decoder": 1}},
+        {"kind": "something else"},
     ):
         with pytest.raises(SourceError, match="damaged"):
             from_data({**data, **damage}, stored_tensors(graph))
