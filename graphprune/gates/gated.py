@@ -28,6 +28,7 @@ class Gated:
     """A graph with a gate on each unit of its candidates. Call it with values for gates and the graph's inputs.
 
     `sites` are those of every candidate that is no block and not chosen from, `branches` those of every block.
+    `told_apart` says that several masks can go through at once, since rows are told apart at every gate.
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class Gated:
     branches: Mapping[str, Branch]
     module: fx.GraphModule
     buffers: Mapping[str, str]
+    told_apart: bool
 
     def __call__(self, values: Values, *inputs: Tensor) -> tuple[Tensor, ...]:
         """All outputs of the graph under masks: for each candidate that is named, factors [units] or [masks, units].
@@ -95,7 +97,7 @@ def gate(graph: Graph, candidates: Sequence[Group], statistics: Statistics = "ex
             put.on_sites(opened, group, sites[group.id], statistics == "survivors" and group.averaged)
     module = fx.GraphModule(tensors, nodes)
     module.train(graph.module.training)
-    return Gated(graph, analysis, tuple(candidates), statistics, sites, branches, module, buffers)
+    return Gated(graph, analysis, tuple(candidates), statistics, sites, branches, module, buffers, put.told_apart)
 
 
 def branch_of(analysis: Analysis, block: Group) -> Branch:
@@ -115,6 +117,7 @@ class Insertion:
         self.start = next(node for node in nodes.nodes if node.op == "call_function")
         placeholder = next(node for node in nodes.nodes if node.op == "placeholder")
         self.rows = self.call(torch.ops.aten.sym_size.int, placeholder, 0)
+        self.told_apart = True
         self.reads: dict[tuple[str, str], fx.Node] = {}  # what a call reads in the place of a value
 
     def read(self, name: str) -> fx.Node:
@@ -143,6 +146,7 @@ class Insertion:
 
     def scale(self, value: fx.Node, call: fx.Node | None, line: fx.Node, dim: int, by_row: bool) -> None:
         """Have a value scaled, for one call or for all."""
+        self.told_apart &= by_row or (tensor_type(value).shape[0] == 1 and dim > 0)
         own = self.own[value.name] if call is None else self.reads.get((value.name, call.name), self.own[value.name])
         place = self.nodes.inserting_after(own) if call is None else self.nodes.inserting_before(self.own[call.name])
         with place:
@@ -173,7 +177,9 @@ class Insertion:
             line = gate if atom in own else self.call(counted, gate, size)
             call, operand = self.own[reduction.node.name], self.own[reduction.operand.name]
             dtype = tensor_type(reduction.operand).dtype
-            arguments = (operand, line, reduction.dim, by_rows(self.analysis, reduction.operand))
+            by_row = by_rows(self.analysis, reduction.operand)
+            self.told_apart &= by_row
+            arguments = (operand, line, reduction.dim, by_row)
             with self.nodes.inserting_before(call):
                 filled = self.nodes.call_function(leave, (*arguments, neutral_value(reduction.neutral, dtype)))
             filled.meta = dict(operand.meta)

@@ -20,6 +20,10 @@ class Journal:
         self.known = read_lines(path) if path is not None and path.is_file() else {}
         self.asked = set[str]()
 
+    def knows(self, key: JsonObject) -> bool:
+        """Whether the value of a key is written."""
+        return json.dumps(key) in self.known
+
     def value(self, key: JsonObject, find: Callable[[], float]) -> float:
         """The value of a key: what is written, or what is found now."""
         name = json.dumps(key)
