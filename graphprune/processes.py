@@ -128,27 +128,38 @@ def spare_process(entry: Callable[[Sequence[str]], int]) -> Iterator[Spare | Non
     """Fork a process that will run `entry` with arguments when it is asked to, and ends when this one does.
 
     Only where this process has done nothing so far that a fork could break: for a caller who has just imported what it
-    needs. None where the system cannot fork, or where other threads of Python run.
+    needs. None where the system cannot fork, has no room to, or where other threads of Python run.
     """
     if sys.platform != "linux" or threading.active_count() > 1:
         yield None
         return
     (asked, request), (output, answer) = os.pipe(), os.pipe()
-    parent = os.getpid()
-    sys.stdout.flush()
     with complaints() as errors, open(request, "w", encoding="utf-8") as asking, open(output, encoding="utf-8") as told:
-        with warnings.catch_warnings(action="ignore"):  # threads of libraries that sleep, which know what a fork is
-            number = os.fork()
+        parent, number = os.getpid(), fork()
         if number == 0:
             os.close(request)
             serve(entry, parent, asked, answer, errors.fileno())
         os.close(asked)
         os.close(answer)
         try:
-            yield Spare(number, asking, told, errors)
+            yield None if number is None else Spare(number, asking, told, errors)
         finally:
-            asking.close()
-            discard(number)
+            with contextlib.suppress(BrokenPipeError):
+                asking.close()
+            if number is not None:
+                discard(number)
+
+
+def fork() -> int | None:
+    """The number of a process that is a copy of this one, 0 in the copy; None where there is no room for one."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()  # what waits in them would be written twice
+    try:
+        with warnings.catch_warnings(action="ignore"):  # threads of libraries that sleep, which know what a fork is
+            return os.fork()
+    except OSError:
+        return None
 
 
 def serve(entry: Callable[[Sequence[str]], int], parent: int, asked: int, answer: int, errors: int) -> NoReturn:

@@ -103,6 +103,15 @@ def test_a_spare_process_does_its_work_once_and_ends() -> None:
     assert run_spare("pass") == ["written before gone"]
 
 
+def test_where_there_is_no_room_for_a_spare_process_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", full)
+    with spare_process(lambda _: 0) as spare:
+        assert spare is None
+
+
 def test_there_is_no_spare_process_where_threads_run() -> None:
     busy = threading.Event()
     thread = threading.Thread(target=busy.wait)
