@@ -22,7 +22,7 @@ _MOST = 64  # masks of one forward; more have no less overhead
 
 @final
 @dataclass(frozen=True, eq=False)
-class Probe:
+class MaskProbe:
     """Judges masks, factors [units] for each candidate named, by the mean loss over all predictions of the batches.
 
     `loss` is taken of the outputs for one batch under one mask: whatever gives a scalar, an accuracy too. `at_once` is

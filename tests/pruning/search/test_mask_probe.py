@@ -12,7 +12,7 @@ from graphprune.gates.gated import Gated, gate
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pruning.search.journal import Journal
-from graphprune.pruning.search.probe import Probe, key_of
+from graphprune.pruning.search.mask_probe import MaskProbe, key_of
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import batch_loss
@@ -46,7 +46,7 @@ def loss_of(graph: Graph) -> float:
 
 def test_a_mask_costs_what_its_cut_costs(gated: Gated) -> None:
     some = masks(gated, 5)
-    for mask, found in zip(some, Probe(gated, BATCHES)(some), strict=True):
+    for mask, found in zip(some, MaskProbe(gated, BATCHES)(some), strict=True):
         keep = {id: tuple(torch.nonzero(units).flatten().tolist()) for id, units in mask.items()}
         keep = {id: units for id, units in keep.items() if len(units) < len(mask[id])}
         cut = apply(tiny_graph(), Plan(keep, (), "survivors"))
@@ -55,9 +55,9 @@ def test_a_mask_costs_what_its_cut_costs(gated: Gated) -> None:
 
 def test_several_at_once_are_each_alone(gated: Gated) -> None:
     some = masks(gated, 7)
-    one, many = (Probe(gated, BATCHES, at_once=size)(some) for size in (1, 3))
+    one, many = (MaskProbe(gated, BATCHES, at_once=size)(some) for size in (1, 3))
     torch.testing.assert_close(one, many, rtol=1e-6, atol=1e-6)
-    assert Probe(gated, BATCHES).size() > 7
+    assert MaskProbe(gated, BATCHES).size() > 7
 
 
 def test_no_mask_is_judged_twice_nor_after_a_stop(gated: Gated, tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_no_mask_is_judged_twice_nor_after_a_stop(gated: Gated, tmp_path: Path) 
         return outputs[0].float().std()
 
     some, told = masks(gated, 4), list[tuple[int, int]]()
-    probe = Probe(gated, BATCHES, loss, Journal(tmp_path / "probe.jsonl"), at_once=2)
+    probe = MaskProbe(gated, BATCHES, loss, Journal(tmp_path / "probe.jsonl"), at_once=2)
     first = probe([*some, some[0]], lambda *entry: told.append(entry))
     assert told == [(2, 4), (4, 4)]
     assert len(calls) == 4 * len(BATCHES)
     assert first[0] == first[4]
     path = tmp_path / "probe.jsonl"
     path.write_text(path.read_text() + '{"mask": "cut sho')
-    again = Probe(gated, BATCHES, loss, Journal(path), at_once=2)(some)
+    again = MaskProbe(gated, BATCHES, loss, Journal(path), at_once=2)(some)
     assert len(calls) == 4 * len(BATCHES)
     assert torch.equal(again, first[:4]), "bit for bit"
 
@@ -83,8 +83,8 @@ def test_no_mask_is_judged_twice_nor_after_a_stop(gated: Gated, tmp_path: Path) 
 def test_masks_of_other_candidates_take_turns(gated: Gated) -> None:
     whole, other = masks(gated, 2)
     id = next(iter(other))
-    found = Probe(gated, BATCHES)([whole, {id: other[id]}, {}])
-    alone = [float(Probe(gated, BATCHES)([mask])) for mask in (whole, {id: other[id]})]
+    found = MaskProbe(gated, BATCHES)([whole, {id: other[id]}, {}])
+    alone = [float(MaskProbe(gated, BATCHES)([mask])) for mask in (whole, {id: other[id]})]
     assert found[:2].tolist() == pytest.approx(alone, rel=1e-6)
     assert float(found[2]) == pytest.approx(loss_of(tiny_graph()), rel=1e-6)
 

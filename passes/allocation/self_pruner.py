@@ -1,0 +1,143 @@
+"""Self-Pruner: how much each layer keeps, by an evolutionary search whose fitness is the loss of the masked model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from graphprune.bounds import Count
+from graphprune.budget.budgets import check_reachable, cost_of, free_widths
+from graphprune.budget.solver import solve
+from graphprune.errors import UsageError
+from graphprune.gates.gated import Gated, gate
+from graphprune.passes.allocation.evolve import rows_of
+from graphprune.passes.allocation.knapsack import first_rows
+from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.search.journal import Journal
+from graphprune.pruning.search.language_proposer import LanguageProposer, open_writer
+from graphprune.pruning.search.mask_probe import MaskProbe
+from graphprune.pruning.search.rates import Breeding, Mean, Proposer, Rates, Schedule, search_rates
+from graphprune.pruning.selection import select
+from graphprune.pruning.shares import amounts, even_counts, refused
+
+
+@final
+@dataclass(frozen=True)
+class SelfPruner(Allocation):
+    """Search for the share of its units that each layer keeps, for the least loss of the masked model.
+
+    A population of rates, one for each layer, begins with even ones, ramps and protected ends. In every generation
+    children are bred, moved to the mean that the budget asks for, and judged: units are kept by their scores, the
+    budget is filled exactly, and the model under that mask is run on a part of the calibration text (`tokens`), many
+    masks in one forward. The best of parents and children stay. What is outside of layers, such as the residual width,
+    keeps its even share. After Self-Pruner (arXiv 2502.14413), with its defaults of population and generations, where
+    a language model writes the children: `proposer` is the folder of one, which is asked for each, and what it writes
+    that is no such list is bred instead. Units are ordered once, by scores of the dense model.
+    """
+
+    name: ClassVar[str] = "self-pruner"
+    needs_data: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
+    population: Count = 30
+    generations: Count = 20
+    children: Count = 20
+    tokens: Count = 2048
+    proposer: str = ""
+
+    def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
+        if not scene.batches:
+            raise UsageError("self-pruner judges models on calibration text; give --data")
+        check_reachable(scene.groups, scene.candidates, scene.budget)
+        problem = Layers(scene, scores)
+        if len(problem.layers) < 2:
+            scene.note("self-pruner found fewer than two layers to weigh against each other; shares are even")
+            return Allotment(even_counts(scene, scores))
+        part = first_rows(scene.batches, rows_of(scene.batches, self.tokens))
+        journal = Journal(None if scene.folder is None else scene.folder / "self-pruner.jsonl")
+        probe = MaskProbe(problem.gated, part, scene.loss, journal)
+        chance, schedule = Random(scene.seed), Schedule(self.population, self.generations, self.children)
+        total = self.population + self.generations * self.children
+
+        def judge(rates: Sequence[Rates], generation: int) -> Sequence[float]:
+            scene.progress(min(total, self.population * bool(generation) + (generation - 1) * self.children), total)
+            found: Sequence[float] = probe([problem.mask(each) for each in rates]).tolist()
+            return found
+
+        propose: Proposer = Breeding(chance)
+        if self.proposer:
+            propose = LanguageProposer(open_writer(Path(self.proposer).expanduser(), scene.seed))
+        best, counts = search_rates(judge, propose, problem.mean, schedule, chance)
+        even = judge([(problem.mean.share,) * len(problem.layers)], self.generations)[0]
+        scene.progress(total, total)
+        said = f"self-pruner judged {counts['judged']} sets of rates; the best has a loss of {best.value:.4f}"
+        scene.note(f"{said} on the text it was searched on, even rates {even:.4f}")
+        if self.proposer:
+            asked = self.generations * self.children
+            scene.note(f"of {asked} answers of {Path(self.proposer).name}, {counts['unread']} were no list of rates")
+        return Allotment(problem.counts(best.rates))
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """A scene as layers that keep shares of their units."""
+
+    scene: Scene
+    scores: Mapping[str, Tensor]
+
+    @cached_property
+    def layer_of(self) -> Mapping[str, int]:
+        """The layer of each candidate that is in one."""
+        numbers = {branch.id: branch.layer for branch in self.scene.groups.branches}
+        found = {group.id: numbers.get(group.block or "") for group in self.scene.candidates}
+        return {id: layer for id, layer in found.items() if layer is not None}
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.layer_of.values())))
+
+    @cached_property
+    def gated(self) -> Gated:
+        return gate(self.scene.graph, self.scene.candidates, "survivors")
+
+    @cached_property
+    def full(self) -> Mapping[str, int]:
+        return {group.id: self.scene.full(group) for group in self.scene.candidates}
+
+    @cached_property
+    def mean(self) -> Mean:
+        """What layers keep on average where all keep the same and the budget is met; sizes are what they cost whole."""
+        widths = free_widths(self.scene.candidates, self.scene.budget)
+        steps = amounts(widths, self.scores, self.full, {})
+        cut = refused(widths, steps, solve(self.scene.groups, widths, steps, self.scene.budget))
+        cost, sizes = cost_of(self.scene.groups, self.scene.budget), self.scene.groups.sizes()
+        least = dict.fromkeys(self.layer_of, 0)
+        own = [
+            cost(sizes) - cost({**sizes, **{id: 0 for id in least if self.layer_of[id] == layer}})
+            for layer in self.layers
+        ]
+        return Mean(1 - cut, tuple(float(max(1, each)) for each in own))
+
+    def counts(self, rates: Rates) -> dict[str, int]:
+        """The counts nearest to these rates that fill the budget: all give up as much more or less as it takes."""
+        given = dict(zip(self.layers, rates, strict=True))
+        cut = {g.id: 1 - given.get(self.layer_of.get(g.id, -1), self.mean.share) for g in self.scene.candidates}
+        widths = free_widths(self.scene.candidates, self.scene.budget)
+        steps = amounts(widths, self.scores, self.full, cut)
+        return solve(self.scene.groups, widths, steps, self.scene.budget)
+
+    def mask(self, rates: Rates) -> dict[str, Tensor]:
+        """The mask of the model that these rates make."""
+        plan = select(self.scene.groups, self.counts(rates), self.scores)
+        like = next(iter(self.scene.graph.parameters().values()))
+        mask = {g.id: torch.ones(g.units, dtype=like.dtype, device=like.device) for g in self.scene.candidates}
+        for id in plan.dropped:
+            if id in mask:
+                mask[id][:] = 0
+        for id, units in plan.keep.items():
+            mask[id] = torch.zeros_like(mask[id]).index_fill(0, torch.tensor(units, device=like.device), 1)
+        return mask
