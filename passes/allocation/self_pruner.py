@@ -64,7 +64,7 @@ class SelfPruner(Allocation):
         total = self.population + self.generations * self.children
 
         def judge(rates: Sequence[Rates], generation: int) -> Sequence[float]:
-            scene.progress(min(total, self.population * bool(generation) + (generation - 1) * self.children), total)
+            scene.progress(self.population + (generation - 1) * self.children if generation else 0, total)
             found: Sequence[float] = probe([problem.mask(each) for each in rates]).tolist()
             return found
 
@@ -72,8 +72,8 @@ class SelfPruner(Allocation):
         if self.proposer:
             propose = LanguageProposer(open_writer(Path(self.proposer).expanduser(), scene.seed))
         best, counts = search_rates(judge, propose, problem.mean, schedule, chance)
-        even = judge([(problem.mean.share,) * len(problem.layers)], self.generations)[0]
         scene.progress(total, total)
+        even = float(probe([problem.mask((problem.mean.share,) * len(problem.layers))]))
         said = f"self-pruner judged {counts['judged']} sets of rates; the best has a loss of {best.value:.4f}"
         scene.note(f"{said} on the text it was searched on, even rates {even:.4f}")
         if self.proposer:

@@ -1,6 +1,7 @@
 """Self-Pruner: the budget is met, a planted dead layer gives up all it may, and nothing is worse than even rates."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,16 @@ def test_a_stopped_search_goes_on_to_the_same(tmp_path: Path) -> None:
     again = run(graph("llama"), 0.75, folder=tmp_path)
     assert again.plan == whole.plan
     assert sorted(log.read_text().splitlines(keepends=True)) == sorted(lines)
+
+
+@pytest.mark.xdist_group("llama")
+def test_progress_is_what_was_judged_of_all() -> None:
+    source, told = graph("llama"), list[tuple[int, int]]()
+    groups = [group for group in analyze(source).prunable() if group.kind in KINDS]
+    scene = view(source, groups, BATCHES, budget=Budget(int(0.8 * source.parameter_count())))
+    scene = replace(scene, progress=lambda *entry: told.append(entry))
+    SelfPruner(**SMALL).keep(scene, {group.id: torch.rand(group.units) for group in groups})
+    assert told == [(0, 32), (8, 32), (14, 32), (20, 32), (26, 32), (32, 32)]
 
 
 @pytest.mark.xdist_group("llama")
