@@ -1,5 +1,6 @@
 """Self-Pruner: how much each layer keeps, by an evolutionary search whose fitness is the loss of the masked model."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,11 @@ from graphprune.gates.gated import Gated, gate
 from graphprune.passes.allocation.evolve import rows_of
 from graphprune.passes.allocation.knapsack import first_rows
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.proposers.answers import Answers
+from graphprune.pruning.proposers.endpoint_writer import is_address, open_endpoint, require_address
+from graphprune.pruning.proposers.folder_writer import open_folder, require_folder
+from graphprune.pruning.proposers.language import LanguageProposer
 from graphprune.pruning.search.journal import Journal
-from graphprune.pruning.search.language_proposer import LanguageProposer, open_writer
 from graphprune.pruning.search.mask_probe import MaskProbe
 from graphprune.pruning.search.rates import Breeding, Mean, Proposer, Rates, Schedule, search_rates
 from graphprune.pruning.selection import select
@@ -36,8 +40,9 @@ class SelfPruner(Allocation):
     budget is filled exactly, and the model under that mask is run on a part of the calibration text (`tokens`), many
     masks in one forward. The best of parents and children stay. What is outside of layers, such as the residual width,
     keeps its even share. After Self-Pruner (arXiv 2502.14413), with its defaults of population and generations, where
-    a language model writes the children: `proposer` is the folder of one, which is asked for each, and what it writes
-    that is no such list is bred instead. Units are ordered once, by scores of the dense model.
+    a language model writes the children: `proposer` is the folder of one, or an address that speaks OpenAI's chat
+    completions, such as http://localhost:8000/v1, where `model` is its name. It is asked for each child, and what it
+    writes that is no such list is bred instead. Units are ordered once, by scores of the dense model.
     """
 
     name: ClassVar[str] = "self-pruner"
@@ -48,6 +53,14 @@ class SelfPruner(Allocation):
     children: Count = 20
     tokens: Count = 2048
     proposer: str = ""
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_address(self.proposer):
+            require_address(self.proposer, self.model)
+        elif self.proposer:
+            require_folder(Path(self.proposer).expanduser())
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
         if not scene.batches:
@@ -68,18 +81,27 @@ class SelfPruner(Allocation):
             found: Sequence[float] = probe([problem.mask(each) for each in rates]).tolist()
             return found
 
-        propose: Proposer = Breeding(chance)
-        if self.proposer:
-            propose = LanguageProposer(open_writer(Path(self.proposer).expanduser(), scene.seed))
+        answers = self.answers(scene) if self.proposer else None
+        propose: Proposer = Breeding(chance) if answers is None else LanguageProposer(answers)
         best, counts = search_rates(judge, propose, problem.mean, schedule, chance)
         scene.progress(total, total)
         even = float(probe([problem.mask((problem.mean.share,) * len(problem.layers))]))
         said = f"self-pruner judged {counts['judged']} sets of rates; the best has a loss of {best.value:.4f}"
         scene.note(f"{said} on the text it was searched on, even rates {even:.4f}")
-        if self.proposer:
-            asked = self.generations * self.children
-            scene.note(f"of {asked} answers of {Path(self.proposer).name}, {counts['unread']} were no list of rates")
+        if answers is not None:
+            who = f"{answers.asked} answers of {self.model or Path(self.proposer).name}"
+            where = "" if answers.path is None else f"; questions and answers are in {answers.path}"
+            lost = f", {answers.lost} of them as none came" if answers.lost else ""
+            scene.note(f"of {who}, {counts['unread']} were no list of rates{lost}{where}")
         return Allotment(problem.counts(best.rates))
+
+    def answers(self, scene: Scene) -> Answers:
+        """What the proposer writes to one question after another."""
+        path = None if scene.folder is None else scene.folder / "self-pruner-answers.jsonl"
+        if is_address(self.proposer):
+            key = os.environ.get("OPENAI_API_KEY")  # by the environment: a recipe is printed, a key must not be
+            return Answers(open_endpoint(self.proposer, self.model, key, scene.seed), path)
+        return Answers(open_folder(Path(self.proposer).expanduser(), scene.seed), path)
 
 
 @dataclass(frozen=True, eq=False)

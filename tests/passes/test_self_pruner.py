@@ -12,6 +12,7 @@ from graphprune.analysis.analyse import analyze
 from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.passes.allocation import self_pruner
 from graphprune.passes.allocation.self_pruner import Layers, SelfPruner
 from graphprune.passes.importance.wanda import Wanda
 from graphprune.pruning.interfaces import view
@@ -127,6 +128,30 @@ def test_a_language_model_proposes_and_what_it_cannot_is_counted(tmp_path: Path)
     assert any("of 6 answers of proposer, 6 were no list of rates" in note for note in found.notes)
     best, even = told(found)
     assert best <= even
+
+
+@pytest.mark.xdist_group("llama")
+def test_what_a_language_model_wrote_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the answers are garbage; rates that are written are searched on, and a stop asks nothing anew."""
+    asked = list[int]()
+
+    def write(text: str, tokens: int, number: int, /) -> str:
+        asked.append(number)
+        return "[0.9," if number % 3 == 0 else f"[{0.9 - number / 20:.2f}, 0.8]"
+
+    monkeypatch.setattr(self_pruner, "open_endpoint", lambda *arguments: write)
+    options = {"proposer": "http://127.0.0.1:9/v1", "model": "clerk", "generations": 2, "children": 3}
+    whole = run(graph("llama"), 0.8, folder=tmp_path, **options)
+    assert any("of 6 answers of clerk, 2 were no list of rates; questions and" in note for note in whole.notes)
+    assert asked == list(range(6))
+    again = run(graph("llama"), 0.8, folder=tmp_path, **options)
+    assert (again.plan, asked) == (whole.plan, list(range(6)))
+
+
+def test_a_proposer_that_is_none_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    for spec in ("self-pruner{proposer=https://host/v1}", f"self-pruner{{proposer={tmp_path}}}"):
+        with pytest.raises(UsageError, match="the proposer"):
+            parse_spec("allocation", spec)
 
 
 def test_without_text_it_says_what_it_needs() -> None:

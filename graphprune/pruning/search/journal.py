@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from graphprune.json_data import JsonObject
 
@@ -38,13 +38,18 @@ class Journal:
 
 
 def read_lines(path: Path) -> dict[str, float]:
-    """The values by their keys; a last line that was cut short is taken out of the file."""
-    text = path.read_text(encoding="utf-8")
-    whole, found = text[: text.rfind("\n") + 1], {}
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
-        key = json.loads(line)
+    """The values by their keys."""
+    found = {}
+    for key in whole_lines(path):
         value = key.pop("value")
         found[json.dumps(key)] = float(value)
     return found
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that are whole; a last one that was cut short is taken out of the file."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
