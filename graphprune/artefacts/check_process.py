@@ -1,5 +1,6 @@
 """The process of a parity check: loads each artefact of a folder and compares it with the saved reference."""
 
+import argparse
 import json
 import os
 import traceback
@@ -37,27 +38,43 @@ def main_of_spare(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the checks of the folder named in the arguments as one line of JSON, and before that a line after each.
+    """Print the checks of a folder as one line of JSON, and before that a line after each.
 
-    A second argument is the memory that there is. Returns 0 if all passed.
+    With it stand, where they are asked for, the tokens that what runs in the folder makes of a prompt. Returns 0 if all
+    passed.
     """
     import transformers
 
     transformers.logging.disable_progress_bar()
+    asked = read_arguments(arguments)
     try:
         checks = []
-        for found in check_all(Path(arguments[0]), next(iter(arguments[1:]), None)):
+        for found in check_all(asked.out, asked.memory):
             checks.append(found)
             print(json.dumps({"compared": f"{found.artefact} {found.name}"}), flush=True)
+        made = go_on(asked.out, **json.loads(asked.go_on)) if asked.go_on else []
     except GraphpruneError as error:
         print(json.dumps({"error": str(error)}))
         return 1
     except Exception as error:  # whatever a damaged artefact makes its loader raise becomes one line
         traceback.print_exc()
-        print(json.dumps({"error": f"an artefact in {arguments[0]} cannot be loaded or run: {describe(error)}"}))
+        print(json.dumps({"error": f"an artefact in {asked.out} cannot be loaded or run: {describe(error)}"}))
         return 1
-    print(json.dumps({"checks": [asdict(entry) for entry in checks]}))
+    print(json.dumps({"checks": [asdict(entry) for entry in checks], "made": made}))
     return 0 if checks and all(entry.passed for entry in checks) else 1
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--memory")
+    parser.add_argument("--go-on")
+    return parser.parse_args(arguments)
+
+
+def go_on(out: Path, prompt: list[int], count: int) -> list[int]:
+    """The likeliest tokens after a prompt, by the model that runs in a folder."""
+    return open_model(out, "cpu").generate([prompt], max_new_tokens=count)[0]
 
 
 def describe(error: BaseException) -> str:

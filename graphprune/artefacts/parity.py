@@ -3,7 +3,8 @@
 import gc
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def save_reference(graph: Graph, out: Path, seed: int = 0) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What the process of a check found, and the tokens that what runs in OUT goes on with, where it was asked."""
+
+    checks: tuple[Check, ...]
+    made: tuple[int, ...] = ()
+
+
 def check(
     out: Path, progress: Progress = no_progress, memory: str | None = None, spare: Spare | None = None
 ) -> list[Check]:
@@ -47,10 +56,26 @@ def check(
     memory stays in its file. Raises ParityError where the check fails; a comparison that fails is in the result, see
     `require`.
     """
+    return list(check_and_go_on(out, (), 0, progress, memory, spare).checks)
+
+
+def check_and_go_on(
+    out: Path,
+    prompt: Sequence[int],
+    count: int,
+    progress: Progress = no_progress,
+    memory: str | None = None,
+    spare: Spare | None = None,
+) -> Checked:
+    """`check`, and then the `count` likeliest tokens after a prompt, by the model that runs in OUT.
+
+    One process does both: it has the memory for a model, and holds none when the checks are done.
+    """
     progress(CHECKING)
     threads = str(torch.get_num_threads())
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
-    arguments = [str(out), *([] if memory is None else [memory])]
+    asked = {"--memory": memory, "--go-on": json.dumps({"prompt": list(prompt), "count": count}) if count else None}
+    arguments = [*(f"{name}={value}" for name, value in asked.items() if value is not None), "--", str(out)]
     fresh = fresh_process("graphprune.artefacts.parity", arguments, environment)
     with fresh if spare is None else spare.ask(arguments, environment) as process:
         answer = follow(process.output, progress)
@@ -61,7 +86,7 @@ def check(
         raise ParityError(f"the check of {out} did not finish: {(said or [f'exit code {code}'])[-1][:300]}")
     if "error" in answer:
         raise ParityError(answer["error"])
-    return [Check(**entry) for entry in answer["checks"]]
+    return Checked(tuple(Check(**entry) for entry in answer["checks"]), tuple(answer["made"]))
 
 
 def follow(lines: Iterable[str], progress: Progress) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ from graphprune.evaluation.measures import (
     perplexity_measures,
     running_decoder,
 )
-from graphprune.evaluation.samples import onnx_sample, two_samples
+from graphprune.evaluation.samples import prompt_for, read_tokens, two_samples
 from graphprune.evaluation.variants import variant_measures
 from graphprune.frontend.room import settled
 from graphprune.ir.contract import vocabulary_size
@@ -125,7 +125,9 @@ def finish(
     variants = variant_measures(folder, text, graph.parameter_count(), progress)
     own = write_own(work, folder)
     parity.save_reference(settled(graph, work.memory), folder, work.asked.seed)
-    checks = [*own_checks, *parity.check(folder, progress, work.memory, spare)]
+    prompt, count = prompt_for(text, graph) if onnx else ([], 0)
+    checked = parity.check_and_go_on(folder, prompt, count, progress, work.memory, spare)
+    checks = [*own_checks, *checked.checks]
     comparison.require(checks)
     checks += judge_variants(variants, quality.left, text, quality.floor)
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))
@@ -133,7 +135,7 @@ def finish(
     measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same), *variants)
     widths = list_widths(work.groups, plan)
     progress("writing the report", 0, 0)
-    sample = onnx_sample(folder, text, graph) if onnx else ""
+    sample = read_tokens(text, graph, checked.made) if text is not None and count else ""
     samples = two_samples(quality.before, work.source, sample)
     notes = (
         *vocabulary_notes(work.vocabulary, work.asked.data),

@@ -1,11 +1,9 @@
 """Samples: how a model goes on from a text."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from graphprune.budget.installed import open_model
 from graphprune.context import fitting_run
 from graphprune.data.calibration import Text
 from graphprune.data.tokens import load_tokenizer
@@ -23,12 +21,11 @@ def lengths(graph: Graph) -> tuple[int, int]:
     return fitting_run(context_length(graph), _PROMPT_TOKENS, _SAMPLE_TOKENS)
 
 
-def onnx_sample(folder: Path, text: Text | None, graph: Graph) -> str:
-    """A prompt from the held-out text and how the ONNX model goes on from it; empty where there is none."""
+def prompt_for(text: Text | None, graph: Graph) -> tuple[list[int], int]:
+    """A prompt from the held-out text and how many tokens are to follow it; nothing where there is no such text."""
     if text is None or graph.source.files is None or len(text.held_out) < _PROMPT_TOKENS:
-        return ""
-    made = open_model(folder, "cpu").generate([prompt_of(text, graph)], max_new_tokens=lengths(graph)[1])[0]
-    return read_tokens(text, graph, made)
+        return [], 0
+    return prompt_of(text, graph), lengths(graph)[1]
 
 
 def two_samples(text: Text | None, source: Graph, after: str) -> tuple[tuple[str, str], ...]:

@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graphprune.artefacts.check_process import check_all, main
-from graphprune.artefacts.parity import REFERENCE, check, save_reference
+from graphprune.artefacts.parity import REFERENCE, check, check_and_go_on, save_reference
 from graphprune.backends.huggingface.backend import HuggingFace
+from graphprune.backends.onnx.backend import Onnx
 from graphprune.errors import ParityError
 from graphprune.running.comparison import Check, Coarseness, compare, compare_tokens, in_fewer_bits, require
-from graphprune.running.observations import reference
+from graphprune.running.observations import greedy, reference
+from graphprune.running.runners import graph_runner
 from tests.support.tiny_llama import tiny_graph
 
 CHECKS_BEGIN_ANEW = True
@@ -87,6 +89,15 @@ def test_a_missing_or_damaged_reference_is_one_line(out: Path, tmp_path: Path) -
 def test_the_fresh_process_reports_an_error_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "reference.safetensors is missing" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_the_process_goes_on_with_a_prompt_when_it_has_checked(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    Onnx().export(tiny_graph(), tmp_path)
+    checked = check_and_go_on(tmp_path, [5, 6, 7], 4)
+    require(checked.checks)
+    made, _ = greedy(graph_runner(tiny_graph()), torch.tensor([[5, 6, 7]]), 4)
+    assert list(checked.made) == made.tolist()
 
 
 def test_comparing_is_relative_to_the_largest_logit() -> None:

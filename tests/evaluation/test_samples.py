@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from graphprune.backends.onnx.backend import Onnx
+from graphprune.budget.installed import open_model
 from graphprune.data.calibration import Text
 from graphprune.evaluation import samples
-from graphprune.evaluation.samples import lengths, onnx_sample, prompt_of, two_samples
+from graphprune.evaluation.samples import lengths, prompt_for, prompt_of, read_tokens, two_samples
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import decoder_inputs
@@ -61,16 +62,15 @@ def test_both_samples_are_the_prompt_and_what_is_likeliest_after_it(
     monkeypatch.setattr(samples, "_SAMPLE_TOKENS", 8)
     wanted = tokenizer().decode(go_on(graph, prompt_of(TEXT, graph), 8), skip_special_tokens=True)
     assert wanted.startswith(tokenizer().decode(HELD_OUT[:15].tolist()))
-    found = onnx_sample(folder, TEXT, graph)
-    assert found == wanted
+    prompt, count = prompt_for(TEXT, graph)
+    assert read_tokens(TEXT, graph, open_model(folder, "cpu").generate([prompt], max_new_tokens=count)[0]) == wanted
     assert two_samples(TEXT, graph, "after that") == (("before", wanted), ("after", "after that"))
 
 
-def test_without_a_prompt_a_tokenizer_or_a_sample_there_is_none(folder: Path, graph: Graph) -> None:
+def test_without_a_prompt_a_tokenizer_or_a_sample_there_is_none(graph: Graph) -> None:
     bare = replace(graph, source=replace(graph.source, folder=None))
-    assert onnx_sample(folder, None, graph) == ""
-    assert onnx_sample(folder, replace(TEXT, held_out=HELD_OUT[:15]), graph) == ""
-    assert onnx_sample(folder, TEXT, bare) == ""
+    for text, source in ((None, graph), (replace(TEXT, held_out=HELD_OUT[:15]), graph), (TEXT, bare)):
+        assert prompt_for(text, source) == ([], 0)
     assert two_samples(TEXT, graph, "") == two_samples(None, graph, "x") == ()
 
 
