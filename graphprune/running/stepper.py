@@ -1,7 +1,7 @@
 """Step-wise execution: a graph run from place to place over several batches; values are freed after their last use."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from graphprune.errors import InvariantError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import arguments_of, function_of
+from graphprune.weights.stored import any_stored, look_ahead
 
 
 class Stepper:
@@ -30,6 +31,7 @@ class Stepper:
         self.order = nodes_until(graph.nodes, last)
         self.place = 0
         self.tensors = dict(graph.tensors())
+        self.stored = any_stored(self.tensors.values())
         self.values: list[dict[fx.Node, Any]] = [{} for _ in inputs]
         self.inputs = [list(row) for row in inputs]
         self.position = {node: index for index, node in enumerate(self.order)}
@@ -48,6 +50,8 @@ class Stepper:
     def advance(self, node: fx.Node, through: bool = True) -> None:
         """Run everything before this node that has not run yet, and the node itself where `through`."""
         end = max(self.place, self.position[node] + through)
+        if self.stored:  # the next layer, where the graph is run layer by layer
+            look_ahead(read_by(self.order[end : 2 * end - self.place], self.tensors))
         for index in range(len(self.values)):
             for each in self.order[self.place : end]:
                 self.step(each, index)
@@ -108,6 +112,12 @@ class Stepper:
             for node in values:
                 if node.op == "get_attr" and str(node.target) == name:
                     values[node] = tensor
+
+
+def read_by(nodes: Iterable[fx.Node], tensors: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """The graph's own tensors that these nodes read, each once."""
+    names = {str(each.target): None for node in nodes for each in node.all_input_nodes if each.op == "get_attr"}
+    return (tensors[name] for name in names)
 
 
 def nodes_until(order: Sequence[fx.Node], last: fx.Node | None) -> Sequence[fx.Node]:

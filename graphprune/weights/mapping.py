@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 _MAPS = Path("/proc/self/maps")
+_WILL_NEED = 3  # MADV_WILLNEED: the system begins to read, and does not wait
 _DONT_NEED = 4  # MADV_DONTNEED: pages of a private mapping that nobody wrote to are the file's again
 _MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # M_MMAP_THRESHOLD, and the bytes from which a block is one of its own
 
@@ -38,14 +39,24 @@ def release(tensor: Tensor) -> None:
 
     A tensor that is not contiguous stays: it shares its pages with others.
     """
-    advise = system_call()
-    if advise is None or not dense(tensor):
+    advise(tensor, _DONT_NEED)
+
+
+def expect(tensor: Tensor) -> None:
+    """Have the system read the pages of a mapped tensor from the disk while other work goes on."""
+    advise(tensor, _WILL_NEED)
+
+
+def advise(tensor: Tensor, advice: int) -> None:
+    """Tell the system what becomes of the pages that are this tensor's alone, where it has any."""
+    call = system_call()
+    if call is None or not dense(tensor):
         return
     page = mmap.PAGESIZE
     start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     first, last = -(-start // page) * page, end // page * page
     if last > first:
-        advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)
+        call(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
 @functools.cache

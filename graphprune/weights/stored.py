@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from graphprune.errors import InvariantError
-from graphprune.weights.mapping import release
+from graphprune.weights.mapping import expect, release
 from graphprune.weights.products import PRODUCTS
 
 _aten = torch.ops.aten
@@ -129,6 +129,13 @@ def done(weight: Stored, result: Any) -> Any:
     if weight.mapped:
         release(weight.held)
     return result
+
+
+def look_ahead(tensors: Iterable[Tensor]) -> None:
+    """Have the system read stored weights that are needed soon while others are computed with."""
+    for tensor in tensors:
+        if isinstance(tensor, Stored) and tensor.mapped:
+            expect(tensor.held)
 
 
 def give_back(tensor: Tensor) -> None:

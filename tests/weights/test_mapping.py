@@ -1,6 +1,9 @@
 """Memory of files: found where it is, given back, and read again as it was."""
 
+import ctypes
 import mmap
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from graphprune.weights.mapping import dense, free_at_once, is_mapped, mapped_ranges, release, system_call
+from graphprune.weights.mapping import dense, expect, free_at_once, is_mapped, mapped_ranges, release, system_call
 
 
 def file_pages() -> int:
@@ -29,6 +32,34 @@ def test_a_file_gives_its_memory_back_and_is_read_again(tmp_path: Path) -> None:
         assert file_pages() < read - 10_000  # KiB, of 15,625
         assert tensor.sum() == total
         assert torch.equal(tensor, values)
+
+
+@pytest.mark.skipif(system_call() is None, reason="this system has no /proc and madvise as Linux does")
+def test_what_is_expected_is_read_from_the_disk_meanwhile(tmp_path: Path) -> None:
+    path, page = tmp_path / "a.safetensors", mmap.PAGESIZE
+    save_file({"a": torch.arange(4_000_000, dtype=torch.float32)}, path)
+    os.sync()
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with safe_open(path, "pt") as file:
+        tensor = file.get_tensor("a")
+        first = -(-tensor.data_ptr() // page) * page
+        count = (tensor.data_ptr() + tensor.nbytes - first) // page
+
+        def there() -> int:
+            """How many of its pages are in memory, whoever asked for them."""
+            seen = (ctypes.c_ubyte * count)()
+            call = ctypes.CDLL(None).mincore
+            assert call(ctypes.c_void_p(first), ctypes.c_size_t(count * page), seen) == 0
+            return sum(each & 1 for each in seen)
+
+        if there() > count // 2:
+            pytest.skip("the system keeps this file in memory whatever it is told")
+        expect(tensor)
+        end = time.monotonic() + 30
+        while there() < count and time.monotonic() < end:
+            time.sleep(0.01)
+        assert there() == count
 
 
 def test_memory_of_our_own_is_no_files() -> None:

@@ -19,9 +19,10 @@ from graphprune.ir.operators import arguments_of, function_of
 from graphprune.running.causal import with_outputs
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss
-from graphprune.running.stepper import Stepper
+from graphprune.running.stepper import Stepper, read_by
 from graphprune.weights.mapping import release
 from graphprune.weights.shelf import is_large, shelve
+from graphprune.weights.stored import look_ahead
 
 Values = dict[fx.Node, Any]
 
@@ -115,6 +116,8 @@ class Segmented:
         gradients: list[dict[fx.Node, Tensor]] = [{} for _ in batches]
         sums: list[dict[str, Tensor]] = [{} for _ in batches]
         for number, segment in reversed(list(enumerate(self.segments))):
+            if number:
+                look_ahead(read_by(self.segments[number - 1].nodes, self.tensors))
             whole = tuple(name for name in self.own[number] if not any(name in own for own in self.own[:number]))
             for place, batch in enumerate(batches):
                 seen = self.go_back(segment, held[place], batch, gradients[place], sums[place])

@@ -138,6 +138,23 @@ def test_segments_are_the_graph_in_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", families(["llama"]))
+def test_the_layer_that_comes_next_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the way back the weights of each layer are read from the disk while the one behind it is computed with."""
+    graph = wide(name).graph
+    model, leaves = with_leaves(graph, graph.parameters())
+    names = {id(tensor): key for key, tensor in model.tensors().items()}
+    asked: list[set[str]] = []
+    monkeypatch.setattr(segments, "look_ahead", lambda found: asked.append({names[id(each)] for each in found}))
+    Segmented(model, leaves, ends_of(graph)).backward(batches(), Listener())
+    layers = len(ends_of(graph))
+    assert len(asked) == layers
+    for layer, found in zip(reversed(range(layers)), asked, strict=True):
+        own = {key for key in names.values() if f".layers.{layer}." in key}
+        assert own <= found
+        assert not any(".layers." in key for key in found - own)
+
+
+@pytest.mark.parametrize("name", families(["llama"]))
 def test_a_loss_that_is_not_finite_is_told(name: str) -> None:
     graph = wide(name).graph
     tensors = {n: torch.nn.Parameter(t.detach() * float("inf")) for n, t in graph.parameters().items() if "norm" in n}
