@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from graphprune.data.tensor_names import name_tensors
-from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.interfaces import Allocation, Importance, Scene
 from graphprune.running.inputs import by_name
 from graphprune.spec import print_spec
 
@@ -33,8 +33,8 @@ def kept_scores(folder: Path | None, importance: Importance, scene: Scene, make:
     return found
 
 
-def name_scene(importance: Importance, scene: Scene) -> str:
-    """A name for all that scores depend on: the model, the text, the candidates, the seed and the importance."""
-    asked = "\n".join((print_spec(importance), str(scene.seed), *(f"{g.id} {g.units}" for g in scene.candidates)))
+def name_scene(part: Importance | Allocation, scene: Scene) -> str:
+    """A name for all that what a part of a method finds hangs on: model, text, candidates, seed and the part itself."""
+    asked = "\n".join((print_spec(part), str(scene.seed), *(f"{g.id} {g.units}" for g in scene.candidates)))
     texts = {f"text {i} {name}": t for i, batch in enumerate(scene.batches) for name, t in by_name(batch).items()}
     return name_tensors({**scene.graph.tensors(), **texts}, asked)

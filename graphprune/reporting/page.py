@@ -39,6 +39,7 @@ def report_page(report: Report, metrics: Sequence[Line] = ()) -> str:
         checks=[check_row(check) for check in report.parity],
         compatibility=compatibility(report),
         samples=report.samples,
+        asked=report.asked,
         facts=facts(report),
     )
 

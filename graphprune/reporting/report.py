@@ -47,6 +47,7 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Rep
         parity=[schema.Check(**vars(c), state=c.state) for c in result.checks],
         notes=list(result.notes),
         samples=[schema.Sample(name=name, text=sample) for name, sample in result.samples],
+        asked=[schema.Answer(question=q, answer=a) for memo in graph.memo.values() for q, a in memo.get("answers", ())],
         history=[schema.Step(**vars(step)) for step in graph.history],
         versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
         seconds=round(seconds, 1),

@@ -121,6 +121,13 @@ class Verdict(Part):
     guess: Number | None
 
 
+class Answer(Part):
+    """A question to a language model that took part in a search, and its answer."""
+
+    question: str
+    answer: str
+
+
 class Sample(Part):
     """How a model goes on from a prompt."""
 
@@ -168,6 +175,7 @@ class Report(Part):
     parity: list[Check]
     notes: list[str]
     samples: list[Sample]
+    asked: list[Answer] = []
     history: list[Step]
     versions: dict[str, str]
     seconds: Number

@@ -18,7 +18,7 @@ from graphprune.budget.solver import Levels, sizes_at, solve, terms_with
 from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.selection import select
-from graphprune.pruning.signals.loss_curves import Curve, Probe, measure_curves, saturate
+from graphprune.pruning.signals.loss_curves import Curve, CutLoss, measure_curves, saturate
 from graphprune.running.inputs import Batch, rows
 from graphprune.spec import parse_spec
 
@@ -58,16 +58,16 @@ class Knapsack(Allocation):
         found = [land(scene, widths, curves, at) for at in hub_levels(scene, widths, self.levels)]
         return Allotment(min(found, key=lambda counts: probe.measure_cut(select(scene.groups, counts, scores))))
 
-    def probe(self, scene: Scene, scores: Mapping[str, Tensor]) -> Probe:
+    def probe(self, scene: Scene, scores: Mapping[str, Tensor]) -> CutLoss:
         """What measures the loss, on rows that no weight is solved on where there are enough."""
         if not scene.batches:
             raise UsageError("knapsack measures the loss on calibration text; give --data")
         repair = parse_spec("compensation", "least-squares{consumers=all}") if self.compensated else None
         batches = first_rows(scene.batches, min(self.samples, sum(map(rows, scene.batches)) // 4))
         text = scene.batches[len(batches) :] or scene.batches
-        return Probe(scene.graph, batches, text, scores, scene.loss, repair)
+        return CutLoss(scene.graph, batches, text, scores, scene.loss, repair)
 
-    def measure(self, probe: Probe, widths: Sequence[Width]) -> tuple[Curve, ...]:
+    def measure(self, probe: CutLoss, widths: Sequence[Width]) -> tuple[Curve, ...]:
         """The rise of the loss at every level of every width."""
         curves = measure_curves(probe, widths, self.levels)
         return tuple(saturate(curve, self.ceiling) for curve in curves) if self.ceiling > 0 else curves

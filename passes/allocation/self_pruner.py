@@ -19,6 +19,7 @@ from graphprune.gates.gated import Gated, gate
 from graphprune.passes.allocation.evolve import rows_of
 from graphprune.passes.allocation.knapsack import first_rows
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.kept_scores import name_scene
 from graphprune.pruning.proposers.answers import Answers
 from graphprune.pruning.proposers.endpoint_writer import is_address, open_endpoint, require_address
 from graphprune.pruning.proposers.folder_writer import open_folder, require_folder
@@ -28,6 +29,8 @@ from graphprune.pruning.search.mask_probe import MaskProbe
 from graphprune.pruning.search.rates import Breeding, Mean, Proposer, Rates, Schedule, search_rates
 from graphprune.pruning.selection import select
 from graphprune.pruning.shares import amounts, even_counts, refused
+
+_SHOWN = 4  # questions that the report has, with their answers
 
 
 @final
@@ -71,7 +74,9 @@ class SelfPruner(Allocation):
             scene.note("self-pruner found fewer than two layers to weigh against each other; shares are even")
             return Allotment(even_counts(scene, scores))
         part = first_rows(scene.batches, rows_of(scene.batches, self.tokens))
-        journal = Journal(None if scene.folder is None else scene.folder / "self-pruner.jsonl")
+        journal = Journal(
+            None if scene.folder is None else scene.folder / f"self-pruner-{name_scene(self, scene)}.jsonl"
+        )
         probe = MaskProbe(problem.gated, part, scene.loss, journal)
         chance, schedule = Random(scene.seed), Schedule(self.population, self.generations, self.children)
         total = self.population + self.generations * self.children
@@ -90,14 +95,14 @@ class SelfPruner(Allocation):
         scene.note(f"{said} on the text it was searched on, even rates {even:.4f}")
         if answers is not None:
             who = f"{answers.asked} answers of {self.model or Path(self.proposer).name}"
-            where = "" if answers.path is None else f"; questions and answers are in {answers.path}"
             lost = f", {answers.lost} of them as none came" if answers.lost else ""
-            scene.note(f"of {who}, {counts['unread']} were no list of rates{lost}{where}")
-        return Allotment(problem.counts(best.rates))
+            scene.note(f"of {who}, {counts['unread']} were no list of rates{lost}")
+        shown = [] if answers is None else [[*each] for each in answers.known[: answers.asked][-_SHOWN:]]
+        return Allotment(problem.counts(best.rates), {"answers": shown} if shown else {})
 
     def answers(self, scene: Scene) -> Answers:
         """What the proposer writes to one question after another."""
-        path = None if scene.folder is None else scene.folder / "self-pruner-answers.jsonl"
+        path = None if scene.folder is None else scene.folder / f"answers-{name_scene(self, scene)}.jsonl"
         if is_address(self.proposer):
             key = os.environ.get("OPENAI_API_KEY")  # by the environment: a recipe is printed, a key must not be
             return Answers(open_endpoint(self.proposer, self.model, key, scene.seed), path)

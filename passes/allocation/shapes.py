@@ -17,7 +17,7 @@ from graphprune.passes.allocation.knapsack import first_rows, thin
 from graphprune.pruning.blocks import in_order, is_blocks
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
 from graphprune.pruning.selection import select
-from graphprune.pruning.signals.loss_curves import Probe
+from graphprune.pruning.signals.loss_curves import CutLoss
 from graphprune.running.inputs import rows
 
 _COARSE = 9  # values of each width but the finest, which fills the budget
@@ -56,7 +56,7 @@ class Shapes(Allocation):
         check_reachable(scene.groups, scene.candidates, budget)
         shapes = self.propose(scene, budget, scores)
         text = first_rows(scene.batches, min(self.samples, max(1, sum(map(rows, scene.batches)) // 4)))
-        probe = Probe(scene.graph, text, scene.batches[len(text) :] or text, scores, scene.loss, scene.repair)
+        probe = CutLoss(scene.graph, text, scene.batches[len(text) :] or text, scores, scene.loss, scene.repair)
         losses = []
         for done, shape in enumerate(shapes):
             scene.progress(done, len(shapes))

@@ -11,7 +11,9 @@ from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.kept_scores import name_scene
 from graphprune.pruning.layer_runs import block_runs, only_blocks
+from graphprune.pruning.search.journal import Journal
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss, batch_loss, predictions
@@ -22,7 +24,8 @@ from graphprune.running.loss import Loss, batch_loss, predictions
 class Ablation(Importance):
     """Take out each layer or branch by itself, and measure by how much the loss on the calibration text rises.
 
-    The depth pruning by perplexity of Minitron (arXiv 2407.14679) and of SLEB. One run of the text for each candidate.
+    The depth pruning by perplexity of Minitron (arXiv 2407.14679) and of SLEB. One run of the text for each candidate;
+    what was measured is kept, and a run that was stopped goes on.
     """
 
     name: ClassVar[str] = "ablation"
@@ -35,12 +38,20 @@ class Ablation(Importance):
         if not scene.batches:
             raise UsageError("ablation measures the loss on calibration text; give --data")
         parts = block_runs(scene.groups, scene.candidates)
-        whole = mean_loss(scene.graph, scene.batches, scene.loss)
+        journal = Journal(None if scene.folder is None else scene.folder / f"ablation-{name_scene(self, scene)}.jsonl")
+
+        def loss_without(*ids: str) -> float:
+            def find() -> float:
+                made = apply(scene.graph, Plan({}, ids)) if ids else scene.graph
+                return mean_loss(made, scene.batches, scene.loss)
+
+            return journal.value({"without": [*ids]}, find)
+
+        whole = loss_without()
         scores: dict[str, Tensor] = {}
         for done, part in enumerate(parts):
             scene.progress(done, len(parts))
-            without = apply(scene.graph, Plan({}, tuple(branch.id for branch in part)))
-            rise = mean_loss(without, scene.batches, scene.loss) - whole
+            rise = loss_without(*(branch.id for branch in part)) - whole
             scores |= {branch.id: torch.tensor([rise]) for branch in part}
         return {block.id: scores[block.id] for block in scene.candidates}
 

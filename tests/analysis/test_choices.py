@@ -26,7 +26,7 @@ from graphprune.ir.plan import Plan, read_plan
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.passes.importance.taylor import Taylor
 from graphprune.pruning.interfaces import view
-from graphprune.pruning.signals.loss_curves import Probe
+from graphprune.pruning.signals.loss_curves import CutLoss
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.masked import Masked
 from graphprune.running import comparison, observations, runners
@@ -198,7 +198,7 @@ def test_what_calls_a_loss_measures_absent_experts() -> None:
     """The masked model that losses are measured with is the one that the cut model equals."""
     source, (group,) = graph("mixtral"), experts(graph("mixtral"))
     text = [torch.randint(61, (2, 12), generator=torch.Generator().manual_seed(1))]
-    probe = Probe(source, text, text, {group.id: torch.arange(5.0)})
+    probe = CutLoss(source, text, text, {group.id: torch.arange(5.0)})
     assert probe.measure({group.id: 2}) == pytest.approx(probe.measure_cut(Plan({group.id: (3, 4)})), abs=1e-5)
 
 

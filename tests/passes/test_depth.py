@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from graphprune.errors import BudgetError, DataError, UsageError
 from graphprune.ir.plan import Plan
 from graphprune.passes.allocation.contiguous import Contiguous
 from graphprune.passes.allocation.uniform import Uniform
+from graphprune.passes.importance import ablation
 from graphprune.passes.importance.ablation import Ablation
 from graphprune.passes.importance.angular import Angular
 from graphprune.passes.importance.block_influence import BlockInfluence
@@ -84,6 +86,20 @@ def test_ablation_is_the_rise_of_the_loss_without_the_layer(kind: str) -> None:
             rise = float(batch_loss(without, IDS)) - float(batch_loss(graph, IDS))
         for branch in part:
             assert float(found[branch.id]) == pytest.approx(rise, abs=1e-5)
+
+
+def test_ablation_that_was_stopped_measures_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = replace(scene(deep_graph(), "layers"), folder=tmp_path)
+    whole = Ablation().score_blocks(kept)
+    log = next(tmp_path.glob("ablation-*.jsonl"))
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:2]) + lines[2][:9])
+    measured = list[Graph]()
+    real = ablation.mean_loss
+    monkeypatch.setattr(ablation, "mean_loss", lambda graph, *rest: (measured.append(graph), real(graph, *rest))[1])
+    assert Ablation().score_blocks(kept) == whole
+    assert len(measured) == len(lines) - 2
+    assert log.read_text() == "".join(lines)
 
 
 def dead(graph: Graph, layer: int) -> Graph:

@@ -22,7 +22,7 @@ from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning.interfaces import Scene, view
 from graphprune.pruning.rounds import Request, prune
 from graphprune.pruning.selection import select
-from graphprune.pruning.signals.loss_curves import Probe, interpolate, measure_curves, saturate, solve_kept
+from graphprune.pruning.signals.loss_curves import CutLoss, interpolate, measure_curves, saturate, solve_kept
 from graphprune.rewriting.apply import apply
 from graphprune.running.loss import next_token_loss
 from tests.support.families import analysis, graph
@@ -172,7 +172,7 @@ def test_a_measurement_is_the_loss_of_the_cut_and_compensated_model(kind: str) -
     for repair in (None, LeastSquares(damping=0.01)):
         whole = repair.compensate(graph("llama"), cut, view(graph("llama"), (), BATCHES)) if repair else cut
         wanted = mean_loss(whole)
-        found = Probe(graph("llama"), BATCHES, BATCHES, scores, None, repair).measure(counts)
+        found = CutLoss(graph("llama"), BATCHES, BATCHES, scores, None, repair).measure(counts)
         assert found == pytest.approx(wanted, abs=1e-4)
 
 
@@ -180,7 +180,7 @@ def test_a_measurement_is_the_loss_of_the_cut_and_compensated_model(kind: str) -
 def test_curves_of_a_width_that_a_norm_runs_over() -> None:
     round, scores = make_round(0.8, ("residual",))
     (width,) = free_widths(round.candidates, round.budget)
-    (curve,) = measure_curves(Probe(graph("llama"), BATCHES, BATCHES, scores), [width], 2)
+    (curve,) = measure_curves(CutLoss(graph("llama"), BATCHES, BATCHES, scores), [width], 2)
     cut = apply(graph("llama"), select(round.groups, width.at(0), scores))
     assert curve[0] >= mean_loss(cut) - mean_loss(graph("llama")) - 1e-5
     assert curve[-1] == 0

@@ -129,6 +129,14 @@ def test_what_comes_from_outside_is_escaped() -> None:
     assert "Once &lt;b&gt;upon" in page
 
 
+def test_questions_to_a_language_model_are_shown_where_some_were_asked() -> None:
+    asked = [{"question": "loss 1.2: [<b>", "answer": "[0.9, 0.6]"}, {"question": "again", "answer": ""}]
+    text = report_page(made(asked=asked))
+    assert "<details><summary>[0.9, 0.6]</summary><pre>loss 1.2: [&lt;b&gt;</pre></details>" in text
+    assert "<summary>no answer</summary>" in text
+    assert "Questions to a language model" not in report_page(made())
+
+
 def test_without_training_or_scores_there_is_no_empty_chart() -> None:
     page = report_page(made(importance={}, samples=[]), [])
     assert page.count("<svg") == 2

@@ -30,7 +30,7 @@ Curve = NDArray[numpy.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class CutLoss:
     """Measures the mean loss of a graph, in nats a token, under small plans.
 
     `batches` are what the loss is measured on; `scores` say which units stay. With a `compensation` the consumers of
@@ -155,7 +155,7 @@ def saturate(curve: Curve, ceiling: float) -> Curve:
     return numpy.asarray(-ceiling * numpy.log1p(-numpy.minimum(curve / ceiling, 0.98)), dtype=numpy.float64)
 
 
-def measure_curves(probe: Probe, widths: Sequence[Width], levels: int) -> tuple[Curve, ...]:
+def measure_curves(probe: CutLoss, widths: Sequence[Width], levels: int) -> tuple[Curve, ...]:
     """For each width, the rise of the loss at each of its levels, in nats a token: measured at `levels` of them.
 
     These are spaced evenly from the least on; those between are interpolated. A curve never falls as units go, and is
