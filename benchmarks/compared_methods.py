@@ -47,16 +47,24 @@ TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `graphprune compare`: the model, its protocol, the anchors that its page quotes, and its tasks."""
+    """One call of `graphprune compare`: the model, its protocol, the anchors that its page quotes, and its tasks.
+
+    Some have `methods` and `tokens` of their own; `about` is what their title says more. With `joined` the documents of
+    the calibration text are one, a blank line between them.
+    """
 
     model: str
     options: tuple[str, ...]
     anchors: str = ""
     tasks: tuple[str, ...] = ()
+    methods: str = ""
+    tokens: str = ""
+    about: str = ""
+    joined: bool = False
 
     @property
     def title(self) -> str:
-        return f"Methods compared on {Path(self.model or SMOLLM2).name}{', with tasks' * bool(self.tasks)}"
+        return f"Methods compared on {Path(self.model or SMOLLM2).name}{self.about}"
 
 
 S3 = """Official code of others under the same protocol, one seed:
@@ -78,13 +86,30 @@ SMOL = """Official code of others under the same protocol, one seed:
 | Adapt-Pruner, 32 examples, at 88.1 % and 75.3 %, and at 64 % | 39.3, 150 | 288 |
 """
 SIZES = ("--targets", "80%,60%,40%", "--seeds", "3")
+TEACHER = "recover.distill=1.0+recover.temperature=1.0"  # as Minitron's recipe trains
 REAL = (*WIKI, *WINDOWS, *SAMPLES, "--targets", "80%,60%")
 RUNS: Mapping[str, Run] = {
     "stories3M": Run("models/stories3M-hf", (*STORIES, *TOLD, *SIZES), S3),
     "babyllama": Run("models/babyllama-tok105-hf", (*STORIES, *TOLD, *SIZES)),
     "stories260K": Run("models/stories260K-hf", (*STORIES, *TOLD, *SIZES)),
     "smollm2": Run("", REAL, SMOL),
-    "smollm2-tasks": Run("", REAL, tasks=TASKS),
+    "smollm2-tasks": Run("", REAL, tasks=TASKS, about=", with tasks"),
+    "stories3M-joined": Run(
+        "models/stories3M-hf",
+        (*STORIES, *TOLD, *SIZES),
+        methods="adapt-pruner-ls",
+        tokens="0",
+        about=", calibrated on one text",
+        joined=True,
+    ),
+    "babyllama-trained": Run(
+        "models/babyllama-tok105-hf",
+        (*STORIES, *TOLD, "--targets", "80%", "--seeds", "3"),
+        methods=f"adapt-pruner-ls,adapt-pruner-ls-kd=adapt-pruner-ls+{TEACHER},minitron,"
+        "minitron-text=minitron+recover.distill=0",
+        tokens="131072",
+        about=", trained alike",
+    ),
 }
 
 
@@ -113,9 +138,11 @@ def command(name: str, arguments: argparse.Namespace) -> list[str]:
     if run.tasks:
         data = task_data(root / "eval", Path(tempfile.gettempdir()) / "graphprune-eval")
         options += ["--tasks", ",".join(run.tasks), "--eval-data", str(data), "--task-limit", str(ITEMS)]
+    if run.joined:
+        options[1] = str(joined(Path(options[1]), Path(tempfile.gettempdir()) / "graphprune-joined"))
     if arguments.targets:
         options += ["--targets", arguments.targets]
-    methods = ["--methods", arguments.methods, "--train-tokens", arguments.train_tokens]
+    methods = ["--methods", run.methods or arguments.methods, "--train-tokens", run.tokens or arguments.train_tokens]
     program = "from graphprune.cli.main import main; main()"
     return [
         sys.executable,
@@ -140,6 +167,14 @@ def task_data(source: Path, made: Path) -> Path:
     lines = itertools.islice((line for turn in zip(*sets, strict=False) for line in turn), ITEMS)
     (made / "all_sets.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return made
+
+
+def joined(source: Path, made: Path) -> Path:
+    """The text with its documents one behind the other, as the reported one has them, and no word on where one ends."""
+    made.mkdir(parents=True, exist_ok=True)
+    documents = source.read_text(encoding="utf-8").split("<|endoftext|>")
+    (made / source.name).write_text("\n\n".join(each.strip("\r\n") for each in documents), encoding="utf-8")
+    return made / source.name
 
 
 def write_page(work: Path) -> None:
