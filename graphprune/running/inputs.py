@@ -1,6 +1,7 @@
 """Inputs: what a graph takes, made from token ids or from a batch of named tensors."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -78,4 +79,4 @@ def split_parts(batches: Sequence[Batch], count: int) -> tuple[tuple[Batch, ...]
     items = tuple(batches) if len(batches) >= count else tuple(each for batch in batches for each in samples(batch))
     parts = min(count, len(items))
     ends = [len(items) * place // parts for place in range(parts + 1)] if parts else [0]
-    return tuple(items[start:end] for start, end in zip(ends, ends[1:], strict=False))
+    return tuple(items[start:end] for start, end in pairwise(ends))

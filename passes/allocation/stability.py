@@ -81,12 +81,12 @@ def sum_units(scores: Sequence[Tensor]) -> Tensor:
 
 
 def between_parts(scores: Tensor) -> float:
-    """std over mean of the sum over units, between parts."""
+    """Deviation over mean of the sum over units, between parts."""
     return variation(scores.sum(1))
 
 
 def between_units(scores: Tensor) -> float:
-    """std over mean of the mean over parts, between units."""
+    """Deviation over mean of the mean over parts, between units."""
     return variation(scores.mean(0))
 
 

@@ -1,4 +1,4 @@
-"""Fused importance against plain autograd in float64 and a formula of a few lines, and how parts of the text are made."""
+"""Fused importance against plain autograd in float64 and a formula of a few lines, and the parts of the text."""
 
 import functools
 from pathlib import Path

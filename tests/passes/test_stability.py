@@ -105,10 +105,9 @@ def test_the_target_is_met_with_any_importance(name: str, importance: Importance
 
 @pytest.mark.xdist_group("llama")
 def test_parts_are_measured_once_where_the_score_is_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    source, scene = graph("llama"), scene_of("llama")
+    source, scene, whole = graph("llama"), scene_of("llama"), Fused.score_parts
     for parts, times in ((4, 1), (2, 2)):
         calls: list[int] = []
-        whole = Fused.score_parts
 
         def counted(self: Fused, scene: Scene, count: int, calls: list[int] = calls) -> dict[str, Tensor]:
             calls.append(count)
@@ -130,7 +129,7 @@ def test_the_mean_of_parts_is_the_score() -> None:
 
 
 def test_bad_options_are_told() -> None:
-    with pytest.raises(UsageError, match="amplitude of stability is 0 or more and below 1|from 0 to below 1"):
+    with pytest.raises(UsageError, match="amplitude of stability is"):
         parse_spec("allocation", "stability{amplitude=1}")
     with pytest.raises(UsageError, match="indicator"):
         parse_spec("allocation", "stability{indicator=variance}")
