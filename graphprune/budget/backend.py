@@ -6,7 +6,7 @@ memory may be measured, loads them too.
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from graphprune.errors import UsageError
 
@@ -44,6 +44,13 @@ class Backend(ABC):
     def quantity(self, graph: "Graph") -> "FileBytes | None":
         """What the model's file takes, as a function of the widths; None where no file can be asked for by size."""
         return None
+
+    def tuned(self, block: int) -> Self:
+        """The backend for a graph whose weights are tuned in 4 bits, in blocks of so many inputs.
+
+        Raises UsageError where it writes weights in few bits and cannot write these as they are.
+        """
+        return self
 
     def expresses(self, graph: "Graph") -> bool:
         """Say whether the format has a class of its own with exactly this graph's shapes."""

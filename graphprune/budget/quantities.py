@@ -69,8 +69,9 @@ class FileBytes(Quantity):
     """Bytes of a model file: its weights, and an allowance for its operators.
 
     `precision` half stores two bytes an element; int8 and int4 pack the matrices of linear layers, int4 in blocks of
-    `block` with a scale each, an offset unless `symmetric`, and with `embeddings` tables as well. The last block of a
-    row is counted whole, so a file is never larger than what is said here. `buffers` says whether they are in the file.
+    `block` with a scale each, an offset unless `symmetric`, of four bytes with `fractions`, and with `embeddings`
+    tables as well. The last block of a row is counted whole, so a file is never larger than what is said here.
+    `buffers` says whether they are in the file.
     """
 
     name: ClassVar[str] = "file"
@@ -80,6 +81,7 @@ class FileBytes(Quantity):
     embeddings: bool = False
     buffers: bool = True
     place: str = ""
+    fractions: bool = False
 
     @property
     def unit(self) -> int:
@@ -100,7 +102,7 @@ class FileBytes(Quantity):
         if self.precision == "int8":
             return elements * self.unit + rows * ((_SCALE + 1) * self.unit)
         # A block has block/2 bytes, a scale and half a byte of offset; a row may end in a block with one element.
-        twice = self.block + 2 * _SCALE + (0 if self.symmetric else 1)
+        twice = self.block + 2 * _SCALE + (2 * _SCALE if self.fractions else 0 if self.symmetric else 1)
         return elements * twice + rows * ((self.block - 1) * twice + (0 if self.symmetric else self.block))
 
     def show(self, cost: int) -> str:

@@ -26,6 +26,7 @@ from graphprune.compiler.request import (
     foresee,
     require_part,
     text_notes,
+    tuned_backends,
     with_precision,
     without_text,
 )
@@ -76,7 +77,7 @@ def compile_model(
     began = time.time() if began is None else began
     check_request(options)
     recipe = resolve_recipe(options)
-    backends = load_backends(options.backends)
+    backends = tuned_backends(recipe, load_backends(options.backends))
     if options.dry_run:
         return dry_run(options, recipe, backends, progress)
     assert options.out is not None

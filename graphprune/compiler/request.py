@@ -1,9 +1,11 @@
 """Requests: what the options of a compilation mean, resolved and checked before any work is done."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from graphprune.budget.backend import Backend
 from graphprune.errors import UsageError
 from graphprune.frontend.parts import foresee_part
 from graphprune.ir.graph import Graph
@@ -73,6 +75,12 @@ def without_text(recipe: Recipe, options: CompileOptions, graph: Graph) -> Recip
         return recipe
     prune = replace(recipe.prune, importance=TEXTLESS)
     return recipe.model_copy(update={"prune": prune})
+
+
+def tuned_backends(recipe: Recipe, backends: Sequence[Backend]) -> tuple[Backend, ...]:
+    """The backends for the weights that a recipe leaves. Raises UsageError where one cannot write them as they are."""
+    block = recipe.tuned_block
+    return tuple(backend.tuned(block) if block else backend for backend in backends)
 
 
 def text_notes(recipe: Recipe, asked: Recipe) -> tuple[str, ...]:

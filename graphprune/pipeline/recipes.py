@@ -19,7 +19,7 @@ from graphprune.pipeline.declared import declare, make_declared
 from graphprune.pipeline.options import Held, Window
 from graphprune.pipeline.token_shares import Shares
 from graphprune.pruning.options import PRUNABLE, Pruning
-from graphprune.spec import build, option_types, parse_spec, print_value
+from graphprune.spec import build, option_types, parse_spec, print_value, split_spec
 from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipe_files"
@@ -70,6 +70,13 @@ class Recipe(BaseModel):
     def changes_weights(self) -> bool:
         """Whether the weights that are left take other values."""
         return bool(self.recover is not None or self.prune.compensation or self.before or self.after)
+
+    @property
+    def tuned_block(self) -> int:
+        """How many inputs share a scale where weights are tuned in 4 bits; 0 where they are not."""
+        specs = [split_spec(spec) for spec in (*self.before, *self.after)]
+        options = [self.recover or {}, *(options for name, options in specs if name == "recover")]
+        return max(int(str(each.get("lora_block", 0))) for each in options)
 
     def to_yaml(self) -> str:
         """The recipe with all of its fields, defaults included."""

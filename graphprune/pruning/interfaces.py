@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
+import torch
 from torch import Tensor
 
 from graphprune.analysis.analyse import analyze
@@ -14,7 +15,7 @@ from graphprune.bounds import require_limits
 from graphprune.budget.budgets import Budget, cost_of
 from graphprune.ir.graph import Graph
 from graphprune.pruning.signals.stream_change import block_influence
-from graphprune.running.inputs import Batch
+from graphprune.running.inputs import Batch, split_parts
 from graphprune.running.loss import Loss
 
 
@@ -38,7 +39,8 @@ class Scene:
     is what follows the cut. Whatever is random comes from `seed`, what takes long tells `progress` (done, total), and
     keeps what it needs to go on after a kill in `folder`, None where nothing is kept. What the user should know is told
     to `note`. `memo` is what this part left behind in the last round, under the roots of ids. `room` are the bytes that
-    the run may take, None where nobody knows.
+    the run may take, None where nobody knows. `parts` are the scores that the importance gave on each part of the text,
+    [parts, units] under the ids of candidates, where the allocation compares them.
     """
 
     graph: Graph
@@ -56,6 +58,7 @@ class Scene:
     note: Callable[[str], None] = unnoted
     folder: Path | None = None
     room: int | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def root(self, id: str) -> str:
         """The id that a candidate has in the source, which no cut changes."""
@@ -97,6 +100,19 @@ class Importance(ABC):
         No candidate is a block here. Batches are ignored where `needs_data` is False. The graph is left as it was.
         """
 
+    @property
+    def averaged_parts(self) -> int:
+        """The number of parts of the text whose scores' mean the score is; 0 where it is no such mean."""
+        return 0
+
+    def score_parts(self, scene: Scene, count: int) -> dict[str, Tensor]:
+        """Score the units on each of `count` parts of the text, or on fewer where it has fewer samples: [parts, units].
+
+        Without a method's own, each part is scored as if it were all of the text.
+        """
+        found = [self.score(replace(scene, batches=part)) for part in split_parts(scene.batches, count)]
+        return {g.id: torch.stack([each[g.id] for each in found]) for g in scene.candidates if found}
+
     def score_blocks(self, scene: Scene) -> dict[str, Tensor]:
         """Score each candidate, all of which are residual branches or layers: [1], larger is kept first.
 
@@ -126,6 +142,11 @@ class Allocation(ABC):
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)
+
+    @property
+    def compared_parts(self) -> int:
+        """On how many parts of the text the units are scored for the scene that `keep` is given; 0 for none."""
+        return 0
 
     @abstractmethod
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:

@@ -15,14 +15,17 @@ from graphprune.spec import print_spec
 Scores = Mapping[str, Tensor]
 
 
-def kept_scores(folder: Path | None, importance: Importance, scene: Scene, make: Callable[[], Scores]) -> Scores:
+def kept_scores(
+    folder: Path | None, importance: Importance, scene: Scene, make: Callable[[], Scores], parts: int = 0
+) -> Scores:
     """The scores of a scene's candidates: as a file of the folder has them, or as they are made now, and then kept.
 
+    With `parts`, those on so many parts of the text.
     Without a folder nothing is kept, nor of an importance that looks at no text, which is soon asked again.
     """
     if folder is None or not importance.needs_data:
         return make()
-    path = folder / f"scores-{name_scene(importance, scene)}.safetensors"
+    path = folder / f"scores-{name_scene(importance, scene, parts)}.safetensors"
     if path.is_file():
         return load_file(path)
     found = make()
@@ -33,8 +36,9 @@ def kept_scores(folder: Path | None, importance: Importance, scene: Scene, make:
     return found
 
 
-def name_scene(part: Importance | Allocation, scene: Scene) -> str:
+def name_scene(part: Importance | Allocation, scene: Scene, parts: int = 0) -> str:
     """A name for all that what a part of a method finds hangs on: model, text, candidates, seed and the part itself."""
-    asked = "\n".join((print_spec(part), str(scene.seed), *(f"{g.id} {g.units}" for g in scene.candidates)))
+    candidates = [f"{g.id} {g.units}" for g in scene.candidates]
+    asked = "\n".join((print_spec(part), str(scene.seed), *candidates, *([f"parts {parts}"] if parts else [])))
     texts = {f"text {i} {name}": t for i, batch in enumerate(scene.batches) for name, t in by_name(batch).items()}
     return name_tensors({**scene.graph.tensors(), **texts}, asked)

@@ -245,6 +245,7 @@ def now_share(share: float, kind: str, candidates: Sequence[Group], full: Mappin
 def prune_once(scene: Scene, request: Request, cache: Path | None = None) -> Graph:
     """One round: score the present model, choose, cut."""
     now = scene.graph
+    scene = replace(scene, parts=score_parts(scene, request, cache))
     scores = kept_scores(cache, request.importance, scene, functools.partial(score, request.importance, scene))
     allotment = request.allocation.keep(scene, scores)
     plan = replace(select(scene.groups, allotment.counts, scores), statistics=request.statistics)
@@ -255,11 +256,25 @@ def prune_once(scene: Scene, request: Request, cache: Path | None = None) -> Gra
     return cut.remember(request.allocation.name, allotment.memo) if allotment.memo else cut
 
 
+def score_parts(scene: Scene, request: Request, cache: Path | None = None) -> Mapping[str, Tensor]:
+    """The scores of units on parts of the text, where the allocation compares them."""
+    importance, count = request.importance, request.allocation.compared_parts
+    units = tuple(g for g in scene.candidates if g.kind not in BLOCKS)
+    if not count or not units:
+        return {}
+    seen = replace(scene, candidates=units)
+    return kept_scores(cache, importance, seen, functools.partial(importance.score_parts, seen, count), count)
+
+
 def score(importance: Importance, scene: Scene) -> dict[str, Tensor]:
-    """The scores of all candidates, blocks among them."""
+    """The scores of all candidates, blocks among them; the mean over parts where they are that and are there."""
     blocks = tuple(g for g in scene.candidates if g.kind in BLOCKS)
     units = tuple(g for g in scene.candidates if g.kind not in BLOCKS)
-    found = importance.score(replace(scene, candidates=units)) if units else {}
+    count = importance.averaged_parts
+    if count and units and all(len(scene.parts.get(g.id, ())) == count for g in units):
+        found = {g.id: scene.parts[g.id].double().mean(0).float() for g in units}
+    else:
+        found = importance.score(replace(scene, candidates=units)) if units else {}
     return found | (importance.score_blocks(replace(scene, candidates=blocks)) if blocks else {})
 
 

@@ -7,12 +7,14 @@ import numpy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphprune.analysis.groups import BLOCKS
 from graphprune.budget.budgets import Width, free_widths, reachable_minimum
 from graphprune.budget.solver import solve
 from graphprune.pruning.blocks import block_step, in_order, is_blocks
-from graphprune.pruning.interfaces import Scene
+from graphprune.pruning.interfaces import Allotment, Scene
 
 Amounts = Sequence[NDArray[numpy.float64]]  # of each width, one for each step from a level to the next
+_LARGEST = 0.99  # no group is asked for more than this share, as in the published code of Adapt-Pruner
 _TINY = 1e-12  # where the rate is 0 any amount keeps the unit
 
 
@@ -71,6 +73,30 @@ def even_counts(scene: Scene, scores: Mapping[str, Tensor]) -> dict[str, int]:
     """
     widths = free_widths(scene.candidates, scene.budget)
     return solve(scene.groups, widths, amounts(widths, scores, {}, {}), scene.budget)
+
+
+def cut_at_rates(scene: Scene, scores: Mapping[str, Tensor], rates: Mapping[str, float]) -> Allotment:
+    """Cut every candidate by its rate times the one amount that meets the budget exactly; the memo has the shares.
+
+    Shares are of the source's widths and are carried from round to round in the memo, so that a head goes when enough
+    of a share has come together.
+    """
+    full = {g.id: scene.full(g) for g in scene.candidates}
+    # A group that an earlier stage of another method has cut owes nothing for what is gone.
+    gone = {g.id: 1 - g.units / full[g.id] for g in scene.candidates}
+    carried = {g.id: float(scene.memo.get(scene.root(g.id), gone[g.id])) for g in scene.candidates}
+    widths = free_widths(scene.candidates, scene.budget)
+    steps = amounts(widths, scores, full, rates, carried)
+    counts = solve(scene.groups, widths, steps, scene.budget)
+    amount = refused(widths, steps, counts)
+    memo = {}
+    for group in scene.candidates:
+        if group.kind in BLOCKS:
+            continue
+        share = carried[group.id] + amount * rates[group.id]
+        least = min(levels[0] for levels in (w.levels for w in widths if group in w.groups)) / full[group.id]
+        memo[scene.root(group.id)] = min(share, 1 - float(least), _LARGEST)
+    return Allotment(counts, memo)
 
 
 def within_reach(scene: Scene) -> Scene:

@@ -1,6 +1,7 @@
 """Inputs: what a graph takes, made from token ids or from a batch of named tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -68,3 +69,14 @@ def samples(batch: Batch) -> Iterator[Batch]:
     for row in range(rows(batch)):
         part = slice(row, row + 1)
         yield batch[part] if isinstance(batch, Tensor) else {name: tensor[part] for name, tensor in batch.items()}
+
+
+def split_parts(batches: Sequence[Batch], count: int) -> tuple[tuple[Batch, ...], ...]:
+    """The batches in order as `count` parts of nearly as many each, or as samples where there are fewer batches.
+
+    Of fewer samples each is a part.
+    """
+    items = tuple(batches) if len(batches) >= count else tuple(each for batch in batches for each in samples(batch))
+    parts = min(count, len(items))
+    ends = [len(items) * place // parts for place in range(parts + 1)] if parts else [0]
+    return tuple(items[start:end] for start, end in pairwise(ends))

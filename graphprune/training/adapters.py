@@ -19,12 +19,16 @@ _LINEAR, _ADDMM = torch.ops.aten.linear.default, torch.ops.aten.addmm.default
 class Trainee:
     """`graph` runs with the weights as they are now, `trainable` are the tensors that training changes, by name.
 
-    `merged()` gives the graph's own parameters as training left them, by their names.
+    `merged()` gives the graph's own parameters as training left them, by their names, and `companions()` what belongs
+    to them then. `forget`, where what is trained computes another thing than the graph before the first step, takes it
+    back to that.
     """
 
     graph: Graph
     trainable: Mapping[str, nn.Parameter]
     merged: Callable[[], dict[str, Tensor]]
+    companions: Callable[[], Mapping[str, Mapping[str, Tensor]]] = dict
+    forget: Callable[[], None] | None = None
 
 
 def whole(graph: Graph) -> Trainee:
@@ -63,11 +67,11 @@ def adapted(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
     return Trainee(replace(copy, module=module), trainable, lambda: merge(module, calls))
 
 
-def chosen_calls(graph: Graph, targets: tuple[str, ...]) -> dict[str, list[fx.Node]]:
+def chosen_calls(graph: Graph, targets: tuple[str, ...], head: bool = False) -> dict[str, list[fx.Node]]:
     """The linear layers to adapt: module name -> the nodes that call it.
 
     A layer's weight is a parameter that only these nodes read; the head, whose output is the logits, is left out
-    unless it is named.
+    unless it is named, or `head` is set.
     """
     readers: dict[str, list[fx.Node]] = {}
     tensors = graph.tensors()
@@ -82,7 +86,7 @@ def chosen_calls(graph: Graph, targets: tuple[str, ...]) -> dict[str, list[fx.No
         layer, _, leaf = name.rpartition(".")
         if leaf != "weight" or not all(is_linear(node, name) for node in nodes):
             continue
-        if any(layer == t or layer.endswith(f".{t}") for t in targets) or (not targets and name not in heads):
+        if any(layer == t or layer.endswith(f".{t}") for t in targets) or (not targets and (head or name not in heads)):
             found[layer] = nodes
     missing = [t for t in targets if not any(layer == t or layer.endswith(f".{t}") for layer in found)]
     if missing or not found:
@@ -122,13 +126,22 @@ def weight_and_bias(node: fx.Node) -> tuple[Argument, Argument]:
     return node.args[1], node.args[2] if len(node.args) > 2 else None
 
 
-def with_layers(graph: Graph, calls: Mapping[str, list[fx.Node]]) -> fx.GraphModule:
-    """The graph's module with these calls as calls of layers, which hold the same parameters under the same names."""
+Make = Callable[[nn.Module, fx.Node], nn.Module]
+
+
+def with_layers(
+    graph: Graph, calls: Mapping[str, list[fx.Node]], makers: Mapping[str, Make] | None = None
+) -> fx.GraphModule:
+    """The graph's module with these calls as calls of layers, which hold the same parameters under the same names.
+
+    `makers` make the layers from the module and a call, in place of `make_layer`.
+    """
     nodes = copy_nodes(graph.module.graph)
     copies = {node.name: node for node in nodes.nodes}
     root = fx.GraphModule(dict(graph.tensors()), nodes)
     for layer, callers in calls.items():
-        root.set_submodule(layer, make_layer(root, callers[0]))
+        make = make_layer if makers is None else makers[layer]
+        root.set_submodule(layer, make(root, callers[0]))
         for caller in callers:
             node = copies[caller.name]
             value = node.args[1] if is_transposed(node) else node.args[0]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphprune.errors import TrainingError
+from graphprune.ir.graph import Graph
 from graphprune.running.perplexity import perplexity, stream_perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
@@ -171,7 +172,7 @@ def evaluate(session: Session, state: State) -> State:
     options, accelerator = session.options, session.accelerator
     assert session.held_out is not None
     text = session.held_out[: options.eval_tokens]
-    with accelerator.autocast():
+    with accelerator.autocast(), without_dropout(session.trainee.graph):
         value = held_out_loss(session, text)
     loss = together(accelerator, value, "mean")
     if not math.isfinite(loss):
@@ -182,6 +183,19 @@ def evaluate(session: Session, state: State) -> State:
     if watch.best_step == state.step > 0 and options.keep == "best":
         return replace(state, best=keep(session, snapshot(session, state.step)))
     return state
+
+
+@contextlib.contextmanager
+def without_dropout(graph: Graph) -> Iterator[None]:
+    """What the weights compute by themselves: the dropout of adapters, which draws anew each time, is off."""
+    active = [m for m in graph.module.modules() if isinstance(m, nn.Dropout) and m.training]
+    try:
+        for module in active:
+            module.eval()
+        yield
+    finally:
+        for module in active:
+            module.train()
 
 
 def held_out_loss(session: Session, text: Tensor) -> float:

@@ -19,12 +19,17 @@ Keep = Literal["best", "last"]
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Adapters of rank `rank` on the linear layers whose names end in one of `targets` (empty: on all but the head)."""
+    """Adapters of rank `rank` on the linear layers whose names end in one of `targets` (empty: on all but the head).
+
+    With a `block` the weights of linear layers lie on grids of 4 bits, with a scale and an offset for so many inputs,
+    and stay there: adapters are merged into the offsets. The head then counts as the other layers do.
+    """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
+    block: Literal[0, 16, 32, 64, 128, 256] = 0
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"the rank of LoRA is 1 or more, not {self.rank}")

@@ -121,8 +121,8 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def fingerprint(graph: Graph) -> str:
-    """A hash of every parameter and carried moment, byte by byte: a run goes on only from where it began."""
-    companions = {f"{kind}/{name}": t for kind in KINDS for name, t in graph.companions.get(kind, {}).items()}
+    """A hash of every parameter and companion, byte by byte: a run goes on only from where it began."""
+    companions = {f"{kind}/{name}": t for kind, part in graph.companions.items() for name, t in part.items()}
     return hash_tensors({**graph.parameters(), **companions})
 
 

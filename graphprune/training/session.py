@@ -20,6 +20,7 @@ from graphprune.training.divergence import Watch
 from graphprune.training.execution.choice import choose_checkpoint, free_bytes
 from graphprune.training.execution.compiled import missing_compiler
 from graphprune.training.execution.way import Way
+from graphprune.training.grid_adapters import on_grids
 from graphprune.training.objective.head import split_head
 from graphprune.training.objective.objective import Objective
 from graphprune.training.objective.predictor import Predictor
@@ -27,7 +28,7 @@ from graphprune.training.objective.sums import Blend
 from graphprune.training.objective.teacher import DTYPES, Teacher, make_teacher
 from graphprune.training.optimizer.adamw import AdamW, make_adamw
 from graphprune.training.optimizer.moments import carried_moments, write_moments
-from graphprune.training.options import TrainOptions
+from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.saved_state import Snapshot
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def prepare(
         trainee = whole(place_nodes(graph, device))
     else:
         here = place(graph, device)
-        trainee = whole(here) if options.lora is None else adapted(here, options.lora, options.seed)
+        trainee = whole(here) if options.lora is None else with_adapters(here, options.lora, options.seed)
     words = vocabulary_size(trainee.graph)
     way = choose_way(trainee, options, stream.length, device, sharded)
     model = Predictor(trainee.graph, options.rows, stream.length, plain=options.lora is None, way=way)
@@ -117,6 +118,11 @@ def prepare(
     if carried is not None:
         write_moments(optimizer, trainee.trainable, carried)
     return Session(options, stream, accelerator, trainee, model, objective, optimizer, teach, words, held_out, folder)
+
+
+def with_adapters(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
+    """Adapters on the weights as they are, or on their grids."""
+    return on_grids(graph, options, seed) if options.block else adapted(graph, options, seed)
 
 
 def step_in_backward(trainee: Trainee, optimizer: AdamW, accelerator: "Accelerator") -> None:

@@ -89,24 +89,37 @@ def finish(session: Session, state: State, graph: Graph) -> Trained:
     tokens = state.step * session.tokens_per_step
     if watched and options.keep == "best" and watch.best_step < state.step:
         if state.best is None:
-            return Trained(graph, state.step, tokens, state.loss, watch.best, 0)
+            return Trained(before_training(session, graph), state.step, tokens, state.loss, watch.best, 0)
         restore(session, read_snapshot(state.best)[0] if isinstance(state.best, Path) else state.best)
         return Trained(build(session, graph), state.step, tokens, state.loss, watch.best, watch.best_step)
     held = watch.last if watched else None
     return Trained(build(session, graph), state.step, tokens, state.loss, held, state.step)
 
 
+def before_training(session: Session, graph: Graph) -> Graph:
+    """What the first step began with: the given graph, or what adapters that add nothing make of it."""
+    if session.trainee.forget is None:
+        return graph
+    session.trainee.forget()
+    return build(session, graph)
+
+
 def build(session: Session, graph: Graph) -> Graph:
-    """The given graph with the weights of now, and their moments as companions."""
+    """The given graph with the weights of now, and as companions their moments and what else training gives them.
+
+    Others, of weights that have changed, are left behind.
+    """
     old, new = graph.parameters(), dict[str, Tensor]()
     for name, tensor in session.trainee.merged().items():
         value = tensor.to(old[name].device, copy=True)
         new[name] = torch.nn.Parameter(value, old[name].requires_grad)
     result = graph.with_tensors(new)
-    others = {kind: part for kind, part in graph.companions.items() if kind not in KINDS}
     moments = Moments({}) if session.options.lora else read_moments(session.optimizer, session.trainee.trainable)
-    companions = {kind: {n: t.to(old[n].device) for n, t in part.items()} for kind, part in moments.tensors.items()}
-    result = replace(result, companions={**others, **companions})
+    made = {**moments.tensors, **session.trainee.companions()}
+    here = {kind: {n: t.to(old[n].device) for n, t in part.items()} for kind, part in made.items()}
+    others = {k: {n: t for n, t in p.items() if n not in new} for k, p in graph.companions.items() if k not in KINDS}
+    both = {kind: {**others.get(kind, {}), **here.get(kind, {})} for kind in {**others, **here}}
+    result = replace(result, companions={kind: part for kind, part in both.items() if part})
     return result.remember("moments", {"updates": moments.updates})
 
 

@@ -10,14 +10,11 @@ from torch import Tensor
 from graphprune.analysis.groups import BLOCKS
 from graphprune.analysis.layers import by_branch, find_layers
 from graphprune.bounds import Share
-from graphprune.budget.budgets import free_widths
-from graphprune.budget.solver import solve
 from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
-from graphprune.pruning.shares import amounts, refused
+from graphprune.pruning.shares import cut_at_rates
 from graphprune.pruning.signals.stream_change import Distance, measure_change, normalise
 
-_LARGEST = 0.99  # no group is asked for more than this share, as in the published code
 _ALIKE = (
     "adaptive found no two layers to tell apart, since what is cut lies in one layer, or in several at once as shared "
     "weights do: all give up the same share, as with uniform"
@@ -48,22 +45,7 @@ class Adaptive(Allocation):
     outside: Annotated[float, Gt(0), Le(1)] = 0.5
 
     def keep(self, scene: Scene, scores: Mapping[str, Tensor]) -> Allotment:
-        rates, full = self.rates(scene), {g.id: scene.full(g) for g in scene.candidates}
-        # A group that an earlier stage of another method has cut owes nothing for what is gone.
-        gone = {g.id: 1 - g.units / full[g.id] for g in scene.candidates}
-        carried = {g.id: float(scene.memo.get(scene.root(g.id), gone[g.id])) for g in scene.candidates}
-        widths = free_widths(scene.candidates, scene.budget)
-        steps = amounts(widths, scores, full, rates, carried)
-        counts = solve(scene.groups, widths, steps, scene.budget)
-        amount = refused(widths, steps, counts)
-        memo = {}
-        for group in scene.candidates:
-            if group.kind in BLOCKS:
-                continue
-            share = carried[group.id] + amount * rates[group.id]
-            least = min(levels[0] for levels in (w.levels for w in widths if group in w.groups)) / full[group.id]
-            memo[scene.root(group.id)] = min(share, 1 - float(least), _LARGEST)
-        return Allotment(counts, memo)
+        return cut_at_rates(scene, scores, self.rates(scene))
 
     def rates(self, scene: Scene) -> Mapping[str, float]:
         """1 - amplitude * importance for each candidate."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.data.conversations import LossOn
@@ -20,6 +20,7 @@ from graphprune.training.metrics import Moment, Report
 from graphprune.training.options import Conduct, LoraOptions, Steps, TrainOptions, Updates, require
 from graphprune.training.train import Trained, train
 
+_GRID_RANK = 8  # of adapters on weights in 4 bits, as QA-LoRA's
 _EVALUATIONS = 20  # in one pass, where `eval_every` does not say
 _EVAL_SHARE, _EVAL_TOKENS = 50, (2_048, 32_768)  # text of one: a share of the trained, for a tenth of the time in all
 _VARIETY, _VARIED_TOKENS = 16, 1 << 24  # a short training draws its rows from this many times its text, up to this much
@@ -60,12 +61,16 @@ class Position:
 
 @dataclass(frozen=True)
 class Taught:
-    """What is trained, all weights or adapters of rank `lora`, and the text."""
+    """What is trained, all weights or adapters of rank `lora`, and the text.
+
+    With `lora_block` adapters tune weights in 4 bits, see `LoraOptions`; their rank is 8 where `lora` does not say.
+    """
 
     lora: int = 0
     lora_alpha: float = LoraOptions.alpha
     lora_dropout: float = LoraOptions.dropout
     lora_targets: tuple[str, ...] = LoraOptions.targets
+    lora_block: Literal[0, 16, 32, 64, 128, 256] = 0
     data: str | None = None
     field: str | None = None
     loss_on: LossOn = "all"
@@ -83,7 +88,8 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
     over all passes that name the same `total_tokens` (or `total_steps`); each goes on where the last one stopped, in
     the schedule, in the data, and with the optimizer's moments, which a cut in between has sliced (`moments=reset`:
     without). `distill` is the weight of the teacher's logits, `lora` the rank of adapters that are trained in place of
-    all weights. See docs/recovery.md for every option.
+    all weights, and `lora_block` how many inputs share a scale where these are in 4 bits. See docs/recovery.md for
+    every option.
 
     Weights change, shapes do not: `linear(x, w[27, 32])` before and after.
     """
@@ -148,13 +154,13 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
         same = {name: getattr(self, name) for name in shared - _RESOLVED}
         every = max(1, place.steps // _EVALUATIONS)
         enough = sorted((_EVAL_TOKENS[0], self.tokens // _EVAL_SHARE, _EVAL_TOKENS[1]))[1]
-        targets = self.lora_targets
+        targets, rank = self.lora_targets, self.lora or (_GRID_RANK if self.lora_block else 0)
         return TrainOptions(
             steps=place.steps,
             first_step=place.first,
             total_steps=place.total,
             first_row=place.row,
-            lora=LoraOptions(self.lora, self.lora_alpha, self.lora_dropout, targets) if self.lora else None,
+            lora=LoraOptions(rank, self.lora_alpha, self.lora_dropout, targets, self.lora_block) if rank else None,
             eval_every=every if self.eval_every is None else self.eval_every,
             eval_tokens=enough if self.eval_tokens is None else self.eval_tokens,
             save_every=every if self.save_every is None else self.save_every,

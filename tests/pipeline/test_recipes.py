@@ -34,6 +34,8 @@ SHIPPED = {
     *FORWARD_ONLY,
     "evolve",
     "minitron",
+    "saap",
+    "saap-int4",
     "self-pruner",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
@@ -61,7 +63,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora"))
+    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora", "saap-int4"))
     assert expand(recipe, Target(Parameters(), 600, 1000))
 
 

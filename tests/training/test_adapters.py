@@ -96,6 +96,7 @@ def test_lora_learns_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
     resumed = train(pruned(), options, Rows(), held_out=held_out(), folder=tmp_path / "resumed")
     left, right = resumed.graph.tensors(), straight.graph.tensors()
     assert all(torch.equal(left[name], right[name]) for name in right)
+    assert resumed.held_out == straight.held_out, "dropout is off there"
 
 
 def test_lora_targets_that_do_not_occur_are_refused() -> None:
