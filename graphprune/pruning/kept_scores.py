@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from graphprune.budget.budgets import cost_of
 from graphprune.data.tensor_names import name_tensors
 from graphprune.pruning.interfaces import Importance, Scene
 from graphprune.running.inputs import by_name
@@ -34,7 +35,10 @@ def kept_scores(folder: Path | None, importance: Importance, scene: Scene, make:
 
 
 def name_scene(importance: Importance, scene: Scene) -> str:
-    """A name for all that scores depend on: the model, the text, the candidates, the seed and the importance."""
+    """A name for all that scores depend on: the model, the text, the candidates, the seed, the importance, and the
+    budget where that is what it searches at."""
     asked = "\n".join((print_spec(importance), str(scene.seed), *(f"{g.id} {g.units}" for g in scene.candidates)))
+    if importance.searches:
+        asked += f"\n{scene.budget.target} of {sorted(cost_of(scene.groups, scene.budget).terms.items())}"
     texts = {f"text {i} {name}": t for i, batch in enumerate(scene.batches) for name, t in by_name(batch).items()}
     return name_tensors({**scene.graph.tensors(), **texts}, asked)
