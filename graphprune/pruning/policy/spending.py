@@ -1,7 +1,7 @@
 """Spending: what a model costs of whose bundles shares are there, and the nearest shares that a budget allows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,26 +72,47 @@ def spending(scene: Scene, bundles: Bundles) -> Spending:
 
 def project(shares: Numbers, spent: Spending, margin: float = 0.0) -> Numbers:
     """The nearest shares, from `margin` to 1 - `margin`, whose cost is within the limit: all give up in proportion to
-    what they cost, s - v c, clipped; v by bisection.
+    what they cost, s - v c, clipped.
 
     Exact where costs add up, and else within the limit all the same. Without a margin where that costs too much.
     """
-    low, high = 0.0, 1.0
-    if spent(numpy.full(len(shares), margin)) < spent.limit:
-        low, high = margin, 1 - margin
+    low, high = (margin, 1 - margin) if spent(numpy.full(len(shares), margin)) < spent.limit else (0.0, 1.0)
     inside = shares.clip(low, high)
-    if spent(inside) <= spent.limit:
+    over = spent(inside) - spent.limit
+    if over <= 0:
         return inside
-    costs = spent.costs / spent.costs.mean()
+    unit = spent.costs.mean()
+    costs = spent.costs / unit
+
+    def within(amount: float) -> bool:
+        return spent((shares - amount * costs).clip(low, high)) <= spent.limit
+
     dear = costs > 0
-    least, most = 0.0, float(((shares[dear] - low) / costs[dear]).max())
+    starts, ends = ((shares[dear] - bound) / costs[dear] for bound in (high, low))
+    amount = meet(starts, ends, costs[dear] ** 2, over / unit) if spent.adds_up else bisect(within, float(ends.max()))
+    step = 1e-15 * max(1.0, amount)
+    while not within(amount):  # what rounding left over
+        amount, step = amount + step, 2 * step
+    return numpy.asarray((shares - amount * costs).clip(low, high), dtype=numpy.float64)
+
+
+def meet(starts: Numbers, ends: Numbers, slopes: Numbers, wanted: float) -> float:
+    """The v > 0 where a sum has risen to `wanted`; each part rises by its slope from its start to its end."""
+    places = numpy.concatenate([starts, ends]).clip(0)
+    order = numpy.argsort(places)
+    places, slope = places[order], numpy.concatenate([slopes, -slopes])[order].cumsum()
+    risen = numpy.concatenate([[0.0], (slope[:-1] * numpy.diff(places)).cumsum()])
+    at = max(0, int(numpy.searchsorted(risen, wanted)) - 1)
+    return float(places[at] + (wanted - risen[at]) / slope[at]) if slope[at] > 0 else float(places[at])
+
+
+def bisect(within: Callable[[float], bool], most: float) -> float:
+    """The least amount, up to `most`, that is within; what is within stays so for more."""
+    least = 0.0
     for _ in range(_ROUNDS):
         middle = (least + most) / 2
-        if spent((shares - middle * costs).clip(low, high)) > spent.limit:
-            least = middle
-        else:
-            most = middle
-    return numpy.asarray((shares - most * costs).clip(low, high), dtype=numpy.float64)
+        least, most = (least, middle) if within(middle) else (middle, most)
+    return most
 
 
 def first_shares(scores: Numbers, spent: Spending, margin: float = 0.0) -> Numbers:
