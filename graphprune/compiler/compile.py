@@ -53,7 +53,7 @@ from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_r
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import Spare, is_first, leave, meet, process_count
 from graphprune.progress import Progress, no_progress
-from graphprune.pruning.interfaces import Allocation
+from graphprune.pruning.interfaces import Allocation, Importance
 from graphprune.reporting.results import Result
 from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.solved_weights import apply_solved, read_solved
@@ -233,8 +233,9 @@ def keeps_state(recipe: Recipe, source: Graph) -> bool:
     """Whether a run takes so long that it keeps what it needs to go on: one that trains, or searches by itself, or has
     a model that stays in its file."""
     allocation: Allocation = parse_spec("allocation", recipe.prune.allocation)
-    alone = process_count() == 1
-    return recipe.recover is not None or (alone and (allocation.searches or any_stored(source.tensors().values())))
+    importance: Importance = parse_spec("importance", recipe.prune.importance)
+    searches, alone = allocation.searches or importance.searches, process_count() == 1
+    return recipe.recover is not None or (alone and (searches or any_stored(source.tensors().values())))
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:

@@ -85,10 +85,14 @@ def view(
 
 @dataclass(frozen=True)
 class Importance(ABC):
-    """How much each unit matters. A subclass is a final frozen dataclass whose fields are its options."""
+    """How much each unit matters. A subclass is a final frozen dataclass whose fields are its options.
+
+    One that `searches` looks for what is best at the budget: it takes so long that a run keeps what it needs to go on.
+    """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool]
+    searches: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)

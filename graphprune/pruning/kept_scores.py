@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from graphprune.budget.budgets import cost_of
 from graphprune.data.tensor_names import name_tensors
 from graphprune.pruning.interfaces import Allocation, Importance, Scene
 from graphprune.running.inputs import by_name
@@ -37,8 +38,11 @@ def kept_scores(
 
 
 def name_scene(part: Importance | Allocation, scene: Scene, parts: int = 0) -> str:
-    """A name for all that what a part of a method finds hangs on: model, text, candidates, seed and the part itself."""
+    """A name for all that what a part of a method finds hangs on: model, text, candidates, seed and the part itself,
+    and the budget where that is what it searches at."""
     candidates = [f"{g.id} {g.units}" for g in scene.candidates]
     asked = "\n".join((print_spec(part), str(scene.seed), *candidates, *([f"parts {parts}"] if parts else [])))
+    if part.searches:
+        asked += f"\n{scene.budget.target} of {sorted(cost_of(scene.groups, scene.budget).terms.items())}"
     texts = {f"text {i} {name}": t for i, batch in enumerate(scene.batches) for name, t in by_name(batch).items()}
     return name_tensors({**scene.graph.tensors(), **texts}, asked)

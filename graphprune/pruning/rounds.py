@@ -107,7 +107,7 @@ def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around:
             seen = watched(batches, step, request.steps, report)
             scene = look(current, choice, goal, request, around, seen, Known(widths, graph.lineage))
             scene = replace(scene, note=told.append)
-            current = prune_once(scene, request, around.cache)
+            current = prune_once(scene, request, around)
             current = compensate(start, current, request, replace(scene, batches=batches), report)
             cuts += 1
     report("pruning", request.steps * each, request.steps * each)
@@ -242,11 +242,12 @@ def now_share(share: float, kind: str, candidates: Sequence[Group], full: Mappin
     return min(1.0, share * sum(full.get(group.id, group.units) for group in mine) / left) if left else 0.0
 
 
-def prune_once(scene: Scene, request: Request, cache: Path | None = None) -> Graph:
+def prune_once(scene: Scene, request: Request, around: Surroundings) -> Graph:
     """One round: score the present model, choose, cut."""
     now = scene.graph
-    scene = replace(scene, parts=score_parts(scene, request, cache))
-    scores = kept_scores(cache, request.importance, scene, functools.partial(score, request.importance, scene))
+    scene = replace(scene, parts=score_parts(scene, request, around.cache))
+    heard = replace(scene, progress=functools.partial(around.report, f"scoring ({request.importance.name})"))
+    scores = kept_scores(around.cache, request.importance, scene, functools.partial(score, request.importance, heard))
     allotment = request.allocation.keep(scene, scores)
     plan = replace(select(scene.groups, allotment.counts, scores), statistics=request.statistics)
     cut = apply(now, plan)

@@ -22,10 +22,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("published"))
 
 
-@pytest.mark.parametrize("method", ["flap", "wanda-sp", "magnitude-sp", "minitron", *LLM_PRUNER, *DEPTH])
+@pytest.mark.parametrize("method", ["flap", "bypass", "wanda-sp", "magnitude-sp", "minitron", *LLM_PRUNER, *DEPTH])
 def test_a_published_method_reaches_both_faces(method: str, source: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "out", str(source / "text.txt")
     short = {"train_tokens": "400", "settings": ("recover.rows=2", "recover.length=20")} if method in TRAINED else {}
+    if method == "bypass":
+        short = {"settings": ("prune.importance=policy{steps=20}",)}
     result = compile_model(
         CompileOptions(str(source), "75%", out, data=data, samples=8, length=24, method=method, **short)
     )

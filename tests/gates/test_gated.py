@@ -15,7 +15,7 @@ from tests.support import oracle, zoo
 from tests.support.families import families, wide
 from tests.support.gated import blocks, difference, gateable, gated, hard, random_plan, results
 
-EVERY = pytest.mark.parametrize("name", families(zoo.FAMILIES))
+EVERY = pytest.mark.parametrize("name", families([*zoo.FAMILIES, *zoo.PAIRS]))
 TOLERANCE = 1e-9
 LLAMA = pytest.mark.xdist_group("llama")
 # CLIP compares every row with every other.

@@ -32,6 +32,7 @@ SHIPPED = {
     "adapt-pruner-ls",
     "taylor",
     *FORWARD_ONLY,
+    "bypass",
     "evolve",
     "minitron",
     "saap",

@@ -265,9 +265,9 @@ def test_parts_that_were_interrupted_count_up_to_what_they_kept(tmp_path: Path) 
 
 def test_what_trains_or_searches_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_graph()
-    names = ("evolve", "adapt-accel", "adapt-pruner-ls", "taylor")
+    names = ("evolve", "bypass", "adapt-accel", "adapt-pruner-ls", "taylor")
     kept = {name: keeps_state(read_recipe(name), source) for name in names}
-    assert kept == {"evolve": True, "adapt-accel": True, "adapt-pruner-ls": False, "taylor": False}
+    assert kept == {"evolve": True, "bypass": True, "adapt-accel": True, "adapt-pruner-ls": False, "taylor": False}
     large = source.with_tensors({name: store(t, t.dtype) for name, t in source.parameters().items()})
     assert keeps_state(read_recipe("taylor"), large), "it stays in its file"
     monkeypatch.setenv("WORLD_SIZE", "2")  # the others train along, and do not search

@@ -32,6 +32,20 @@ class Counted(Importance):
 
 @final
 @dataclass(frozen=True)
+class Aimed(Importance):
+    """What it finds is for one budget."""
+
+    name: ClassVar[str] = "aimed"
+    needs_data: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
+
+    def score(self, scene: Scene) -> dict[str, Tensor]:
+        ASKED.append(1)
+        return {g.id: torch.ones(g.units) for g in scene.candidates}
+
+
+@final
+@dataclass(frozen=True)
 class Textless(Importance):
     name: ClassVar[str] = "textless"
     needs_data: ClassVar[bool] = False
@@ -60,6 +74,17 @@ def test_the_same_question_is_worked_out_once(tmp_path: Path) -> None:
     for asked, other in others:
         kept_scores(tmp_path, asked, other, lambda asked=asked, other=other: asked.score(other))  # type: ignore[misc]
     assert len(ASKED) == 1 + len(others)
+
+
+@pytest.mark.xdist_group("llama")
+def test_another_budget_is_another_question_to_what_searches(tmp_path: Path) -> None:
+    scene = view(graph("llama"), None, BATCHES)
+    less = replace(scene, budget=replace(scene.budget, target=scene.budget.target - 1))
+    for importance, times in ((Aimed(), 2), (Counted(), 1)):
+        ASKED.clear()
+        for asked in (scene, less, scene):
+            kept_scores(tmp_path, importance, asked, lambda asked=asked, by=importance: by.score(asked))  # type: ignore[misc]
+        assert len(ASKED) == times
 
 
 @pytest.mark.xdist_group("llama")

@@ -126,6 +126,22 @@ def clip() -> Any:
     return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
 
 
+def t5() -> Any:
+    """Two stacks, with positions that are added for each head."""
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 44, "num_layers": 2, "num_heads": 4}
+    return transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=61, **sizes, decoder_start_token_id=0, pad_token_id=0)
+    )
+
+
+def bart() -> Any:
+    sides = ("encoder", "decoder")
+    sizes = {f"{side}_{what}": n for side in sides for what, n in (("layers", 2), ("ffn_dim", 44))}
+    heads = {f"{side}_attention_heads": 4 for side in sides}
+    config = transformers.BartConfig(vocab_size=61, d_model=32, max_position_embeddings=64, **sizes, **heads)
+    return transformers.BartForConditionalGeneration(config)
+
+
 class ResidualCnn(nn.Module):
     """Batch norm, a residual sum, a concatenation and a grouped convolution."""
 
@@ -169,11 +185,13 @@ DECODERS: dict[str, Callable[[], Any]] = {
 ENCODERS: dict[str, Callable[[], Any]] = {f.__name__: f for f in (bert, vit, clip)}
 FAMILIES: dict[str, Callable[[], Any]] = {**DECODERS, **ENCODERS, "cnn": ResidualCnn}
 
+PAIRS: dict[str, Callable[[], Any]] = {f.__name__: f for f in (t5, bart)}  # an encoder and a decoder
+
 
 def build(name: str, seed: int = 0) -> Any:
     """Build a family's model with fixed random weights, every bias and norm away from its neutral value."""
     torch.manual_seed(seed)
-    model = FAMILIES[name]().eval()
+    model = (FAMILIES | PAIRS)[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
