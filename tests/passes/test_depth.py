@@ -28,9 +28,10 @@ from graphprune.pruning.layer_runs import block_runs, find_runs, join_parallel, 
 from graphprune.pruning.rounds import Request, prune
 from graphprune.pruning.signals.stream_change import UNMEASURED, cosine, sum_measured
 from graphprune.rewriting.apply import apply
+from graphprune.running.inputs import Batch
 from graphprune.running.loss import batch_loss
 from tests.support.deep_llama import IDS, deep_graph, deep_llama
-from tests.support.families import analysis
+from tests.support.families import analysis, families
 from tests.support.families import graph as family
 
 pytestmark = pytest.mark.xdist_group("depth")
@@ -93,13 +94,30 @@ def test_ablation_that_was_stopped_measures_the_rest(tmp_path: Path, monkeypatch
     whole = Ablation().score_blocks(kept)
     log = next(tmp_path.glob("ablation-*.jsonl"))
     lines = log.read_text().splitlines(keepends=True)
-    log.write_text("".join(lines[:2]) + lines[2][:9])
-    measured = list[Graph]()
-    real = ablation.mean_loss
-    monkeypatch.setattr(ablation, "mean_loss", lambda graph, *rest: (measured.append(graph), real(graph, *rest))[1])
+    half = len(lines) // len(kept.batches)  # a batch
+    log.write_text("".join(lines[: half + 2]) + lines[half + 2][:9])
+    measured, real = list[Batch](), ablation.losses
+    monkeypatch.setattr(
+        ablation, "losses", lambda g, parts, batch, loss: measured.append(batch) or real(g, parts, batch, loss)
+    )
     assert Ablation().score_blocks(kept) == whole
-    assert len(measured) == len(lines) - 2
+    assert len(measured) == len(kept.batches) - 1
     assert log.read_text() == "".join(lines)
+
+
+@pytest.mark.parametrize("name", families(["gpt2", "falcon", "gemma2", "mixtral", "gpt_neox"]))
+@pytest.mark.parametrize("kind", ["layers", "blocks"])
+def test_ablation_on_a_shared_beginning_is_that_of_the_cut(name: str, kind: str) -> None:
+    """Branches beside each other, weighed ones, experts: nothing is added where a cut has nothing."""
+    graph, ids = family(name), IDS % 16
+    groups = analyze(graph)
+    parts = block_runs(groups, find_blocks(groups, (kind,)))
+    whole, *found = ablation.losses(graph, parts, ids, None)
+    with torch.no_grad():
+        assert whole == pytest.approx(float(batch_loss(graph, ids)), rel=1e-6)
+        for part, loss in zip(parts, found, strict=True):
+            without = apply(graph, Plan({}, tuple(branch.id for branch in part)))
+            assert loss == pytest.approx(float(batch_loss(without, ids)), rel=1e-6)
 
 
 def dead(graph: Graph, layer: int) -> Graph:
