@@ -15,6 +15,7 @@ from graphprune.artefacts.example_calls import example_calls
 from graphprune.artefacts.export import follow_umask, write_all
 from graphprune.budget.backend import Backend
 from graphprune.compiler.disk import bytes_to_write, require_disk
+from graphprune.compiler.examples import agreement_measures, measure_examples
 from graphprune.compiler.vocabulary_start import (
     vocabulary_measures,
     vocabulary_notes,
@@ -56,7 +57,7 @@ from graphprune.reporting.report import (
 )
 from graphprune.reporting.results import Result
 from graphprune.reporting.schema import Report
-from graphprune.reporting.verdict import Floor, Verdict, floor_of, judge, judge_variants
+from graphprune.reporting.verdict import Floor, Verdict, floor_of, judge, judge_embeddings, judge_variants
 from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
@@ -118,6 +119,7 @@ def finish(
     progress("comparing with the masked model", 0, 0)
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.asked.seed) if small else ()
     quality = measure_quality(work, small, progress)
+    agreed = measure_examples(work, progress) if small else ()
     require_disk(folder, folder, bytes_to_write(graph, backends))
     write_all(backends, graph, folder, progress)
     files = artefact_measures(backends, work.source, graph, folder, progress)
@@ -130,7 +132,8 @@ def finish(
     checks += judge_variants(variants, quality.left, text, quality.floor)
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
-    measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same), *variants)
+    measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same))
+    measures = (*measures, *agreement_measures(agreed), *variants)
     widths = list_widths(work.groups, plan)
     progress("writing the report", 0, 0)
     sample = onnx_sample(folder, text, graph) if onnx else ""
@@ -142,7 +145,8 @@ def finish(
         *token_notes(graph, text),
     )
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples, quality.verdict)
+    verdict = judge_embeddings(agreed, is_trained(work.recipe)) if work.examples else quality.verdict
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples, verdict)
     generic = (folder / "modeling_graphprune.py").exists()
     calls = example_calls(folder, *read_reference(folder)) if (folder / "config.json").exists() else ()
     card = model_card(work, result, generic, onnx, calls)

@@ -1,7 +1,8 @@
 """The loss of a graph on a batch: complete inputs from token ids alone, and the next-token cross entropy."""
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -12,6 +13,17 @@ from graphprune.running.inputs import Batch, decoder_inputs, rows, run_batch
 
 # From the outputs of the graph and the batch to a scalar: the mean over the batch.
 Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class RowMean:
+    """A loss that is the mean over the rows of a batch, each of which it sees by itself: no row depends on another."""
+
+    of: Loss
+
+    def __call__(self, values: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        return self.of(values, batch)
 
 
 def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
