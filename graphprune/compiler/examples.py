@@ -1,13 +1,11 @@
 """Examples of a compilation: what an encoder is calibrated on, and how much of its embeddings is left."""
 
-from collections.abc import Sequence
-
 from graphprune.data.calibration import held_out_part, training_part
+from graphprune.data.library import LIBRARY
 from graphprune.data.tokenizer_files import has_tokenizer
-from graphprune.encoders.agreement import Agreement
-from graphprune.encoders.embeddings import is_text_encoder
-from graphprune.encoders.examples import Examples, prepare_passages
-from graphprune.errors import DataError
+from graphprune.encoders.embeddings import find_embeddings
+from graphprune.encoders.examples import Examples, Left, Wanted, prepare_examples
+from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.measure import Measure
 from graphprune.evaluation.measures import finite
 from graphprune.ir.graph import Graph
@@ -18,42 +16,69 @@ from graphprune.progress import Progress
 from graphprune.reporting.work import Asked, Work
 
 
-def reads_examples(graph: Graph) -> bool:
-    """Whether there is something that the model reads, and a loss for it, though it is no language model."""
+def reads_examples(graph: Graph, data: str) -> bool:
+    """Whether there is something that the model reads, and a loss for it, though it is no language model.
+
+    Pairs of images and texts are only where the user has some: the library has none.
+    """
     files = graph.source.files
-    return graph.source.kind == "encoder" and is_text_encoder(graph) and files is not None and has_tokenizer(files)
+    if graph.source.kind != "encoder" or files is None or not has_tokenizer(files):
+        return False
+    found = len(find_embeddings(graph))
+    return found == 1 or (found == 2 and data not in LIBRARY)
 
 
 def read_examples(asked: Asked, recipe: Recipe, source: Graph, progress: Progress) -> Examples | None:
     """The examples to calibrate and to measure with; None for a model that has none. Raises DataError."""
-    if not reads_examples(source):
+    if not reads_examples(source, asked.data):
         return None
     progress("reading text", 0, 0)
-    calibration = recipe.calibration
-    tokens = calibration.samples * calibration.length
-    held = held_out_part(asked.data, asked.held_out)
-    train = training_part(asked.data, asked.held_out)
+    calibration, train = recipe.calibration, training_part(asked.data, asked.held_out)
+    wanted = Wanted(
+        train,
+        calibration.samples,
+        calibration.length,
+        asked.seed,
+        calibration.loss,
+        held_out_part(asked.data, asked.held_out),
+        asked.field,
+    )
     try:
-        return prepare_passages(source, train, tokens, calibration.length, asked.seed, held, asked.field)
+        return prepare_examples(source, wanted)
     except DataError:
         if needs_text(recipe) or asked.data != CompileOptions.data:
             raise
         return None  # text would only have been measured on
 
 
-def agreement_measures(found: Sequence[tuple[str, Agreement]]) -> tuple[Measure, ...]:
-    """How near embeddings are to the source's, and whether they rank what is similar as it does; of the source 1."""
-    several = len(found) > 1
-    return tuple(
-        Measure(f"held-out {name}{f' of {output}' if several else ''}", 1.0, finite(value))
-        for output, each in found
-        for name, value in (("cosine", each.cosine), ("rank correlation", each.ranks))
+def unread(recipe: Recipe, graph: Graph) -> UsageError:
+    """What is said where a method looks at what nobody can give this model."""
+    name, said = graph.source.name, f"the method {recipe.name} looks at"
+    if len(find_embeddings(graph)) == 2:
+        return UsageError(
+            f"{said} pairs of an image and a text, which {name} compares; give records of both with --data, or use "
+            "--importance magnitude"
+        )
+    return UsageError(
+        f"{said} text, so it needs a language model with a cache, or an encoder of texts with a tokenizer, which "
+        f"{name} was not captured as; use --importance magnitude or the Python API"
     )
 
 
-def measure_examples(work: Work, progress: Progress) -> Sequence[tuple[str, Agreement]]:
-    """How the result's embeddings agree with the source's, where there are any."""
+def agreement_measures(left: Left) -> tuple[Measure, ...]:
+    """How near embeddings are to the source's, and whether they rank what is similar as it does; of the source 1."""
+    several = len(left.embeddings) > 1
+    rows = tuple(
+        Measure(f"held-out {name}{f' of {output}' if several else ''}", 1.0, finite(value))
+        for output, each in left.embeddings
+        for name, value in (("cosine", each.cosine), ("rank correlation", each.ranks))
+    )
+    return (*rows, Measure("held-out recall@1", *left.recall)) if left.recall is not None else rows
+
+
+def measure_examples(work: Work, progress: Progress) -> Left:
+    """What is left of the source's embeddings in the result, where there are any."""
     if work.examples is None:
-        return ()
+        return Left()
     progress("measuring")
     return work.examples.measure(work.source, work.graph)

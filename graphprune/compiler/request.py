@@ -70,7 +70,7 @@ def without_text(recipe: Recipe, options: CompileOptions, graph: Graph) -> Recip
     A method that was asked for is not exchanged.
     """
     chosen = options.method != CompileOptions.method or options.importance is not None or options.settings
-    if chosen or graph.source.kind == "decoder" or reads_examples(graph) or not needs_text(recipe):
+    if chosen or graph.source.kind == "decoder" or reads_examples(graph, options.data) or not needs_text(recipe):
         return recipe
     prune = replace(recipe.prune, importance=TEXTLESS)
     return recipe.model_copy(update={"prune": prune})

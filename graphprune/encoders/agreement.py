@@ -1,6 +1,6 @@
 """Agreement: how much of a source's embeddings is left, by their directions and by which are near to each other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,12 +59,3 @@ def embed_in_order(graph: Graph, embeddings: Sequence[Embedding], batches: Seque
     found = list(embed(graph, embeddings, batches))
     order = torch.cat([batch[PLACE] for batch in batches]).argsort()
     return {each.name: torch.cat([values[each.name].cpu() for values in found])[order] for each in embeddings}
-
-
-def agreements(
-    source: Graph, given: Sequence[Named], graph: Graph, taken: Sequence[Named], embeddings: Sequence[Embedding]
-) -> Iterator[tuple[str, Agreement]]:
-    """For each embedding how the graph agrees with the source, on batches of the same, in the tokens of each."""
-    before, after = embed_in_order(source, embeddings, given), embed_in_order(graph, embeddings, taken)
-    for each in embeddings:
-        yield each.name, agreement(before[each.name], after[each.name])

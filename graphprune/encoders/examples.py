@@ -1,16 +1,20 @@
-"""Examples: what an encoder is calibrated on and measured by, read from a text of the user's."""
+"""Examples: what an encoder is calibrated on and measured by, read from text or from pairs of the user's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from graphprune.data.calibration import split_text
 from graphprune.data.sources import read_texts
 from graphprune.data.tokens import load_tokenizer
-from graphprune.encoders.agreement import Agreement, agreements
+from graphprune.encoders.agreement import Agreement, agreement, embed_in_order
 from graphprune.encoders.embeddings import Embedding, Named, require_embeddings
-from graphprune.encoders.losses import Similarity, with_aims
+from graphprune.encoders.images import load_processor
+from graphprune.encoders.losses import Kind, Similarity, make_loss, with_aims
+from graphprune.encoders.pairs import Pair, Reader, base_of, list_pairs, make_pair_batches, read_pairs, require_inputs
 from graphprune.encoders.passages import (
     check_passages,
     draw_passages,
@@ -19,67 +23,140 @@ from graphprune.encoders.passages import (
     tokenise,
 )
 from graphprune.encoders.pooling import longest_text
+from graphprune.encoders.recall import recall_at
 from graphprune.errors import DataError
-from graphprune.ir.contract import fitting_length, vocabulary_size
+from graphprune.ir.contract import context_length, fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
-from graphprune.running.loss import Loss, RowMean
+from graphprune.running.loss import Loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BYTES_PER_TOKEN = 64  # sixteen times what is drawn, at four bytes a token
-_MEASURED = 256  # passages
+_VARIETY = 16  # pairs are drawn from so many times as many
+_MEASURED = 256  # passages, or pairs
+_NO_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a source's embeddings, by their names, and recall@1 of source and result, of pairs."""
+
+    embeddings: tuple[tuple[str, Agreement], ...] = ()
+    recall: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Batches to calibrate on, the loss that goes with them, and what is only measured on.
 
-    `draw` gives the batches of any stage of pruning. `measure` compares a graph with the source that the examples were
-    read for, on what was held out: the agreement of each embedding.
+    `draw` gives the batches of any stage of pruning. `measure` compares a source with a graph made from it, on what was
+    held out.
     """
 
     batches: tuple[Named, ...]
     loss: Loss
     draw: Callable[[int], tuple[Named, ...]]
-    measure: Callable[[Graph, Graph], Sequence[tuple[str, Agreement]]]
+    measure: Callable[[Graph, Graph], Left]
     tokenizer: "PreTrainedTokenizerBase | None" = None
 
 
-def prepare_passages(
-    graph: Graph, spec: str, tokens: int, length: int, seed: int, held_out: str | None = None, field: str = "text"
-) -> Examples:
-    """Read, split and tokenise text for an encoder of texts: `tokens` tokens of passages of `length` at most.
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for of examples: how many, how long texts are, which loss, and where they are from."""
 
-    The loss is how far embeddings are from those that the graph makes itself. Raises DataError where there is too
-    little.
+    spec: str
+    samples: int
+    length: int
+    seed: int = 0
+    loss: Kind = "auto"
+    held_out: str | None = None
+    field: str = "text"
+
+
+def prepare_examples(graph: Graph, wanted: Wanted) -> Examples:
+    """The examples of a model with embeddings. Raises DataError where there are too few, UsageError."""
+    prepare = prepare_passages if len(require_embeddings(graph)) == 1 else prepare_pairs
+    return prepare(graph, wanted)
+
+
+def prepare_passages(graph: Graph, wanted: Wanted) -> Examples:
+    """Read, split and tokenise text for an encoder of texts: `samples` x `length` tokens of passages.
+
+    The loss is how far embeddings are from those that the graph makes itself.
     """
     embeddings, tokenizer = require_embeddings(graph), own_tokenizer(graph)
-    longest = fitting_passage(graph, length)
-    train, held = split_text(partial(read_texts, field=field), spec, _BYTES_PER_TOKEN * tokens, held_out)
+    loss = make_loss(graph, embeddings, wanted.loss)
+    longest, tokens = fitting_passage(graph, wanted.length), wanted.samples * wanted.length
+    read = partial(read_texts, field=wanted.field)
+    train, held = split_text(read, wanted.spec, _BYTES_PER_TOKEN * tokens, wanted.held_out)
     passages = tokenise(tokenizer, list(split_passages(train)), longest)
-    check_passages(passages, vocabulary_size(graph), spec)
+    check_passages(passages, vocabulary_size(graph), wanted.spec)
     kept = tuple(split_passages(held))[:_MEASURED]
 
     def draw(stage: int) -> tuple[Named, ...]:
-        batches = make_batches(draw_passages(passages, tokens, seed, stage), graph.inputs)
-        return tuple(with_aims(graph, embeddings, batches, seed + stage))
+        batches = make_batches(draw_passages(passages, tokens, wanted.seed, stage), graph.inputs)
+        return tuple(with_aims(graph, embeddings, batches, wanted.seed + stage))
 
-    measure = partial(measure_texts, kept, length, embeddings)
-    return Examples(draw(0), RowMean(Similarity(embeddings)), draw, measure, tokenizer)
+    measure = partial(measure_texts, kept, wanted.length, embeddings)
+    return Examples(draw(0), loss, draw, measure, tokenizer)
 
 
 def measure_texts(
     texts: Sequence[str], length: int, embeddings: Sequence[Embedding], source: Graph, graph: Graph
-) -> Sequence[tuple[str, Agreement]]:
+) -> Left:
     """How a graph agrees with its source on texts, each read with its own tokenizer."""
     if len(texts) < 2:
-        return ()
-    given, taken = (
-        make_batches(tokenise(own_tokenizer(each), texts, fitting_passage(each, length)), each.inputs)
+        return Left()
+    before, after = (
+        embed_in_order(
+            each,
+            embeddings,
+            make_batches(tokenise(own_tokenizer(each), texts, fitting_passage(each, length)), each.inputs),
+        )
         for each in (source, graph)
     )
-    return tuple(agreements(source, given, graph, taken, embeddings))
+    return Left(tuple((name, agreement(before[name], after[name])) for name in before))
+
+
+def prepare_pairs(graph: Graph, wanted: Wanted) -> Examples:
+    """Read `samples` pairs of an image and a text for a model that compares them."""
+    embeddings = require_embeddings(graph)
+    require_inputs(graph.inputs, graph.source.title)
+    loss, reader = make_loss(graph, embeddings, wanted.loss), own_reader(graph, wanted.spec)
+    known = read_pairs(wanted.spec, wanted.field, _VARIETY * wanted.samples)
+    held = list_pairs(wanted.held_out or wanted.spec, wanted.field, _MEASURED)
+
+    def draw(stage: int) -> tuple[Named, ...]:
+        generator = torch.Generator().manual_seed(wanted.seed * 1_000_003 + stage)
+        order = torch.randperm(len(known), generator=generator).tolist()
+        batches = make_pair_batches([known[place] for place in order[: max(2, wanted.samples)]], reader, graph.inputs)
+        aimed = isinstance(getattr(loss, "of", None), Similarity)
+        return tuple(with_aims(graph, embeddings, batches, wanted.seed + stage)) if aimed else batches
+
+    measure = partial(measure_pairs, held, own_reader(graph, wanted.held_out or wanted.spec), embeddings)
+    return Examples(draw(0), loss, draw, measure, reader.tokenizer)
+
+
+def measure_pairs(
+    pairs: Sequence[Pair], reader: Reader, embeddings: Sequence[Embedding], source: Graph, graph: Graph
+) -> Left:
+    """How a graph agrees with its source on pairs, and how often each finds what belongs together."""
+    if len(pairs) < 2:
+        return Left()
+    batches = make_pair_batches(pairs, reader, source.inputs)
+    before, after = (embed_in_order(each, embeddings, batches) for each in (source, graph))
+    images, texts = (each.name for each in embeddings)
+    recalls = [recall_at(1, found[images].double() @ found[texts].double().T) for found in (before, after)]
+    return Left(tuple((name, agreement(before[name], after[name])) for name in before), (recalls[0], recalls[1]))
+
+
+def own_reader(graph: Graph, spec: str) -> Reader:
+    """What reads pairs for a graph. Raises DataError where its folder lacks a tokenizer or an image processor."""
+    tokenizer, files = own_tokenizer(graph), graph.source.files
+    assert files is not None
+    longest = context_length(graph)
+    return Reader(tokenizer, load_processor(files, graph.source.trusted), longest or _NO_LIMIT, base_of(spec))
 
 
 def fitting_passage(graph: Graph, length: int) -> int:

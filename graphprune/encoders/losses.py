@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from graphprune.encoders.embeddings import Embedding, Named, embed
+from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch
+from graphprune.running.loss import Comparing, Loss, RowMean
 
+Kind = Literal["auto", "similarity", "contrastive"]
+_LOGITS = "logits_per_image"
 _AIM, _DRAW = "aim.", "draw."  # what goes along with a batch: the source's embeddings, and random directions
 
 
@@ -36,6 +41,37 @@ class Similarity:
             return exact
         drawn = torch.stack([(e * batch[_DRAW + n].to(e)).sum(-1).mean() for n, e in found]).mean()
         return exact.detach() + drawn - drawn.detach()
+
+
+@final
+@dataclass(frozen=True)
+class Contrastive:
+    """The cross entropy of finding the own text of each image, and the own image of each text: their mean (CLIP).
+
+    `logits` is the place of `logits_per_image` [images, texts] among the outputs. Source: Radford et al., arXiv
+    2103.00020, figure 3.
+    """
+
+    logits: int
+
+    def __call__(self, values: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        logits = values[self.logits]
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        own = torch.arange(len(wide), device=wide.device)
+        return (functional.cross_entropy(wide, own) + functional.cross_entropy(wide.T, own)) / 2
+
+
+def make_loss(graph: Graph, embeddings: tuple[Embedding, ...], kind: Kind) -> Loss:
+    """The loss of this kind; auto is contrastive where images and texts are compared, else of similarity.
+
+    Raises UsageError for a contrastive loss of a model that compares nothing.
+    """
+    compares = len(embeddings) == 2 and _LOGITS in graph.outputs
+    if kind == "contrastive" and not compares:
+        raise UsageError("calibration.loss=contrastive is of a model that compares images and texts; leave it out")
+    if kind == "similarity" or not compares:
+        return RowMean(Similarity(embeddings))
+    return Comparing(Contrastive(graph.outputs.index(_LOGITS)))
 
 
 def with_aims(graph: Graph, embeddings: Sequence[Embedding], batches: Sequence[Named], seed: int) -> Iterator[Named]:

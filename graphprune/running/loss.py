@@ -7,7 +7,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from graphprune.errors import UsageError
+from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch, decoder_inputs, rows, run_batch
 
@@ -23,6 +23,19 @@ class RowMean:
     of: Loss
 
     def __call__(self, values: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        return self.of(values, batch)
+
+
+@final
+@dataclass(frozen=True)
+class Comparing:
+    """A loss that compares the rows of a batch with each other: of one row alone it says nothing."""
+
+    of: Loss
+
+    def __call__(self, values: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        if rows(batch) < 2:
+            raise DataError("a loss that compares pairs needs 2 or more in a batch; give more with --samples")
         return self.of(values, batch)
 
 

@@ -1,17 +1,26 @@
-"""Ablation importance: the loss without a layer, or a residual branch, minus the loss with it."""
+"""Ablation importance: what is lost without a head, a group of channels, a branch or a layer, each by itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, final
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
+from graphprune.bounds import Count
+from graphprune.encoders.embeddings import find_embeddings
+from graphprune.encoders.recall import Recall
 from graphprune.errors import DataError, UsageError
+from graphprune.gates.gated import gate
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
+from graphprune.passes.importance.magnitude import Magnitude
+from graphprune.passes.importance.taylor import Taylor
 from graphprune.pruning.interfaces import Importance, Scene
-from graphprune.pruning.layer_runs import block_runs, only_blocks
+from graphprune.pruning.layer_runs import block_runs
+from graphprune.pruning.search.journal import Journal
+from graphprune.pruning.search.mask_probe import MaskProbe
+from graphprune.pruning.search.modules import HEADS, find_modules, share_errors
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss, batch_loss, predictions
@@ -20,29 +29,64 @@ from graphprune.running.loss import Loss, batch_loss, predictions
 @final
 @dataclass(frozen=True)
 class Ablation(Importance):
-    """Take out each layer or branch by itself, and measure by how much the loss on the calibration text rises.
+    """Z(f) - Z(f - theta): how much worse the model is without a module theta, which is taken out by itself.
 
-    The depth pruning by perplexity of Minitron (arXiv 2407.14679) and of SLEB. One run of the text for each candidate.
+    Of layers and branches the depth pruning by perplexity of Minitron (arXiv 2407.14679) and of SLEB: one run of the
+    text for each. Of units the module-wise pruning error of MoPE-CLIP (arXiv 2403.07839): each head is a module; other
+    units, MLP channels above all, are ranked first (`prerank`), and cut in that order into `parts` modules, whose
+    error their units share. Masks stand for cuts, many in one forward. With `shared` the parts of one rank go in all
+    layers at once: `parts` runs in place of `parts` a layer. Z is minus the loss, or with `metric=recall` the recall@k
+    of images and texts, in both directions, within each batch. What is missed by nobody has exactly 0.
     """
 
     name: ClassVar[str] = "ablation"
     needs_data: ClassVar[bool] = True
+    metric: Literal["loss", "recall"] = "loss"
+    k: Count = 1
+    parts: Count = 8
+    prerank: Literal["taylor", "magnitude"] = "taylor"
+    shared: bool = False
 
     def score(self, scene: Scene) -> dict[str, Tensor]:
-        raise only_blocks(self.name)
+        loss, like = self.measure(scene), next(iter(scene.graph.parameters().values())).detach()
+        gated = gate(scene.graph, scene.candidates, "survivors")
+        ranked = tuple(group for group in scene.candidates if group.kind not in HEADS)
+        first = Taylor() if self.prerank == "taylor" else Magnitude()
+        ranks = first.score(replace(scene, candidates=ranked)) if ranked else {}
+        modules = find_modules(scene.candidates, ranks, self.parts, self.shared)
+        kept = None if scene.folder is None else scene.folder / f"{self.name}-{self.metric}-{self.k}.jsonl"
+        probe = MaskProbe(gated, scene.batches, loss, Journal(kept))
+        whole = {group.id: like.new_ones(group.units) for group in scene.candidates}
+        masks = [whole, *(module.mask(scene.candidates, like) for module in modules)]
+        values = probe(masks, scene.progress)
+        if not bool(torch.isfinite(values).all()):
+            raise DataError("the loss on the calibration data is not finite; check the weights and the data")
+        scene.note(f"ablation took out {len(modules)} modules by themselves: {describe(scene, modules)}")
+        return share_errors(scene.candidates, modules, (values[1:] - values[0]).tolist(), ranks)
 
     def score_blocks(self, scene: Scene) -> dict[str, Tensor]:
-        if not scene.batches:
-            raise UsageError("ablation measures the loss on calibration text; give --data")
+        loss = self.measure(scene)
         parts = block_runs(scene.groups, scene.candidates)
-        whole = mean_loss(scene.graph, scene.batches, scene.loss)
+        whole = mean_loss(scene.graph, scene.batches, loss)
         scores: dict[str, Tensor] = {}
         for done, part in enumerate(parts):
             scene.progress(done, len(parts))
             without = apply(scene.graph, Plan({}, tuple(branch.id for branch in part)))
-            rise = mean_loss(without, scene.batches, scene.loss) - whole
+            rise = mean_loss(without, scene.batches, loss) - whole
             scores |= {branch.id: torch.tensor([rise]) for branch in part}
         return {block.id: scores[block.id] for block in scene.candidates}
+
+    def measure(self, scene: Scene) -> Loss | None:
+        """What is measured of a model, less being better. Raises UsageError where there is nothing to measure it on."""
+        if not scene.batches:
+            raise UsageError("ablation measures the loss on calibration text; give --data")
+        return scene.loss if self.metric == "loss" else Recall(find_embeddings(scene.graph), self.k)
+
+
+def describe(scene: Scene, modules: Sequence[object]) -> str:
+    """How many of them are heads, and how many groups of other units."""
+    heads = sum(group.units for group in scene.candidates if group.kind in HEADS)
+    return f"{heads} heads and {len(modules) - heads} groups of channels"
 
 
 def mean_loss(graph: Graph, batches: Sequence[Batch], loss: Loss | None) -> float:

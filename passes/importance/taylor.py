@@ -28,7 +28,7 @@ from graphprune.pruning.signals.unit_sums import (
     unit_scores,
 )
 from graphprune.running.inputs import Batch, rows, samples
-from graphprune.running.loss import Loss, RowMean
+from graphprune.running.loss import Comparing, Loss, RowMean
 from graphprune.weights.stored import any_stored
 
 Order = Literal["first", "second", "mixed"]
@@ -144,7 +144,9 @@ def gradient_lines(
     """The line sums of what each entry counts for, from the gradients of the weights."""
     keys = layout.by_parameter()
     model, leaves = with_leaves(graph, keys)
-    parts = [s for b in batches for s in samples(b)] if taylor.gradients == "sample" else list(batches)
+    # Rows that are compared with each other are one sample together.
+    alone = taylor.gradients == "sample" and not isinstance(loss, Comparing)
+    parts = [s for b in batches for s in samples(b)] if alone else list(batches)
     count = sum(map(rows, batches))
     # Magnitudes are taken of what is summed over the data, or of each part where the parts are to be told apart.
     whole = len(parts) > 1 and (taylor.gradients == "batch" or taylor.order == "mixed")

@@ -22,9 +22,9 @@ def test_the_correlation_of_ranks_is_spearmans() -> None:
 def test_pairs_are_each_counted_once_and_a_turned_space_agrees() -> None:
     generator = torch.Generator().manual_seed(0)
     before = torch.nn.functional.normalize(torch.randn(12, 5, generator=generator, dtype=torch.float64), dim=-1)
-    assert similarities(before).tolist() == pytest.approx([
-        float(before[i] @ before[j]) for i in range(12) for j in range(i + 1, 12)
-    ])
+    assert similarities(before).tolist() == pytest.approx(
+        [float(before[i] @ before[j]) for i in range(12) for j in range(i + 1, 12)]
+    )
     turn = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64))[0]
     found = agreement(before, before @ turn)
     assert found.ranks == pytest.approx(1.0)

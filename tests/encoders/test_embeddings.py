@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphprune.encoders.embeddings import embed, find_embeddings, is_text_encoder, require_embeddings
-from graphprune.encoders.examples import prepare_passages
+from graphprune.encoders.examples import Wanted, prepare_passages
 from graphprune.errors import DataError, UsageError
 from graphprune.frontend.source import capture
 from tests.support.families import graph as graph_of
@@ -37,10 +37,10 @@ def test_towers_are_two_and_others_have_none() -> None:
 def test_passages_are_no_longer_than_users_cut_them(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path)
     graph, text = capture(folder, dtype=torch.float32), str(folder / "text.txt")
-    assert max(batch["input_ids"].shape[1] for batch in prepare_passages(graph, text, 500, 128, 0).batches) == 16
+    assert max(batch["input_ids"].shape[1] for batch in prepare_passages(graph, Wanted(text, 3, 128)).batches) == 16
     (folder / "sentence_bert_config.json").unlink()
-    longest = max(batch["input_ids"].shape[1] for batch in prepare_passages(graph, text, 5000, 128, 0).batches)
+    longest = max(batch["input_ids"].shape[1] for batch in prepare_passages(graph, Wanted(text, 39, 128)).batches)
     assert 16 < longest <= 32  # what the model has positions for
     (tmp_path / "one.txt").write_text("a cat.")
     with pytest.raises(DataError, match="give 2 or more"):
-        prepare_passages(graph, str(tmp_path / "one.txt"), 500, 128, 0, str(folder / "text.txt"))
+        prepare_passages(graph, Wanted(str(tmp_path / "one.txt"), 4, 128, held_out=str(folder / "text.txt")))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphprune.encoders.embeddings import Embedding, require_embeddings
-from graphprune.encoders.examples import prepare_passages
+from graphprune.encoders.examples import Wanted, prepare_passages
 from graphprune.encoders.losses import Similarity, with_aims
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
@@ -29,13 +29,13 @@ def graph(folder: Path) -> Graph:
 
 
 def test_the_value_is_one_minus_the_cosine_and_zero_at_the_source(graph: Graph, folder: Path) -> None:
-    examples = prepare_passages(graph, str(folder / "text.txt"), 200, 16, 0)
+    examples = prepare_passages(graph, Wanted(str(folder / "text.txt"), 12, 16))
     batch = examples.batches[0]
     with torch.no_grad():
         assert float(batch_loss(graph, batch, examples.loss)) == pytest.approx(0.0, abs=1e-6)
-        changed = graph.with_tensors({
-            name: torch.nn.Parameter(p * 1.3 + 0.05) for name, p in graph.parameters().items() if "query" in name
-        })
+        changed = graph.with_tensors(
+            {name: torch.nn.Parameter(p * 1.3 + 0.05) for name, p in graph.parameters().items() if "query" in name}
+        )
         states = [g(*(batch[name] for name in g.inputs))[0].mean(1) for g in (graph, changed)]
         wanted = (1 - functional.cosine_similarity(*states)).mean()
         assert float(wanted) > 1e-4
@@ -77,7 +77,7 @@ def test_draws_are_of_the_seed_and_as_long_as_the_embedding(graph: Graph, folder
 
 
 def prepare(graph: Graph, folder: Path) -> tuple[dict[str, Tensor], ...]:
-    return tuple(map(dict, prepare_passages(graph, str(folder / "text.txt"), 600, 16, 0).batches))
+    return tuple(map(dict, prepare_passages(graph, Wanted(str(folder / "text.txt"), 37, 16)).batches))
 
 
 def test_taps_and_gradients_of_single_samples_give_the_same_scores(graph: Graph, folder: Path) -> None:

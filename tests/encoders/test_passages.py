@@ -56,5 +56,5 @@ def test_a_draw_is_of_its_seed_and_stage_and_takes_none_twice() -> None:
 def test_too_little_text_and_strange_tokens_are_told() -> None:
     with pytest.raises(DataError, match=r"my.txt holds 1 passages; give 2 or more"):
         check_passages(Passages((torch.tensor([1]),)), None, "my.txt")
-    with pytest.raises(DataError, match="token 7 of my.txt is outside the vocabulary of 7"):
+    with pytest.raises(DataError, match=r"token 7 of my.txt is outside the vocabulary of 7"):
         check_passages(Passages((torch.tensor([1]), torch.tensor([7]))), 7, "my.txt")

@@ -34,6 +34,7 @@ SHIPPED = {
     *FORWARD_ONLY,
     "evolve",
     "minitron",
+    "mope-clip",
     "self-pruner",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
