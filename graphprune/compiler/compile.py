@@ -186,6 +186,7 @@ def prepare_method(
         calibration=given.batches if given else None,
         draw=given.draw if given else None,
         loss=examples.loss if examples else None,
+        epochs=examples.epochs if examples else None,
         seed=options.seed,
         source=source,
         tokenizer=given.tokenizer if given else None,

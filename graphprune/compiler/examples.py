@@ -10,7 +10,7 @@ from graphprune.evaluation.measure import Measure
 from graphprune.evaluation.measures import finite
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions
-from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.recipes import Recipe, make_recover
 from graphprune.pipeline.stages import needs_text
 from graphprune.progress import Progress
 from graphprune.reporting.work import Asked, Work
@@ -42,6 +42,7 @@ def read_examples(asked: Asked, recipe: Recipe, source: Graph, progress: Progres
         calibration.loss,
         held_out_part(asked.data, asked.held_out),
         asked.field,
+        make_recover(recipe.recover).tokens if recipe.recover is not None else 0,
     )
     try:
         return prepare_examples(source, wanted)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BYTES_PER_TOKEN = 64  # sixteen times what is drawn, at four bytes a token
+_BYTES_OF_TRAINED = 4  # of each token: so much text is seen about once
+_EPOCH = 1 << 17  # tokens, of which batches of one length are made
+_TRAINING = 1000  # epochs are drawn as stages behind those of pruning
 _VARIETY = 16  # pairs are drawn from so many times as many
 _MEASURED = 256  # passages, or pairs
 _NO_LIMIT = 1 << 30
@@ -50,20 +53,24 @@ class Left:
 class Examples:
     """Batches to calibrate on, the loss that goes with them, and what is only measured on.
 
-    `draw` gives the batches of any stage of pruning. `measure` compares a source with a graph made from it, on what was
-    held out.
+    `draw` gives the batches of any stage of pruning, `epochs` those of an epoch of training. `measure` compares a
+    source with a graph made from it, on what was held out.
     """
 
     batches: tuple[Named, ...]
     loss: Loss
     draw: Callable[[int], tuple[Named, ...]]
+    epochs: Callable[[int], tuple[Named, ...]]
     measure: Callable[[Graph, Graph], Left]
     tokenizer: "PreTrainedTokenizerBase | None" = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for of examples: how many, how long texts are, which loss, and where they are from."""
+    """What is asked for of examples: how many, how long texts are, which loss, and where they are from.
+
+    `trained` are the tokens that a training takes.
+    """
 
     spec: str
     samples: int
@@ -72,6 +79,7 @@ class Wanted:
     loss: Kind = "auto"
     held_out: str | None = None
     field: str = "text"
+    trained: int = 0
 
 
 def prepare_examples(graph: Graph, wanted: Wanted) -> Examples:
@@ -89,7 +97,8 @@ def prepare_passages(graph: Graph, wanted: Wanted) -> Examples:
     loss = make_loss(graph, embeddings, wanted.loss)
     longest, tokens = fitting_passage(graph, wanted.length), wanted.samples * wanted.length
     read = partial(read_texts, field=wanted.field)
-    train, held = split_text(read, wanted.spec, _BYTES_PER_TOKEN * tokens, wanted.held_out)
+    most = max(_BYTES_PER_TOKEN * tokens, _BYTES_OF_TRAINED * wanted.trained)
+    train, held = split_text(read, wanted.spec, most, wanted.held_out)
     passages = tokenise(tokenizer, list(split_passages(train)), longest)
     check_passages(passages, vocabulary_size(graph), wanted.spec)
     kept = tuple(split_passages(held))[:_MEASURED]
@@ -98,8 +107,12 @@ def prepare_passages(graph: Graph, wanted: Wanted) -> Examples:
         batches = make_batches(draw_passages(passages, tokens, wanted.seed, stage), graph.inputs)
         return tuple(with_aims(graph, embeddings, batches, wanted.seed + stage))
 
+    def epochs(number: int) -> tuple[Named, ...]:
+        chosen = draw_passages(passages, _EPOCH, wanted.seed, _TRAINING + number)
+        return make_batches(chosen, graph.inputs)
+
     measure = partial(measure_texts, kept, wanted.length, embeddings)
-    return Examples(draw(0), loss, draw, measure, tokenizer)
+    return Examples(draw(0), loss, draw, epochs, measure, tokenizer)
 
 
 def measure_texts(
@@ -127,15 +140,24 @@ def prepare_pairs(graph: Graph, wanted: Wanted) -> Examples:
     known = read_pairs(wanted.spec, wanted.field, _VARIETY * wanted.samples)
     held = list_pairs(wanted.held_out or wanted.spec, wanted.field, _MEASURED)
 
-    def draw(stage: int) -> tuple[Named, ...]:
+    def chosen(stage: int, count: int) -> tuple[Named, ...]:
         generator = torch.Generator().manual_seed(wanted.seed * 1_000_003 + stage)
         order = torch.randperm(len(known), generator=generator).tolist()
-        batches = make_pair_batches([known[place] for place in order[: max(2, wanted.samples)]], reader, graph.inputs)
+        return make_pair_batches([known[place] for place in order[:count]], reader, graph.inputs)
+
+    def draw(stage: int) -> tuple[Named, ...]:
+        batches = chosen(stage, max(2, wanted.samples))
         aimed = isinstance(getattr(loss, "of", None), Similarity)
         return tuple(with_aims(graph, embeddings, batches, wanted.seed + stage)) if aimed else batches
 
     measure = partial(measure_pairs, held, own_reader(graph, wanted.held_out or wanted.spec), embeddings)
-    return Examples(draw(0), loss, draw, measure, reader.tokenizer)
+    epochs = partial(epoch_of_pairs, chosen, len(known))
+    return Examples(draw(0), loss, draw, epochs, measure, reader.tokenizer)
+
+
+def epoch_of_pairs(chosen: Callable[[int, int], tuple[Named, ...]], count: int, number: int) -> tuple[Named, ...]:
+    """All pairs in the order of an epoch."""
+    return chosen(_TRAINING + number, count)
 
 
 def measure_pairs(

@@ -95,3 +95,15 @@ def test_too_little_text_is_told_and_an_encoder_without_tokenizer_is_ranked_by_m
     assert recipe.prune.importance == TEXTLESS
     with pytest.raises(UsageError, match="use --importance magnitude"):
         compile_model(CompileOptions(str(bare), "75%", tmp_path / "out", importance="taylor", backends=CHECKPOINT))
+
+
+def test_what_is_left_is_trained_on_the_source_s_embeddings(encoder: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, trained in (("cut", None), ("trained", "4000")):
+        asked = {"train_tokens": trained, "lr": 3e-3} if trained else {}
+        result = compile_model(options(encoder, tmp_path / name, prune=("mlp",), target_params="85%", **asked))
+        found[name] = next(each.after for each in result.measures if each.name == "held-out cosine")
+    assert (found["trained"] or 0) > (found["cut"] or 1)
+    assert not (tmp_path / ".trained.graphprune-run").exists()
+    with pytest.raises(UsageError, match="lora of recover is of language models"):
+        compile_model(options(encoder, tmp_path / "x", train_tokens="100", settings=("recover.lora=2",)))

@@ -39,7 +39,9 @@ def test_width_then_depth_goes_the_whole_way_to_both_faces(clip: Path, tmp_path:
 
 
 def test_the_scope_of_one_tower_leaves_the_other_to_the_bit(clip: Path, tmp_path: Path) -> None:
-    compile_model(options(clip, tmp_path / "out", scope="vision_model", importance="taylor", prune=("mlp", "attention")))
+    compile_model(
+        options(clip, tmp_path / "out", scope="vision_model", importance="taylor", prune=("mlp", "attention"))
+    )
     before, after = (load_file(folder / "model.safetensors") for folder in (clip, tmp_path / "out"))
     texts = [name for name in before if name.startswith("text_model.") and "position_ids" not in name]
     assert len(texts) > 20
