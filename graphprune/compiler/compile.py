@@ -18,6 +18,7 @@ from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.disk import bytes_to_write, require_disk
 from graphprune.compiler.dry_run import dry_run
+from graphprune.compiler.examples import read_examples
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.preflight import check_request
 from graphprune.compiler.request import (
@@ -37,6 +38,7 @@ from graphprune.compiler.vocabulary_start import (
 )
 from graphprune.data.calibration import Text, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
+from graphprune.encoders.examples import Examples
 from graphprune.errors import CaptureError
 from graphprune.frontend.places import locate
 from graphprune.frontend.room import describe_room, read_room, require_room, stays_in_file
@@ -100,8 +102,9 @@ def compile_model(
             require_disk(folder, options.out, bytes_to_write(source, backends, aim.target))
             meet_followers(recipe)
             with begin(options, aim, source, progress) as start:
-                graph, text = run_method(options, start, kept, device, progress)
+                graph, method = run_method(options, start, kept, device, progress)
                 leave()
+                text = method.text
                 work = Work(
                     asked_of(options),
                     aim.recipe,
@@ -117,6 +120,7 @@ def compile_model(
                     (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device)),
                     began,
                     memory=options.memory if device.type == "cpu" else None,
+                    examples=method.examples,
                 )
                 result = finish(work, backends, folder, progress, spare)
     if keeps_state(recipe, source):
@@ -151,19 +155,21 @@ def run_method(
     folder: Path | None,
     device: torch.device,
     progress: Progress,
-) -> tuple[Graph, Text | None]:
-    """Run the passes that the recipe stands for; also return the text that they saw."""
+) -> tuple[Graph, "Prepared"]:
+    """Run the passes that the recipe stands for; also return what they were given."""
     method = prepare_method(options, start, folder, device, progress)
-    return as_made(start, run_passes(start.graph, method.passes, method.context)), method.text
+    return as_made(start, run_passes(start.graph, method.passes, method.context)), method
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A method that is ready to run on a model: its passes, what they may ask for, and the text that was read."""
+    """A method that is ready to run on a model: its passes, what they may ask for, and the text, or the examples of an
+    encoder, that were read."""
 
     passes: tuple[Pass, ...]
     context: Context
     text: Text | None
+    examples: Examples | None = None
 
 
 def prepare_method(
@@ -174,14 +180,18 @@ def prepare_method(
     passes = expand(recipe, start.aim.target)
     check_target(source, passes)
     apart = recipe.recover is not None or start.counted
-    text = read_text(asked_of(options), recipe, source, apart, progress)
+    examples = read_examples(asked_of(options), recipe, source, progress)
+    text = None if examples else read_text(asked_of(options), recipe, source, apart, progress)
+    given = examples or text
     context = Context(
-        calibration=text.batches if text else None,
-        draw=text.draw if text else None,
+        calibration=given.batches if given else None,
+        draw=given.draw if given else None,
+        loss=examples.loss if examples else None,
+        epochs=examples.epochs if examples else None,
         seed=options.seed,
         source=source,
-        tokenizer=text.tokenizer if text else None,
-        data=training_part(options.data, options.held_out) if text else None,
+        tokenizer=given.tokenizer if given else None,
+        data=training_part(options.data, options.held_out) if given else None,
         held_out=watched_part(text, source.parameter_count()) if text else None,
         field=options.field,
         folder=folder,
@@ -189,7 +199,7 @@ def prepare_method(
         device=device,
         room=read_room(options.memory, device),
     )
-    return Prepared(passes, context, text)
+    return Prepared(passes, context, text, examples)
 
 
 def as_made(start: Beginning, graph: Graph) -> Graph:

@@ -15,6 +15,7 @@ from graphprune.artefacts.example_calls import example_calls
 from graphprune.artefacts.export import follow_umask, write_all
 from graphprune.budget.backend import Backend
 from graphprune.compiler.disk import bytes_to_write, require_disk
+from graphprune.compiler.examples import agreement_measures, measure_examples, unread
 from graphprune.compiler.vocabulary_start import (
     vocabulary_measures,
     vocabulary_notes,
@@ -22,7 +23,8 @@ from graphprune.compiler.vocabulary_start import (
 from graphprune.data.calibration import Text, held_out_part, measured_part, prepare_text, training_part
 from graphprune.data.tokenizer_files import has_tokenizer
 from graphprune.data.tokens import load_tokenizer, tokens_beyond
-from graphprune.errors import DataError, UsageError
+from graphprune.encoders.examples import Left
+from graphprune.errors import DataError
 from graphprune.evaluation.measures import (
     LARGEST_MEASURED,
     artefact_measures,
@@ -56,7 +58,7 @@ from graphprune.reporting.report import (
 )
 from graphprune.reporting.results import Result
 from graphprune.reporting.schema import Report
-from graphprune.reporting.verdict import Floor, Verdict, floor_of, judge, judge_variants
+from graphprune.reporting.verdict import Floor, Verdict, floor_of, judge, judge_embeddings, judge_variants
 from graphprune.reporting.work import Asked, Work
 from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
@@ -73,10 +75,7 @@ def read_text(asked: Asked, recipe: Recipe, source: Graph, apart: bool, progress
     needed, calibration = needs_text(recipe), recipe.calibration
     if source.source.kind != "decoder":
         if needed:
-            raise UsageError(
-                f"the method {recipe.name} looks at text, so it needs a language model with a cache, which "
-                f"{source.source.name} was not captured as; use --importance magnitude or the Python API"
-            )
+            raise unread(recipe, source)
         return None
     progress("reading text", 0, 0)
     part = functools.partial(
@@ -118,6 +117,7 @@ def finish(
     progress("comparing with the masked model", 0, 0)
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.asked.seed) if small else ()
     quality = measure_quality(work, small, progress)
+    agreed = measure_examples(work, progress) if small else Left()
     require_disk(folder, folder, bytes_to_write(graph, backends))
     write_all(backends, graph, folder, progress)
     files = artefact_measures(backends, work.source, graph, folder, progress)
@@ -132,7 +132,8 @@ def finish(
     checks += judge_variants(variants, quality.left, text, quality.floor)
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
-    measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same), *variants)
+    measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same))
+    measures = (*measures, *agreement_measures(agreed), *variants)
     widths = list_widths(work.groups, plan)
     progress("writing the report", 0, 0)
     sample = read_tokens(text, graph, checked.made) if text is not None and count else ""
@@ -144,7 +145,8 @@ def finish(
         *token_notes(graph, text),
     )
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
-    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples, quality.verdict)
+    verdict = judge_embeddings(agreed.embeddings, is_trained(work.recipe)) if work.examples else quality.verdict
+    result = Result(None, measures, widths, plan.dropped, tuple(checks), notes, sample, samples, verdict)
     generic = (folder / "modeling_graphprune.py").exists()
     calls = example_calls(folder, *read_reference(folder)) if (folder / "config.json").exists() else ()
     card = model_card(work, result, generic, onnx, calls)

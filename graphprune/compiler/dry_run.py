@@ -55,6 +55,7 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     pruned = Pruned(start, start.lineage.plan)
     request = last_request(expand(aim.recipe, aim.target), start)
     if request is not None:
+        request = replace(request, kinds=aim.recipe.prune.kinds)  # whatever order they are cut in
         pruned = prune(start, evenly(request, allowed), (), Surroundings(report=progress))
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from graphprune.budget.backend import Backend
+from graphprune.compiler.examples import reads_examples
 from graphprune.errors import UsageError
 from graphprune.frontend.parts import foresee_part
 from graphprune.ir.graph import Graph
@@ -71,7 +72,7 @@ def without_text(recipe: Recipe, options: CompileOptions, graph: Graph) -> Recip
     A method that was asked for is not exchanged.
     """
     chosen = options.method != CompileOptions.method or options.importance is not None or options.settings
-    if chosen or graph.source.kind == "decoder" or not needs_text(recipe):
+    if chosen or graph.source.kind == "decoder" or reads_examples(graph, options.data) or not needs_text(recipe):
         return recipe
     prune = replace(recipe.prune, importance=TEXTLESS)
     return recipe.model_copy(update={"prune": prune})
@@ -87,7 +88,7 @@ def text_notes(recipe: Recipe, asked: Recipe) -> tuple[str, ...]:
     """What the user should know where `recipe` was taken for what was asked."""
     if recipe.prune.importance == asked.prune.importance:
         return ()
-    return (f"units were ranked by {TEXTLESS}: the method {asked.name} looks at text that language models alone read",)
+    return (f"units were ranked by {TEXTLESS}: the method {asked.name} looks at text, which this model does not read",)
 
 
 def device_notes(recipe: Recipe, options: CompileOptions, device: torch.device) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from graphprune.paths import path_of
 
 _READERS = {".json": read_json, ".csv": read_table, ".tsv": read_table}
 _ROW_SUFFIXES = {".jsonl", ".ndjson", ".parquet", *_READERS}
+METADATA = "metadata.jsonl"  # the records of a folder of images, as `datasets` has it
 _FILE_SUFFIXES = {*_ROW_SUFFIXES, ".txt", ".text", ".md", ".py", ".gz", ".zst"}
 
 # Sixteen times as many tokens as are drawn give varied windows; text has about four bytes a token.
@@ -117,6 +118,8 @@ def open_all_rows(spec: str, field: str | None) -> Iterator[Row]:
         suffix = path.suffix.lower()
         return read_parquet(path, field) if suffix == ".parquet" else _READERS.get(suffix, read_jsonl)(path)
     name, colon, rest = spec.partition(":")
+    if path.is_dir() and (path / METADATA).is_file():
+        return read_jsonl(path / METADATA)
     if name and path_of(name).is_dir():
         return read_dataset(f"{path_of(name)}{colon}{rest}")
     if is_named_file(spec):

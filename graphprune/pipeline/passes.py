@@ -20,6 +20,7 @@ from graphprune.pipeline.run_state import load_state, pass_folder, save_state
 from graphprune.processes import is_first, meet
 from graphprune.progress import Progress, no_progress
 from graphprune.running.devices import is_shortage, room
+from graphprune.running.loss import Loss
 from graphprune.spec import print_spec
 
 _NAMED = 2  # of the passes before one that failed, so many are named
@@ -35,11 +36,13 @@ class Context:
     """What a pass may ask of the outside: data, the seed of everything random, where to report and to keep things.
 
     `calibration` is what the data module makes (None where no pass needs it), `draw` what it makes for a stage of
-    several. `source` is the model before the first pass: the teacher, and what floors are shares of. `tokenizer` and
-    `data` (a text's name, as `read_texts` takes it) and the `field` of its records are for passes that train,
-    `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what it needs to go on after it
-    was killed, None where nothing is to be kept; each pass of a run has one of its own, and all share `cache`, for what
-    is made once and used again. `log` takes one line at a time, `progress` a stage, what is done and of how much.
+    several, `loss` what goes with it where it is no text of a language model. `source` is the model before the first
+    pass: the teacher, and what floors are shares of. `epochs` gives what a model of embeddings is trained on, epoch by
+    epoch. `tokenizer` and `data` (a text's name, as `read_texts` takes it) and the `field` of its records are for
+    passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what it
+    needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own, and all
+    share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is
+    done and of how much.
     `device` is where a pass computes, None for where the graph is; graphs go from pass to pass where they were before.
     `room` are the bytes that the run may take, None where nobody knows.
     """
@@ -58,6 +61,8 @@ class Context:
     cache: Path | None = None
     device: torch.device | None = None
     room: int | None = None
+    loss: Loss | None = None
+    epochs: Callable[[int], Any] | None = None
 
     def windows(self, stage: int) -> Any:
         """What to calibrate on in a stage: each has its own where `draw` gives them."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -18,7 +18,7 @@ from graphprune.paths import is_file
 from graphprune.pipeline.declared import declare, make_declared
 from graphprune.pipeline.options import Held, Window
 from graphprune.pipeline.token_shares import Shares
-from graphprune.pruning.options import PRUNABLE, Pruning
+from graphprune.pruning.options import PRUNABLE, WHOLE, Pruning
 from graphprune.spec import build, option_types, parse_spec, print_value, split_spec
 from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
@@ -29,10 +29,11 @@ _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 
 @dataclass(frozen=True)
 class Calibration:
-    """The text that methods look at: windows and the tokens in each."""
+    """What methods look at: windows of text and the tokens in each, or pairs; and the loss of a model of embeddings."""
 
     samples: Held = 128
     length: Window = 128
+    loss: Literal["auto", "similarity", "contrastive"] = "auto"
 
 
 Scalar = bool | int | float | str | None
@@ -49,8 +50,10 @@ def read_tokens(options: Any) -> Any:
 class Recipe(BaseModel):
     """A method: prune in `stages` equal cuts; where there is `recover`, train after each.
 
-    `recover` holds options of the pass of that name; its `tokens` are those of all stages together, shared out by
-    `token_shares`. `before` and `after` are specs of passes that run once at either end.
+    With `order=width-first` the first half of the cuts takes units alone, the others blocks or layers, scored on what
+    is left; `depth-first` the other way round. `recover` holds options of the pass of that name; its `tokens` are those
+    of all stages together, shared out by `token_shares`. `before` and `after` are specs of passes that run once at
+    either end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +66,7 @@ class Recipe(BaseModel):
     prune: Pruning = Pruning()
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
     stages: Count = 1
+    order: Literal["together", "width-first", "depth-first"] = "together"
     token_shares: Shares = "linear"
     after: tuple[str, ...] = ()
 
@@ -252,10 +256,20 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         raise UsageError(f"{label(f'prune.{field}')}: {error}") from error
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what.removesuffix("?"), (AUTO, *PRUNABLE))
+    if recipe.order != "together" and (recipe.stages < 2 or len(split_kinds(prune.kinds)) < 2):
+        raise UsageError(
+            f"{label('order')}: {recipe.order} is of 2 stages or more, and of kinds that are units and blocks or layers"
+        )
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
     if recipe.recover is not None:
         check_recover(recipe.recover, label, imported)
+
+
+def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The kinds that are units, and those that are blocks; without what there is none of."""
+    units = tuple(kind for kind in kinds if kind not in WHOLE)
+    return tuple(filter(None, (units, tuple(kind for kind in kinds if kind in WHOLE))))
 
 
 def check_recover(options: Options, label: Label, imported: bool) -> None:

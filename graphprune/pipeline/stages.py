@@ -15,7 +15,7 @@ from graphprune.budget.targets import Target
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, Pass, run_passes
-from graphprune.pipeline.recipes import Recipe, make_recover, read_recipe
+from graphprune.pipeline.recipes import Recipe, make_recover, read_recipe, split_kinds
 from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.pruning.options import Pruning
 from graphprune.pruning.rounds import Request, final_choice, source_widths
@@ -38,18 +38,32 @@ class PrunePass(Pass):
 def expand(recipe: Recipe, target: Target) -> tuple[Pass, ...]:
     """The passes that take the source to the target: prune, recover, prune, recover.
 
-    The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N. Without kinds nothing is pruned.
+    The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N. Without kinds nothing is pruned; with an
+    order, the first half of the cuts takes other kinds than the second.
     Source: Adapt-Accel of Adapt-Pruner, arXiv 2502.03460.
     """
     stages = range(1, recipe.stages + 1)
     cost, whole = target.source, target.source - target.most
     targets = [cost - whole * stage // recipe.stages for stage in stages if recipe.prune.kinds]
     cls: type[PrunePass] = registry.load("passes", "prune")
-    final = target if recipe.stages > 1 else None
-    cuts = [cls.towards(replace(target, most=each), final, recipe.prune) for each in targets]
+    final = target if recipe.stages > 1 and recipe.order == "together" else None
+    cuts = [
+        cls.towards(replace(target, most=each), final, replace(recipe.prune, kinds=kinds))
+        for each, kinds in zip(targets, stage_kinds(recipe), strict=False)
+    ]
     turns = chain.from_iterable(zip_longest(cuts, recoveries(recipe)))
     ends = [[parse_spec("passes", spec) for spec in specs] for specs in (recipe.before, recipe.after)]
     return (*ends[0], *(item for item in turns if item is not None), *ends[1])
+
+
+def stage_kinds(recipe: Recipe) -> list[tuple[str, ...]]:
+    """What each stage cuts: the same, or first units and then blocks, or the other way round."""
+    parts = split_kinds(recipe.prune.kinds)
+    if recipe.order == "together" or len(parts) < 2:
+        return [recipe.prune.kinds] * recipe.stages
+    first, second = parts if recipe.order == "width-first" else parts[::-1]
+    half = (recipe.stages + 1) // 2
+    return [first] * half + [second] * (recipe.stages - half)
 
 
 def recoveries(recipe: Recipe) -> list[Pass]:
@@ -72,9 +86,18 @@ def last_request(passes: Sequence[Pass], source: Graph) -> Request | None:
     return cuts[-1].request(source) if cuts else None
 
 
+def first_kinds(passes: Sequence[Pass], source: Graph) -> Request | None:
+    """What the last of those prunings is asked for that cut the same kinds as the first."""
+    cuts = [item.request(source) for item in passes if isinstance(item, PrunePass)]
+    return next((each for each in reversed(cuts) if each.kinds == cuts[0].kinds), None)
+
+
 def check_target(source: Graph, passes: Sequence[Pass]) -> None:
-    """Raise BudgetError, with the least that is possible, before anything is done on the way to the target."""
-    request = last_request(passes, source)
+    """Raise BudgetError, with the least that is possible, before anything is done on the way to the target.
+
+    Where other kinds are cut later, as far as the first of them are to go.
+    """
+    request = first_kinds(passes, source)
     if request is not None:
         final_choice(source, request, None, source_widths(source, None))
 

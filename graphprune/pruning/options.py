@@ -14,6 +14,7 @@ from graphprune.ir.plan import Statistics
 from graphprune.suggestions import AUTO, check_choice
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "layers", "experts", "vocabulary", "other")
+WHOLE = ("blocks", "layers")  # of these, what goes as a whole
 Floor = Annotated[float, Ge(0), Lt(1)]
 
 

@@ -58,9 +58,23 @@ def make_report(work: Work, result: Result, folder: Path, seconds: float) -> Rep
 
 def split_text(work: Work) -> schema.Text | None:
     """The text that was looked at, and what was only measured on."""
+    if work.examples is not None:
+        return schema.Text(**describe_examples(work.asked))
     if work.text is None:
         return None
     return schema.Text(**describe_text(work.asked.data, work.source.parameter_count(), work.asked.held_out))
+
+
+def describe_examples(asked: Asked) -> dict[str, str]:
+    """The text for the report: what was looked at, and what was only measured on."""
+    if asked.held_out is not None:
+        return {"source": shown_source(asked.data), "held_out": shown_source(asked.held_out)}
+    said = (
+        "files of the library chosen by name"
+        if asked.data == "stdlib"
+        else "its last tenth, or of rows, every twentieth"
+    )
+    return {"source": shown_source(asked.data), "held_out": f"{said}; the first passages of it are measured on"}
 
 
 def describe_verdict(verdict: Verdict) -> schema.Verdict:

@@ -1,4 +1,4 @@
-"""The verdict: in words, how much of a model's quality is left, from bits a byte on held-out text."""
+"""The verdict: in words, how much of a model's quality is left, from held-out text or from embeddings of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Literal
 
 from graphprune.data.calibration import Text
 from graphprune.data.ngrams import bits_per_byte, guess_bits_per_byte
+from graphprune.encoders.agreement import Agreement
 from graphprune.evaluation.measure import Measure
 from graphprune.evaluation.variants import PERPLEXITY
 from graphprune.running.comparison import Check
@@ -20,6 +21,7 @@ WORDS: Mapping[Standing, str] = {
     "unknown": "quality not measured",
 }
 KEPT = 0.05  # more bits than the source takes: less than lies between neighbours in a family of models (decision 0029)
+ALIKE, STRANGE = 0.95, 0.5  # rank correlations of similarities: kept from the one on, broken below the other
 _COARSE = f"it loses more than {KEPT:.0%} to fewer bits: take more bits where that matters"
 _USELESS = "no better than counted trigrams: do not use it, take more bits"
 
@@ -73,6 +75,23 @@ def judge(before: Perplexity | None, after: Perplexity | None, floor: Floor | No
         return Verdict("kept", said, old, new, floor)
     remedy = "train it further (--train-tokens)" if trained else "train it (--method adapt-accel)"
     return Verdict("trainable", f"{said}; {remedy}; {least}", old, new, floor)
+
+
+def judge_embeddings(found: Sequence[tuple[str, Agreement]], trained: bool) -> Verdict:
+    """The verdict on a model of embeddings: whether what is similar is still so, by the worst of its embeddings."""
+    known = [each for _, each in found if math.isfinite(each.ranks)]
+    if not known:
+        return Verdict("unknown", "no passages were measured on; give --data with lines of text")
+    worst = min(known, key=lambda each: each.ranks)
+    said = (
+        f"similarities of {worst.count} held-out examples rank as the source's with a correlation of "
+        f"{worst.ranks:.3g}, "
+        f"the mean cosine of embeddings with its own is {worst.cosine:.3g}"
+    )
+    if worst.ranks >= ALIKE:
+        return Verdict("kept", said)
+    remedy = "keep more of it" if trained else "keep more of it, or give text of its kind with --data"
+    return Verdict("trainable" if worst.ranks >= STRANGE else "broken", f"{said}; {remedy}")
 
 
 def judge_variants(

@@ -11,6 +11,7 @@ import torch
 from graphprune.analysis.groups import Groups
 from graphprune.budget.targets import Target
 from graphprune.data.calibration import Text
+from graphprune.encoders.examples import Examples
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.options import CompileOptions, Part
 from graphprune.pipeline.recipes import Recipe
@@ -36,7 +37,7 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What the writing stages need: what was asked for, both graphs, and the text they are measured on.
+    """What the writing stages need: what was asked for, both graphs, and the text, or examples, they are measured on.
 
     `recipe` is None where a plan was replayed, `solved` says that it had weights of its own. `metrics` are files of
     measurements that the passes made. `device` is where the passes computed, and where the models are measured;
@@ -59,3 +60,4 @@ class Work:
     began: float = field(default_factory=time.time)
     solved: bool = False
     memory: str | None = None
+    examples: Examples | None = None

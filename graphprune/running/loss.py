@@ -1,17 +1,42 @@
 """The loss of a graph on a batch: complete inputs from token ids alone, and the next-token cross entropy."""
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from graphprune.errors import UsageError
+from graphprune.errors import DataError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.running.inputs import Batch, decoder_inputs, rows, run_batch
 
 # From the outputs of the graph and the batch to a scalar: the mean over the batch.
 Loss = Callable[[tuple[Tensor, ...], Batch], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class RowMean:
+    """A loss that is the mean over the rows of a batch, each of which it sees by itself: no row depends on another."""
+
+    of: Loss
+
+    def __call__(self, values: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        return self.of(values, batch)
+
+
+@final
+@dataclass(frozen=True)
+class Comparing:
+    """A loss that compares the rows of a batch with each other: of one row alone it says nothing."""
+
+    of: Loss
+
+    def __call__(self, values: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        if rows(batch) < 2:
+            raise DataError("a loss that compares pairs needs 2 or more in a batch; give more with --samples")
+        return self.of(values, batch)
 
 
 def next_token_loss(graph: Graph, ids: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:

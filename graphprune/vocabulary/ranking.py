@@ -9,6 +9,7 @@ import numpy
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import Group, Groups
 from graphprune.data.stream.tokenising import encode_source
+from graphprune.encoders.embeddings import is_text_encoder
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.progress import Progress, no_progress
@@ -70,8 +71,12 @@ def rank_tokens(graph: Graph, spec: str, field: str = "text", progress: Progress
 
 
 def folder_of(graph: Graph) -> Path:
-    if graph.source.kind != "decoder" or graph.source.files is None:
-        raise UsageError("--prune vocabulary: cutting tokens needs a language model in a folder with its tokenizer")
+    known = graph.source.kind == "decoder" or is_text_encoder(graph)
+    if not known or graph.source.files is None:
+        raise UsageError(
+            "--prune vocabulary: cutting tokens needs a language model, or an encoder of texts, in a folder with its "
+            "tokenizer"
+        )
     return graph.source.files
 
 

@@ -28,7 +28,7 @@ from graphprune.pruning.signals.unit_sums import (
     unit_scores,
 )
 from graphprune.running.inputs import Batch, rows, samples
-from graphprune.running.loss import Loss
+from graphprune.running.loss import Comparing, Loss, RowMean
 from graphprune.weights.stored import any_stored
 
 Order = Literal["first", "second", "mixed"]
@@ -83,14 +83,14 @@ class Taylor(Importance):
             raise UsageError("taylor needs calibration text; give --data")
         layout = lay_out(graph, scene.candidates)
         require_members(layout, self.members, self.name)
-        # A loss that was given need not be the mean over its rows, so it sees one sample at a time.
-        summed = self.order == "first" and self.aggregate == "vector" and loss is None
+        # A loss that was given need not be the mean over its rows: unless it says so, it sees one sample at a time.
+        summed = self.order == "first" and self.aggregate == "vector" and (loss is None or isinstance(loss, RowMean))
         tapped = attach_taps(graph, layout) if summed else None
         parts = small_batches(batches) if any_stored(graph.tensors().values()) else batches
         ends = segment_ends(graph, scene.groups, parts, scene.room)
         shelf = shelf_of(graph, ends, parts, scene.room, scene.folder)
         if tapped is not None:
-            lines = tapped_lines(tapped, parts, self.gradients == "sample", ends, shelf)
+            lines = tapped_lines(tapped, parts, self.gradients == "sample", ends, shelf, loss)
         else:
             lines = gradient_lines(self, graph, layout, parts, loss, ends, shelf)
         scores = unit_scores(layout, lines, self.members)
@@ -105,6 +105,7 @@ def tapped_lines(
     by_sample: bool,
     ends: Sequence[str] | None = None,
     shelf: Path | None = None,
+    loss: Loss | None = None,
 ) -> dict[Key, Tensor]:
     """The line sums of w g, from taps: the mean of their magnitudes by sample, or of the sums as they are.
 
@@ -124,10 +125,10 @@ def tapped_lines(
 
         if ends is not None:
             listener = Listener(leaf=lambda _, gate, found, receive=receive: receive(gate, found))  # type: ignore[misc]
-            Segmented(model, gates, ends, shelf=shelf).backward(list(group), listener)
+            Segmented(model, gates, ends, loss, shelf=shelf).backward(list(group), listener)
             continue
         for batch in group:
-            backward(model, gates, batch, None, receive)
+            backward(model, gates, batch, loss, receive)
     return lines
 
 
@@ -143,7 +144,9 @@ def gradient_lines(
     """The line sums of what each entry counts for, from the gradients of the weights."""
     keys = layout.by_parameter()
     model, leaves = with_leaves(graph, keys)
-    parts = [s for b in batches for s in samples(b)] if taylor.gradients == "sample" else list(batches)
+    # Rows that are compared with each other are one sample together.
+    alone = taylor.gradients == "sample" and not isinstance(loss, Comparing)
+    parts = [s for b in batches for s in samples(b)] if alone else list(batches)
     count = sum(map(rows, batches))
     # Magnitudes are taken of what is summed over the data, or of each part where the parts are to be told apart.
     whole = len(parts) > 1 and (taylor.gradients == "batch" or taylor.order == "mixed")

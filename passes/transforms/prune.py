@@ -107,6 +107,7 @@ class Prune(PrunePass, Pruning, Aimed):
 
 def surroundings(context: Context) -> Surroundings:
     return Surroundings(
+        loss=context.loss,
         source=context.source,
         seed=context.seed,
         report=context.progress,

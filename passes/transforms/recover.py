@@ -2,19 +2,24 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
-from graphprune.bounds import Count, describe_bounds, wrong_fields
+from graphprune.bounds import Count, NotNegative, describe_bounds, wrong_fields
 from graphprune.data.conversations import LossOn
 from graphprune.data.stream.packing import Stream, open_stream
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place_like
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device
+from graphprune.running.loss import Loss
+from graphprune.training.embedding_terms import Terms
+from graphprune.training.embedding_training import EmbeddingOptions, Epochs, train_embeddings
 from graphprune.training.execution.compiled import missing_compiler
 from graphprune.training.metrics import Moment, Report
 from graphprune.training.options import Conduct, LoraOptions, Steps, TrainOptions, Updates, require
@@ -78,17 +83,28 @@ class Taught:
     cache: str | None = None
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """What a model of embeddings learns, in place of a text's tokens: the weights of its terms, see `Terms`."""
+
+    task: NotNegative = Terms.task
+    similarity: NotNegative = Terms.similarity
+    feature: NotNegative = Terms.feature
+    hidden: NotNegative = Terms.hidden
+
+
 # Fields come from the last base first, and are printed in that order.
 @final
 @dataclass(frozen=True)
-class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
+class Recover(Pass, Conduct, Embedded, Taught, Updates, Position, Steps, Length):
     """Train the model on `tokens` tokens of text, from its own data and with the unpruned model as teacher if wanted.
 
     A step takes `rows` x `accumulate` rows of `length` tokens (times the processes). The learning rate has one course
     over all passes that name the same `total_tokens` (or `total_steps`); each goes on where the last one stopped, in
     the schedule, in the data, and with the optimizer's moments, which a cut in between has sliced (`moments=reset`:
     without). `distill` is the weight of the teacher's logits, `lora` the rank of adapters that are trained in place of
-    all weights, and `lora_block` how many inputs share a scale where these are in 4 bits. See docs/recovery.md for
+    all weights, and `lora_block` how many inputs share a scale where these are in 4 bits. A model of embeddings learns
+    from the unpruned one by `similarity`, `feature` and `hidden`, and from pairs by `task`. See docs/recovery.md for
     every option.
 
     Weights change, shapes do not: `linear(x, w[27, 32])` before and after.
@@ -107,6 +123,8 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
         self.train_options(Place(self.first_step or 0, 0, None, 0, 0), 0)
 
     def run(self, graph: Graph, context: Context) -> Graph:
+        if context.epochs is not None and context.loss is not None:
+            return self.train_embeddings(graph, context, context.epochs, context.loss)
         length = fitting_length(graph, self.length)
         batch = self.rows * self.accumulate * process_count()
         place = self.place(graph, batch, length)
@@ -126,6 +144,32 @@ class Recover(Pass, Conduct, Taught, Updates, Position, Steps, Length):
             "rows": place.row + place.steps * batch,
         }
         return graph.remember("schedule", memory)
+
+    def train_embeddings(self, graph: Graph, context: Context, epochs: Epochs, loss: Loss) -> Graph:
+        """Train a model of embeddings with the unpruned one as its teacher. Raises UsageError for options of others."""
+        require(self.lora == 0, "lora of recover is of language models; leave it out")
+        require(self.distill == 0, "distill of recover is of language models; take similarity, feature and hidden")
+        options = EmbeddingOptions(
+            self.tokens,
+            self.lr,
+            self.schedule,
+            self.min_lr,
+            self.warmup,
+            self.decay,
+            self.betas,
+            self.weight_decay,
+            self.clip,
+            context.seed,
+            Terms(self.task, self.similarity, self.feature, self.hidden),
+        )
+        report = partial(context.progress, "recovering")
+        here, teacher = context.placed(graph), context.placed(context.source or graph)
+        found = train_embeddings(here, teacher, options, epochs, loss, report)
+        context.log(
+            f"recover: {found.steps} steps, {found.tokens:,} tokens, loss {found.first:.4f} to {found.last:.4f}"
+        )
+        went = f"the loss of its terms went from {found.first:.3g} to {found.last:.3g}"
+        return place_like(found.graph, graph).note(f"recover trained on {found.tokens:,} tokens; {went}")
 
     def say_if_not_compiled(self, context: Context, options: TrainOptions) -> None:
         missing = missing_compiler(choose_device(options.device)) if options.compile else None

@@ -35,6 +35,7 @@ SHIPPED = {
     "bypass",
     "evolve",
     "minitron",
+    "mope-clip",
     "saap",
     "saap-int4",
     "self-pruner",

@@ -32,6 +32,7 @@ LAYERS = (
     "data",
     "models",
     "running",
+    "encoders",
     "axes",
     "frontend",
     "analysis",

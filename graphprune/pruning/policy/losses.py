@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.gates.gated import Gated
 from graphprune.pruning.policy.bundles import Bundles, Masks, Numbers
-from graphprune.pruning.search.mask_probe import part_of, repeated
+from graphprune.pruning.search.mask_probe import own_outputs, repeated
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss
 
@@ -38,7 +38,7 @@ class MaskLosses:
         graph = self.gated.graph
         like = next(iter(graph.parameters().values()))
         outputs = self.gated(self.bundles.factors(masks, like), *graph_inputs(graph, repeated(batch, len(masks))))
-        own = (tuple(part_of(value, n, len(masks)) for value in outputs) for n in range(len(masks)))
+        own = (own_outputs(graph, outputs, number, len(masks)) for number in range(len(masks)))
         return [float(output_loss(graph, each, batch, self.loss)) for each in own]
 
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from graphprune.gates.gated import Gated
 from graphprune.ir.contract import vocabulary_size
+from graphprune.ir.graph import Graph
+from graphprune.ir.types import tensor_type
 from graphprune.pruning.interfaces import unheard
 from graphprune.pruning.search.journal import Journal
-from graphprune.running.inputs import Batch, graph_inputs, rows
+from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
 Mask = Mapping[str, Tensor]
@@ -56,7 +58,7 @@ class MaskProbe:
         if self.at_once is not None:
             return self.at_once
         words = vocabulary_size(self.gated.graph) or 1
-        largest = max(batch.numel() * words if isinstance(batch, Tensor) else rows(batch) for batch in self.batches)
+        largest = max(batch.numel() * words if isinstance(batch, Tensor) else numbers(batch) for batch in self.batches)
         return max(1, min(_MOST, _NUMBERS // max(1, largest)))
 
     @torch.no_grad()
@@ -68,7 +70,7 @@ class MaskProbe:
             inputs = graph_inputs(self.gated.graph, repeated(batch, len(masks)))
             outputs = self.gated(values, *inputs)
             for number in range(len(masks)):
-                own = tuple(part_of(value, number, len(masks)) for value in outputs)
+                own = own_outputs(self.gated.graph, outputs, number, len(masks))
                 totals[number] += float(output_loss(self.gated.graph, own, batch, self.loss)) * predictions(batch)
             count += predictions(batch)
         return [total / count for total in totals]
@@ -89,10 +91,31 @@ def parts(entries: Sequence[tuple[str, Mask]], size: int) -> Iterator[Sequence[t
         start = end
 
 
-def part_of(value: Tensor, number: int, masks: int) -> Tensor:
-    """The rows of one mask, of an output for all."""
-    size = len(value) // masks
-    return value[number * size : (number + 1) * size]
+def own_outputs(graph: Graph, outputs: Sequence[Tensor], number: int, masks: int) -> tuple[Tensor, ...]:
+    """The outputs of one mask, of those of all that went through together."""
+    return tuple(part_of(*pair, number, masks) for pair in zip(outputs, row_dims(graph), strict=True))
+
+
+def part_of(value: Tensor, dims: Sequence[int], number: int, masks: int) -> Tensor:
+    """What is of one mask in an output for all, along these dimensions."""
+    for dim in dims:
+        size = value.shape[dim] // masks
+        value = value.narrow(dim, number * size, size)
+    return value
+
+
+def row_dims(graph: Graph) -> list[tuple[int, ...]]:
+    """The dimensions along which each output has the rows of the batch: the first, and where what is given is compared
+    with each other, as images and texts are, a second one."""
+    firsts = {tensor_type(node).shape[0] for node in graph.placeholders.values()}
+    firsts = {size for size in firsts if not isinstance(size, int)}
+    shapes = [tensor_type(node).shape for node in graph.results.values()]
+    return [(0, *(dim for dim, size in enumerate(shape) if dim and size in firsts)) for shape in shapes]
+
+
+def numbers(batch: Mapping[str, Tensor]) -> int:
+    """The numbers in a batch of named tensors."""
+    return sum(tensor.numel() for tensor in batch.values())
 
 
 def repeated(batch: Batch, times: int) -> Batch:

@@ -1,0 +1,1 @@
+"""What models of embeddings are given and judged by: passages and pairs, embeddings, losses and ranks."""
