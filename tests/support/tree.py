@@ -36,6 +36,7 @@ LAYERS = (
     "frontend",
     "analysis",
     "budget",
+    "edits",
     "rewriting",
     "gates",
     "pruning",
