@@ -11,6 +11,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.types import TensorType
 
 _ADD = torch.ops.aten.add.Tensor
+STREAM_MAP = "stream_map.weight"  # how the names of the matrices end that lie on a stream and belong to no branch
 
 
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
@@ -49,13 +50,19 @@ def ancestors(graph: Graph) -> Mapping[fx.Node, int]:
 
 
 def uncast(node: fx.Node) -> fx.Node:
-    """What a stream in another element type, or times a number, was made from.
+    """What a stream in another element type, times a number, or behind a stream map, was made from.
 
     Models keep it in float32 and compute branches in half, and weigh it against branches.
     """
-    while node.target is torch.ops.aten._to_copy.default or is_scaled(node):
+    while node.target is torch.ops.aten._to_copy.default or is_scaled(node) or is_stream_map(node):
         node = node.all_input_nodes[0]
     return node
+
+
+def is_stream_map(node: fx.Node) -> bool:
+    """Whether this multiplies a stream by a matrix that parts two segments of it: its name says so, whatever the shape."""
+    weight = node.args[1] if node.target is torch.ops.aten.linear.default else None
+    return isinstance(weight, fx.Node) and str(weight.target).endswith(STREAM_MAP)
 
 
 def is_scaled(node: fx.Node) -> bool:

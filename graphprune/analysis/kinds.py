@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from graphprune.analysis.branches import exclusive_nodes, side_nodes, upstream
+from graphprune.analysis.branches import exclusive_nodes, side_nodes, uncast, upstream
 from graphprune.analysis.groups import Branch, Kind
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Inference
@@ -27,8 +27,8 @@ class Kinds:
         chosen = [axis for node, axis in inference.indexed.items() if node.op != "placeholder"]
         self.experts = frozenset(a for axis in chosen for a in algebra.atoms(axis))
         self.heads, self.queries, self.sizes = self.attention_axes()
-        skips = [self.nodes[b.add] for b in branches]
-        self.residual = frozenset(a for node in skips for a in self.atoms_at(node, channel_dimension(node)))
+        stream = [node for b in branches for node in (self.nodes[b.add], uncast(self.nodes[b.skip]))]
+        self.residual = frozenset(a for node in stream for a in self.atoms_at(node, channel_dimension(node)))
         self.siblings = self.head_siblings()
         attributes = graph.module.graph.find_nodes(op="get_attr")
         self.matrices = frozenset(str(n.target) for n in attributes if len(n.meta["value"].shape) > 1)

@@ -23,6 +23,7 @@ from graphprune.compiler.vocabulary_start import (
 from graphprune.data.calibration import Text, held_out_part, measured_part, prepare_text, training_part
 from graphprune.data.tokenizer_files import has_tokenizer
 from graphprune.data.tokens import load_tokenizer, tokens_beyond
+from graphprune.edits.editing import edited_groups
 from graphprune.encoders.examples import Left
 from graphprune.errors import DataError
 from graphprune.evaluation.measures import (
@@ -134,7 +135,7 @@ def finish(
     same = work.vocabulary is None
     measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same))
     measures = (*measures, *agreement_measures(agreed), *variants)
-    widths = list_widths(work.groups, plan)
+    widths = list_widths(edited_groups(work.source, plan) if plan.edits else work.groups, plan)
     progress("writing the report", 0, 0)
     sample = read_tokens(text, graph, checked.made) if text is not None and count else ""
     samples = two_samples(quality.before, work.source, sample)

@@ -14,15 +14,18 @@ from graphprune.budget.targets import file_quantities, resolve_target
 from graphprune.compiler.goal import Aim
 from graphprune.compiler.request import foresee, require_part
 from graphprune.compiler.vocabulary_start import cuts_vocabulary, shorten_evenly
+from graphprune.edits.editing import edited_groups
 from graphprune.errors import UsageError
 from graphprune.evaluation.measure import Measure
 from graphprune.evaluation.measures import cost_measures
 from graphprune.frontend.source import capture
+from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Edit
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import expand, last_request
 from graphprune.progress import Progress
-from graphprune.pruning.interfaces import Importance, Scene
+from graphprune.pruning.interfaces import Compensation, Importance, Scene
 from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
 from graphprune.pruning.stock_widths import allowed_counts
 from graphprune.reporting.report import list_widths
@@ -60,15 +63,18 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     after = analyze(pruned.graph)
     notes = (*pruned.notes, "a dry run shares the cut out evenly; scores of real weights decide where it falls")
     measures = (*cost_measures(groups, after), *weight_measure(groups, after, graph.source.dtype))
-    return Result(None, measures, list_widths(groups, pruned.plan), pruned.plan.dropped, (), notes)
+    return Result(
+        None, measures, list_widths(edited_groups(graph, pruned.plan), pruned.plan), pruned.plan.dropped, (), notes
+    )
 
 
 def evenly(request: Request, allowed: Mapping[str, frozenset[int]]) -> Request:
     """The request with a method that needs no weights: one step to the target, evenly shared."""
     budget = replace(request.budget, allowed=allowed)
     uniform = parse_spec("allocation", "uniform")
+    repair = None if request.compensation is None else Prepared(request.compensation)
     return replace(
-        request, budget=budget, importance=Equal(), allocation=uniform, steps=1, compensation=None, final=None
+        request, budget=budget, importance=Equal(), allocation=uniform, steps=1, compensation=repair, final=None
     )
 
 
@@ -89,3 +95,21 @@ class Equal(Importance):
 
     def score(self, scene: Scene) -> dict[str, Tensor]:
         return {group.id: torch.ones(group.units) for group in scene.candidates}
+
+
+@final
+@dataclass(frozen=True)
+class Prepared(Compensation):
+    """The edits of a compensation, which cost what they cost, without what it puts into them."""
+
+    name: ClassVar[str] = "prepared"
+    of: Compensation
+
+    def edits(self, scene: Scene) -> tuple[Edit, ...]:
+        return self.of.edits(scene)
+
+    def spared(self, graph: Graph) -> Mapping[str, str]:
+        return self.of.spared(graph)
+
+    def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
+        return cut

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from graphprune.errors import PlanError
 from graphprune.ir.plan import Plan
 
+LATE = frozenset({"bias"})  # edits that give the same before a cut as after it
+
 
 @dataclass(frozen=True)
 class Step:
@@ -35,16 +37,22 @@ class Lineage:
 def compose(first: Plan, second: Plan) -> Plan:
     """Return the plan for the source that equals `first` followed by `second` on its result.
 
-    Units of the second plan are numbered in the first one's result. Statistics must agree where both cut.
+    Units of the second plan are numbered in the first one's result. Statistics must agree where both cut. Raises
+    PlanError for an edit of what the first plan cut: made on the source, it might change what the plan's ids mean.
     """
     if first.keep and second.keep and first.statistics != second.statistics:
         raise PlanError("plans with different norm statistics cannot be one plan; use the same for every step")
+    late = next((edit for edit in second.edits if edit.kind not in LATE and edit not in first.edits), None)
+    if late is not None and (first.keep or first.dropped):
+        raise PlanError(
+            f"the edit {late} would be of a graph that was cut already; make all edits before anything is cut"
+        )
     keep = dict(first.keep)
     for id, units in second.keep.items():
         keep[id] = tuple(keep[id][u] for u in units) if id in keep else units
     dropped = dict.fromkeys((*first.dropped, *second.dropped))
-    biases = dict.fromkeys((*first.biases, *second.biases))
-    return Plan(keep, tuple(dropped), second.statistics if second.keep else first.statistics, tuple(biases))
+    edits = dict.fromkeys((*first.edits, *second.edits))
+    return Plan(keep, tuple(dropped), second.statistics if second.keep else first.statistics, tuple(edits))
 
 
 def chain(first: Lineage, second: Lineage) -> Lineage:

@@ -7,6 +7,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Self
 
+import torch
+
 from graphprune import registry
 from graphprune.amounts import parse_target
 from graphprune.analysis.groups import BLOCKS
@@ -14,11 +16,12 @@ from graphprune.budget.quantities import Parameters
 from graphprune.budget.targets import Target
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.ir.placement import place
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe, make_recover, read_recipe, split_kinds
 from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.pruning.options import Pruning
-from graphprune.pruning.rounds import Request, final_choice, source_widths
+from graphprune.pruning.rounds import Request, final_choice, prepare, source_widths
 from graphprune.spec import parse_spec
 
 
@@ -99,7 +102,8 @@ def check_target(source: Graph, passes: Sequence[Pass]) -> None:
     """
     request = first_kinds(passes, source)
     if request is not None:
-        final_choice(source, request, None, source_widths(source, None))
+        start = source if request.compensation is None else prepare(place(source, torch.device("meta")), request)
+        final_choice(start, request, None, source_widths(start, None))
 
 
 def needs_text(recipe: Recipe) -> bool:

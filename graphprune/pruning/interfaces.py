@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Group, Groups
 from graphprune.bounds import require_limits
 from graphprune.budget.budgets import Budget, cost_of
 from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Edit
 from graphprune.pruning.signals.stream_change import block_influence
 from graphprune.running.inputs import Batch, split_parts
 from graphprune.running.loss import Loss
@@ -159,22 +160,30 @@ class Allocation(ABC):
 
 @dataclass(frozen=True)
 class Compensation(ABC):
-    """How the weights that are left make up for those that went. Subclasses are final frozen dataclasses."""
+    """How the weights that are left make up for those that went. Subclasses are final frozen dataclasses.
+
+    One that `reshapes` adds operators, so that no class of the source's own computes the result.
+    """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
+    reshapes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)
 
-    def biases(self, scene: Scene) -> tuple[str, ...]:
-        """The weights whose linear calls need a bias for this; it is added, and counted, before anything is cut."""
+    def edits(self, scene: Scene) -> tuple[Edit, ...]:
+        """The edits that this needs, such as a bias to fill; they are made, and counted, before anything is cut."""
         return ()
+
+    def spared(self, graph: Graph) -> Mapping[str, str]:
+        """Why groups of the edited graph stay whole for this, by their ids."""
+        return {}
 
     @abstractmethod
     def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
         """Return `cut` with new values in some of its parameters.
 
-        `dense` is the graph that `cut` was made from, by the plan `cut.lineage.plan`; nodes that are in both have the
-        same names. The scene is that of `dense`. Neither graph is changed.
+        `dense` is the graph that `cut` was made from, by the plan `cut.lineage.plan`, edits included; nodes that are in
+        both have the same names. The scene is that of `dense`. Neither graph is changed.
         """

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from graphprune.analysis.analyse import analyze
 from graphprune.analysis.groups import BLOCKS, Branch, Group, Groups
 from graphprune.budget.budgets import Budget, cost_of, reachable_minimum
 from graphprune.data.stream.watched import Watched
+from graphprune.edits.editing import edited
 from graphprune.errors import BudgetError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
-from graphprune.ir.plan import Plan, Statistics
+from graphprune.ir.placement import place
+from graphprune.ir.plan import Edit, Plan, Statistics
 from graphprune.pruning.blocks import describe_dropped
 from graphprune.pruning.candidates import Choice, choose_candidates, free_blocks, out_of_reach, reached
 from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Scene, view
@@ -97,8 +100,9 @@ def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around:
     report, each = around.report, max(1, len(batches))
     start, total = replace(graph, lineage=Lineage()), cost_now(graph, request.budget)
     current = prepare(start, request, batches)
-    cuts, widths = int(current is not start), source_widths(graph, around.source)
-    choice = final_choice(current, request, around.source, widths, graph.lineage)
+    source = edited_source(around.source, (*graph.lineage.plan.edits, *current.lineage.plan.edits))
+    cuts, widths = int(current is not start), source_widths(replace(current, lineage=graph.lineage), source)
+    choice = final_choice(current, request, source, widths, graph.lineage)
     told: list[str] = []
     for step in range(1, request.steps + 1):
         report("pruning", (step - 1) * each, request.steps * each)
@@ -134,12 +138,17 @@ def cost_now(graph: Graph, budget: Budget) -> int:
     return cost_of(groups, budget)(groups.sizes())
 
 
-def prepare(graph: Graph, request: Request, batches: Sequence[Batch]) -> Graph:
-    """The graph with the biases that the compensation will fill."""
-    if request.compensation is None:
+def prepare(graph: Graph, request: Request, batches: Sequence[Batch] = ()) -> Graph:
+    """The graph with the edits that the compensation needs; as it is where nothing has to go."""
+    if request.compensation is None or cost_now(graph, request.budget) <= request.budget.target:
         return graph
-    biases = request.compensation.biases(view(graph, None, batches, budget=request.budget))
-    return apply(graph, Plan(biases=biases, statistics=request.statistics)) if biases else graph
+    edits = request.compensation.edits(view(graph, None, batches, budget=request.budget))
+    return apply(graph, Plan(edits=edits, statistics=request.statistics)) if edits else graph
+
+
+def edited_source(source: Graph | None, edits: Sequence[Edit]) -> Graph | None:
+    """The source with these edits, for its widths alone: it has no weights."""
+    return edited(place(source, torch.device("meta")), edits) if source is not None and edits else source
 
 
 def source_widths(graph: Graph, source: Graph | None) -> Mapping[str, int]:
@@ -161,6 +170,8 @@ def final_choice(
     final = replace(request.budget, target=request.final or request.budget.target)
     there = analyze(source) if source is not None else groups
     beyond = out_of_reach(there, request.scope, request.protect)
+    if request.compensation is not None:
+        beyond = {**request.compensation.spared(source or now), **beyond}
     whole = source is not None and BLOCKS.isdisjoint(request.kinds)
     here = {each.id: beyond[origin(root(each.id))] for each in members(groups) if origin(root(each.id)) in beyond}
     chosen = choose_candidates(

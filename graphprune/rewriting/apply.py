@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Groups
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Axes, Call
 from graphprune.axes.rules import all_rules
+from graphprune.edits.editing import edited
 from graphprune.errors import InvariantError, PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, chain
@@ -21,7 +22,6 @@ from graphprune.ir.operators import operator_key, rebind, remove_dead
 from graphprune.ir.plan import Plan
 from graphprune.ir.types import NodeValue, TensorType
 from graphprune.ir.verification import verify
-from graphprune.rewriting.biases import add_biases
 from graphprune.rewriting.branch_dropping import drop_branches
 from graphprune.rewriting.matching import match_groups
 from graphprune.rewriting.norm_statistics import keep_statistics
@@ -31,12 +31,13 @@ from graphprune.rewriting.widths import Mask, NodeResizer, Widths
 def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
     """Return the graph that keeps what the plan keeps; the input graph stays as it is.
 
-    Slices parameters and buffers, recomputes every integer that follows a pruned axis, removes dropped branches with
-    their cache entries, and checks the result: shapes by propagation, parameters against the cost polynomial.
+    Makes the plan's edits first. Slices parameters and buffers, recomputes every integer that follows a pruned axis,
+    removes dropped branches with their cache entries, and checks the result: shapes by propagation, parameters against
+    the cost polynomial.
     Raises PlanError where the plan does not fit, InvariantError where the result would be wrong.
     """
-    if plan.biases:
-        graph, analysis = add_biases(graph, plan.biases), None
+    if plan.edits:
+        graph, analysis = edited(graph, plan.edits), None
     analysis = analysis or analyze_axes(graph)
     check_plan(analysis, plan)
     widths = Widths(analysis.inference, kept_masks(analysis, plan))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from graphprune.edits.editing import edited
 from graphprune.errors import InvariantError
 from graphprune.ir.contract import fitting_length, rows_of_ids
 from graphprune.ir.graph import Graph
@@ -22,22 +23,37 @@ _ROWS, _LENGTH = 2, 16
 def check_against_masked(source: Graph, cut: Graph, plan: Plan, seed: int) -> tuple[Check, ...]:
     """Compare logits of the cut and the masked model on random tokens; with exact statistics they are equal.
 
-    `cut` itself is compared where its statistics are exact or no average is of fewer channels, else the same cut made
-    with exact ones. Tokens that a plan cuts are left out of both. Graphs that are no language models are not compared.
+    Both are of the source with the plan's edits, which must compute what the source does. `cut` itself is compared
+    where its statistics are exact or no average is of fewer channels, else the same cut made with exact ones. Tokens
+    that a plan cuts are left out of both. Graphs that are no language models are not compared.
     Raises InvariantError where the two differ: a rule was wrong, and the result would be too.
     """
-    model = masked(source)
+    whole = edited(source, plan.edits)
+    model = masked(whole)
     if source.source.kind != "decoder":
         return ()
     widths = Widths(model.analysis.inference, kept_masks(model.analysis, plan))
-    exact = plan.statistics == "exact" or not averages_less(source, widths)
+    exact = plan.statistics == "exact" or not averages_less(whole, widths)
     cut = cut if exact else apply(source, replace(plan, statistics="exact"), model.analysis)
     difference, scale = largest_difference(model, cut, plan, random_tokens(cut, seed))
     tolerance = TOLERANCES["float32"]
     if not difference <= tolerance:
         reason = f"the cut model differs from the masked one by {difference:.1e}: an axis rule is wrong"
         raise InvariantError(f"{reason}; please report this model")
-    return (Check("graph", "equals the masked source", difference, tolerance, scale, True),)
+    checks = check_edits(source, whole, seed) if plan.edits else ()
+    return (*checks, Check("graph", "equals the masked source", difference, tolerance, scale, True))
+
+
+def check_edits(source: Graph, whole: Graph, seed: int) -> tuple[Check, ...]:
+    """Compare logits of a source and of what edits made of it. Raises InvariantError where they differ."""
+    ids = random_tokens(source, seed)
+    with torch.no_grad():
+        wanted, found = (graph(*decoder_inputs(graph, ids))[0] for graph in (source, whole))
+    scale = max(1.0, float(wanted.abs().max()))
+    difference, tolerance = float((wanted - found).abs().max()) / scale, TOLERANCES["float32"]
+    if not difference <= tolerance:
+        raise InvariantError(f"the edits change what the model computes by {difference:.1e}; please report this model")
+    return (Check("graph", "edits leave the source as it is", difference, tolerance, scale, True),)
 
 
 def require_same_structure(made: Graph, shipped: Graph) -> None:

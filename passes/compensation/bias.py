@@ -9,13 +9,14 @@ from torch import Tensor
 
 from graphprune.analysis.analyse import analyze_axes
 from graphprune.analysis.linear_calls import find_linear_calls
+from graphprune.edits.biases import can_take_bias
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Edit
 from graphprune.pruning.activations.observe import Reading, observe
 from graphprune.pruning.activations.reductions import tokens, total
 from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.rewriting.apply import kept_masks
-from graphprune.rewriting.biases import can_take_bias
 from graphprune.rewriting.widths import Widths
 
 
@@ -31,12 +32,12 @@ class Bias(Compensation):
     name: ClassVar[str] = "bias"
     missing: Literal["add", "skip"] = "add"
 
-    def biases(self, scene: Scene) -> tuple[str, ...]:
+    def edits(self, scene: Scene) -> tuple[Edit, ...]:
         if self.missing == "skip":
             return ()
         cut = {(slot.name, slot.dim) for group in scene.candidates if group.kind != "residual" for slot in group.slots}
         calls = [c for c in find_linear_calls(scene.graph) if (c.weight, 0 if c.transposed else 1) in cut]
-        return tuple(call.weight for call in calls if can_take_bias(call))
+        return tuple(Edit("bias", call.weight) for call in calls if can_take_bias(call))
 
     def compensate(self, dense: Graph, cut: Graph, scene: Scene) -> Graph:
         if not scene.batches:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.bounds import NotNegative
+from graphprune.edits.biases import can_take_bias
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Edit
 from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.pruning.reconstruct import reconstruct
 from graphprune.pruning.ridge import Ridge
-from graphprune.rewriting.biases import can_take_bias
 
 _ROUGH = 1e-3  # damping, from which sums of one batch need no float64
 
@@ -52,12 +53,13 @@ class LeastSquares(Compensation):
         ridge = Ridge(self.damping, torch.float32 if rough else torch.float64)
         return reconstruct(dense, cut, calls, ridge, batches, target=self.target, progress=scene.progress)
 
-    def biases(self, scene: Scene) -> tuple[str, ...]:
+    def edits(self, scene: Scene) -> tuple[Edit, ...]:
         if not self.intercept:
             return ()
         cut = {(slot.name, slot.dim) for group in scene.candidates if group.kind != "residual" for slot in group.slots}
         calls = [c for c in find_linear_calls(scene.graph) if can_take_bias(c)]
-        return tuple(c.weight for c in calls if self.consumers == "all" or (c.weight, 0 if c.transposed else 1) in cut)
+        calls = [c for c in calls if self.consumers == "all" or (c.weight, 0 if c.transposed else 1) in cut]
+        return tuple(Edit("bias", call.weight) for call in calls)
 
     def choose(self, dense: Graph, cut: Graph) -> list[LinearCall]:
         """The calls to solve, in graph order."""

@@ -33,9 +33,10 @@ class Ablation(Importance):
     Of layers and branches the depth pruning by perplexity of Minitron (arXiv 2407.14679) and of SLEB: one run of the
     text for each, from that place on. Of units the module-wise pruning error of MoPE-CLIP (arXiv 2403.07839): each
     head is a module; other units, MLP channels above all, are ranked first (`prerank`), and cut in that order into
-    `parts` modules, whose error their units share. Masks stand for cuts, many in one forward. With `shared` the parts of
-    one rank go in all layers at once: `parts` runs in place of `parts` a layer. Z is minus the loss, or with `metric=recall` the recall@k
-    of images and texts, in both directions, within each batch. What is missed by nobody has exactly 0.
+    `parts` modules, whose error their units share. Masks stand for cuts, many in one forward. With `shared` the parts
+    of one rank go in all layers at once: `parts` runs in place of `parts` a layer. Z is minus the loss, or with
+    `metric=recall` the recall@k of images and texts, in both directions, within each batch. What is missed by nobody
+    has exactly 0.
     """
 
     name: ClassVar[str] = "ablation"

@@ -130,7 +130,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(dense: Graph, tmp_path: Path) 
     with pytest.raises(ExportError, match="head_dim"):
         read_shape(apply(dense, Plan({group.id: tuple(range(group.units // 2)) for group in pairs})))
     with pytest.raises(ExportError, match=r"no place for .*bias"):
-        read_shape(apply(dense, Plan(biases=("model.layers.0.mlp.down_proj.weight",))))
+        read_shape(apply(dense, Plan(edits=(Edit("bias", "model.layers.0.mlp.down_proj.weight"),))))
     with pytest.raises(ExportError, match="is left"):
         read_shape(drop(dense, 0, 2, 4))
     wide = next(group for group in analyze(dense).prunable() if group.kind == "residual")

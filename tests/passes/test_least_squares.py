@@ -124,7 +124,7 @@ def test_bias_keeps_the_mean_of_what_is_written(name: str) -> None:
     source = graph(name)
     group = groups_of(name, "mlp")[0]
     bias = Bias()
-    prepared = apply(source, Plan(biases=bias.biases(view(source, [group]))))
+    prepared = apply(source, Plan(edits=bias.edits(view(source, [group]))))
     torch.testing.assert_close(logits(prepared), logits(source))
     cut = apply(prepared, halves([group]))
     repaired = bias.compensate(source, cut, view(source, (), BATCHES))

@@ -16,7 +16,7 @@ from graphprune.compiler.compile import keeps_state
 from graphprune.errors import InvariantError, PassError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
-from graphprune.ir.plan import Plan
+from graphprune.ir.plan import Edit, Plan
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import read_recipe
 from graphprune.pipeline.run_state import (
@@ -113,7 +113,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_a_state_keeps_biases_that_a_compensation_added(tmp_path: Path) -> None:
     source = tiny_graph()
     weight = "model.layers.0.mlp.down_proj.weight"
-    graph = apply(source, Plan({f"{MLP}:0": tuple(range(0, 24, 2))}, biases=(weight,))).note("a note")
+    graph = apply(source, Plan({f"{MLP}:0": tuple(range(0, 24, 2))}, edits=(Edit("bias", weight),))).note("a note")
     bias = weight.replace("weight", "bias")
     graph = graph.with_tensors({bias: torch.nn.Parameter(torch.ones_like(graph.tensors()[bias]))})
     save_state(tmp_path, 0, graph)

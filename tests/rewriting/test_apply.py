@@ -52,7 +52,7 @@ def edited(change: Callable[[dict[str, object]], object]) -> str:
         ("", "is not a plan"),
         ("[]", "is not a plan"),
         ("{}", "is not a plan: 'format'"),
-        (edited(lambda d: d.update(format=2)), "plan of format 2, this version reads format 1"),
+        (edited(lambda d: d.update(format=3)), "plan of format 3, this version reads formats 1 and 2"),
         (edited(lambda d: d.update(keep={"a": 3})), "is not a plan"),
         (edited(lambda d: d.update(keep={"a": ["x"]})), "is not a plan"),
         (edited(lambda d: d.update(keep={"a": [float("inf")]})), "is not a plan"),

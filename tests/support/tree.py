@@ -37,6 +37,7 @@ LAYERS = (
     "frontend",
     "analysis",
     "budget",
+    "edits",
     "rewriting",
     "gates",
     "pruning",

@@ -15,7 +15,7 @@ _NAMES = [
     "leaky_relu", "lift_fresh_copy", "log", "log1p", "log_sigmoid", "logical_and", "logical_not", "logical_or",
     "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "multiply", "nan_to_num", "ne", "neg",
     "ones_like", "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt", "rsub", "sgn", "sigmoid",
-    "sign", "silu", "sin", "softplus", "sqrt", "square", "sub", "tan", "tanh", "to", "type_as", "where",
+    "sign", "silu", "sin", "softplus", "sqrt", "square", "sub", "tan", "tanh", "where",
     "xlogy", "zeros_like",
 ]
 # fmt: on
@@ -45,4 +45,11 @@ def elementwise(call: Call) -> Axes:
     return broadcast(call, call.tensors())
 
 
-RULES = {f"aten.{name}": Rule(elementwise) for name in _NAMES}
+def converted(call: Call) -> Axes:
+    """Only the element type is taken of a second tensor, whose axes may be others."""
+    return call.axes(call["self"])
+
+
+RULES = {f"aten.{name}": Rule(elementwise) for name in _NAMES} | {
+    f"aten.{name}": Rule(converted) for name in ("to", "type_as")
+}

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from graphprune.analysis.linear_calls import find_linear_calls
+from graphprune.edits.biases import add_biases, bias_name, can_take_bias
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.verification import verify
-from graphprune.rewriting.biases import add_biases, bias_name, can_take_bias
 from tests.support.families import graph
 from tests.support.oracle import SETTINGS, example
 

@@ -1,14 +1,15 @@
 """Added biases: linear calls without one get a bias of zeros, which changes nothing until something is put into it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
+from torch import fx
 
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
+from graphprune.edits.tensors import name_beside, read_new, with_all
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
-from graphprune.ir.types import TensorType
+from graphprune.ir.operators import remove_dead
 
 
 def add_biases(graph: Graph, weights: Sequence[str]) -> Graph:
@@ -24,18 +25,29 @@ def add_biases(graph: Graph, weights: Sequence[str]) -> Graph:
     missing = [calls[name] for name in weights if calls[name].bias is None]
     if not missing:
         return graph
+    stuck = next((call for call in missing if not can_take_bias(call)), None)
+    if stuck is not None:
+        raise PlanError(f"the call that reads {stuck.weight} has no place for a bias")
     tensors, fork = dict(graph.tensors()), graph.fork()
     nodes = {node.name: node for node in fork.nodes}
     for call in missing:
-        weight = tensors[call.weight]
+        weight, node, name = tensors[call.weight], nodes[call.node.name], bias_name(call)
         zeros = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-        tensors[bias_name(call)] = torch.nn.Parameter(zeros, weight.requires_grad)
-        node = nodes[call.node.name]
-        with fork.module.graph.inserting_before(node):
-            bias = fork.module.graph.create_node("get_attr", bias_name(call))
-        bias.meta["value"] = TensorType(weight.dtype, (weight.shape[0],))
-        node.args = (*node.args[:2], bias)
-    return replace_tensors(fork, tensors)
+        tensors[name] = torch.nn.Parameter(zeros, weight.requires_grad)
+        # x times a transposed weight is a linear call by another name, which has no place for a bias.
+        node.target, node.kwargs = torch.ops.aten.linear.default, {}
+        node.args = (nodes[call.x.name], stored(node), read_new(fork.module.graph, node, name, zeros))
+    remove_dead(fork.module.graph)
+    return with_all(fork, tensors)
+
+
+def stored(call: fx.Node) -> fx.Node:
+    """The weight that a call reads, [outputs, inputs], where it is not turned."""
+    weight = call.args[1]
+    while isinstance(weight, fx.Node) and weight.op != "get_attr":
+        weight = weight.args[0]
+    assert isinstance(weight, fx.Node)
+    return weight
 
 
 def can_take_bias(call: LinearCall) -> bool:
@@ -45,11 +57,4 @@ def can_take_bias(call: LinearCall) -> bool:
 
 def bias_name(call: LinearCall) -> str:
     """The name of the bias that belongs to a weight."""
-    scope, _, leaf = call.weight.rpartition(".")
-    return f"{scope}.{leaf.removesuffix('weight')}bias" if scope else f"{leaf}_bias"
-
-
-def replace_tensors(graph: Graph, tensors: dict[str, torch.Tensor]) -> Graph:
-    module = torch.fx.GraphModule(tensors, graph.module.graph)
-    module.train(graph.module.training)
-    return replace(graph, module=module)
+    return name_beside(call.weight, "bias")
