@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import is_not
 
+import numpy
 import torch
 from torch import Tensor, fx
 
@@ -119,6 +120,7 @@ class Insertion:
         self.rows = self.call(torch.ops.aten.sym_size.int, placeholder, 0)
         self.told_apart = True
         self.reads: dict[tuple[str, str], fx.Node] = {}  # what a call reads in the place of a value
+        self.lines: dict[tuple[str, bytes], fx.Node] = {}
 
     def read(self, name: str) -> fx.Node:
         with self.nodes.inserting_before(self.start):
@@ -129,11 +131,16 @@ class Insertion:
             return self.nodes.call_function(function, arguments)  # type: ignore[arg-type]
 
     def line(self, gate: fx.Node, group: Group, owned: Owner) -> fx.Node:
-        """The factor of each index of a dimension by the units that own them."""
-        name, owner = f"owner_{len(self.tensors)}", torch.from_numpy(owned)
-        device = next(iter(self.tensors.values())).device
-        self.tensors[name] = owner.masked_fill(owner < 0, group.units).to(device)  # behind the last unit stands a one
-        return self.call(spread, gate, self.read(name))
+        """The factor of each index of a dimension by the units that own them: made once, however many sites read it."""
+        if numpy.array_equal(owned, numpy.arange(group.units)):
+            return gate
+        key = (gate.name, owned.tobytes())
+        if key not in self.lines:
+            name, owner = f"owner_{len(self.tensors)}", torch.from_numpy(owned)
+            device = next(iter(self.tensors.values())).device
+            self.tensors[name] = owner.masked_fill(owner < 0, group.units).to(device)  # behind the last stands a one
+            self.lines[key] = self.call(spread, gate, self.read(name))
+        return self.lines[key]
 
     def on_sites(self, gate: fx.Node, group: Group, sites: Sequence[Site], survivors: bool) -> None:
         if survivors:

@@ -48,7 +48,7 @@ def test_at_one_it_is_the_sum_of_taylors_lines_over_the_same_sites(name: str) ->
     ones = {id: torch.ones(size, dtype=torch.float64, requires_grad=True) for id, size in units.items()}
     for ids in IDS:
         loss = predict(graph, model(ones, *decoder_inputs(graph, ids)), ids, "mean")
-        assert float(loss) == pytest.approx(float(next_token_loss(graph, ids)), rel=1e-12)
+        assert loss.item() == pytest.approx(next_token_loss(graph, ids).item(), rel=1e-12)
         (loss / len(IDS)).backward()  # type: ignore[no-untyped-call]
     for id, one in ones.items():
         assert one.grad is not None
