@@ -8,7 +8,7 @@ import torch
 from graphprune.backends.ort.packing import make
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph, get_tensor
-from graphprune.weights.grids import OFFSET, SCALE, Grid, find_grid
+from graphprune.weights.grids import GRID, SCALE, Grid, find_grid
 from graphprune.weights.stored import real
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def find_grids(graph: Graph, block: int) -> dict[str, Grid]:
     it was put on its grid is left out.
     """
     found: dict[str, Grid] = {}
-    for name, scale in graph.companions.get(SCALE, {}).items():
-        transposed, offset = is_transposed(graph, name), graph.companions[OFFSET][name]
+    for name in graph.companions.get(SCALE, {}):
+        transposed = is_transposed(graph, name)
         if transposed is None:
             continue
-        weight = real(get_tensor(graph.module, name)).detach().cpu()
-        parts = [each.t() if transposed else each for each in (weight, scale.cpu(), offset.cpu())]
-        grid = find_grid(parts[0], parts[1], parts[2], block)
-        if grid is None and (finer := find_finer(parts, block)):
+        tensors = [real(get_tensor(graph.module, name)), *(graph.companions[kind][name] for kind in GRID)]
+        weight, *beside = (t.detach().cpu().t() if transposed else t.detach().cpu() for t in tensors)
+        grid = find_grid(weight, beside, block)
+        if grid is None and (finer := find_finer(weight, beside, block)):
             raise ExportError(
                 f"{name} was tuned in blocks of {finer} inputs: write ort{{precision=int4,block={finer}}}"
             )
@@ -42,10 +42,9 @@ def find_grids(graph: Graph, block: int) -> dict[str, Grid]:
     return found
 
 
-def find_finer(parts: list[torch.Tensor], block: int) -> int | None:
-    """A size of blocks in which a weight lies on its grid."""
-    sizes = (each for each in (128, 64, 32, 16) if each < block)
-    return next((each for each in sizes if find_grid(parts[0], parts[1], parts[2], each)), None)
+def find_finer(weight: torch.Tensor, beside: list[torch.Tensor], block: int) -> int | None:
+    """A smaller size of blocks in which a weight lies on its grid."""
+    return next((each for each in (128, 64, 32, 16) if each < block and find_grid(weight, beside, each)), None)
 
 
 def is_transposed(graph: Graph, name: str) -> bool | None:
@@ -114,5 +113,6 @@ def pack_offsets(grid: Grid) -> "NDArray[np.uint8] | NDArray[np.float32]":
 
 
 def by_twos(codes: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
-    packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << 4)
-    return packed
+    import numpy as np
+
+    return (codes[:, 0::2] | (codes[:, 1::2] << 4)).astype(np.uint8)

@@ -18,7 +18,7 @@ from torch.nn.functional import linear, pad
 from graphprune.ir.graph import Graph, deep_copy, get_tensor
 from graphprune.training.adapters import Trainee, chosen_calls, is_transposed, weight_and_bias, with_layers
 from graphprune.training.options import LoraOptions
-from graphprune.weights.grids import OFFSET, SCALE, Grid, find_grid, fit_grid
+from graphprune.weights.grids import GRID, Grid, find_grid, fit_grid
 
 
 @final
@@ -59,7 +59,7 @@ class GridLinear(nn.Module):
 def sums(x: Tensor, block: int) -> Tensor:
     """The sums over blocks of the last dimension: [.., blocks]."""
     width = x.shape[-1]
-    return pad(x, (0, -width % block)).unflatten(-1, (-1, block)).sum(-1)
+    return pad(x, (0, -width % block)).view(*x.shape[:-1], -1, block).sum(-1)
 
 
 def on_grids(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
@@ -74,12 +74,13 @@ def on_grids(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
         parameter.requires_grad_(False)
     calls = chosen_calls(copy, (), head=True)
     adapted = set(chosen_calls(copy, options.targets, head=True))
-    known = {kind: copy.companions.get(kind, {}) for kind in (SCALE, OFFSET)}
+    known = {kind: copy.companions.get(kind, {}) for kind in GRID}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
 
         def make(layer: str, root: nn.Module, node: fx.Node) -> nn.Module:
-            beside = [known[kind].get(f"{layer}.weight") for kind in (SCALE, OFFSET)]
+            found = [known[kind].get(f"{layer}.weight") for kind in GRID]
+            beside = [each for each in found if each is not None]
             return make_layer(root, node, beside, options, layer in adapted)
 
         module = with_layers(copy, calls, {layer: partial(make, layer) for layer in calls})
@@ -95,19 +96,19 @@ def on_grids(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
 
 
 def make_layer(
-    root: nn.Module, node: fx.Node, beside: Sequence[Tensor | None], options: LoraOptions, adapted: bool
+    root: nn.Module, node: fx.Node, beside: Sequence[Tensor], options: LoraOptions, adapted: bool
 ) -> GridLinear:
     """A layer around the parameters that a node reads; the weight takes its values on the grid.
 
-    `beside` are the scales and offsets of a grid that it may lie on already.
+    `beside` are the companions of a grid that it may lie on already.
     """
     operand, bias = weight_and_bias(node)
     assert isinstance(operand, fx.Node)
     weight, transposed = get_tensor(root, str(operand.target)), is_transposed(node)
     matrix = weight.detach().t() if transposed else weight.detach()
-    scale, offset = (b.t() if transposed and b is not None else b for b in beside)
-    grid = None if scale is None or offset is None else find_grid(matrix, scale, offset, options.block)
-    grid = grid or fit_grid(matrix, options.block)
+    beside = [each.t() if transposed else each for each in beside]
+    known = find_grid(matrix, beside, options.block) if len(beside) == len(GRID) else None
+    grid = known or fit_grid(matrix, options.block)
     values = get_tensor(root, str(bias.target)) if isinstance(bias, fx.Node) else None
     layer = GridLinear(weight, values, grid, transposed, options if adapted else None)
     weight.data = layer.oriented(grid.values())
@@ -115,12 +116,9 @@ def make_layer(
 
 
 def merged_companions(layers: Mapping[str, GridLinear]) -> Mapping[str, Mapping[str, Tensor]]:
-    """The scales and offsets of every layer, by kind and the name of its weight."""
+    """The companions of every layer's weight, by kind and name."""
     found = {f"{name}.weight": (layer, layer.merged().companions()) for name, layer in layers.items()}
-    return {
-        kind: {name: layer.oriented(beside[kind]) for name, (layer, beside) in found.items()}
-        for kind in (SCALE, OFFSET)
-    }
+    return {kind: {name: layer.oriented(beside[kind]) for name, (layer, beside) in found.items()} for kind in GRID}
 
 
 def forget(layers: Mapping[str, GridLinear]) -> None:

@@ -1,6 +1,6 @@
 """Grids: weights that lie on sixteen values a block, known beside them so that files in 4 bits hold these values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 Block = Literal[16, 32, 64, 128, 256]
 MOST = 15  # the largest of the codes of 4 bits
-# The kinds of companions that say where a grid lies: for every entry of the weight the scale and offset of its block.
-SCALE, OFFSET = "grid.scale", "grid.offset"
+# The kinds of companions that a weight on a grid has: of every entry its code, and the scale and offset of its block.
+CODE, SCALE, OFFSET = GRID = ("grid.code", "grid.scale", "grid.offset")
 _ROUNDED = 2.0**-8  # of a value: what rounding to bfloat16 changes at most
 _NEAR = 2.0**-10  # of a step of the grid
 
@@ -42,8 +42,9 @@ class Grid:
         return replace(self, offset=self.offset - change / self.scale)
 
     def companions(self) -> Mapping[str, Tensor]:
-        """The scale and offset of each entry by kind, in the matrix' shape."""
-        return {SCALE: self.spread(self.scale).contiguous(), OFFSET: self.spread(self.offset).contiguous()}
+        """The code, scale and offset of each entry by kind, in the matrix' shape."""
+        scale, offset = self.spread(self.scale).contiguous(), self.spread(self.offset).contiguous()
+        return {CODE: self.codes, SCALE: scale, OFFSET: offset}
 
     def is_whole(self) -> bool:
         """Whether every offset is a code itself."""
@@ -65,19 +66,16 @@ def fit_grid(matrix: Tensor, block: int) -> Grid:
     return Grid(codes.to(torch.uint8).view(outputs, -1)[:, :inputs].contiguous(), scale, offset, block)
 
 
-def find_grid(matrix: Tensor, scale: Tensor, offset: Tensor, block: int) -> Grid | None:
-    """The grid of a matrix by its companions, in blocks of so many; None where it does not lie on it.
+def find_grid(matrix: Tensor, beside: Sequence[Tensor], block: int) -> Grid | None:
+    """The grid of a matrix by its companions, in the order of `GRID`, in blocks of so many inputs.
 
-    That is so where a cut has taken inputs, which moves blocks, or where the weights have been changed otherwise than
-    by rounding them to half precision.
+    None where it does not lie on it: where a cut has taken inputs, which moves blocks, or where the weights have been
+    changed otherwise than by rounding them to half precision.
     """
-    grid = Grid(torch.zeros_like(matrix, dtype=torch.uint8), scale[:, ::block], offset[:, ::block], block)
+    codes, scale, offset = beside
+    grid = Grid(codes, scale[:, ::block].contiguous(), offset[:, ::block].contiguous(), block)
     if not torch.equal(grid.spread(grid.scale), scale) or not torch.equal(grid.spread(grid.offset), offset):
         return None
-    codes = (matrix.detach().to(scale.dtype) / scale + offset).round()
-    if not bool(((codes >= 0) & (codes <= MOST)).all()):
-        return None
-    grid = replace(grid, codes=codes.to(torch.uint8), scale=grid.scale.contiguous(), offset=grid.offset.contiguous())
     values = grid.values()
     room = torch.maximum(values.abs() * _ROUNDED, scale.abs() * _NEAR)
     return grid if bool(((matrix.detach().to(scale.dtype) - values).abs() <= room).all()) else None

@@ -17,7 +17,7 @@ from graphprune.spec import parse_spec
 from graphprune.training.grid_adapters import on_grids, sums
 from graphprune.training.options import LoraOptions, TrainOptions
 from graphprune.training.train import train
-from graphprune.weights.grids import OFFSET, SCALE, find_grid, fit_grid
+from graphprune.weights.grids import GRID, OFFSET, SCALE, find_grid, fit_grid
 from tests.support.families import families
 from tests.support.families import graph as family
 from tests.support.rows import Rows, held_out
@@ -37,11 +37,11 @@ def untied() -> Graph:
 
 def require_on_grid(graph: Graph, block: int = 16) -> set[str]:
     """The names of all weights with a grid, each of which lies on it to the bit."""
-    for name, scale in graph.companions[SCALE].items():
-        weight, offset = graph.parameters()[name].detach(), graph.companions[OFFSET][name]
-        if name.startswith("transformer.h"):  # GPT-2's are [inputs, outputs]
-            weight, scale, offset = weight.t(), scale.t(), offset.t()
-        grid = find_grid(weight, scale, offset, block)
+    for name in graph.companions[SCALE]:
+        tensors = [graph.parameters()[name].detach(), *(graph.companions[kind][name] for kind in GRID)]
+        # GPT-2's are [inputs, outputs]
+        weight, *beside = (t.t() if name.startswith("transformer.h") else t for t in tensors)
+        grid = find_grid(weight, beside, block)
         assert grid is not None
         assert torch.equal(grid.values(), weight)
     return set(graph.companions[SCALE])
@@ -124,7 +124,7 @@ def test_it_learns_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert resumed.held_out == straight.held_out
     for name, tensor in straight.graph.tensors().items():
         assert torch.equal(tensor, resumed.graph.tensors()[name])
-    for kind in (SCALE, OFFSET):
+    for kind in GRID:
         for name, tensor in straight.graph.companions[kind].items():
             assert torch.equal(tensor, resumed.graph.companions[kind][name])
     assert straight.best_step > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.weights.grids import MOST, OFFSET, SCALE, Grid, find_grid, fit_grid
+from graphprune.weights.grids import GRID, MOST, Grid, find_grid, fit_grid
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -12,8 +12,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def again(grid: Grid, values: Tensor, block: int | None = None) -> Grid | None:
-    beside = grid.companions()
-    return find_grid(values, beside[SCALE], beside[OFFSET], block or grid.block)
+    return find_grid(values, list(grid.companions().values()), block or grid.block)
 
 
 @pytest.mark.parametrize(("inputs", "block"), [(64, 32), (40, 16), (7, 16), (130, 64)])
@@ -63,9 +62,11 @@ def test_moving_changes_every_entry_of_a_block_alike_and_no_code() -> None:
     assert not moved.is_whole()
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_weight_is_known_to_lie_on_its_grid_also_when_it_was_rounded(dtype: torch.dtype) -> None:
-    grid = fit_grid(draw(9, 72), 32).moved(0.3 * draw(9, 3, seed=2))
+def test_a_weight_is_known_to_lie_on_its_grid_also_when_it_was_rounded(dtype: torch.dtype, size: float) -> None:
+    """Blocks that are small beside what they were moved by are coarser than the rounding, and known all the same."""
+    grid = fit_grid(size * draw(9, 72), 32).moved(0.3 * draw(9, 3, seed=2))
     found = again(grid, grid.values().to(dtype).float())
     assert found is not None
     assert torch.equal(found.codes, grid.codes)
@@ -81,8 +82,8 @@ def test_other_weights_do_not_lie_on_it() -> None:
     assert again(grid, grid.values() * 40) is None
     assert again(grid, grid.values(), 64) is None, "blocks of another size"
     kept = torch.tensor([i for i in range(64) if i != 3])
-    beside = {kind: tensor[:, kept] for kind, tensor in grid.companions().items()}
-    assert find_grid(grid.values()[:, kept], beside[SCALE], beside[OFFSET], 32) is None, "a cut moves blocks"
-    rows = {kind: tensor[:2] for kind, tensor in grid.companions().items()}
-    assert find_grid(grid.values()[:2], rows[SCALE], rows[OFFSET], 32) is not None, "a cut of outputs does not"
-    assert find_grid(torch.full((4, 64), float("nan")), *grid.companions().values(), 32) is None
+    beside = list(grid.companions().values())
+    assert tuple(grid.companions()) == GRID
+    assert find_grid(grid.values()[:, kept], [t[:, kept] for t in beside], 32) is None, "a cut moves blocks"
+    assert find_grid(grid.values()[:2], [t[:2] for t in beside], 32) is not None, "a cut of outputs does not"
+    assert find_grid(torch.full((4, 64), float("nan")), beside, 32) is None
