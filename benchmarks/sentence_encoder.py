@@ -1,11 +1,10 @@
-"""How much of a sentence encoder's embeddings is left at a size, by method: cosines with its own and ranks of all pairs.
+"""How much of a sentence encoder's embeddings is left at a size, by method: cosines, and ranks of all similarities.
 
-    python benchmarks/sentence_encoder.py ../shared/data/real-models-minilm --data-root ../shared/data --target 70%
+    python benchmarks/sentence_encoder.py /tmp/real-minilm --data-root ../shared/data --target 70%
 
-MODEL is a folder of sentence-transformers. Calibrated and trained on WikiText-2 train and TinyStories train (`--data` for
-others), measured on 1,000 sentences of WikiText-2 test and TinyStories validation that no method sees. Each row goes the
-way of `graphprune compile`, without writing artefacts; rows are named by their options. Prints a table for
-docs/methods/mope-clip.md.
+MODEL is a folder of sentence-transformers. Calibrated and trained on WikiText-2 train and TinyStories train, measured
+on 1,000 sentences of WikiText-2 test and TinyStories validation that no method sees. Each row goes the way of
+`graphprune compile`, without writing artefacts. Prints a table.
 """
 
 import argparse
@@ -61,9 +60,7 @@ def main() -> None:
     given = parser.parse_args()
     source = capture_for_work(given.model, False)
     print(f"{source.parameter_count():,} parameters; {' '.join(sys.argv[1:])}")
-    print(
-        "| row | parameters | of the source | cosine | rank correlation | processor seconds |\n|---|---|---|---|---|---|"
-    )
+    print("| row | parameters | of the source | cosine | ranks | processor seconds |\n|---|---|---|---|---|---|")
     texts = list(sentences(given.data_root))
     with tempfile.TemporaryDirectory() as scratch:
         data = write_calibration(given.data_root, Path(scratch))

@@ -24,7 +24,8 @@ class Onnx(Backend):
     prefill and decoding: it takes and returns the cache under the graph's contract names; batch, sequence and past are
     symbolic, head counts and head sizes integers. Half-precision graphs are written in float32 unless `keep_half` is
     set. Initialisers carry the source model's parameter names; the weight of a linear layer is written as MatMul
-    reads it, [in, out].
+    reads it, [in, out]. `outputs` names some of them, to write a part that takes what these need: one tower of a model
+    of images and texts, in a `folder` of its own.
     """
 
     name: ClassVar[str] = "onnx"
@@ -33,6 +34,7 @@ class Onnx(Backend):
     opset: int = 20
     keep_half: bool = False
     folder: str = "onnx"
+    outputs: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -50,9 +52,10 @@ class Onnx(Backend):
         Raises ExportError naming the node that has no translation, the tensor without weights, or the file.
         """
         from graphprune.backends.onnx.files import write_companions, write_model
+        from graphprune.backends.onnx.outputs import giving
         from graphprune.ir.placement import on_cpu
 
-        graph, target = on_cpu(graph), folder / self.place
+        graph, target = on_cpu(giving(graph, self.outputs)), folder / self.place
         model = self.build(graph)
         try:
             target.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def share_errors(
 
 def nuance(values: Tensor, ranks: Tensor) -> Tensor:
     """A little more for a better rank, never so much that two different values change places."""
-    apart = values.unique().diff()
+    apart = torch.unique(values).diff()
     small = _NUANCE * values.abs().max()
     room = torch.minimum(apart.min() / 2, small) if len(apart) else small
     largest = ranks.double().abs().max()
