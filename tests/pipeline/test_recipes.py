@@ -35,6 +35,7 @@ SHIPPED = {
     "evolve",
     "minitron",
     "self-pruner",
+    "slicegpt",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
 ACCEL = """
