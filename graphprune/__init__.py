@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from graphprune.artefacts.export import export
     from graphprune.budget.backend import Backend
     from graphprune.compiler.compile import compile_model as compile
+    from graphprune.edits.rotation import rotate
     from graphprune.errors import GraphpruneError
     from graphprune.frontend.source import capture
     from graphprune.gates.fold import fold
     from graphprune.gates.gated import Gated, gate
     from graphprune.ir.graph import Graph
-    from graphprune.ir.plan import Plan, read_plan
+    from graphprune.ir.plan import Edit, Plan, read_plan
     from graphprune.pipeline.options import CompileOptions
     from graphprune.pipeline.passes import Context, Pass, run_passes
     from graphprune.pipeline.recipes import Recipe, read_recipe
@@ -38,6 +39,7 @@ __all__ = [
     "Backend",
     "CompileOptions",
     "Context",
+    "Edit",
     "Gated",
     "Graph",
     "GraphpruneError",
@@ -56,6 +58,7 @@ __all__ = [
     "parse_spec",
     "read_plan",
     "read_recipe",
+    "rotate",
     "run_passes",
     "run_recipe",
 ]
@@ -65,6 +68,7 @@ _HOMES = {
     "Backend": "budget.backend:Backend",
     "CompileOptions": "pipeline.options:CompileOptions",
     "Context": "pipeline.passes:Context",
+    "Edit": "ir.plan:Edit",
     "Gated": "gates.gated:Gated",
     "Graph": "ir.graph:Graph",
     "GraphpruneError": "errors:GraphpruneError",
@@ -83,6 +87,7 @@ _HOMES = {
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",
+    "rotate": "edits.rotation:rotate",
     "run_passes": "pipeline.passes:run_passes",
     "run_recipe": "pipeline.stages:run_recipe",
 }

@@ -24,6 +24,7 @@ PUBLIC = {
     "Backend",
     "CompileOptions",
     "Context",
+    "Edit",
     "Gated",
     "Graph",
     "GraphpruneError",
@@ -42,6 +43,7 @@ PUBLIC = {
     "parse_spec",
     "read_plan",
     "read_recipe",
+    "rotate",
     "run_passes",
     "run_recipe",
 }

@@ -25,6 +25,7 @@ class Gguf(Backend):
 
     name: ClassVar[str] = "gguf"
     files: ClassVar[tuple[str, ...]] = ("*.gguf",)
+    fixed: ClassVar[bool] = True
     precision: Literal["f32", "f16", "bf16", "q8_0"] = "f16"
     pre: str = ""
     folder: str = "gguf"

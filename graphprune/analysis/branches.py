@@ -60,7 +60,7 @@ def uncast(node: fx.Node) -> fx.Node:
 
 
 def is_stream_map(node: fx.Node) -> bool:
-    """Whether this multiplies a stream by a matrix that parts two segments of it: its name says so, whatever the shape."""
+    """Whether this multiplies a stream by a matrix that parts two segments of it; its name says so."""
     weight = node.args[1] if node.target is torch.ops.aten.linear.default else None
     return isinstance(weight, fx.Node) and str(weight.target).endswith(STREAM_MAP)
 

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 class Backend(ABC):
     """Writes graphs in one format. Subclasses are final frozen dataclasses whose fields are the options.
 
-    `name` is the one in specs. `files` are the patterns of the files that hold the model, in its folder. `runtime` is
+    `name` is the one in specs. A format is `fixed` that has architectures of its own, and no place for other operators.
+    `files` are the patterns of the files that hold the model, in its folder. `runtime` is
     where `open` runs it, empty where that cannot be done.
     """
 
     name: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()
     runtime: ClassVar[str] = ""
+    fixed: ClassVar[bool] = False
 
     @property
     def place(self) -> str:

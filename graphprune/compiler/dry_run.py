@@ -72,7 +72,7 @@ def evenly(request: Request, allowed: Mapping[str, frozenset[int]]) -> Request:
     """The request with a method that needs no weights: one step to the target, evenly shared."""
     budget = replace(request.budget, allowed=allowed)
     uniform = parse_spec("allocation", "uniform")
-    repair = None if request.compensation is None else Prepared(request.compensation)
+    repair = None if request.compensation is None else Uncompensated(request.compensation)
     return replace(
         request, budget=budget, importance=Equal(), allocation=uniform, steps=1, compensation=repair, final=None
     )
@@ -99,10 +99,10 @@ class Equal(Importance):
 
 @final
 @dataclass(frozen=True)
-class Prepared(Compensation):
+class Uncompensated(Compensation):
     """The edits of a compensation, which cost what they cost, without what it puts into them."""
 
-    name: ClassVar[str] = "prepared"
+    name: ClassVar[str] = "uncompensated"
     of: Compensation
 
     def edits(self, scene: Scene) -> tuple[Edit, ...]:

@@ -47,7 +47,8 @@ class Beginning:
 
     def rooted(self, graph: Graph) -> Graph:
         """What the passes made, with the one plan that makes it from the source."""
-        return replace(graph, lineage=chain(self.lineage, graph.lineage)) if self.vocabulary else graph
+        # What edits do to a row of the table they do to every row, so they can come before the cut of tokens.
+        return replace(graph, lineage=chain(self.lineage, graph.lineage, apart=True)) if self.vocabulary else graph
 
 
 def cuts_vocabulary(options: CompileOptions, recipe: Recipe) -> bool:

@@ -65,4 +65,5 @@ def random_basis(size: int, seed: int) -> Tensor:
     """A random orthogonal matrix, uniform over all: float64 [size, size]."""
     drawn = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     q, r = torch.linalg.qr(drawn)
-    return q * r.diagonal().sign()
+    basis: Tensor = q * r.diagonal().sign()
+    return basis

@@ -34,16 +34,17 @@ class Lineage:
         return self.ids.get(id, id)
 
 
-def compose(first: Plan, second: Plan) -> Plan:
+def compose(first: Plan, second: Plan, apart: bool = False) -> Plan:
     """Return the plan for the source that equals `first` followed by `second` on its result.
 
     Units of the second plan are numbered in the first one's result. Statistics must agree where both cut. Raises
     PlanError for an edit of what the first plan cut: made on the source, it might change what the plan's ids mean.
+    `apart` says that it does not, as of a plan that cuts tokens alone.
     """
     if first.keep and second.keep and first.statistics != second.statistics:
         raise PlanError("plans with different norm statistics cannot be one plan; use the same for every step")
     late = next((edit for edit in second.edits if edit.kind not in LATE and edit not in first.edits), None)
-    if late is not None and (first.keep or first.dropped):
+    if late is not None and (first.keep or first.dropped) and not apart:
         raise PlanError(
             f"the edit {late} would be of a graph that was cut already; make all edits before anything is cut"
         )
@@ -55,8 +56,8 @@ def compose(first: Plan, second: Plan) -> Plan:
     return Plan(keep, tuple(dropped), second.statistics if second.keep else first.statistics, tuple(edits))
 
 
-def chain(first: Lineage, second: Lineage) -> Lineage:
-    """The lineage of a graph that has the second lineage from a graph that has the first one."""
+def chain(first: Lineage, second: Lineage, apart: bool = False) -> Lineage:
+    """The lineage of a graph that has the second lineage from a graph that has the first one; `apart` as above."""
     there = replace(second.plan, keep={first.root(id): units for id, units in second.plan.keep.items()})
     ids = {**first.ids, **{new: first.root(old) for new, old in second.ids.items()}}
-    return Lineage(compose(first.plan, there), {new: old for new, old in ids.items() if new != old})
+    return Lineage(compose(first.plan, there, apart), {new: old for new, old in ids.items() if new != old})

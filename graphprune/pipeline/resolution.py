@@ -1,7 +1,9 @@
 """Resolution: which recipe the options of a compilation come to."""
 
 import dataclasses
+from collections.abc import Sequence
 
+from graphprune.budget.installed import load_backend
 from graphprune.errors import UsageError
 from graphprune.pipeline.declared import make_declared
 from graphprune.pipeline.options import CompileOptions, explained_options, option_name
@@ -27,9 +29,24 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
         spec = with_effort(recipe.prune.allocation, options.effort, plugins)
         changes.append(Change("prune.allocation", spec, f"--effort {options.effort}"))
         recipe = read_recipe(options.method, changes, plugins)
+    if plugins:
+        check_forms(recipe, options.backends)
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
+
+
+def check_forms(recipe: Recipe, backends: Sequence[str]) -> None:
+    """Raise UsageError where a method adds operators and the result is to have a form that has no place for them."""
+    repair = parse_spec("compensation", recipe.prune.compensation) if recipe.prune.compensation else None
+    if repair is None or not repair.reshapes:
+        return
+    told = f"the method {recipe.name} adds operators to the model ({repair.name}: matrices on the residual stream)"
+    if recipe.prune.uniform:
+        raise UsageError(f"--uniform: {told}, which no stock checkpoint has; leave --uniform out")
+    fixed = next((spec for spec in backends if load_backend(spec).fixed), None)
+    if fixed is not None:
+        raise UsageError(f"--backends {fixed}: {told}, which this format has no place for; leave {fixed} out")
 
 
 def with_effort(spec: str, effort: str, plugins: bool = True) -> str:

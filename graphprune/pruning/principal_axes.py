@@ -43,35 +43,36 @@ def find_segments(graph: Graph) -> tuple[Segment, ...]:
 
 def turn(
     graph: Graph,
-    widths: Mapping[str, int],
+    kept: Mapping[str, Sequence[int]],
     batches: Sequence[Batch],
     sequential: bool = True,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Graph:
-    """Return the graph with these segments, by their groups' ids, in their principal axes, the largest first.
+    """Return the graph with these segments, by their groups' ids, in their principal axes.
 
-    The axes are eigenvectors of the sum of x xᵀ over all tokens, in float64, of the stream before its norm. With
-    `sequential` that is the stream of the model in which the segments before have so many axes left as `widths` says;
-    norms divide by the whole width. One run of the graph: memory is that of the values alive at one place. Raises
-    PlanError for a segment that has no other basis.
+    The largest axes become the units that are to be kept, in order. They are eigenvectors of the sum of x xᵀ over all
+    tokens, in float64, of the stream before its norm. With `sequential` that is the stream of the model in which the
+    segments before have only the units left that are kept; norms divide by the whole width. One run of the graph:
+    memory is that of the values alive at one place. Raises PlanError for a segment that has no other basis.
     """
     analysis = analyze_axes(graph)
-    chosen = [segment for segment in find_segments(graph) if segment.group.id in widths]
+    chosen = [segment for segment in find_segments(graph) if segment.group.id in kept]
     for segment in chosen:
         require_rotatable(analysis, segment.group)
     rows = [graph_inputs(graph, batch) for batch in batches]
     turned = dict[str, Tensor]()
     with torch.no_grad():
-        run = Stepper(graph, rows, last=chosen[-1].node if chosen else None)
-        run.keep = frozenset(segment.node.name for segment in chosen)
+        waiting = frozenset(segment.node.name for segment in chosen)
+        run = Stepper(graph, rows, waiting, chosen[-1].node if chosen else None)
         for done, segment in enumerate(chosen):
             progress(done, len(chosen))
             run.advance(segment.node)
             values = run.value(segment.node)
-            basis = principal_axes(values)
+            units = kept[segment.group.id]
+            basis = arranged(principal_axes(values), units)
             found = rotated_tensors({**run.tensors, **turned}, segment.group, basis)
             turned |= found
-            left = widths[segment.group.id] if sequential else segment.group.units
+            left = units if sequential else range(segment.group.units)
             run.put(segment.node, [shortened(value, basis, left) for value in values])
             for name, tensor in found.items():
                 run.replace(name, tensor)
@@ -87,13 +88,21 @@ def principal_axes(values: Sequence[Tensor]) -> Tensor:
     """
     total = sum(rows.T @ rows for rows in (value.flatten(0, -2).double() for value in values))
     assert isinstance(total, Tensor)
-    axes = torch.linalg.eigh(total).eigenvectors.flip(1)
+    axes: Tensor = torch.linalg.eigh(total).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    return axes * largest.sign()
+    turned: Tensor = axes * largest.sign()
+    return turned
 
 
-def shortened(value: Tensor, basis: Tensor, width: int) -> Tensor:
-    """A stream in another basis, with what is not in its first axes left out."""
+def arranged(axes: Tensor, first: Sequence[int]) -> Tensor:
+    """The columns in another order: the first of them at these places, the others at those that are left."""
+    order = [*first, *sorted(set(range(len(axes))) - set(first))]
+    return axes[:, torch.tensor(order, device=axes.device).argsort()]
+
+
+def shortened(value: Tensor, basis: Tensor, units: Sequence[int]) -> Tensor:
+    """A stream in another basis, with zeros in all units but these."""
     turned = value.double() @ basis
-    turned[..., width:] = 0.0
-    return turned.to(value.dtype)
+    left = torch.zeros_like(turned)
+    left[..., list(units)] = turned[..., list(units)]
+    return left.to(value.dtype)

@@ -123,7 +123,15 @@ def prune(graph: Graph, request: Request, batches: Sequence[Batch] = (), around:
         notes = (*describe_dropped(current.lineage.plan.dropped, analyze(start)), *notes)
     lineage = chain(graph.lineage, current.lineage)
     result = graph if current is start else replace(current, lineage=lineage)
+    if around.source is not None and graph.lineage.plan.keep and result.lineage.plan.statistics == "exact":
+        result = in_one_go(around.source, result)
     return Pruned(result, lineage.plan, notes)
+
+
+def in_one_go(source: Graph, result: Graph) -> Graph:
+    """The result with the operators that its plan makes of the source; cuts in a row scale statistics one by one."""
+    made = apply(replace(source, companions={}), result.lineage.plan)
+    return replace(result, module=made.with_tensors(result.tensors()).module)
 
 
 def watched(batches: Sequence[Batch], step: int, steps: int, report: Report) -> Sequence[Batch]:

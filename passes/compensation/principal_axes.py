@@ -21,11 +21,11 @@ from graphprune.weights.stored import any_stored
 class PrincipalAxes(Compensation):
     """Rotate each segment of the residual stream into its principal axes before what comes last in it is cut.
 
-    It goes with `--importance order`, `--prune residual` and `--statistics exact`. Edits part the stream first: tied
-    tensors get copies, norms are folded into what reads them, layer norms are centred, and every residual sum gets a
-    matrix that takes the stream from one segment's axes to the next one's. All of that counts. With `sequential` the
-    axes of a segment are those of the model that is cut so far, else of the unpruned one. The last segment, which the
-    head reads, stays whole but with `head`.
+    It goes with `--prune residual` and `--statistics exact`; the largest axes become the units that stay. Edits part
+    the stream first: tied tensors get copies, norms are folded into what reads them, layer norms are centred, and every
+    residual sum gets a matrix that takes the stream from one segment's axes to the next one's. All of that counts.
+    With `sequential` the axes of a segment are those of the model that is cut so far, else of the unpruned one. The
+    last segment, which the head reads, stays whole but with `head`.
     """
 
     name: ClassVar[str] = "principal-axes"
@@ -45,6 +45,8 @@ class PrincipalAxes(Compensation):
             return {}
         nodes = {node.name: node for node in graph.nodes}
         mapped = {str(n.args[1].target) for b in find_branches(graph) if is_stream_map(n := nodes[b.skip])}  # type: ignore[union-attr]
+        if not mapped:
+            return {}
         last = [g for g in segments(graph) if not any(slot.name in mapped and slot.dim == 1 for slot in g.slots)]
         return {group.id: "is the last segment, which the head reads" for group in last}
 
@@ -53,6 +55,7 @@ class PrincipalAxes(Compensation):
             raise UsageError("principal-axes needs calibration text; give --data")
         plan = cut.lineage.plan
         whole = edited(dense, plan.edits)
-        kept = {segment.id: len(plan.keep[segment.id]) for segment in segments(whole) if segment.id in plan.keep}
+        kept = {segment.id: plan.keep[segment.id] for segment in segments(whole) if segment.id in plan.keep}
         turned = turn(whole, kept, scene.batches, self.sequential, scene.progress)
-        return cut.with_tensors(apply(turned, replace(plan, edits=())).parameters())
+        # In one go, whatever rounds came before: the shape is then the very one that the saved plan makes.
+        return replace(cut, module=apply(turned, replace(plan, edits=())).module)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from graphprune import Graph, Plan, analyze, apply, capture
+from graphprune import Edit, Graph, Plan, analyze, apply, capture
 from graphprune.artefacts import parity
 from graphprune.artefacts.gguf_check import can_check
 from graphprune.backends.gguf.backend import Gguf

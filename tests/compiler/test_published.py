@@ -22,7 +22,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("published"))
 
 
-@pytest.mark.parametrize("method", ["flap", "bypass", "wanda-sp", "magnitude-sp", "minitron", *LLM_PRUNER, *DEPTH])
+PUBLISHED = ("flap", "bypass", "wanda-sp", "magnitude-sp", "minitron", "slicegpt")
+
+
+@pytest.mark.parametrize("method", [*PUBLISHED, *LLM_PRUNER, *DEPTH])
 def test_a_published_method_reaches_both_faces(method: str, source: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "out", str(source / "text.txt")
     short = {"train_tokens": "400", "settings": ("recover.rows=2", "recover.length=20")} if method in TRAINED else {}

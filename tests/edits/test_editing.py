@@ -1,6 +1,7 @@
 """Every edit, on every family that takes it: the function stays, a cut is masking, and a plan makes it again."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,8 @@ def test_kinds_that_nobody_knows_and_edits_after_a_cut_are_refused() -> None:
         PlanError, match=r"fold-norm model.norm.weight would be .*; make all edits before anything is cut"
     ):
         apply(cut, Plan(edits=(Edit("fold-norm", "model.norm.weight"),)))
+    tokens, late = Plan({"model.embed_tokens.weight:0": (0, 1)}), Plan(edits=(Edit("untie", "x"),))
+    assert compose(tokens, late, apart=True) == replace(tokens, edits=late.edits)
     weight = "model.layers.0.mlp.down_proj.weight"
     assert apply(cut, Plan(edits=(Edit("bias", weight),))).lineage.plan.edits == (Edit("bias", weight),)
 

@@ -39,6 +39,7 @@ SHIPPED = {
     "saap",
     "saap-int4",
     "self-pruner",
+    "slicegpt",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
 ACCEL = """
