@@ -163,7 +163,8 @@ def standardise(candidates: Sequence[Group], bundles: Bundles, scores: Mapping[s
         numpy.add.at(held, owner.numpy(), 1)
     means, found = total / held, numpy.zeros(len(bundles))
     blocks = sorted({int(bundles.owner[group.id]) for group in candidates if group.kind in BLOCKS})
-    for place in (*(run.place for run in bundles.runs), *([numpy.array(blocks)] if blocks else [])):
+    everywhere = numpy.arange(len(bundles))
+    for place in (*(everywhere[run.place] for run in bundles.runs), *([numpy.array(blocks)] if blocks else [])):
         deviation = means[place].std()
         if deviation > 0:
             found[place] = (means[place] - means[place].mean()) / deviation

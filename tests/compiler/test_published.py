@@ -12,6 +12,7 @@ from tests.support.tiny_source import write_source
 
 DEPTH = ("llm-pruner-layer", "shortgpt", "angular", "ablation-depth")
 LLM_PRUNER = ("llm-pruner", "llm-pruner-channel", "llm-pruner-lora")
+PUBLISHED = ("flap", "bypass", "wanda-sp", "magnitude-sp", "minitron", "slicegpt")
 TRAINED = ("minitron", "llm-pruner-lora")
 STOCK = ("wanda-sp", "magnitude-sp", "minitron", *DEPTH)
 pytestmark = pytest.mark.xdist_group("compile")
@@ -20,9 +21,6 @@ pytestmark = pytest.mark.xdist_group("compile")
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("published"))
-
-
-PUBLISHED = ("flap", "bypass", "wanda-sp", "magnitude-sp", "minitron", "slicegpt")
 
 
 @pytest.mark.parametrize("method", [*PUBLISHED, *LLM_PRUNER, *DEPTH])
