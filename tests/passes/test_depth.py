@@ -17,7 +17,6 @@ from graphprune.errors import BudgetError, DataError, UsageError
 from graphprune.ir.plan import Plan
 from graphprune.passes.allocation.contiguous import Contiguous
 from graphprune.passes.allocation.uniform import Uniform
-from graphprune.passes.importance import ablation
 from graphprune.passes.importance.ablation import Ablation
 from graphprune.passes.importance.angular import Angular
 from graphprune.passes.importance.block_influence import BlockInfluence
@@ -26,6 +25,7 @@ from graphprune.pruning.blocks import find_blocks
 from graphprune.pruning.interfaces import Importance, Scene, view
 from graphprune.pruning.layer_runs import block_runs, find_runs, join_parallel, measure_angles
 from graphprune.pruning.rounds import Request, prune
+from graphprune.pruning.search import without
 from graphprune.pruning.signals.stream_change import UNMEASURED, cosine, sum_measured
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
@@ -96,7 +96,7 @@ def test_ablation_that_was_stopped_measures_the_rest(tmp_path: Path, monkeypatch
     lines = log.read_text().splitlines(keepends=True)
     half = len(lines) // len(kept.batches)  # a batch
     log.write_text("".join(lines[: half + 2]) + lines[half + 2][:9])
-    measured, real = list[Batch](), ablation.losses
+    measured, real = list[Batch](), without.losses
     monkeypatch.setattr(
         ablation, "losses", lambda g, parts, batch, loss: measured.append(batch) or real(g, parts, batch, loss)
     )
@@ -112,12 +112,12 @@ def test_ablation_on_a_shared_beginning_is_that_of_the_cut(name: str, kind: str)
     graph, ids = family(name), IDS % 16
     groups = analyze(graph)
     parts = block_runs(groups, find_blocks(groups, (kind,)))
-    whole, *found = ablation.losses(graph, parts, ids, None)
+    whole, *found = without.losses(graph, parts, ids, None)
     with torch.no_grad():
         assert whole == pytest.approx(float(batch_loss(graph, ids)), rel=1e-6)
         for part, loss in zip(parts, found, strict=True):
-            without = apply(graph, Plan({}, tuple(branch.id for branch in part)))
-            assert loss == pytest.approx(float(batch_loss(without, ids)), rel=1e-6)
+            cut = apply(graph, Plan({}, tuple(branch.id for branch in part)))
+            assert loss == pytest.approx(float(batch_loss(cut, ids)), rel=1e-6)
 
 
 def dead(graph: Graph, layer: int) -> Graph:
