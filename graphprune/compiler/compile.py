@@ -90,10 +90,9 @@ def compile_model(
         return follow(options, recipe, backends, device)
     if device.type != "cpu":
         progress(f"computing on {describe_device(device)}", 0, 0)
+    read = (options.model, options.trust_remote_code, options.part, progress, options.memory, device)
     with staging(options.out, options.overwrite, options.model) as folder:
-        source = capture_for_work(
-            options.model, options.trust_remote_code, options.part, progress, options.memory, device
-        )
+        source = capture_for_work(*read)
         verify(source)
         asked, recipe = recipe, without_text(recipe, options, source)
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:

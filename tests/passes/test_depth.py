@@ -98,7 +98,7 @@ def test_ablation_that_was_stopped_measures_the_rest(tmp_path: Path, monkeypatch
     log.write_text("".join(lines[: half + 2]) + lines[half + 2][:9])
     measured, real = list[Batch](), without.losses
     monkeypatch.setattr(
-        ablation, "losses", lambda g, parts, batch, loss: measured.append(batch) or real(g, parts, batch, loss)
+        without, "losses", lambda g, parts, batch, loss: measured.append(batch) or real(g, parts, batch, loss)
     )
     assert Ablation().score_blocks(kept) == whole
     assert len(measured) == len(kept.batches) - 1
@@ -205,7 +205,8 @@ def test_what_is_asked_in_vain_is_told_in_one_line() -> None:
     with pytest.raises(UsageError, match="use --prune layers"):
         Contiguous().keep(view(graph), {})
     for importance in IMPORTANCES:
-        with pytest.raises(UsageError, match=f"{importance.name} scores layers and residual branches alone"):
+        units = "--data" if importance.name == "ablation" else f"{importance.name} scores layers and residual branches"
+        with pytest.raises(UsageError, match=units):
             importance.score(view(graph))
         empty = replace(scene(graph, "layers"), batches=())
         with pytest.raises(UsageError, match="--data"):
