@@ -35,7 +35,7 @@ SHIPPED = {
     "evolve",
     "minitron",
     "saap",
-    "saap-int4",
+    "saap-tuned",
     "self-pruner",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
@@ -63,7 +63,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora", "saap-int4"))
+    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora", "saap-tuned"))
     assert expand(recipe, Target(Parameters(), 600, 1000))
 
 
