@@ -40,7 +40,7 @@ def options(source: Path, out: Path, method: str, *backends: str, settings: tupl
 def test_the_file_holds_what_was_tuned_and_the_checkpoint_its_values(dtype: torch.dtype, tmp_path: Path) -> None:
     source = write_source(tmp_path)
     narrow(source, dtype)
-    result = compile_model(options(source, tmp_path / "out", "saap-int4", INT4, settings=QUICK))
+    result = compile_model(options(source, tmp_path / "out", "saap-tuned", INT4, settings=QUICK))
     assert all(check.passed for check in result.checks)
     model = onnx.load(tmp_path / "out" / "onnx-int4" / "model.onnx")
     tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -82,13 +82,13 @@ def test_a_file_that_cannot_hold_it_is_refused_before_the_model_is_read(
         ("ort{precision=int4,block=64}", "set recover.lora_block=64"),
     ):
         with pytest.raises(UsageError, match=said):
-            compile_model(options(source, tmp_path / "out", "saap-int4", backend))
+            compile_model(options(source, tmp_path / "out", "saap-tuned", backend))
     with pytest.raises(UsageError, match=r"recover\.lora_block=24"):
-        compile_model(options(source, tmp_path / "out", "saap-int4", INT4, settings=("recover.lora_block=24",)))
+        compile_model(options(source, tmp_path / "out", "saap-tuned", INT4, settings=("recover.lora_block=24",)))
 
 
 def test_a_recipe_says_what_is_tuned() -> None:
     assert read_recipe("saap").tuned_block == 0
-    assert read_recipe("saap-int4").tuned_block == 32
+    assert read_recipe("saap-tuned").tuned_block == 32
     after = parse_settings(['after=["recover{lora_block=64}"]'])
     assert read_recipe("saap", after).tuned_block == 64

@@ -37,7 +37,7 @@ SHIPPED = {
     "minitron",
     "mope-clip",
     "saap",
-    "saap-int4",
+    "saap-tuned",
     "self-pruner",
     "slicegpt",
 }
@@ -66,7 +66,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora", "saap-int4"))
+    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora", "saap-tuned"))
     assert expand(recipe, Target(Parameters(), 600, 1000))
 
 
