@@ -3,8 +3,7 @@
     python benchmarks/bypass.py --data-root ../shared/data [--only stories260K stories3M] [--work FOLDER] [--seeds 3]
 
 `start` is the same recipe after one step of no length: the largest of the probabilities that the search begins with.
-Runs `graphprune compare`, whose cells are kept in FOLDER, and prints bits per byte and in how many seeds both are
-above.
+Runs `graphprune compare`, whose cells are kept in FOLDER; prints bits per byte, and in how many seeds both are above.
 """
 
 import argparse

@@ -79,9 +79,8 @@ def draw(candidates: Sequence[Group], seed: int) -> dict[str, Tensor]:
 
 
 def loss_of(logits: Tensor, ids: Tensor) -> Tensor:
-    """Cross entropy of the next token, a number for each row."""
-    found = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-    return found.mean(1)
+    """Cross entropy of the next token."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
 @torch.no_grad()
@@ -92,8 +91,9 @@ def at_once(graph: Graph, model: Gated, masks: Sequence[dict[str, Tensor]], ids:
         values = {id: torch.stack([mask[id] for mask in some]) for id in some[0]}
         rows = ids.repeat(len(some), 1)
         logits = dict(zip(graph.outputs, model(values, *decoder_inputs(graph, rows)), strict=True))["logits"]
-        found.append(loss_of(logits, rows).view(len(some), -1).mean(1))
-    return torch.cat(found)
+        # Mask by mask: what one takes is still at hand when it is read, which that of fifty is not.
+        found += [loss_of(part, ids) for part in logits.split(len(ids))]
+    return torch.stack(found)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def one_by_one(graph: Graph, masks: Sequence[dict[str, Tensor]], ids: Tensor) ->
     for mask in masks:
         plan = Plan({id: tuple(torch.nonzero(units).flatten().tolist()) for id, units in mask.items()})
         logits = dict(zip(graph.outputs, model(plan, *decoder_inputs(graph, ids)), strict=True))["logits"]
-        found.append(loss_of(logits, ids).mean())
+        found.append(loss_of(logits, ids))
     return torch.stack(found)
 
 

@@ -161,13 +161,12 @@ def standardise(candidates: Sequence[Group], bundles: Bundles, scores: Mapping[s
     for id, owner in bundles.owner.items():
         numpy.add.at(total, owner.numpy(), scores[id].double().cpu().numpy())
         numpy.add.at(held, owner.numpy(), 1)
-    means, found = total / held, numpy.zeros(len(bundles))
+    means, every, found = total / held, numpy.arange(len(bundles)), numpy.zeros(len(bundles))
     blocks = sorted({int(bundles.owner[group.id]) for group in candidates if group.kind in BLOCKS})
-    everywhere = numpy.arange(len(bundles))
-    for place in (*(everywhere[run.place] for run in bundles.runs), *([numpy.array(blocks)] if blocks else [])):
-        deviation = means[place].std()
+    for alike in (every[blocks], *(every[run.place] for run in bundles.runs)):
+        deviation = float(means[alike].std()) if len(alike) else 0.0
         if deviation > 0:
-            found[place] = (means[place] - means[place].mean()) / deviation
+            found[alike] = (means[alike] - means[alike].mean()) / deviation
     return found
 
 

@@ -28,7 +28,9 @@ def test_each_embedding_has_its_rows_beside_the_source_s_one() -> None:
     one = Left((("last_hidden_state", Agreement(0.9, 0.8, 20)),))
     rows = [(row.name, row.before, row.after) for row in agreement_measures(one)]
     assert rows == [("held-out cosine", 1.0, 0.9), ("held-out rank correlation", 1.0, 0.8)]
-    two = Left((("image_embeds", Agreement(0.9, 0.8, 20)), ("text_embeds", Agreement(0.7, float("nan"), 20))), (1.0, 0.5))
+    two = Left(
+        (("image_embeds", Agreement(0.9, 0.8, 20)), ("text_embeds", Agreement(0.7, float("nan"), 20))), (1.0, 0.5)
+    )
     rows = [(row.name, row.before, row.after) for row in agreement_measures(two)]
     assert rows[0] == ("held-out cosine of image_embeds", 1.0, 0.9)
     assert rows[3] == ("held-out rank correlation of text_embeds", 1.0, None)

@@ -28,8 +28,7 @@ def estimate(excess: Numbers, drawn: Masks, shares: Numbers, slopes: Numbers, fo
     """
     variance = shares * (1 - shares)
     covariance = (excess[:, None] * (drawn - shares)).mean(0) + slopes * variance
-    gradient: Numbers = covariance / numpy.maximum(variance, 1e-12) ** _POWER[form]
-    return gradient
+    return numpy.asarray(covariance / numpy.maximum(variance, 1e-12) ** _POWER[form], dtype=numpy.float64)
 
 
 class Memory(NamedTuple):
@@ -52,8 +51,7 @@ def excess_of(losses: Numbers, drawn: Masks, shares: Numbers, memory: Memory, ba
         assert memory.mean is not None
         return losses - memory.mean
     rest = losses - (drawn - shares) @ memory.slopes
-    excess: Numbers = (rest - rest.mean()) * len(rest) / (len(rest) - 1)
-    return excess
+    return numpy.asarray((rest - rest.mean()) * len(rest) / (len(rest) - 1), dtype=numpy.float64)
 
 
 def remember(memory: Memory, losses: Numbers, drawn: Masks, window: int, learned: float) -> Memory:

@@ -29,7 +29,7 @@ class MaskLosses:
     def __call__(self, masks: Masks, step: int) -> Numbers:
         chosen = int(numpy.random.default_rng((self.seed, step, 1)).integers(len(self.parts)))
         at_once = len(masks) if self.gated.told_apart else 1
-        found = [self.run(some, self.parts[chosen]) for some in numpy.split(masks, len(masks) // at_once)]
+        found = [self.run(some, self.parts[int(chosen)]) for some in numpy.split(masks, len(masks) // at_once)]
         return numpy.array([value for some in found for value in some], dtype=numpy.float64)
 
     @torch.inference_mode()
