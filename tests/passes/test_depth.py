@@ -171,7 +171,8 @@ def test_what_is_asked_in_vain_is_told_in_one_line() -> None:
     with pytest.raises(UsageError, match="use --prune layers"):
         Contiguous().keep(view(graph), {})
     for importance in IMPORTANCES:
-        with pytest.raises(UsageError, match=f"{importance.name} scores layers and residual branches alone"):
+        said = "scores layers and residual branches alone" if importance.name != "ablation" else "measures the loss"
+        with pytest.raises(UsageError, match=f"{importance.name} {said}"):
             importance.score(view(graph))
         empty = replace(scene(graph, "layers"), batches=())
         with pytest.raises(UsageError, match="--data"):
