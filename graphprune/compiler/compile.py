@@ -103,14 +103,13 @@ def compile_model(
             with begin(options, aim, source, progress) as start:
                 graph, method = run_method(options, start, kept, device, progress)
                 leave()
-                text = method.text
                 work = Work(
                     asked_of(options),
                     aim.recipe,
                     source,
                     analyze(source),
                     graph,
-                    measured_part(text, source.parameter_count()) if text else None,
+                    measured_part(method.text, source.parameter_count()) if method.text else None,
                     metrics_files(kept) if kept else (),
                     aim.target,
                     aim.measured,
