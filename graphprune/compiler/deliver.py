@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from graphprune.evaluation.variants import variant_measures
 from graphprune.frontend.room import settled
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
+from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.run_state import METRICS
@@ -142,6 +144,7 @@ def finish(
     notes = (
         *vocabulary_notes(work.vocabulary, work.asked.data),
         *notes_of(work),
+        *edit_notes(plan),
         *work.device_notes,
         *token_notes(graph, text),
     )
@@ -205,6 +208,13 @@ def token_notes(graph: Graph, text: Text | None) -> tuple[str, ...]:
         return ()
     named = f"{beyond[0]!r}" if len(beyond) == 1 else f"{beyond[0]!r} and {len(beyond) - 1} more"
     return (f"the tokenizer has tokens that the model, with {rows:,} rows, cannot read: {named}; do not use them",)
+
+
+def edit_notes(plan: Plan) -> tuple[str, ...]:
+    """What was done to the model before it was cut; biases are told of by what fills them."""
+    counts = Counter(edit.kind for edit in plan.edits if edit.kind != "bias")
+    told = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
+    return (f"edited before the cut, which leaves what is computed as it is: {told}",) if told else ()
 
 
 def source_text(work: Work) -> Text | None:

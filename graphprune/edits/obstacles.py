@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import fx
 
+from graphprune.analysis.analyse import analyze_axes
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Axes, Inference
 from graphprune.ir.graph import Graph
@@ -53,18 +54,30 @@ def find_obstacle(
 
     Nodes that are `aside` are not looked at; those from `start` on come first.
     """
+    held = graph.derive(find_holders).get(along.axis, ())
+    touched = {*held, *(user for node in held for user in node.users)}
     begin = graph.nodes.index(start) if start is not None else 0
     for node in (*graph.nodes[begin:], *graph.nodes[:begin]):
-        operands = [each for each in node.all_input_nodes if along.has(each) or along.mixes(each)]
-        if node in aside or not (operands or along.has(node) or along.mixes(node)):
+        if node in aside or node not in touched:
             continue
         if node.op in ("output", "placeholder"):
             return "it is a dimension of what goes in or comes out of the model"
-        if along.mixes(node) or any(map(along.mixes, operands)):
+        if along.mixes(node) or any(map(along.mixes, node.all_input_nodes)):
             return f"{node.name} holds it together with another axis"
         if node.op != "get_attr" and role_of(node, along) not in allowed:
             return describe(node, allowed)
     return None
+
+
+def find_holders(graph: Graph) -> Mapping[Axis, Sequence[fx.Node]]:
+    """The nodes that hold each atomic axis, alone or together with others."""
+    inference = analyze_axes(graph).inference
+    found: dict[Axis, dict[fx.Node, None]] = {}
+    for node in graph.nodes:
+        for axes in (inference.axes.get(node, ()), *inference.outputs.get(node, ())):
+            for atom in (atom for axis in axes for atom in inference.algebra.atoms(axis)):
+                found.setdefault(atom, {})[node] = None
+    return {atom: tuple(nodes) for atom, nodes in found.items()}
 
 
 def describe(node: fx.Node, allowed: frozenset[Role]) -> str:
@@ -91,6 +104,13 @@ def carries(node: fx.Node, along: Along) -> Role | None:
 def converts(node: fx.Node, along: Along) -> Role | None:
     """Only the element type is taken of the second operand."""
     return "carry"
+
+
+def joins(node: fx.Node, along: Along) -> Role | None:
+    """Vectors one after the other; parameters among them, such as a class token, are written."""
+    if not along.has(node):
+        return None
+    return "write" if any(map(is_constant, node.all_input_nodes)) else "carry"
 
 
 def adds(node: fx.Node, along: Along) -> Role | None:
@@ -153,9 +173,16 @@ def norms(node: fx.Node, along: Along) -> Role | None:
 
 def is_constant(node: fx.Node) -> bool:
     """Whether a node is made of parameters and numbers alone."""
-    if node.op == "get_attr":
-        return True
-    return node.op == "call_function" and bool(node.all_input_nodes) and all(map(is_constant, node.all_input_nodes))
+    pending, seen = [node], set[fx.Node]()
+    while pending:
+        each = pending.pop()
+        if each.op == "get_attr" or each in seen:
+            continue
+        if each.op != "call_function" or not each.all_input_nodes:
+            return False
+        seen.add(each)
+        pending += each.all_input_nodes
+    return True
 
 
 _ADDED = frozenset({"addmm", "baddbmm"})
@@ -164,7 +191,7 @@ _SUMS = frozenset({"mean", "sum"})
 _MOVES = frozenset({
     "view", "_unsafe_view", "reshape", "reshape_as", "view_as", "flatten", "expand", "expand_as", "unsqueeze",
     "squeeze", "transpose", "permute", "t", "slice", "select", "split_with_sizes", "unbind", "repeat",
-    "repeat_interleave", "cat", "concat", "stack", "index", "index_select", "_to_copy", "clone", "alias",
+    "repeat_interleave", "index", "index_select", "_to_copy", "clone", "alias",
     "contiguous", "detach", "getitem",
 })
 _PRODUCTS = frozenset({
@@ -174,6 +201,7 @@ _PRODUCTS = frozenset({
 _ROLES: Mapping[frozenset[str], Callable[[fx.Node, Along], Role | None]] = {
     _MOVES: carries,
     _PRODUCTS: contracts,
+    frozenset({"cat", "concat", "stack"}): joins,
     _SUMS: reduces,
     frozenset({"type_as"}): converts,
     frozenset({"add", "sub"}): adds,
