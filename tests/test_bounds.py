@@ -54,6 +54,9 @@ def test_the_rest_passes(given: dict[str, Any]) -> None:
     require_limits(Options(**given), "it")
 
 
+SET_ALONE = ("calibration.loss",)  # a field that has no option of its own but --set
+
+
 def test_an_option_that_stands_over_a_recipe_s_field_is_of_its_type_or_none() -> None:
     mine = get_type_hints(CompileOptions, include_extras=True)
     parts = {"prune": option_types_with_bounds(Pruning), "calibration": option_types_with_bounds(Calibration)}
@@ -66,7 +69,7 @@ def test_an_option_that_stands_over_a_recipe_s_field_is_of_its_type_or_none() ->
             wider = {theirs | None, theirs | Literal["auto"] | None, theirs}
             assert own in wider, name
             found += 1
-    assert found == len(option_types(Pruning)) + len(option_types(Calibration))
+    assert found == len(option_types(Pruning)) + len(option_types(Calibration)) - len(SET_ALONE)
     assert "stages" in Recipe.model_fields
 
 
