@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--masks", type=int, default=1000)
-    parser.add_argument("--at-once", type=int, default=50)
+    parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)

@@ -33,13 +33,14 @@ from graphprune.encoders.recall import Recall
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
-from graphprune.passes.importance.ablation import Ablation, mean_loss
+from graphprune.passes.importance.ablation import Ablation
 from graphprune.passes.importance.magnitude import Magnitude
 from graphprune.pruning.blocks import find_blocks
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.rounds import Request, Surroundings, prune
 from graphprune.rewriting.apply import apply
-from graphprune.running.loss import Loss
+from graphprune.running.inputs import Batch
+from graphprune.running.loss import Loss, batch_loss, predictions
 from graphprune.spec import parse_spec
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50)}
@@ -145,6 +146,13 @@ def batches_of(graph: Graph, folder: Path, together: int) -> tuple[Named, ...]:
 
 def join(batches: Sequence[Named]) -> Named:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def mean_loss(graph: Graph, batches: Sequence[Batch], loss: Loss) -> float:
+    """The mean over all pairs."""
+    with torch.no_grad():
+        total = sum(float(batch_loss(graph, batch, loss)) * predictions(batch) for batch in batches)
+    return total / sum(map(predictions, batches))
 
 
 def main() -> None:

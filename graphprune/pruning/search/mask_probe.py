@@ -18,7 +18,7 @@ from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss, predictions
 
 Mask = Mapping[str, Tensor]
-_NUMBERS = 1 << 25  # logits of one forward: 128 MiB in float32
+_NUMBERS = 1 << 22  # logits of one forward, 16 MiB in float32: with more at once a mask takes longer
 _MOST = 64  # masks of one forward; more have no less overhead
 
 
