@@ -37,6 +37,7 @@ ROWS = {
     "adapt-pruner-ls": {"method": "adapt-pruner-ls", "prune": ("mlp", "attention")},
     "tokens-magnitude": {"method": "magnitude-sp", "vocabulary": "20000"},
     "tokens-ls": {"method": "adapt-pruner-ls", "vocabulary": "20000", "prune": ("mlp", "attention")},
+    "tokens-ls-18000": {"method": "adapt-pruner-ls", "vocabulary": "18000", "prune": ("mlp", "attention")},
     "magnitude-trained": {"method": "magnitude-sp", "train_tokens": "500k", **LEARNED},
     "ls-trained": {"method": "adapt-pruner-ls", "prune": ("mlp", "attention"), "train_tokens": "500k", **LEARNED},
     "tokens-ls-trained": {
