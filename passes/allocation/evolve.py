@@ -65,14 +65,14 @@ class Evolve(Allocation):
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
     library has the weight of that call at sixteenths of its width, solved on inputs that carry the errors of earlier
     groups cut as far as expected (`carry`): by the amount of the start, rounded to a sixteenth, so that targets near
-    to each other have one library. Models put together from these are judged by the KL divergence of their top logits
-    from the dense model's, on a quarter of the calibration rows (of 4,096 tokens at most), unseen by the library: all
-    on half of these, the best of a generation on all of them. What each width does alone is measured first, and the
-    best sums of that are where evolution starts from. Then a library with finer steps is made around the best, and so
-    on. Other widths, such as the residual width, are set beforehand, with a search for each of a few. In the end the
-    exact budget is filled up. `effort` says how many models are judged; `search=false` takes the best start. `library`
-    is a folder that keeps levels for later searches. After Týr (arXiv 2503.09657), which zeroes query heads: here
-    whole groups go.
+    to each other have one library. Residual branches, or layers, that may go are searched too. Models put together from
+    these are judged by the KL divergence of their top logits from the dense model's, on a quarter of the calibration
+    rows (of 4,096 tokens at most), unseen by the library: all on half of these, the best of a generation on all of
+    them. What each width does alone is measured first, and the best sums of that are where evolution starts from. Then
+    a library with finer steps is made around the best, and so on. Other widths, such as the residual width, are set
+    beforehand, with a search for each of a few. In the end the exact budget is filled up. `effort` says how many models
+    are judged; `search=false` takes the best start. `library` is a folder that keeps levels for later searches. After
+    Týr (arXiv 2503.09657), which zeroes query heads: here whole groups go.
     """
 
     name: ClassVar[str] = "evolve"
@@ -132,7 +132,7 @@ class Evolve(Allocation):
         close, glance = (
             replace(measure_dense(dense, part, scene.loss), graph=solved) for part in (texts.close, texts.glance)
         )
-        judges = [Candidates(cut, solved, library, parts, glance, close, journal) for _ in range(2)]
+        judges = [Candidates(cut, solved, library, parts, grid.blocks, glance, close, journal) for _ in range(2)]
         here, starts = grid.genes(start.expected), [grid.within(start.counts)]
         if self.search:
             starts += propose_all(grid.space, here, judges.pop(), scene)

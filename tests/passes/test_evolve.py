@@ -51,6 +51,17 @@ def test_the_target_is_met(name: str, kinds: tuple[str, ...]) -> None:
     assert any("judged" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("name", families(("llama", "gpt2")))
+@pytest.mark.parametrize("kind", ["blocks", "layers"])
+def test_blocks_are_searched_with_widths(name: str, kind: str) -> None:
+    source = graph(name)
+    found, target = run(name, 0.6, ("mlp", "attention", kind)), int(0.6 * source.parameter_count())
+    assert target * 0.95 < found.graph.parameter_count() <= target
+    cut = apply(replace(source, lineage=Lineage()), found.plan)
+    assert cut.parameter_count() == found.graph.parameter_count()
+    assert any("judged" in note for note in found.notes)
+
+
 @pytest.mark.xdist_group("llama")
 def test_a_stopped_search_goes_on_to_the_same(tmp_path: Path) -> None:
     kinds = ("mlp", "attention")

@@ -1,6 +1,6 @@
 """Candidates: models put together from a library's levels, and how far each is from the dense model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,7 +14,7 @@ from graphprune.pruning.search.divergence import Divergence, tokens_in
 from graphprune.pruning.search.evolution import Genes
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import Levels, Library, spread
-from graphprune.pruning.search.replay import Replay
+from graphprune.pruning.search.replay import Absent, Replay
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,8 @@ class Part:
 class Candidates:
     """Judges genes by the divergence, a token, of a graph with the library's weights at their levels.
 
-    `graph` has all other calls solved already, `start` none. At a glance on the batches of `glance`, from the first
+    `graph` has all other calls solved already, `start` none; `blocks` has the residual branches, by their ids, that are
+    there where a gene is 1. At a glance on the batches of `glance`, from the first
     part that is not as in the best genes so far; closely on those of `close`. All is written to the journal.
     """
 
@@ -41,6 +42,7 @@ class Candidates:
         graph: Graph,
         library: Library,
         parts: Sequence[Part],
+        blocks: Mapping[int, Sequence[str]],
         glance: Divergence,
         close: Divergence,
         journal: Journal,
@@ -48,7 +50,9 @@ class Candidates:
         self.start, self.graph, self.library, self.parts, self.journal = start.tensors(), graph, library, parts, journal
         self.sizes = tokens_in(glance.batches), tokens_in(close.batches)
         nodes = {node.name: node for node in graph.nodes}
-        self.glance = Replay(graph, glance.batches, [nodes[branch.add] for branch in find_branches(graph)], glance)
+        branches = {branch.id: branch for branch in find_branches(graph)}
+        self.terms = {gene: [nodes[branches[id].branch] for id in ids] for gene, ids in blocks.items()}
+        self.glance = Replay(graph, glance.batches, [nodes[branch.add] for branch in branches.values()], glance)
         self.close = Replay(graph, close.batches, [], close)
         self.best: tuple[float, Genes] | None = None
         self.settled: Genes | None = None
@@ -57,21 +61,28 @@ class Candidates:
         key: JsonObject = {"library": self.library.folder.name, "closely": closely, "genes": list(genes)}
         if not closely:
             return self.journal.value(key, lambda: self.take_a_glance(genes))
-        value = self.journal.value(key, lambda: self.close.run(self.weights(genes, self.parts)) / self.sizes[1])
+        value = self.journal.value(key, lambda: self.look_closely(genes))
         if self.best is None or value < self.best[0]:
             self.best = value, genes
         return value
 
+    def look_closely(self, genes: Genes) -> float:
+        return self.close.run(self.weights(genes, self.parts), absent=self.absent(genes)) / self.sizes[1]
+
     def take_a_glance(self, genes: Genes) -> float:
         if self.best is not None and self.settled != self.best[1]:
             self.settled = self.best[1]
-            self.glance.settle(self.weights(self.settled, self.parts))
-        settled = self.settled
+            self.glance.settle(self.weights(self.settled, self.parts), self.absent(self.settled))
+        settled, absent = self.settled, self.absent(genes)
         if settled is None:
-            return self.glance.run(self.weights(genes, self.parts)) / self.sizes[0]
+            return self.glance.run(self.weights(genes, self.parts), absent=absent) / self.sizes[0]
         changed = [part for part in self.parts if genes[part.gene] != settled[part.gene]]
         weights = self.weights(genes, changed)
-        return self.glance.run(weights, tuple(weights)) / self.sizes[0]
+        return self.glance.run(weights, tuple(weights), absent) / self.sizes[0]
+
+    def absent(self, genes: Genes) -> Absent:
+        """What the branches that are not there would add."""
+        return frozenset(term for gene, terms in self.terms.items() if not genes[gene] for term in terms)
 
     def weights(self, genes: Genes, parts: Sequence[Part]) -> dict[str, Tensor]:
         """The weights, and biases, of these parts at the levels that the genes say."""

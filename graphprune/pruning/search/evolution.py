@@ -106,7 +106,7 @@ def mutate(space: Space, genes: Genes, chance: Random) -> Genes:
 
 
 def fill(space: Space, genes: Genes, chance: Random) -> Genes:
-    """The genes within the budget, and as full as it allows: levels fall, then rise, at random."""
+    """The genes within the budget, and as full as it allows: levels fall, then rise in turns, at random."""
     changed = list(genes)
     while not space.fits(tuple(changed)):
         down = [i for i, level in enumerate(changed) if level > 0]
@@ -115,10 +115,16 @@ def fill(space: Space, genes: Genes, chance: Random) -> Genes:
         changed[chance.choice(down)] -= 1
     order = list(range(len(changed)))
     chance.shuffle(order)
-    for i in order:
-        while changed[i] + 1 < space.levels[i]:
-            changed[i] += 1
-            if not space.fits(tuple(changed)):
-                changed[i] -= 1
-                break
+    while order:  # one level each a turn, so that the room of a block that went is shared
+        order = [i for i in order if rise(space, changed, i)]
     return tuple(changed)
+
+
+def rise(space: Space, genes: list[int], gene: int) -> bool:
+    """Raise a gene by a level, where there is one and it fits; say so."""
+    if genes[gene] + 1 >= space.levels[gene]:
+        return False
+    genes[gene] += 1
+    fits = space.fits(tuple(genes))
+    genes[gene] -= not fits
+    return fits

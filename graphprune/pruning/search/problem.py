@@ -14,6 +14,7 @@ from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.budget.budgets import Width, cost_of, free_widths
 from graphprune.budget.solver import solve
 from graphprune.ir.graph import Graph
+from graphprune.pruning.blocks import is_blocks
 from graphprune.pruning.interfaces import Scene
 from graphprune.pruning.search.candidates import Part
 from graphprune.pruning.search.evolution import Genes, Space
@@ -27,7 +28,7 @@ _RUNGS = 16  # amounts that all may be cut by
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A scene with the scores of its units. Widths with readers are searched, the others are set."""
+    """A scene with the scores of its units. Widths with readers are searched, and blocks; the others are set."""
 
     scene: Scene
     scores: Mapping[str, Tensor]
@@ -41,13 +42,26 @@ class Problem:
         return find_readers(self.scene.graph, self.widths)
 
     @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """The places of the residual branches, or layers, that may go."""
+        return tuple(place for place, width in enumerate(self.widths) if is_blocks(width) and len(width.levels) > 1)
+
+    @cached_property
+    def searched(self) -> frozenset[int]:
+        return frozenset((*self.readers, *self.blocks))
+
+    @cached_property
     def cost(self) -> Polynomial:
         return cost_of(self.scene.groups, self.scene.budget)
 
     def set_widths(self, counts: Counts) -> dict[str, int]:
         """The counts of the widths that are not searched."""
-        others = [width for place, width in enumerate(self.widths) if place not in self.readers]
+        others = [width for place, width in enumerate(self.widths) if place not in self.searched]
         return {group.id: counts[group.id] for width in others for group in width.groups}
+
+    @property
+    def all_blocks(self) -> dict[str, int]:
+        return {group.id: 1 for place in self.blocks for group in self.widths[place].groups}
 
     def steps(self, rates: Mapping[str, float]) -> Amounts:
         """For each step of each width the amount up to which it stays, where groups are cut at these rates."""
@@ -58,16 +72,16 @@ class Problem:
         """Where a search begins: all are cut by an amount, that of the budget rounded to a rung.
 
         So other budgets near to this one have the same rung, and with it the same library. What is not searched is as
-        on the rung; the next rung is taken where the budget is out of reach with that.
+        on the rung; the next rung is taken where the budget is out of reach with that. Blocks are expected to stay.
         """
         scene, steps = self.scene, self.steps(rates)
         amount = refused(self.widths, steps, solve(scene.groups, self.widths, steps, scene.budget))
         for rung in itertools.count(max(1, round(amount * _RUNGS))):
-            expected = counts_at(self.widths, steps, rung / _RUNGS)
-            set_ = [width if place in self.readers else pin(width, expected) for place, width in enumerate(self.widths)]
+            expected = counts_at(self.widths, steps, rung / _RUNGS) | self.all_blocks
+            set_ = [width if at in self.searched else pin(width, expected) for at, width in enumerate(self.widths)]
             least = {id: count for width in set_ for id, count in width.at(0).items()}
             if self.cost(scene.groups.sizes() | least) <= scene.budget.target:
-                free = [each if place in self.readers else each[:0] for place, each in enumerate(steps)]
+                free = [each if place in self.searched else each[:0] for place, each in enumerate(steps)]
                 return Start(expected, solve(scene.groups, set_, free, scene.budget))
         raise AssertionError("a budget that was reached is out of reach")
 
@@ -137,16 +151,23 @@ class Grid:
         calls = {call.weight: call for call in find_linear_calls(graph)}
         found = []
         for gene, place in enumerate(self.places):
-            for reader in self.problem.readers[place]:
+            for reader in self.problem.readers.get(place, ()):
                 id = reader.group.id
                 kept = {n: reader.kept(n, self.problem.scores[id]) for n in self.counts[place]}
                 found.append(Part(gene, calls[reader.call.weight], Levels(kept, expected[id]), self.counts[place]))
         return tuple(found)
 
+    @property
+    def blocks(self) -> Mapping[int, tuple[str, ...]]:
+        """The residual branches that are there where a gene is 1, by their ids."""
+        places = set(self.problem.blocks)
+        widths = {gene: self.problem.widths[place] for gene, place in enumerate(self.places) if place in places}
+        return {gene: tuple(group.id for group in width.groups) for gene, width in widths.items()}
+
 
 def whole_grid(problem: Problem, expected: Counts, step: float) -> Grid:
     """For each searched width counts from the least to the full one, a `step` of all apart; others as expected."""
-    grid = {}
+    grid: dict[int, tuple[int, ...]] = dict.fromkeys(problem.blocks, (0, 1))
     for place in problem.readers:
         levels = problem.widths[place].levels
         at = numpy.linspace(0, len(levels) - 1, min(len(levels), 1 + round(1 / step))).round().astype(numpy.int64)
@@ -155,14 +176,20 @@ def whole_grid(problem: Problem, expected: Counts, step: float) -> Grid:
 
 
 def near_grid(problem: Problem, counts: Counts, step: float, around: int = 3) -> Grid:
-    """For each searched width the counts that are up to `around` steps from the given one; others as given."""
-    grid = {}
-    for place in problem.readers:
+    """For each searched width the counts that are up to `around` steps from the given one; others as given.
+
+    Blocks are as given too, and so is what lies in one that went.
+    """
+    grid, fixed = {}, problem.set_widths(counts) | {id: counts[id] for id in problem.all_blocks}
+    for place, readers in problem.readers.items():
+        if any(fixed.get(str(reader.group.block)) == 0 for reader in readers):
+            fixed |= {group.id: counts[group.id] for group in problem.widths[place].groups}
+            continue
         levels, here = problem.widths[place].levels, counts[problem.widths[place].groups[0].id]
         stride = max(1, round(step * len(levels)))
         at = int(numpy.searchsorted(levels, here)) + stride * numpy.arange(-around, around + 1)
         grid[place] = tuple(levels[at[(at >= 0) & (at < len(levels))]].tolist())
-    return Grid(problem, problem.set_widths(counts), grid)
+    return Grid(problem, fixed, grid)
 
 
 def distinct(starts: Sequence[Start], problem: Problem) -> tuple[Start, ...]:
