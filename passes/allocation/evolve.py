@@ -34,23 +34,23 @@ from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch, rows
 
 _EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(generations=2, offspring=8, close=2, parents=2),
-    "normal": Effort(generations=6, offspring=10, close=3, parents=3),
-    "thorough": Effort(generations=30, offspring=16, close=4, parents=4),
+    "quick": Effort(generations=0, offspring=0, close=0, parents=1, glance=0.25),
+    "normal": Effort(generations=2, offspring=8, close=2, parents=2, glance=0.5),
+    "thorough": Effort(generations=6, offspring=10, close=3, parents=3, glance=0.5),
 }
 _STEP = 1 / 16  # of the full width, between the levels of the first library
 # Libraries with finer steps around the best so far.
-_FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (1 / 32,), "thorough": (1 / 32, 1 / 64)}
+_FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (), "thorough": (1 / 32,)}
 _JUDGED, _MEASURED = 4096, 16384  # tokens that models are judged on, and that layers are measured on
 _REACH = 4  # levels from where a search begins
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
-_NONE = Effort(generations=0, offspring=0, close=0, parents=1)
+_NONE = Effort(generations=0, offspring=0, close=0, parents=1, glance=0.5)
 # Of what others give up, what widths outside of branches do: for each of these the others are searched.
-_OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.25, 0.5), "thorough": (0.25, 0.5, 0.1)}
+_OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.25,), "thorough": (0.25, 0.5)}
 
 
 class Texts(NamedTuple):
-    """The calibration text in two parts: to solve levels on, and to judge closely; at a glance on half of these."""
+    """The calibration text in two parts: to solve levels on, and to judge closely; at a glance on some of these."""
 
     solved: Sequence[Batch]
     close: Sequence[Batch]
@@ -67,7 +67,7 @@ class Evolve(Allocation):
     groups cut as far as expected (`carry`): by the amount of the start, rounded to a sixteenth, so that targets near
     to each other have one library. Residual branches, or layers, that may go are searched too. Models put together from
     these are judged by the KL divergence of their top logits from the dense model's, on a quarter of the calibration
-    rows (of 4,096 tokens at most), unseen by the library: all on half of these, the best of a generation on all of
+    rows (of 4,096 tokens at most), unseen by the library: all on some of these, the best of a generation on all of
     them. What each width does alone is measured first, and the best sums of that are where evolution starts from. Then
     a library with finer steps is made around the best, and so on. Other widths, such as the residual width, are set
     beforehand, with a search for each of a few. In the end the exact budget is filled up. `effort` says how many models
@@ -92,7 +92,7 @@ class Evolve(Allocation):
         if not scene.batches:
             raise UsageError("evolve solves levels and judges models on calibration text; give --data")
         check_reachable(scene.groups, scene.candidates, scene.budget)
-        problem, texts = Problem(scene, scores), split(scene.batches)
+        problem, texts = Problem(scene, scores), split(scene.batches, _EFFORTS[self.effort].glance)
         rates = rates_of(scene, _OUTSIDE[self.effort])
         if not problem.readers:
             scene.note("evolve found no width that a single call reads, so nothing is searched: shares are adaptive's")
@@ -177,10 +177,10 @@ def require_writable(folder: Path) -> None:
         raise UsageError(f"evolve keeps levels in a folder that it can write; library={folder} is none")
 
 
-def split(batches: Sequence[Batch]) -> Texts:
-    """A quarter of the rows to judge on, 4,096 tokens at most, half of it at a glance; one batch alone is all three."""
+def split(batches: Sequence[Batch], share: float) -> Texts:
+    """A quarter of the rows to judge on, 4,096 tokens at most, a share of it at a glance; one batch alone is all."""
     close = first_rows(batches, max(1, min(sum(map(rows, batches)) // 4, rows_of(batches, _JUDGED))))
-    glance = first_rows(close, max(1, sum(map(rows, close)) // 2))
+    glance = first_rows(close, max(1, int(share * sum(map(rows, close)))))
     return Texts(batches[len(close) :] or close, close, glance)
 
 

@@ -67,7 +67,7 @@ class Ablation(Importance):
         totals, count = [0.0] * (len(parts) + 1), sum(map(predictions, scene.batches))
         for place, batch in enumerate(scene.batches):
             scene.progress(place, len(scene.batches))
-            for number, each in enumerate(kept_losses(journal, place, scene, loss, parts)):
+            for number, each in enumerate(kept_losses(journal, place, batch, scene, loss, parts)):
                 totals[number] += each * predictions(batch)
         whole, *without = (total / max(1, count) for total in totals)
         require_finite((whole, *without))

@@ -29,7 +29,7 @@ def run(name: str, share: float, kinds: tuple[str, ...], folder: Path | None = N
     request = Request(
         Budget(int(share * source.parameter_count())),
         Obs(),
-        Evolve(effort="quick", **options),  # type: ignore[arg-type]
+        Evolve(**options),  # type: ignore[arg-type]
         kinds,
         compensation=LeastSquares(consumers="all"),
         floor=0.1,
@@ -53,9 +53,10 @@ def test_the_target_is_met(name: str, kinds: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", families(("llama", "gpt2")))
 @pytest.mark.parametrize("kind", ["blocks", "layers"])
-def test_blocks_are_searched_with_widths(name: str, kind: str) -> None:
+@pytest.mark.parametrize("effort", ["quick", "thorough"])
+def test_blocks_are_searched_with_widths(name: str, kind: str, effort: str) -> None:
     source = graph(name)
-    found, target = run(name, 0.6, ("mlp", "attention", kind)), int(0.6 * source.parameter_count())
+    found, target = run(name, 0.6, ("mlp", "attention", kind), effort=effort), int(0.6 * source.parameter_count())
     assert target * 0.95 < found.graph.parameter_count() <= target
     cut = apply(replace(source, lineage=Lineage()), found.plan)
     assert cut.parameter_count() == found.graph.parameter_count()
@@ -100,14 +101,15 @@ def test_levels_are_used_again_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_three_texts() -> None:
-    texts = split(BATCHES)
+    texts = split(BATCHES, 0.5)
     assert sum(map(len, texts.close)) == 8
     assert sum(map(len, texts.glance)) == 4
+    assert sum(map(len, split(_rows.split(2), 0.25).glance)) == 2
     assert [id(batch) for batch in (*texts.close, *texts.solved)] == [id(batch) for batch in BATCHES]
-    assert split(BATCHES[:1]) == (BATCHES[:1],) * 3
+    assert split(BATCHES[:1], 0.5) == (BATCHES[:1],) * 3
     long = tuple(torch.zeros(2, 1024, dtype=torch.long) for _ in range(32))
-    assert sum(batch.numel() for batch in split(long).close) == 4096, "a quarter would be 16,384 tokens"
-    assert sum(batch.numel() for batch in split(long).solved) == 60 * 1024
+    assert sum(batch.numel() for batch in split(long, 0.5).close) == 4096, "a quarter would be 16,384 tokens"
+    assert sum(batch.numel() for batch in split(long, 0.5).solved) == 60 * 1024
 
 
 @pytest.mark.xdist_group("llama")

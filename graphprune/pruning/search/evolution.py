@@ -26,12 +26,16 @@ class Space:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is searched: generations, the offspring of each, how many of them are looked at closely, and stay."""
+    """How long is searched: generations, the offspring of each, how many of them are looked at closely, and stay.
+
+    `glance` is the share of the text that a glance is on.
+    """
 
     generations: int
     offspring: int
     close: int
     parents: int
+    glance: float = 0.5
 
 
 class Judge(Protocol):

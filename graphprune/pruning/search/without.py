@@ -16,11 +16,13 @@ from graphprune.running.loss import Loss, output_loss
 from graphprune.running.stepper import Stepper
 
 
-def kept_losses(journal: Journal, place: int, scene: Scene, loss: Loss | None, parts: Sequence[Part]) -> list[float]:
+def kept_losses(
+    journal: Journal, place: int, batch: Batch, scene: Scene, loss: Loss | None, parts: Sequence[Part]
+) -> list[float]:
     """The losses of one batch, with all parts and then without each: as they are written, or as they are found now."""
     keys: list[JsonObject] = [{"batch": place, "without": part} for part in range(-1, len(parts))]
     known = all(map(journal.knows, keys))
-    found = repeat(math.nan) if known else losses(scene.graph, parts, scene.batches[place], loss)
+    found = repeat(math.nan) if known else losses(scene.graph, parts, batch, loss)
     return [journal.value(key, lambda each=each: each) for key, each in zip(keys, found, strict=False)]  # type: ignore[misc]
 
 
