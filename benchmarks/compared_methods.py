@@ -233,7 +233,7 @@ What each method is: [LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and
   `wanda-sp` is the best published method on SmolLM2 at 80 % and the worst but `magnitude-sp` at 60 %.
 - Rows of layers alone cannot meet a target within a unit (†).
 
-**Not complete.** Missing are: `evolve`; `ablation-depth` on SmolLM2. The tasks are 200
+**Not complete.** Missing is `evolve`. The tasks are 200
 items each, of BLiMP one of each of its sets in turn. The parts with tasks, on one text and trained alike were measured
 while other work ran on the same two processors: their seconds, of the clock above all, are more than those of the other
 parts."""

@@ -4,8 +4,9 @@
 
 Draws shapes (pillow), trains a CLIP of two towers of four layers on them until it finds nine of ten of 64 captions,
 writes it with its pairs to OUT (kept: a second run takes it from there), and prints: 40 % of the MLP channels removed
-by module-wise errors and by magnitude; which two layers go; widths then layers beside layers then widths. Nothing is
-trained after a cut. Recall@1 is among 64 pairs, each of another caption, that are drawn anew for measuring.
+by module-wise errors and by others; which two layers go; widths then layers beside layers then widths. Errors are of
+the similarity to what the source embeds, as by default, but where it says otherwise. Nothing is trained after a cut.
+Recall@1 is among 64 pairs, each of another caption, that are drawn anew for measuring.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from graphprune.analysis.layers import find_layers
 from graphprune.budget.budgets import Budget
 from graphprune.encoders.embeddings import Named, require_embeddings
 from graphprune.encoders.examples import own_reader
-from graphprune.encoders.losses import make_loss
+from graphprune.encoders.losses import make_loss, with_aims
 from graphprune.encoders.pairs import make_pair_batches, read_pairs
 from graphprune.encoders.recall import Recall
 from graphprune.frontend.source import capture
@@ -35,6 +36,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.passes.importance.ablation import Ablation
 from graphprune.passes.importance.magnitude import Magnitude
+from graphprune.passes.importance.taylor import Taylor
 from graphprune.pruning.blocks import find_blocks
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.rounds import Request, Surroundings, prune
@@ -164,36 +166,43 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         make_source(given.out)
     graph = capture(given.out, dtype=torch.float32)
-    loss = make_loss(graph, require_embeddings(graph), "contrastive")
+    found = require_embeddings(graph)
+    loss, similar = (make_loss(graph, found, kind) for kind in ("contrastive", "similarity"))
     measured = batches_of(graph, given.out / "measured", 64)
-    recall = Recall(require_embeddings(graph))
+    recall = Recall(found)
 
     def told(name: str, made: Graph) -> None:
         with torch.no_grad():
-            found = -mean_loss(made, measured, recall), mean_loss(made, measured, loss)
-        print(f"| {name} | {made.parameter_count():,} | {found[0]:.3f} | {found[1]:.3f} |", flush=True)
+            values = -mean_loss(made, measured, recall), mean_loss(made, measured, loss)
+        print(f"| {name} | {made.parameter_count():,} | {values[0]:.3f} | {values[1]:.3f} |", flush=True)
 
     print("| | parameters | recall@1 of 64 | contrastive loss |\n|---|---|---|---|")
     told("dense", graph)
     whole = batches_of(graph, given.out / "pairs", 32)
     for seed in range(given.seeds):
-        chosen = random.Random(seed).sample(whole, 4)
-        for name, made in compared(graph, chosen, loss, seed):
+        chosen = tuple(with_aims(graph, found, random.Random(seed).sample(whole, 4), seed))
+        for name, made in compared(graph, chosen, similar, loss, seed):
             told(f"{name}, seed {seed}", made)
 
 
-def compared(graph: Graph, batches: Sequence[Named], loss: Loss, seed: int) -> Iterator[tuple[str, Graph]]:
+def compared(
+    graph: Graph, batches: Sequence[Named], loss: Loss, contrastive: Loss, seed: int
+) -> Iterator[tuple[str, Graph]]:
     """The cuts of one draw of 128 pairs."""
     mope, groups = Ablation(), analyze(graph)
     mlp = sum(g.units * 129 for g in groups.prunable() if g.kind == "mlp")
 
-    def cut(of: Graph, importance: Any, kinds: tuple[str, ...], target: int, allocation: str = "uniform") -> Graph:
+    def cut(
+        of: Graph, importance: Any, kinds: tuple[str, ...], target: int, allocation: str = "uniform", by: Loss = loss
+    ) -> Graph:
         request = Request(Budget(target), importance, parse_spec("allocation", allocation), kinds)
-        return prune(of, request, batches, Surroundings(loss=loss, seed=seed)).graph
+        return prune(of, request, batches, Surroundings(loss=by, seed=seed)).graph
 
     wide = graph.parameter_count() - int(0.4 * mlp)
     free = "global{normalize=none}"
     yield "40 % of channels, magnitude", cut(graph, Magnitude(), ("mlp",), wide)
+    yield "40 % of channels, Taylor", cut(graph, Taylor(), ("mlp",), wide)
+    yield "40 % of channels, MoPE by the contrastive loss", cut(graph, mope, ("mlp",), wide, by=contrastive)
     yield "40 % of channels, MoPE", cut(graph, mope, ("mlp",), wide)
     yield "40 % of channels, MoPE over all layers", cut(graph, mope, ("mlp",), wide, free)
     yield from depths(graph, batches, loss, seed)

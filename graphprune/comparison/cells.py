@@ -162,9 +162,12 @@ def content(spec: str) -> Json:
 
 
 def describe_making(asked: CompileOptions, recipe: Recipe) -> JsonObject:
-    """All that the model of a cell depends on beside the fingerprints."""
+    """All that the model of a cell depends on beside the fingerprints.
+
+    Fields at their defaults are left out, so that one that recipes gain later does not make cells of before others.
+    """
     return {
-        "recipe": recipe.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT),
+        "recipe": recipe.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),
         "plugins": dict(third_parties(recipe)),
         "target": asked.target_params,
         "seed": asked.seed,

@@ -62,14 +62,16 @@ class Contrastive:
 
 
 def make_loss(graph: Graph, embeddings: tuple[Embedding, ...], kind: Kind) -> Loss:
-    """The loss of this kind; auto is contrastive where images and texts are compared, else of similarity.
+    """The loss of this kind; auto is similarity to what the source embeds, also where images and texts are compared.
 
-    Raises UsageError for a contrastive loss of a model that compares nothing.
+    What a trained model finds is found without any one part of it, so that a contrastive loss hardly tells parts apart:
+    on a small CLIP it chose worse channels than magnitude, similarity better ones (docs/methods/mope-clip.md). Raises
+    UsageError for a contrastive loss of a model that compares nothing.
     """
     compares = len(embeddings) == 2 and _LOGITS in graph.outputs
     if kind == "contrastive" and not compares:
         raise UsageError("calibration.loss=contrastive is of a model that compares images and texts; leave it out")
-    if kind == "similarity" or not compares:
+    if kind != "contrastive":
         return RowMean(Similarity(embeddings))
     return Comparing(Contrastive(graph.outputs.index(_LOGITS)))
 

@@ -38,7 +38,7 @@ def scene(name: str) -> Scene:
     if name != "clip":
         return view(graph, groups, IDS)
     batches = [random_pairs(graph, count, count) for count in (6, 9)]
-    return view(graph, groups, batches, make_loss(graph, find_embeddings(graph), "auto"))
+    return view(graph, groups, batches, make_loss(graph, find_embeddings(graph), "contrastive"))
 
 
 def measured(graph: Graph, at: Scene, loss: Loss | None) -> float:
