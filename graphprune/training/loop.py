@@ -19,6 +19,7 @@ from graphprune.ir.graph import Graph
 from graphprune.running.perplexity import perplexity, stream_perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
+from graphprune.training.learning.results import compacted
 from graphprune.training.metrics import Line, Measured, Metrics, Moment, Report
 from graphprune.training.objective.sums import counted_tokens
 from graphprune.training.optimizer.adamw import AdamW, set_rate
@@ -30,14 +31,20 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, object], report: Report) -> State:
-    """The steps that are left."""
+def run(
+    session: Session, state: State, metrics: Metrics, identity: Mapping[str, object], report: Report
+) -> tuple[Session, State]:
+    """The steps that are left; the session is another one after each cut of the learner."""
     options = session.options
     if state.step == 0 and session.held_out is not None and options.eval_every:
         state = evaluate(session, state)
     while state.step < options.steps:
         metrics.waiting.append(advance(session, state.step))
         state = replace(state, step=state.step + 1)
+        plan = session.learning.after_step(state.step)
+        if plan is not None:
+            session = compacted(session, plan)
+            state = replace(state, watch=state.watch.begun_again(state.step), best=None, cuts=(*state.cuts, plan))
         last = state.step == options.steps
         look = session.held_out is not None and due(state.step, options.eval_every, last)
         save = session.folder is not None and due(state.step, options.save_every, last, always=True)
@@ -45,7 +52,7 @@ def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str,
             state = read(session, state, metrics, look, report)
         if save:
             save_training(session, state, metrics, identity)
-    return state
+    return session, state
 
 
 def due(step: int, every: int, last: bool, always: bool = False) -> bool:
@@ -55,28 +62,35 @@ def due(step: int, every: int, last: bool, always: bool = False) -> bool:
 
 def advance(session: Session, step: int) -> Measured:
     """One step: the gradient of the mean over every token that counts in it, clipped, and the update."""
-    options, accelerator = session.options, session.accelerator
+    options, accelerator, learning = session.options, session.accelerator, session.learning
     rate = options.rate(step)
     set_rate(session.optimizer, rate)
     parts = list(own_rows(session, step))
     tokens = max(1.0, together(accelerator, sum(counted_tokens(labels) for _, labels in parts), "sum"))
-    sums = torch.zeros(3, device=accelerator.device)
+    sums, said = torch.zeros(3, device=accelerator.device), dict[str, Tensor]()
     for part, (ids, labels) in enumerate(parts):
         whole_step = part == len(parts) - 1
         sync = contextlib.nullcontext() if whole_step else accelerator.no_sync(session.objective)
         with sync, seeded(session, step, part):
             ids, labels = ids.to(accelerator.device), labels.to(accelerator.device)
             taught = None if session.teacher is None else session.teacher(ids)
+            learning.before_forward(step, part)
             with accelerator.autocast():
-                loss, entropy, divergence = session.objective(ids, labels, taught)
+                loss, entropy, divergence, terms = session.objective(ids, labels, taught)
             # Processes average their gradients; each has its share of one sum.
-            accelerator.backward(loss * (accelerator.num_processes / tokens))
+            whole = loss * (accelerator.num_processes / tokens)
+            for name, penalty in learning.penalties(step).items():
+                whole = whole + penalty / len(parts)
+                said[name] = said.get(name, 0) + penalty.detach() / len(parts)
+            accelerator.backward(whole)
             sums += torch.stack([loss.detach(), entropy, divergence])
+            said |= {name: said.get(name, 0) + term / tokens for name, term in terms.items()}
+    learning.after_backward(step)
     norm = gradient_norm(session)
     session.optimizer.step()
     session.optimizer.zero_grad()
     values = torch.cat([accelerator.reduce(sums, "sum") / tokens, norm.detach().reshape(1).to(sums)])
-    return Measured(step + 1, values, rate, session.tokens_per_step)
+    return Measured(step + 1, values, rate, session.tokens_per_step, said)
 
 
 def gradient_norm(session: Session) -> Tensor:
@@ -84,7 +98,8 @@ def gradient_norm(session: Session) -> Tensor:
     made = session.optimizer.optimizer
     if session.options.in_backward and isinstance(made, AdamW):
         return made.take_norm()
-    trainable = session.trainee.trainable.values()
+    apart = session.learning.rates()
+    trainable = [parameter for name, parameter in session.trainee.trainable.items() if name not in apart]
     return full(session.accelerator.clip_grad_norm_(trainable, session.options.clip or math.inf))
 
 
@@ -108,7 +123,7 @@ def own_rows(session: Session, step: int) -> Iterator[tuple[Tensor, Tensor]]:
 def seeded(session: Session, step: int, part: int) -> Iterator[None]:
     """Random numbers, which only dropout needs, that depend on nothing but the seed and the place in the run."""
     options = session.options
-    if options.lora is None or options.lora.dropout == 0:
+    if not session.learning.draws:
         yield
         return
     place = (options.first_step + step) * options.accumulate + part
@@ -143,7 +158,7 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
 def describe_step(session: Session, measured: Measured, values: Sequence[float], speed: float) -> Line:
     """The line of metrics of a step."""
     loss, entropy, divergence, norm = values
-    return {
+    line: Line = {
         "step": session.options.first_step + measured.step,
         "stage": session.options.stage,
         "tokens": measured.step * session.tokens_per_step,
@@ -155,6 +170,9 @@ def describe_step(session: Session, measured: Measured, values: Sequence[float],
         "tokens_per_s": round(speed, 1),
         "held_out": None,
     }
+    if measured.terms:
+        line["terms"] = {name: float(term) for name, term in measured.terms.items()}
+    return line
 
 
 def note(session: Session, state: State, step: int, values: Sequence[float]) -> State:
@@ -172,7 +190,7 @@ def evaluate(session: Session, state: State) -> State:
     options, accelerator = session.options, session.accelerator
     assert session.held_out is not None
     text = session.held_out[: options.eval_tokens]
-    with accelerator.autocast(), without_dropout(session.trainee.graph):
+    with accelerator.autocast(), without_dropout(session.trainee.graph), session.learning.settled():
         value = held_out_loss(session, text)
     loss = together(accelerator, value, "mean")
     if not math.isfinite(loss):
