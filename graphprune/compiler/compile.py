@@ -36,7 +36,7 @@ from graphprune.compiler.vocabulary_start import (
     begin,
     planned_vocabulary,
 )
-from graphprune.data.calibration import Text, measured_part, training_part, watched_part
+from graphprune.data.calibration import Text, held_out_part, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
 from graphprune.encoders.examples import Examples
 from graphprune.errors import CaptureError
@@ -186,6 +186,7 @@ def prepare_method(
         draw=given.draw if given else None,
         loss=examples.loss if examples else None,
         epochs=examples.epochs if examples else None,
+        held_out_name=held_out_part(options.data, options.held_out) if text else None,
         seed=options.seed,
         source=source,
         tokenizer=given.tokenizer if given else None,

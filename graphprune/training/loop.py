@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from graphprune.data.stream.mixture import Mixture
 from graphprune.errors import TrainingError
 from graphprune.ir.graph import Graph
 from graphprune.running.perplexity import perplexity, stream_perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
+from graphprune.training.learning.domains import moved, segments_of
 from graphprune.training.learning.results import compacted
 from graphprune.training.metrics import Line, Measured, Metrics, Moment, Report
 from graphprune.training.objective.sums import counted_tokens
@@ -46,9 +48,13 @@ def run(
             session = compacted(session, plan)
             state = replace(state, watch=state.watch.begun_again(state.step), best=None, cuts=(*state.cuts, plan))
         last = state.step == options.steps
+        move = session.domains is not None and due(state.step, session.domains.weighing.reweigh, last=False)
+        if move:
+            state = replace(state, domains=domain_losses(session))
+            session = moved(session, state.step, state.domains)
         look = session.held_out is not None and due(state.step, options.eval_every, last)
         save = session.folder is not None and due(state.step, options.save_every, last, always=True)
-        if look or save or last or metrics.due():
+        if look or save or last or move or metrics.due():
             state = read(session, state, metrics, look, report)
         if save:
             save_training(session, state, metrics, identity)
@@ -146,6 +152,8 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
             state = evaluate(session, state)
             metrics.restart()
             lines[-1]["held_out"] = state.watch.last
+        if session.domains is not None and (look or due(state.step, session.domains.weighing.reweigh, last=False)):
+            lines[-1] |= {"domains": dict(state.domains), "weights": list(segments_of(session.stream)[-1].weights)}
     finally:
         metrics.write(lines)
     if session.accelerator.is_main_process:
@@ -190,8 +198,10 @@ def evaluate(session: Session, state: State) -> State:
     options, accelerator = session.options, session.accelerator
     assert session.held_out is not None
     text = session.held_out[: options.eval_tokens]
-    with accelerator.autocast(), without_dropout(session.trainee.graph), session.learning.settled():
+    with accelerator.autocast(), without_dropout(session.trainee.graph):
         value = held_out_loss(session, text)
+    if session.domains is not None:
+        state = replace(state, domains=domain_losses(session))
     loss = together(accelerator, value, "mean")
     if not math.isfinite(loss):
         raise TrainingError(f"the held-out loss is {loss} at step {state.step}; lower lr (now {options.lr:g})")
@@ -216,12 +226,26 @@ def without_dropout(graph: Graph) -> Iterator[None]:
             module.train()
 
 
+def domain_losses(session: Session) -> dict[str, float]:
+    """The loss on each domain's held-out text, in nats a token."""
+    assert session.domains is not None
+    assert isinstance(session.stream, Mixture)
+    most = max(session.stream.length, session.options.eval_tokens // len(session.domains.texts))
+    with session.accelerator.autocast(), without_dropout(session.trainee.graph):
+        found = [held_out_loss(session, text[:most]) for text in session.domains.texts]
+    return {
+        name: together(session.accelerator, value, "mean")
+        for name, value in zip(session.stream.names, found, strict=True)
+    }
+
+
 def held_out_loss(session: Session, text: Tensor) -> float:
     """In nats per token; a model in shards is whole in none of its processes and is run as it is trained."""
     window, rows = session.stream.length, session.options.rows
     if session.model.layers:
         return stream_perplexity(session.model.logits, text, window, rows, vocabulary=session.words).nats_per_token
-    return perplexity(session.trainee.graph, text, window, rows).nats_per_token
+    measured = session.learning.measured(session.trainee.graph)
+    return perplexity(measured, text, window, rows).nats_per_token
 
 
 def keep(session: Session, best: Snapshot) -> Snapshot | Path:

@@ -59,6 +59,8 @@ class Line(TypedDict):
     tokens_per_s: float
     held_out: float | None
     terms: NotRequired[dict[str, float]]
+    domains: NotRequired[dict[str, float]]
+    weights: NotRequired[list[float]]
 
 
 class Writer(Protocol):

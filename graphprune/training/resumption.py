@@ -10,6 +10,7 @@ from graphprune.ir.plan import plan_of
 from graphprune.spec import print_spec
 from graphprune.training.distributed import fill
 from graphprune.training.divergence import Watch
+from graphprune.training.learning.domains import segments_of, with_segments
 from graphprune.training.learning.learner import Kept, Learner
 from graphprune.training.learning.results import compacted
 from graphprune.training.metrics import Metrics
@@ -50,6 +51,8 @@ def save_training(session: Session, state: State, metrics: Metrics, identity: Ma
         "scaler": scaler.state_dict() if scaler is not None else None,
         "learned": session.learning.state().plain,
         "cuts": [plan.to_data() for plan in state.cuts],
+        "segments": segments_of(session.stream),
+        "domains": state.domains,
     }
     if session.accelerator.is_main_process and session.folder is not None:
         save_state(session.folder, now, facts)
@@ -60,7 +63,10 @@ def describe(session: Session, graph: Graph, learner: Learner | None = None) -> 
     """What two runs must have in common for one to go on where the other was killed."""
     stream, held = session.stream, session.held_out
     facts = {name: getattr(stream, name, None) for name in ("length", "seed", "tokens_per_epoch", "fingerprint")}
-    own = {} if learner is None else {"learner": print_spec(learner)}
+    own: dict[str, object] = {} if learner is None else {"learner": print_spec(learner)}
+    if session.domains is not None:
+        texts = {str(place): text for place, text in enumerate(session.domains.texts)}
+        own["domains"] = {"held_out": hash_tensors(texts), **dataclasses.asdict(session.domains.weighing)}
     return own | {
         "options": session.options.plain(),
         "data": {name: value for name, value in facts.items() if isinstance(value, (int, str))},
@@ -79,6 +85,7 @@ def resume(session: Session, identity: Mapping[str, object]) -> tuple[Session, S
         return session, State(), Metrics(main, 0, options.tensorboard)
     saved, facts = read_snapshot(path)
     require_same(folder, facts["identity"], identity)
+    session = with_segments(session, facts.get("segments", ()))
     cuts = tuple(map(plan_of, facts.get("cuts", ())))
     for plan in cuts:
         session = compacted(session, plan)
@@ -88,7 +95,8 @@ def resume(session: Session, identity: Mapping[str, object]) -> tuple[Session, S
     best = folder / facts["best"] if facts["best"] else None
     purge = options.first_step + saved.step + 1
     metrics = Metrics(main, facts["metrics"], options.tensorboard, purge)
-    return session, State(saved.step, Watch(**facts["watch"]), facts["loss"], best, cuts), metrics
+    watch, domains = Watch(**facts["watch"]), facts.get("domains", {})
+    return session, State(saved.step, watch, facts["loss"], best, cuts, domains), metrics
 
 
 def restore(session: Session, saved: Snapshot, learned: Mapping[str, Any] | None = None) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -50,6 +50,8 @@ class Facts(TypedDict):
     scaler: dict[str, float] | None
     learned: NotRequired[Mapping[str, Any]]
     cuts: NotRequired[list[PlanData]]
+    segments: NotRequired[Sequence[tuple[int, Sequence[float]]]]
+    domains: NotRequired[Mapping[str, float]]
 
 
 def write_snapshot(folder: Path, name: str, snapshot: Snapshot, facts: Mapping[str, object]) -> Path:

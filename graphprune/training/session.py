@@ -1,7 +1,7 @@
 """A training session: the model, optimizer, teacher and data that stay the same while it runs, and where it is."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 
+    from graphprune.training.learning.domains import Domains
+
 
 class Stream(Protocol):
     """An endless sequence of packed rows that any position of can be asked for, always with the same answer."""
@@ -58,6 +60,7 @@ class Around:
     teacher: Teacher | None
     held_out: Tensor | None
     folder: Path | None
+    domains: "Domains | None" = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,7 +98,7 @@ class Session(Around):
 class State:
     """Where a training is: the steps done, what is known of the loss, and the best weights unless the first are.
 
-    `cuts` are what its learner has cut so far.
+    `cuts` are what its learner has cut so far, `domains` the last losses on the held-out text of each domain.
     """
 
     step: int = 0
@@ -103,6 +106,7 @@ class State:
     loss: float | None = None
     best: Snapshot | Path | None = None
     cuts: tuple[Plan, ...] = ()
+    domains: Mapping[str, float] = field(default_factory=dict)
 
 
 def prepare(
@@ -114,13 +118,14 @@ def prepare(
     held_out: Tensor | None,
     folder: Path | None,
     learner: Learner | None = None,
+    domains: "Domains | None" = None,
 ) -> Session:
     """A session of a graph with a learner, the one that the options stand for unless another is given."""
     teach = None
     if options.distill > 0 and teacher is not None:
         teach = make_teacher(teacher, options, stream.length, accelerator.device)
     chosen = learner or learner_of(options)
-    around = Around(options, stream, accelerator, teach, held_out, folder)
+    around = Around(options, stream, accelerator, teach, held_out, folder, domains)
     carried = carried_moments(graph) if options.moments == "carry" else None
     return assemble(around, graph, lambda here: chosen.begin(here, options), carried)
 

@@ -13,6 +13,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.placement import real_weights
 from graphprune.running.devices import memory_errors
 from graphprune.training.distributed import agreed
+from graphprune.training.learning.domains import Domains, require_domains, segments_of
 from graphprune.training.learning.learner import Learner
 from graphprune.training.learning.results import build
 from graphprune.training.loop import run
@@ -28,7 +29,7 @@ from graphprune.training.session import Session, State, Stream, make_accelerator
 class Trained:
     """The trained graph, the steps and tokens it took, the last training loss, the held-out loss of these weights and
     after how many steps they were reached. Losses are in nats per token, None where not measured. `learned` is what the
-    learner remembers, as plain data."""
+    learner remembers, as plain data, `domains` the last loss on each domain, and `weights` theirs in the end."""
 
     graph: Graph
     steps: int
@@ -37,6 +38,8 @@ class Trained:
     held_out: float | None
     best_step: int
     learned: Mapping[str, Any] = field(default_factory=dict)
+    domains: Mapping[str, float] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
 
 def train(
@@ -48,10 +51,12 @@ def train(
     folder: Path | None = None,
     report: Report = no_report,
     learner: Learner | None = None,
+    domains: Domains | None = None,
 ) -> Trained:
     """Train a language model on rows of a stream; the graph that is given stays as it was.
 
-    A `learner` says what is trained and what is done beside it, in place of the one that the options stand for.
+    A `learner` says what is trained and what is done beside it, in place of the one that the options stand for. Of a
+    mixture, `domains` are measured one by one, and their weights may follow.
 
     The result carries the optimizer's moments as companions. `held_out` [tokens] is watched every `eval_every` steps.
     Under a launcher all processes call this alike, each takes its own rows, and the first writes and reports.
@@ -60,11 +65,12 @@ def train(
     for divergence and for want of memory or disk.
     """
     require_trainable(graph, options, stream, teacher)
+    require_domains(domains, stream)
     size = f" at {options.rows} rows of {stream.length} tokens"
     with memory_errors(memory_advice(options), size, TrainingError):
         accelerator = make_accelerator(options)
         graph = agreed(real_weights(graph), accelerator.device)
-        session = prepare(accelerator, graph, options, stream, teacher, held_out, folder, learner)
+        session = prepare(accelerator, graph, options, stream, teacher, held_out, folder, learner, domains)
         identity = describe(session, graph, learner) if folder is not None else {}
         session, state, metrics = resume(session, identity)
         try:
@@ -105,7 +111,18 @@ def finish(session: Session, state: State) -> Trained:
 def result(session: Session, graph: Graph, state: State, held_out: float | None, best_step: int) -> Trained:
     """What the learner makes of a graph with weights, and what is known of them."""
     tokens, made = state.step * session.tokens_per_step, session.learning.finish(graph)
-    return Trained(made, state.step, tokens, state.loss, held_out, best_step, session.learning.state().plain)
+    weights = segments_of(session.stream)[-1:]
+    return Trained(
+        made,
+        state.step,
+        tokens,
+        state.loss,
+        held_out,
+        best_step,
+        session.learning.state().plain,
+        state.domains,
+        weights[0].weights if weights else (),
+    )
 
 
 def before_training(session: Session) -> Graph:

@@ -5,7 +5,6 @@ draws at random it draws from the seed and the place in the run, and what it rem
 a training that was killed goes on to the same bits.
 """
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,7 +66,7 @@ class Learning(ABC):
         """The trained tensors that are no weights, and how they are stepped."""
         return {}
 
-    def before_forward(self, step: int, part: int) -> None:
+    def before_forward(self, step: int, part: int) -> None:  # noqa: B027 - a hook may do nothing
         """Make ready for the forward of a part of a step, such as by drawing masks."""
 
     def terms(self, outputs: Mapping[str, Tensor], labels: Tensor) -> Mapping[str, Tensor]:
@@ -81,7 +80,7 @@ class Learning(ABC):
         """What is added to the loss of a step, by name, whatever its rows are; in nats a token."""
         return {}
 
-    def after_backward(self, step: int) -> None:
+    def after_backward(self, step: int) -> None:  # noqa: B027 - a hook may do nothing
         """Look at the gradients of a step, which are whole and not yet clipped."""
 
     def after_step(self, done: int) -> Plan | None:
@@ -92,15 +91,15 @@ class Learning(ABC):
         """The learning that goes on with a graph that the plan has made of this one's. Raises where nothing is cut."""
         raise NotImplementedError("a learner whose `after_step` cuts says how it goes on")
 
-    def settled(self) -> contextlib.AbstractContextManager[object]:
-        """While the model is measured: nothing is drawn."""
-        return contextlib.nullcontext()
+    def measured(self, graph: Graph) -> Graph:
+        """What held-out text is measured on, where that is not the trainee's graph as it is."""
+        return graph
 
     def state(self) -> Kept:
         """What is saved beside the trained tensors."""
         return Kept()
 
-    def load(self, kept: Kept) -> None:
+    def load(self, kept: Kept) -> None:  # noqa: B027 - a hook may do nothing
         """Go on from a state."""
 
     def finish(self, graph: Graph) -> Graph:

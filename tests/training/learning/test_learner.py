@@ -1,8 +1,7 @@
 """Learners: hooks in their places, terms and rates of their own, cuts in the middle, and nothing where nothing is."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
@@ -168,7 +167,7 @@ class Shrinking(Learning):
     """Cuts after three steps; counts what it saw, in a tensor, and in words."""
 
     def __init__(self, graph: Graph, count: Tensor, cuts: tuple[int, ...]) -> None:
-        self.made, self.count, self.cuts, self.settlings = whole(graph), count, cuts, 0
+        self.made, self.count, self.cuts = whole(graph), count, cuts
 
     @property
     def trainee(self) -> Trainee:
@@ -185,11 +184,6 @@ class Shrinking(Learning):
 
     def resumed(self, graph: Graph, plan: Plan) -> Learning:
         return Shrinking(graph, self.count, self.cuts)
-
-    @contextlib.contextmanager
-    def settled(self) -> Iterator[None]:
-        self.settlings += 1
-        yield
 
     def state(self) -> Kept:
         return Kept({"count": self.count}, {"cuts": list(self.cuts)})
@@ -221,7 +215,7 @@ def test_a_cut_in_the_middle_is_a_training_a_cut_and_a_training() -> None:
     assert cut.best_step == 6 or not math.isnan(cut.held_out or 0.0)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """In place of a signal."""
 
 
@@ -236,11 +230,12 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_memory(
     def die(self: Shrinking, now: int) -> None:
         after(self, now)
         if now == step:
-            raise Killed
+            raise KilledError
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Shrinking, "after_backward", die)
-        train(tiny_graph(), options, Rows(), held_out=held_out(), folder=tmp_path / "killed", learner=Shrink())
+        with pytest.raises(KilledError):
+            train(tiny_graph(), options, Rows(), held_out=held_out(), folder=tmp_path / "killed", learner=Shrink())
     found = train(tiny_graph(), options, Rows(), held_out=held_out(), folder=tmp_path / "killed", learner=Shrink())
     assert same(found, wanted)
     assert found.learned == wanted.learned
@@ -249,6 +244,6 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_memory(
 
 
 def test_what_a_learner_cannot_be_trained_with_is_said() -> None:
+    options = replace(OPTIONS, accumulate=1, clip=0.0, in_backward=True)
     with pytest.raises(UsageError, match="in_backward=true is for a learner that trains all weights"):
-        options = replace(OPTIONS, accumulate=1, clip=0.0, in_backward=True)
         train(tiny_graph(), options, Rows(), learner=Pricing())
