@@ -177,7 +177,7 @@ def prepare_method(
     recipe, source = start.aim.recipe, start.graph
     passes = expand(recipe, start.aim.target)
     check_target(source, passes)
-    apart = recipe.recover is not None or start.counted
+    apart = recipe.recover is not None or recipe.learns or start.counted
     examples = read_examples(asked_of(options), recipe, source, progress)
     text = None if examples else read_text(asked_of(options), recipe, source, apart, progress)
     given = examples or text
@@ -244,7 +244,9 @@ def keeps_state(recipe: Recipe, source: Graph) -> bool:
     allocation: Allocation = parse_spec("allocation", recipe.prune.allocation)
     importance: Importance = parse_spec("importance", recipe.prune.importance)
     searches, alone = allocation.searches or importance.searches, process_count() == 1
-    return recipe.recover is not None or (alone and (searches or any_stored(source.tensors().values())))
+    return (
+        recipe.recover is not None or recipe.learns or (alone and (searches or any_stored(source.tensors().values())))
+    )
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:

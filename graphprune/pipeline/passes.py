@@ -41,8 +41,8 @@ class Context:
     epoch. `tokenizer` and `data` (a text's name, as `read_texts` takes it) and the `field` of its records are for
     passes that train, `held_out` [tokens] is text that none may learn from, of the source `held_out_name`. `folder` is
     where a pass keeps what it needs to go on after it was killed, None where nothing is to be kept; each pass of a run
-    has one of its own, and all share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is
-    done and of how much.
+    has one of its own, and all share `cache`, for what is made once and used again. `log` takes one line at a time,
+    `progress` a stage, what is done and of how much.
     `device` is where a pass computes, None for where the graph is; graphs go from pass to pass where they were before.
     `room` are the bytes that the run may take, None where nobody knows.
     """

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.data.stream.mixture import Segment
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import real_weights
@@ -29,7 +30,7 @@ from graphprune.training.session import Session, State, Stream, make_accelerator
 class Trained:
     """The trained graph, the steps and tokens it took, the last training loss, the held-out loss of these weights and
     after how many steps they were reached. Losses are in nats per token, None where not measured. `learned` is what the
-    learner remembers, as plain data, `domains` the last loss on each domain, and `weights` theirs in the end."""
+    learner remembers, as plain data, `domains` the last loss on each domain, and `segments` what each weighed from which row on."""
 
     graph: Graph
     steps: int
@@ -39,7 +40,7 @@ class Trained:
     best_step: int
     learned: Mapping[str, Any] = field(default_factory=dict)
     domains: Mapping[str, float] = field(default_factory=dict)
-    weights: tuple[float, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
 
 def train(
@@ -111,7 +112,6 @@ def finish(session: Session, state: State) -> Trained:
 def result(session: Session, graph: Graph, state: State, held_out: float | None, best_step: int) -> Trained:
     """What the learner makes of a graph with weights, and what is known of them."""
     tokens, made = state.step * session.tokens_per_step, session.learning.finish(graph)
-    weights = segments_of(session.stream)[-1:]
     return Trained(
         made,
         state.step,
@@ -121,7 +121,7 @@ def result(session: Session, graph: Graph, state: State, held_out: float | None,
         best_step,
         session.learning.state().plain,
         state.domains,
-        weights[0].weights if weights else (),
+        segments_of(session.stream),
     )
 
 

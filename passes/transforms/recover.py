@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal, final
 
 from graphprune.bounds import Count, NotNegative, describe_bounds, wrong_fields
+from graphprune.data.stream.mixture import Segment
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
-from graphprune.passes.transforms.trained_text import TextOptions, find_domains, open_text
+from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, open_text
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device
@@ -124,15 +125,15 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
     def run(self, graph: Graph, context: Context) -> Graph:
         if context.epochs is not None and context.loss is not None:
             return self.train_embeddings(graph, context, context.epochs, context.loss)
-        length = fitting_length(graph, self.length)
+        length, segments = fitting_length(graph, self.length), tuple[Segment, ...]()
         batch = self.rows * self.accumulate * process_count()
         place = self.place(graph, batch, length)
         options = replace(self.train_options(place, context.seed), device=self.device or own_name(context))
         if options.steps > 0:
             needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
             text = TextOptions(self.data, self.field, self.loss_on, self.bos, self.cache)
-            stream = open_text(text, graph, context, length, batch, needed)
-            weighing = Weighing(self.reweigh, self.references, self.eta, self.floor)
+            stream = continued(open_text(text, graph, context, length, batch, needed), graph)
+            weighing = Weighing(self.reweigh, self.references, self.eta, self.smoothing)
             domains = find_domains(text, weighing, graph, context, stream)
             teacher = (context.source or graph) if self.distill > 0 else None
             self.say_if_not_compiled(context, options)
@@ -149,7 +150,7 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             "tokens": place.granted,
             "rows": place.row + place.steps * batch,
         }
-        return graph.remember("schedule", memory)
+        return graph.remember("schedule", memory | ({"segments": list(segments)} if segments else {}))
 
     def train_embeddings(self, graph: Graph, context: Context, epochs: Epochs, loss: Loss) -> Graph:
         """Train a model of embeddings with the unpruned one as its teacher. Raises UsageError for options of others."""
@@ -250,6 +251,6 @@ def describe(trained: Trained) -> str:
 
 def domains_told(trained: Trained) -> str:
     """The loss on each domain, and its weight in the end where there is more than one text."""
-    weights = dict(zip(trained.domains, trained.weights, strict=False))
-    told = (f"{name} {loss:.3f} (weight {weights[name]:.3f})" for name, loss in trained.domains.items())
-    return "".join(f"; {each}" for each in told)
+    weights = trained.segments[-1].weights if trained.segments else ()
+    found = zip(trained.domains.items(), weights, strict=False)
+    return "".join(f"; {name} {loss:.3f} (weight {weight:.3f})" for (name, loss), weight in found)

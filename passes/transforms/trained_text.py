@@ -6,7 +6,7 @@ from typing import Any
 
 from graphprune.data.conversations import LossOn
 from graphprune.data.stream.domain_streams import Packing, open_mixture, read_domains
-from graphprune.data.stream.mixture import Mixture
+from graphprune.data.stream.mixture import Mixture, Segment
 from graphprune.data.stream.packing import Stream
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
@@ -53,6 +53,16 @@ def open_text(
         context.progress,
     )
     return open_mixture(data, own_tokenizer(graph, context), packing)
+
+
+def continued(stream: Stream | Mixture, graph: Graph) -> Stream | Mixture:
+    """The stream with the weights that an earlier training of the graph came to, where it was of as many domains."""
+    found = tuple(
+        Segment(start, tuple(weights)) for start, weights in graph.memo.get("schedule", {}).get("segments", ())
+    )
+    if not isinstance(stream, Mixture) or not found or len(found[0].weights) != len(stream.names):
+        return stream
+    return replace(stream, segments=found)
 
 
 def own_tokenizer(graph: Graph, context: Context) -> Any:

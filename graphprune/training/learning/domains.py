@@ -1,7 +1,7 @@
 """Domains in training: the loss on each domain's held-out text, and weights that go to those that lag behind.
 
     delta_d = max(loss_d - reference_d, 0)
-    w <- softmax(log w + eta * delta);  w <- (1 - floor) * w + floor / k
+    w <- softmax(log w + eta * delta);  w <- (1 - smoothing) * w + smoothing / k
 
 Source: dynamic batch loading of Sheared LLaMA, arXiv 2310.06694 (the maximum is the paper's; its code leaves it out).
 """
@@ -21,13 +21,13 @@ from graphprune.training.session import Session, Stream
 @dataclass(frozen=True)
 class Weighing:
     """How weights of domains move: every `reweigh` steps, 0 for never, towards domains whose loss is above `references`
-    [nats a token], one for each domain in order; the unpruned model's own losses where none are given. `floor` is the
-    share that all domains have together whatever their losses are."""
+    [nats a token], one for each domain in order; the unpruned model's own losses where none are given. `smoothing` is
+    the share that all domains have together whatever their losses are."""
 
     reweigh: Whole = 0
     references: tuple[float, ...] = ()
     eta: Positive = 1.0
-    floor: Share = 1e-4
+    smoothing: Share = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +39,13 @@ class Domains:
 
 
 def reweighed(
-    weights: Sequence[float], losses: Sequence[float], references: Sequence[float], eta: float, floor: float
+    weights: Sequence[float], losses: Sequence[float], references: Sequence[float], eta: float, smoothing: float
 ) -> tuple[float, ...]:
     """The weights after a look at the losses; all are above 0 and they sum to 1."""
     excess = [max(loss - reference, 0.0) for loss, reference in zip(losses, references, strict=True)]
     logs = [math.log(weight) + eta * each for weight, each in zip(weights, excess, strict=True)]
     powers = [math.exp(each - max(logs)) for each in logs]
-    mixed = [(1 - floor) * power / sum(powers) + floor / len(weights) for power in powers]
+    mixed = [(1 - smoothing) * power / sum(powers) + smoothing / len(weights) for power in powers]
     return tuple(weight / sum(mixed) for weight in mixed)
 
 
@@ -69,7 +69,7 @@ def moved(session: Session, step: int, losses: Mapping[str, float]) -> Session:
     assert session.domains is not None
     way = session.domains.weighing
     found = [losses[name] for name in stream.names]
-    weights = reweighed(stream.segments[-1].weights, found, way.references, way.eta, way.floor)
+    weights = reweighed(stream.segments[-1].weights, found, way.references, way.eta, way.smoothing)
     batch = options.rows * options.accumulate * int(session.accelerator.num_processes)
     return replace(session, stream=stream.reweighed(options.first_row + step * batch, weights))
 

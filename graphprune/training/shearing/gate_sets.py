@@ -57,7 +57,7 @@ def sets_of(candidates: Sequence[Group], counts: Mapping[str, int], layers: int,
     for each in found:
         if each.keep / each.units < least_share(temperature):
             raise UsageError(
-                f"gates cannot learn to keep {each.keep} of {each.units} units of {each.name}: their probabilities stay "
-                f"above {least_share(temperature):.3f}; cut in two passes, or raise the target"
+                f"gates cannot learn to keep {each.keep} of {each.units} units of {each.name}: their probabilities "
+                f"stay above {least_share(temperature):.3f}; cut in two passes, or raise the target"
             )
     return found

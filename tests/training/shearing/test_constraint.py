@@ -1,4 +1,4 @@
-"""The constraint: the Lagrangian by hand, the ramp of targets, and that multipliers which ascend make masks meet them."""
+"""The constraint: the Lagrangian by hand, the ramp of targets, and that ascending multipliers make masks meet them."""
 
 import pytest
 import torch

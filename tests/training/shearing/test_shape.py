@@ -57,7 +57,7 @@ def test_what_is_given_is_what_comes_out() -> None:
         (
             ("mlp=25",),
             UsageError,
-            "shape mlp=25: model.layers.0.mlp.* has 24 units, and may keep 1, 2, 3, ..., 22, 23, 24",
+            "shape mlp=25: .* has 24 units, and may keep 1, 2, 3, ..., 22, 23, 24",
         ),
         (("layers=3",), UsageError, "shape has 3 layers, and the model 2 that may go"),
         (("experts=2",), UsageError, "shape names experts, of which nothing may be cut here"),
