@@ -264,16 +264,21 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         raise UsageError(f"{label(f'prune.{field}')}: {error}") from error
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what.removesuffix("?"), (AUTO, *PRUNABLE))
-    if recipe.order != "together" and (recipe.stages < 2 or len(split_kinds(prune.kinds)) < 2):
+    check_stages(recipe, label)
+    if AUTO in prune.kinds and len(prune.kinds) > 1:
+        raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
+    if recipe.recover is not None:
+        check_recover(recipe.recover, label, imported)
+
+
+def check_stages(recipe: Recipe, label: Label) -> None:
+    """Raise UsageError for an order of cuts where there are no two, and for stages where the cut is learned."""
+    if recipe.order != "together" and (recipe.stages < 2 or len(split_kinds(recipe.prune.kinds)) < 2):
         raise UsageError(
             f"{label('order')}: {recipe.order} is of 2 stages or more, and of kinds that are units and blocks or layers"
         )
     if recipe.learns and recipe.stages > 1:
         raise UsageError(f"{label('cut')}: {recipe.cut[:40]} cuts in one stage; leave stages out")
-    if AUTO in prune.kinds and len(prune.kinds) > 1:
-        raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    if recipe.recover is not None:
-        check_recover(recipe.recover, label, imported)
 
 
 def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:

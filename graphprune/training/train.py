@@ -30,7 +30,8 @@ from graphprune.training.session import Session, State, Stream, make_accelerator
 class Trained:
     """The trained graph, the steps and tokens it took, the last training loss, the held-out loss of these weights and
     after how many steps they were reached. Losses are in nats per token, None where not measured. `learned` is what the
-    learner remembers, as plain data, `domains` the last loss on each domain, and `segments` what each weighed from which row on."""
+    learner remembers, as plain data, `domains` the last loss on each domain, and `segments` what each weighed, from
+    which row on."""
 
     graph: Graph
     steps: int

@@ -176,5 +176,5 @@ def begun(each: GateSet, place: int, seed: int, device: torch.device) -> Tensor:
 def analyzed(graph: Graph, candidates: Sequence[Group]) -> list[Group]:
     """The same candidates in a graph of the same shape."""
     groups = analyze(graph)
-    here = groups.by_id() | {g.id: g for g in free_blocks(groups, ("layers",), {})}
+    here = {g.id: g for g in (*groups.groups, *free_blocks(groups, ("layers",), {}))}
     return [here[group.id] for group in candidates]

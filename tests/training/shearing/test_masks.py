@@ -39,8 +39,11 @@ def test_what_is_cut_is_what_the_gates_computed() -> None:
     made = prepare(make_accelerator(OPTIONS), tiny_graph(), OPTIONS, Rows(), None, None, None, asked(layers=1))
     learning = made.learning
     assert isinstance(learning, Shearing)
-    for step in range(3):
-        advance(made, step)
+    advance(made, 0)
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for position in learning.positions.values():
+            position.copy_(torch.rand(position.shape, generator=draw))
     cut = learning.finish(learning.plain.graph)
     gated = gate(learning.plain.graph, analyzed(learning.plain.graph, learning.candidates), "survivors")
     values = {id: value for each in learning.sets for id, value in learning.final_values(gated, each).items()}
