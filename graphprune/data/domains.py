@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from graphprune.data.splits import split_name
 from graphprune.errors import UsageError
 from graphprune.paths import path_of
 
@@ -26,7 +27,7 @@ def split_domains(spec: str) -> tuple[Domain, ...]:
     A file whose own name has a comma is one text. Raises UsageError for a text without a name or named twice, and for
     weights that are not above 0 or not given for all.
     """
-    parts = [spec] if "," not in spec or path_of(spec.partition("#")[0]).exists() else spec.split(",")
+    parts = [spec] if "," not in spec or path_of(split_name(spec)[0]).exists() else spec.split(",")
     if len(parts) == 1:
         return (Domain(spec, 1.0),)
     read = [split_weight(part.strip()) for part in parts]

@@ -20,6 +20,8 @@ def test_a_file_whose_name_has_a_comma_is_one_text(tmp_path: Path) -> None:
     path.write_text("one")
     assert split_domains(str(path)) == (Domain(str(path), 1.0),)
     assert split_domains(f"{path}#train") == (Domain(f"{path}#train", 1.0),)
+    (tmp_path / "c.txt").write_text("two")
+    assert len(split_domains(f"{tmp_path}/c.txt#train,d.txt#train")) == 2
 
 
 @pytest.mark.parametrize(
