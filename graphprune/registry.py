@@ -9,7 +9,7 @@ from graphprune.suggestions import did_you_mean
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-PluginKind = Literal["passes", "importance", "allocation", "compensation", "backends", "axis_rules"]
+PluginKind = Literal["passes", "importance", "allocation", "compensation", "training", "backends", "axis_rules"]
 PLUGIN_KINDS: tuple[PluginKind, ...] = get_args(PluginKind)
 
 

@@ -90,8 +90,9 @@ def test_every_plugin_of_the_tree_is_in_the_table() -> None:
 
 
 def is_plugin(name: str, node: ast.stmt) -> bool:
-    """A class below passes/ or backends/ that gives itself a name."""
-    if not isinstance(node, ast.ClassDef) or not name.startswith(("graphprune.passes.", "graphprune.backends.")):
+    """A class below passes/, backends/ or training/ that gives itself a name."""
+    places = ("graphprune.passes.", "graphprune.backends.", "graphprune.training.")
+    if not isinstance(node, ast.ClassDef) or not name.startswith(places):
         return False
     named = [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is not None]
     return any(isinstance(n.target, ast.Name) and n.target.id == "name" and "ClassVar" in ast.unparse(n) for n in named)

@@ -181,7 +181,7 @@ def third_parties(recipe: Recipe) -> Iterator[tuple[str, str]]:
         "importance": (prune.importance,),
         "allocation": (prune.allocation,),
         "compensation": (prune.compensation,),
-        "passes": (*recipe.before, *recipe.after),
+        "passes": (recipe.cut, *recipe.before, *recipe.after),
     }
     for kind, spec in ((kind, spec) for kind, own in specs.items() for spec in own if spec is not None):
         point = registry.find(kind, split_spec(spec)[0])

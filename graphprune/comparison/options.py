@@ -10,6 +10,8 @@ from annotated_types import Ge, Le
 from graphprune.amounts import parse_count, read_target
 from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.context import check_windows
+from graphprune.data.calibration import held_out_part, training_part
+from graphprune.data.domains import split_domains
 from graphprune.data.library import LIBRARY
 from graphprune.data.splits import split_name
 from graphprune.drivers import check_device
@@ -139,13 +141,13 @@ class CompareOptions:
     def searched(self) -> str:
         """The text that choices are made by."""
         assert self.data is not None
-        return self.search or ("stdlib:held-out" if self.data == "stdlib" else f"{self.data}#held-out")
+        return self.search or held_out_part(self.data, None)
 
     @property
     def calibrated(self) -> str:
         """The text that is calibrated and trained on."""
         assert self.data is not None
-        return self.data if self.search is not None or self.data == "stdlib" else f"{self.data}#train"
+        return training_part(self.data, self.search)
 
 
 def field_option(name: str) -> str:
@@ -159,7 +161,11 @@ def read_tokens(text: str) -> int:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Say whether two sources have text in common, as far as their names tell."""
+    """Say whether two sources have text in common, as far as their names tell; each may be several."""
+    return any(overlap_of_two(a.spec, b.spec) for a in split_domains(one) for b in split_domains(other))
+
+
+def overlap_of_two(one: str, other: str) -> bool:
     (name, part), (second, rest) = split_name(one), split_name(other)
     if name in LIBRARY or second in LIBRARY:
         return one == other

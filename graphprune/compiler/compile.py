@@ -36,7 +36,7 @@ from graphprune.compiler.vocabulary_start import (
     begin,
     planned_vocabulary,
 )
-from graphprune.data.calibration import Text, measured_part, training_part, watched_part
+from graphprune.data.calibration import Text, held_out_part, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
 from graphprune.encoders.examples import Examples
 from graphprune.errors import CaptureError
@@ -177,7 +177,7 @@ def prepare_method(
     recipe, source = start.aim.recipe, start.graph
     passes = expand(recipe, start.aim.target)
     check_target(source, passes)
-    apart = recipe.recover is not None or start.counted
+    apart = recipe.recover is not None or recipe.learns or start.counted
     examples = read_examples(asked_of(options), recipe, source, progress)
     text = None if examples else read_text(asked_of(options), recipe, source, apart, progress)
     given = examples or text
@@ -186,6 +186,7 @@ def prepare_method(
         draw=given.draw if given else None,
         loss=examples.loss if examples else None,
         epochs=examples.epochs if examples else None,
+        held_out_name=held_out_part(options.data, options.held_out) if text else None,
         seed=options.seed,
         source=source,
         tokenizer=given.tokenizer if given else None,
@@ -243,7 +244,9 @@ def keeps_state(recipe: Recipe, source: Graph) -> bool:
     allocation: Allocation = parse_spec("allocation", recipe.prune.allocation)
     importance: Importance = parse_spec("importance", recipe.prune.importance)
     searches, alone = allocation.searches or importance.searches, process_count() == 1
-    return recipe.recover is not None or (alone and (searches or any_stored(source.tensors().values())))
+    return (
+        recipe.recover is not None or recipe.learns or (alone and (searches or any_stored(source.tensors().values())))
+    )
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from graphprune.data.conversations import renderer
+from graphprune.data.domains import beginning_and_end, each_domain, interleaved, split_domains
 from graphprune.data.sources import read_texts, shown_source
 from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
 from graphprune.data.windows import draw_windows, tokenise
@@ -114,9 +115,24 @@ def split_text(
     `read` gives the documents of a source up to a `limit` of bytes.
     """
     if held_out is not None or spec == "stdlib":
-        return list(read(spec, limit=limit)), list(read(held_out or "stdlib:held-out", limit=_HELD_OUT_BYTES))
+        return list(read(spec, limit=limit)), read_held_out(read, held_out or "stdlib:held-out")
     documents = list(read(spec, limit=limit + _HELD_OUT_BYTES))
     return split_end(documents, min(_HELD_OUT_BYTES, max(1, count_bytes(documents) // 10)))
+
+
+def read_held_out(read: Callable[..., Iterable[str]], spec: str) -> list[str]:
+    """The documents of a held-out text. Several take turns, and the ends of all come last."""
+    if len(split_domains(spec)) == 1:
+        return list(read(spec, limit=_HELD_OUT_BYTES))
+    parts = held_out_parts(read, spec)
+    return [*interleaved([first for first, _ in parts]), *interleaved([last for _, last in parts])]
+
+
+def held_out_parts(read: Callable[..., Iterable[str]], spec: str) -> list[tuple[list[str], list[str]]]:
+    """For each of several texts the documents that may be reported on, and those that weights may be moved by."""
+    domains = split_domains(spec)
+    each = _HELD_OUT_BYTES // len(domains)
+    return [beginning_and_end(list(read(domain.spec, limit=each))) for domain in domains]
 
 
 def split_end(documents: list[str], size: int) -> tuple[list[str], list[str]]:
@@ -133,12 +149,22 @@ def split_end(documents: list[str], size: int) -> tuple[list[str], list[str]]:
 
 def training_part(spec: str, held_out: str | None) -> str:
     """What of a source is trained on: all but the part held out, or all where another text is held out."""
-    return spec if held_out is not None or spec == "stdlib" else f"{spec}#train"
+    return spec if held_out is not None else each_domain(spec, train_of)
 
 
 def held_out_part(spec: str, held_out: str | None) -> str:
     """What is never trained on."""
-    return held_out or ("stdlib:held-out" if spec == "stdlib" else f"{spec}#held-out")
+    return held_out or each_domain(spec, held_out_of)
+
+
+def train_of(text: str) -> str:
+    """The part of a text that is trained on."""
+    return text if text == "stdlib" else f"{text}#train"
+
+
+def held_out_of(text: str) -> str:
+    """The part of a text that is held out."""
+    return "stdlib:held-out" if text == "stdlib" else f"{text}#held-out"
 
 
 def describe_text(spec: str, parameters: int, held_out: str | None = None) -> dict[str, str]:

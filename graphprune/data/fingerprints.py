@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from graphprune.data.domains import split_domains
 from graphprune.data.splits import split_name
 from graphprune.errors import DataError
 
@@ -14,9 +15,18 @@ _new = functools.partial(hashlib.blake2b, digest_size=32)  # a gigabyte a second
 def fingerprint(spec: str) -> dict[str, str | int]:
     """The name of a source, and for files all that is in them: size and hash of a file, or of every file of a folder.
 
-    A data set of the hub and Python's own library are told by their names. Raises DataError for a file that cannot be
-    read.
+    A data set of the hub and Python's own library are told by their names. Several texts have one hash, of those of
+    each and their weights. Raises DataError for a file that cannot be read.
     """
+    domains = split_domains(spec)
+    if len(domains) == 1:
+        return fingerprint_one(spec)
+    found = [(fingerprint_one(domain.spec), domain.weight) for domain in domains]
+    return {"name": spec, "blake2b": _new(repr(found).encode()).hexdigest()}
+
+
+def fingerprint_one(spec: str) -> dict[str, str | int]:
+    """The same for one text."""
     name, _ = split_name(spec)
     if not Path(name).expanduser().exists():
         name = name.partition(":")[0]  # a folder, and which of its data sets

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from graphprune.data.domains import each_domain, split_domains
 from graphprune.data.library import LIBRARY, is_held_out, source_files
 from graphprune.data.readers import Row, read_dataset, read_json, read_jsonl, read_parquet, read_plain, read_table
 from graphprune.data.records import Render, joined, text_of
@@ -31,25 +32,35 @@ def read_texts(spec: str, field: str = "text", limit: int | None = None, render:
 
     A data set is `name`, `name:config` or `name:config:split` (or a folder in place of the name), is streamed, and is
     the only source that needs a network. `stdlib` and `stdlib:held-out` are the two splits of Python's own library.
-    `limit` ends the text after so many bytes of UTF-8. Raises DataError where there is no text.
+    `limit` ends the text after so many bytes of UTF-8. Of several texts, `a.txt=2,b.txt=1`, one comes after the other,
+    each with its share of the limit. Raises DataError where there is no text.
     """
-    documents = cut(open_source(spec, field, limit, render), limit)
-    first = next(documents, None)
-    if first is None:
-        raise DataError(f"{spec} holds no text")
-    yield first
-    yield from documents
+    domains = split_domains(spec)
+    for domain in domains:
+        share = limit if limit is None or len(domains) == 1 else max(1, round(limit * domain.weight))
+        documents = cut(open_source(domain.spec, field, share, render), share)
+        first = next(documents, None)
+        if first is None:
+            raise DataError(f"{domain.spec} holds no text")
+        yield first
+        yield from documents
 
 
 def look_at_text(spec: str, field: str) -> None:
-    """Open a text and read its beginning, before anything is done for it. Raises DataError."""
-    if spec not in LIBRARY and has_rows(spec):
-        check_dataset(split_name(spec)[0])
-    next(read_texts(spec, field, _LOOKED_AT))
+    """Open a text and read its beginning, before anything is done for it; each of several. Raises DataError."""
+    for domain in split_domains(spec):
+        if domain.spec not in LIBRARY and has_rows(domain.spec):
+            check_dataset(split_name(domain.spec)[0])
+        next(read_texts(domain.spec, field, _LOOKED_AT))
 
 
 def shown_source(spec: str) -> str:
     """The name of a source as others may read it: a file or folder by its last name, without where it lies."""
+    return each_domain(spec, shown_text)
+
+
+def shown_text(spec: str) -> str:
+    """The same for one text."""
     name, part = split_name(spec)
     shown = name if name in LIBRARY or not is_local(name) else Path(name).name
     return f"{shown}#{part}" if part else shown

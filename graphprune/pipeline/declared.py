@@ -26,7 +26,13 @@ from graphprune.spec import build, split_spec
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple, "list": list}
 _LIBRARIES = {"typing": typing, "annotated_types": annotated_types}
 _BOUNDS = (annotated_types.Ge, annotated_types.Gt, annotated_types.Le, annotated_types.Lt)
-_NESTED: tuple[registry.PluginKind, ...] = ("importance", "allocation", "compensation")  # specs among options
+# Options of passes that are specs, and of which kind.
+_NESTED: tuple[tuple[str, registry.PluginKind], ...] = (
+    ("importance", "importance"),
+    ("allocation", "allocation"),
+    ("compensation", "compensation"),
+    ("learner", "training"),
+)
 
 
 class UntoldError(Exception):
@@ -50,8 +56,8 @@ def make_declared(kind: registry.PluginKind, text: str) -> Any:
     name, options = split_spec(text)
     declared = declare(registry.find(kind, name))
     made = None if declared is None else build(declared, name, options)
-    for inner in _NESTED if kind == "passes" else ():
-        if isinstance(spec := getattr(made, inner, None), str):
+    for option, inner in _NESTED if kind == "passes" else ():
+        if isinstance(spec := getattr(made, option, None), str):
             make_declared(inner, spec)
     return made
 

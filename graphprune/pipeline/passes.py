@@ -39,10 +39,10 @@ class Context:
     several, `loss` what goes with it where it is no text of a language model. `source` is the model before the first
     pass: the teacher, and what floors are shares of. `epochs` gives what a model of embeddings is trained on, epoch by
     epoch. `tokenizer` and `data` (a text's name, as `read_texts` takes it) and the `field` of its records are for
-    passes that train, `held_out` [tokens] is text that none may learn from. `folder` is where a pass keeps what it
-    needs to go on after it was killed, None where nothing is to be kept; each pass of a run has one of its own, and all
-    share `cache`, for what is made once and used again. `log` takes one line at a time, `progress` a stage, what is
-    done and of how much.
+    passes that train, `held_out` [tokens] is text that none may learn from, of the source `held_out_name`. `folder` is
+    where a pass keeps what it needs to go on after it was killed, None where nothing is to be kept; each pass of a run
+    has one of its own, and all share `cache`, for what is made once and used again. `log` takes one line at a time,
+    `progress` a stage, what is done and of how much.
     `device` is where a pass computes, None for where the graph is; graphs go from pass to pass where they were before.
     `room` are the bytes that the run may take, None where nobody knows.
     """
@@ -63,6 +63,7 @@ class Context:
     room: int | None = None
     loss: Loss | None = None
     epochs: Callable[[int], Any] | None = None
+    held_out_name: str | None = None
 
     def windows(self, stage: int) -> Any:
         """What to calibrate on in a stage: each has its own where `draw` gives them."""

@@ -52,7 +52,8 @@ class Recipe(BaseModel):
 
     With `order=width-first` the first half of the cuts takes units alone, the others blocks or layers, scored on what
     is left; `depth-first` the other way round. `recover` holds options of the pass of that name; its `tokens` are those
-    of all stages together, shared out by `token_shares`. `before` and `after` are specs of passes that run once at
+    of all stages together, shared out by `token_shares`. `cut` is the spec of a pass that takes a target and what may
+    be cut, in place of `prune`. `before` and `after` are specs of passes that run once at
     either end.
     """
 
@@ -64,6 +65,7 @@ class Recipe(BaseModel):
     calibration: Calibration = Calibration()
     before: tuple[str, ...] = ()
     prune: Pruning = Pruning()
+    cut: str = "prune"
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
     stages: Count = 1
     order: Literal["together", "width-first", "depth-first"] = "together"
@@ -73,7 +75,12 @@ class Recipe(BaseModel):
     @property
     def changes_weights(self) -> bool:
         """Whether the weights that are left take other values."""
-        return bool(self.recover is not None or self.prune.compensation or self.before or self.after)
+        return bool(self.recover is not None or self.learns or self.prune.compensation or self.before or self.after)
+
+    @property
+    def learns(self) -> bool:
+        """Whether what goes is learned while training, by a pass in place of `prune`."""
+        return self.cut != "prune"
 
     @property
     def tuned_block(self) -> int:
@@ -236,6 +243,7 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         ("prune.importance", "importance", prune.importance),
         ("prune.allocation", "allocation", prune.allocation),
         ("prune.compensation", "compensation", prune.compensation),
+        ("cut", "passes", recipe.cut),
         *(("before", "passes", spec) for spec in recipe.before),
         *(("after", "passes", spec) for spec in recipe.after),
     ]
@@ -256,14 +264,21 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         raise UsageError(f"{label(f'prune.{field}')}: {error}") from error
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what.removesuffix("?"), (AUTO, *PRUNABLE))
-    if recipe.order != "together" and (recipe.stages < 2 or len(split_kinds(prune.kinds)) < 2):
-        raise UsageError(
-            f"{label('order')}: {recipe.order} is of 2 stages or more, and of kinds that are units and blocks or layers"
-        )
+    check_stages(recipe, label)
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
     if recipe.recover is not None:
         check_recover(recipe.recover, label, imported)
+
+
+def check_stages(recipe: Recipe, label: Label) -> None:
+    """Raise UsageError for an order of cuts where there are no two, and for stages where the cut is learned."""
+    if recipe.order != "together" and (recipe.stages < 2 or len(split_kinds(recipe.prune.kinds)) < 2):
+        raise UsageError(
+            f"{label('order')}: {recipe.order} is of 2 stages or more, and of kinds that are units and blocks or layers"
+        )
+    if recipe.learns and recipe.stages > 1:
+        raise UsageError(f"{label('cut')}: {recipe.cut[:40]} cuts in one stage; leave stages out")
 
 
 def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:

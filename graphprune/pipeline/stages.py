@@ -9,7 +9,6 @@ from typing import Self
 
 import torch
 
-from graphprune import registry
 from graphprune.amounts import parse_target
 from graphprune.analysis.groups import BLOCKS
 from graphprune.budget.quantities import Parameters
@@ -28,10 +27,9 @@ from graphprune.spec import parse_spec
 class PrunePass(Pass):
     """A pass that cuts a graph down to a target: what the pass `prune` is to the stages."""
 
-    @classmethod
     @abstractmethod
-    def towards(cls, target: Target, final: Target | None, options: Pruning) -> Self:
-        """The pass for a target that is known; `final` is that of the last of several prunings."""
+    def towards(self, target: Target, final: Target | None, options: Pruning) -> Self:
+        """This pass for a target that is known; `final` is that of the last of several prunings."""
 
     @abstractmethod
     def request(self, source: Graph) -> Request:
@@ -48,15 +46,23 @@ def expand(recipe: Recipe, target: Target) -> tuple[Pass, ...]:
     stages = range(1, recipe.stages + 1)
     cost, whole = target.source, target.source - target.most
     targets = [cost - whole * stage // recipe.stages for stage in stages if recipe.prune.kinds]
-    cls: type[PrunePass] = registry.load("passes", "prune")
+    pattern = cutting(recipe)
     final = target if recipe.stages > 1 and recipe.order == "together" else None
     cuts = [
-        cls.towards(replace(target, most=each), final, replace(recipe.prune, kinds=kinds))
+        pattern.towards(replace(target, most=each), final, replace(recipe.prune, kinds=kinds))
         for each, kinds in zip(targets, stage_kinds(recipe), strict=False)
     ]
     turns = chain.from_iterable(zip_longest(cuts, recoveries(recipe)))
     ends = [[parse_spec("passes", spec) for spec in specs] for specs in (recipe.before, recipe.after)]
     return (*ends[0], *(item for item in turns if item is not None), *ends[1])
+
+
+def cutting(recipe: Recipe) -> PrunePass:
+    """The pass that cuts, before its target is known. Raises UsageError for one that takes no target."""
+    made: Pass = parse_spec("passes", recipe.cut)
+    if not isinstance(made, PrunePass):
+        raise UsageError(f"cut: {recipe.cut[:40]} takes no target, so it cannot stand in the place of prune")
+    return made
 
 
 def stage_kinds(recipe: Recipe) -> list[tuple[str, ...]]:
@@ -111,7 +117,13 @@ def needs_text(recipe: Recipe) -> bool:
     prune = recipe.prune
     parts = [parse_spec("importance", prune.importance), parse_spec("allocation", prune.allocation)]
     parts += [parse_spec("compensation", prune.compensation)] if prune.compensation else []
-    outside = recipe.recover is not None or recipe.before or recipe.after or not BLOCKS.isdisjoint(prune.kinds)
+    outside = (
+        recipe.recover is not None
+        or recipe.learns
+        or recipe.before
+        or recipe.after
+        or not BLOCKS.isdisjoint(prune.kinds)
+    )
     return bool(outside or any(part.needs_data for part in parts))
 
 

@@ -150,7 +150,8 @@ def describe_method(recipe: Recipe | None) -> str:
     if recipe is None:
         return "cut by a saved plan"
     prune = recipe.prune
-    parts = {"importance": prune.importance, "allocation": prune.allocation, "compensation": prune.compensation}
+    parts = {"importance": prune.importance, "allocation": prune.allocation, "compensation": prune.compensation or ""}
+    parts = {"cut by": recipe.cut} if recipe.learns else parts
     shown = ", ".join(f"{name} `{spec}`" for name, spec in parts.items() if spec)
     stages = f" in {recipe.stages} stages" if recipe.stages > 1 else ""
     return f"method `{recipe.name}`{stages}, {shown}"

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from graphprune.data.domains import Domain, split_domains
 from graphprune.data.sources import is_local
 from graphprune.data.splits import split_name
+from graphprune.errors import UsageError
 from graphprune.reporting.work import Work
 
 T = TypeVar("T")
@@ -16,11 +18,20 @@ def hidden_paths(work: Work, folder: Path) -> dict[str, str]:
     """What must not be said, and what is said in its place: the longest first."""
     home, recipe = str(Path.home()), work.recipe.model_dump(mode="json") if work.recipe is not None else {}
     asked = (work.asked.model, work.asked.data, work.asked.held_out or "", *texts_in(recipe))
-    given = [name for name in (split_name(text)[0] for text in asked) if "/" in name and is_local(name)]
+    named = [split_name(domain.spec)[0] for text in asked for domain in named_texts(text)]
+    given = [name for name in named if "/" in name and is_local(name)]
     folders = [str(path) for path in (work.source.source.folder, work.source.source.companions) if path is not None]
     found = {path: last_name(path) for name in (*given, *folders) for path in spellings(name)}
     found |= {str(folder): "OUT", f"{home}/": "~/" if len(home) > 1 else f"{home}/"}
     return {path: found[path] for path in sorted(found, key=len, reverse=True)}
+
+
+def named_texts(text: str) -> tuple[Domain, ...]:
+    """The texts that a word may name; itself where it is no list of texts."""
+    try:
+        return split_domains(text)
+    except UsageError:
+        return (Domain(text, 1.0),)
 
 
 def spellings(name: str) -> set[str]:

@@ -36,6 +36,10 @@ class Watch:
             )
         return replace(self, last=loss, above=self.above + 1 if loss > self.best + limit else 0)
 
+    def begun_again(self, step: int) -> "Watch":
+        """The watch of a model that was cut after a step: what was best before is not this model."""
+        return Watch(start=self.start, best_step=step, last=self.last)
+
     def trained(self, entropy: float) -> "Watch":
         """The watch after a step of this mean cross entropy with the text."""
         before = [value for value in (self.lowest, self.window) if value is not None]

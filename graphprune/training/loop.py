@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from graphprune.data.stream.mixture import Mixture
 from graphprune.errors import TrainingError
 from graphprune.ir.graph import Graph
 from graphprune.running.perplexity import perplexity, stream_perplexity
 from graphprune.training.distributed import full
 from graphprune.training.divergence import require_finite, require_progress, require_sense
+from graphprune.training.learning.domains import moved, segments_of
+from graphprune.training.learning.results import compacted
 from graphprune.training.metrics import Line, Measured, Metrics, Moment, Report
 from graphprune.training.objective.sums import counted_tokens
 from graphprune.training.optimizer.adamw import AdamW, set_rate
@@ -30,22 +33,32 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def run(session: Session, state: State, metrics: Metrics, identity: Mapping[str, object], report: Report) -> State:
-    """The steps that are left."""
+def run(
+    session: Session, state: State, metrics: Metrics, identity: Mapping[str, object], report: Report
+) -> tuple[Session, State]:
+    """The steps that are left; the session is another one after each cut of the learner."""
     options = session.options
     if state.step == 0 and session.held_out is not None and options.eval_every:
         state = evaluate(session, state)
     while state.step < options.steps:
         metrics.waiting.append(advance(session, state.step))
         state = replace(state, step=state.step + 1)
+        plan = session.learning.after_step(state.step)
+        if plan is not None:
+            session = compacted(session, plan)
+            state = replace(state, watch=state.watch.begun_again(state.step), best=None, cuts=(*state.cuts, plan))
         last = state.step == options.steps
+        move = session.domains is not None and due(state.step, session.domains.weighing.reweigh, last=False)
+        if move:
+            state = replace(state, domains=domain_losses(session))
+            session = moved(session, state.step, state.domains)
         look = session.held_out is not None and due(state.step, options.eval_every, last)
         save = session.folder is not None and due(state.step, options.save_every, last, always=True)
-        if look or save or last or metrics.due():
+        if look or save or last or move or metrics.due():
             state = read(session, state, metrics, look, report)
         if save:
             save_training(session, state, metrics, identity)
-    return state
+    return session, state
 
 
 def due(step: int, every: int, last: bool, always: bool = False) -> bool:
@@ -55,28 +68,35 @@ def due(step: int, every: int, last: bool, always: bool = False) -> bool:
 
 def advance(session: Session, step: int) -> Measured:
     """One step: the gradient of the mean over every token that counts in it, clipped, and the update."""
-    options, accelerator = session.options, session.accelerator
+    options, accelerator, learning = session.options, session.accelerator, session.learning
     rate = options.rate(step)
     set_rate(session.optimizer, rate)
     parts = list(own_rows(session, step))
     tokens = max(1.0, together(accelerator, sum(counted_tokens(labels) for _, labels in parts), "sum"))
-    sums = torch.zeros(3, device=accelerator.device)
+    sums, said = torch.zeros(3, device=accelerator.device), dict[str, Tensor]()
     for part, (ids, labels) in enumerate(parts):
         whole_step = part == len(parts) - 1
         sync = contextlib.nullcontext() if whole_step else accelerator.no_sync(session.objective)
         with sync, seeded(session, step, part):
             ids, labels = ids.to(accelerator.device), labels.to(accelerator.device)
             taught = None if session.teacher is None else session.teacher(ids)
+            learning.before_forward(step, part)
             with accelerator.autocast():
-                loss, entropy, divergence = session.objective(ids, labels, taught)
+                loss, entropy, divergence, terms = session.objective(ids, labels, taught)
             # Processes average their gradients; each has its share of one sum.
-            accelerator.backward(loss * (accelerator.num_processes / tokens))
+            whole = loss * (accelerator.num_processes / tokens)
+            for name, penalty in learning.penalties(step).items():
+                whole = whole + penalty / len(parts)
+                said[name] = said.get(name, 0) + penalty.detach() / len(parts)
+            accelerator.backward(whole)
             sums += torch.stack([loss.detach(), entropy, divergence])
+            said |= {name: said.get(name, 0) + term / tokens for name, term in terms.items()}
+    learning.after_backward(step)
     norm = gradient_norm(session)
     session.optimizer.step()
     session.optimizer.zero_grad()
     values = torch.cat([accelerator.reduce(sums, "sum") / tokens, norm.detach().reshape(1).to(sums)])
-    return Measured(step + 1, values, rate, session.tokens_per_step)
+    return Measured(step + 1, values, rate, session.tokens_per_step, said)
 
 
 def gradient_norm(session: Session) -> Tensor:
@@ -84,7 +104,8 @@ def gradient_norm(session: Session) -> Tensor:
     made = session.optimizer.optimizer
     if session.options.in_backward and isinstance(made, AdamW):
         return made.take_norm()
-    trainable = session.trainee.trainable.values()
+    apart = session.learning.rates()
+    trainable = [parameter for name, parameter in session.trainee.trainable.items() if name not in apart]
     return full(session.accelerator.clip_grad_norm_(trainable, session.options.clip or math.inf))
 
 
@@ -108,7 +129,7 @@ def own_rows(session: Session, step: int) -> Iterator[tuple[Tensor, Tensor]]:
 def seeded(session: Session, step: int, part: int) -> Iterator[None]:
     """Random numbers, which only dropout needs, that depend on nothing but the seed and the place in the run."""
     options = session.options
-    if options.lora is None or options.lora.dropout == 0:
+    if not session.learning.draws:
         yield
         return
     place = (options.first_step + step) * options.accumulate + part
@@ -131,6 +152,8 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
             state = evaluate(session, state)
             metrics.restart()
             lines[-1]["held_out"] = state.watch.last
+        if session.domains is not None and (look or due(state.step, session.domains.weighing.reweigh, last=False)):
+            lines[-1] |= {"domains": dict(state.domains), "weights": list(segments_of(session.stream)[-1].weights)}
     finally:
         metrics.write(lines)
     if session.accelerator.is_main_process:
@@ -143,7 +166,7 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
 def describe_step(session: Session, measured: Measured, values: Sequence[float], speed: float) -> Line:
     """The line of metrics of a step."""
     loss, entropy, divergence, norm = values
-    return {
+    line: Line = {
         "step": session.options.first_step + measured.step,
         "stage": session.options.stage,
         "tokens": measured.step * session.tokens_per_step,
@@ -155,6 +178,9 @@ def describe_step(session: Session, measured: Measured, values: Sequence[float],
         "tokens_per_s": round(speed, 1),
         "held_out": None,
     }
+    if measured.terms:
+        line["terms"] = {name: float(term) for name, term in measured.terms.items()}
+    return line
 
 
 def note(session: Session, state: State, step: int, values: Sequence[float]) -> State:
@@ -174,6 +200,8 @@ def evaluate(session: Session, state: State) -> State:
     text = session.held_out[: options.eval_tokens]
     with accelerator.autocast(), without_dropout(session.trainee.graph):
         value = held_out_loss(session, text)
+    if session.domains is not None:
+        state = replace(state, domains=domain_losses(session))
     loss = together(accelerator, value, "mean")
     if not math.isfinite(loss):
         raise TrainingError(f"the held-out loss is {loss} at step {state.step}; lower lr (now {options.lr:g})")
@@ -198,12 +226,26 @@ def without_dropout(graph: Graph) -> Iterator[None]:
             module.train()
 
 
+def domain_losses(session: Session) -> dict[str, float]:
+    """The loss on each domain's held-out text, in nats a token."""
+    assert session.domains is not None
+    assert isinstance(session.stream, Mixture)
+    most = max(session.stream.length, session.options.eval_tokens // len(session.domains.texts))
+    with session.accelerator.autocast(), without_dropout(session.trainee.graph):
+        found = [held_out_loss(session, text[:most]) for text in session.domains.texts]
+    return {
+        name: together(session.accelerator, value, "mean")
+        for name, value in zip(session.stream.names, found, strict=True)
+    }
+
+
 def held_out_loss(session: Session, text: Tensor) -> float:
     """In nats per token; a model in shards is whole in none of its processes and is run as it is trained."""
     window, rows = session.stream.length, session.options.rows
     if session.model.layers:
         return stream_perplexity(session.model.logits, text, window, rows, vocabulary=session.words).nats_per_token
-    return perplexity(session.trainee.graph, text, window, rows).nats_per_token
+    measured = session.learning.measured(session.trainee.graph)
+    return perplexity(measured, text, window, rows).nats_per_token
 
 
 def keep(session: Session, best: Snapshot) -> Snapshot | Path:

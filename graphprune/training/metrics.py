@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypedDict, final
+from typing import NotRequired, Protocol, TypedDict, final
 
 from torch import Tensor
 
@@ -58,6 +58,9 @@ class Line(TypedDict):
     grad_norm: float | None
     tokens_per_s: float
     held_out: float | None
+    terms: NotRequired[dict[str, float]]
+    domains: NotRequired[dict[str, float]]
+    weights: NotRequired[list[float]]
 
 
 class Writer(Protocol):
@@ -69,12 +72,14 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One step, still on the device: [loss, cross entropy, divergence, gradient norm], the rate, the tokens."""
+    """One step, still on the device: [loss, cross entropy, divergence, gradient norm], the rate, the tokens, and what
+    its learner adds to the loss, by name, in nats a token."""
 
     step: int
     values: Tensor
     rate: float
     tokens: int
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @final

@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
+from graphprune.ir.plan import PlanData
 from graphprune.training.optimizer.moments import KINDS, Moments
 
 _WRITING = "writing-"
@@ -47,6 +48,10 @@ class Facts(TypedDict):
     best: str | None
     metrics: int
     scaler: dict[str, float] | None
+    learned: NotRequired[Mapping[str, Any]]
+    cuts: NotRequired[list[PlanData]]
+    segments: NotRequired[Sequence[tuple[int, Sequence[float]]]]
+    domains: NotRequired[Mapping[str, float]]
 
 
 def write_snapshot(folder: Path, name: str, snapshot: Snapshot, facts: Mapping[str, object]) -> Path:

@@ -1,7 +1,8 @@
 """A training session: the model, optimizer, teacher and data that stay the same while it runs, and where it is."""
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,28 +13,31 @@ from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place, place_nodes
+from graphprune.ir.plan import Plan
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device, make_current
-from graphprune.training.adapters import Trainee, adapted, whole
+from graphprune.training.adapters import Trainee
 from graphprune.training.distributed import is_sharded, shard
 from graphprune.training.divergence import Watch
 from graphprune.training.execution.choice import choose_checkpoint, free_bytes
 from graphprune.training.execution.compiled import missing_compiler
 from graphprune.training.execution.way import Way
-from graphprune.training.grid_adapters import on_grids
+from graphprune.training.learning.learner import Learner, Learning
+from graphprune.training.learning.weights import learner_of
 from graphprune.training.objective.head import split_head
-from graphprune.training.objective.objective import Objective
+from graphprune.training.objective.objective import Objective, Own
 from graphprune.training.objective.predictor import Predictor
-from graphprune.training.objective.sums import Blend
 from graphprune.training.objective.teacher import DTYPES, Teacher, make_teacher
 from graphprune.training.optimizer.adamw import AdamW, make_adamw
-from graphprune.training.optimizer.moments import carried_moments, write_moments
-from graphprune.training.options import LoraOptions, TrainOptions
+from graphprune.training.optimizer.moments import Moments, carried_moments, write_moments
+from graphprune.training.options import TrainOptions
 from graphprune.training.saved_state import Snapshot
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
+
+    from graphprune.training.learning.domains import Domains
 
 
 class Stream(Protocol):
@@ -47,20 +51,37 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Session:
-    """All that stays the same while a training runs."""
+class Around:
+    """What a session works with, whatever graph it trains."""
 
     options: TrainOptions
     stream: Stream
     accelerator: "Accelerator"
+    teacher: Teacher | None
+    held_out: Tensor | None
+    folder: Path | None
+    domains: "Domains | None" = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Session(Around):
+    """All that stays the same while a training runs, from one cut to the next where the learner makes any.
+
+    `graph` is what it was made for, on the processor, with weights and moments as they were then.
+    """
+
+    graph: Graph
+    learning: Learning
     trainee: Trainee
     model: Predictor
     objective: Any
     optimizer: "AcceleratedOptimizer"
-    teacher: Teacher | None
     words: int | None
-    held_out: Tensor | None
-    folder: Path | None
+
+    @property
+    def around(self) -> Around:
+        """What a session of another graph works with as well."""
+        return Around(*(getattr(self, each.name) for each in fields(Around)))
 
     @property
     def tokens_per_step(self) -> int:
@@ -75,12 +96,17 @@ class Session:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a training is: the steps done, what is known of the loss, and the best weights unless the first are."""
+    """Where a training is: the steps done, what is known of the loss, and the best weights unless the first are.
+
+    `cuts` are what its learner has cut so far, `domains` the last losses on the held-out text of each domain.
+    """
 
     step: int = 0
     watch: Watch = field(default_factory=Watch)
     loss: float | None = None
     best: Snapshot | Path | None = None
+    cuts: tuple[Plan, ...] = ()
+    domains: Mapping[str, float] = field(default_factory=dict)
 
 
 def prepare(
@@ -91,38 +117,62 @@ def prepare(
     teacher: Graph | None,
     held_out: Tensor | None,
     folder: Path | None,
+    learner: Learner | None = None,
+    domains: "Domains | None" = None,
 ) -> Session:
-    device = accelerator.device
-    sharded = is_sharded(options, accelerator)
+    """A session of a graph with a learner, the one that the options stand for unless another is given."""
     teach = None
     if options.distill > 0 and teacher is not None:
-        teach = make_teacher(teacher, options, stream.length, device)
-    if sharded:
-        trainee = whole(place_nodes(graph, device))
-    else:
-        here = place(graph, device)
-        trainee = whole(here) if options.lora is None else with_adapters(here, options.lora, options.seed)
+        teach = make_teacher(teacher, options, stream.length, accelerator.device)
+    chosen = learner or learner_of(options)
+    around = Around(options, stream, accelerator, teach, held_out, folder, domains)
+    carried = carried_moments(graph) if options.moments == "carry" else None
+    return assemble(around, graph, lambda here: chosen.begin(here, options), carried)
+
+
+def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], carried: Moments | None) -> Session:
+    """A session of a graph, which `begin` makes a learning of where it is trained, and of the moments that it has."""
+    options, accelerator, teach = around.options, around.accelerator, around.teacher
+    device, sharded = accelerator.device, is_sharded(options, accelerator)
+    learning = begin(place_nodes(graph, device) if sharded else place(graph, device))
+    trainee = learning.trainee
+    require_possible(learning, options, accelerator, sharded)
     words = vocabulary_size(trainee.graph)
-    way = choose_way(trainee, options, stream.length, device, sharded)
-    model = Predictor(trainee.graph, options.rows, stream.length, plain=options.lora is None, way=way)
-    if options.compile and options.lora is not None:  # layers that others have wrapped stay as they are
+    way = choose_way(learning, options, around.stream.length, device, sharded)
+    model = Predictor(trainee.graph, options.rows, around.stream.length, plain=learning.runs_plain, way=way)
+    if options.compile and not learning.runs_plain:  # layers that others have wrapped stay as they are
         model.compile()
     if sharded:
         trainee = shard(trainee, model, device)
-    made = make_adamw(trainee.trainable.values(), options)
+    made = make_adamw(trainee.trainable, options, learning.rates())
     if options.in_backward and isinstance(made, AdamW):
         step_in_backward(trainee, made, accelerator)
-    objective: Any = Objective(model, words or 1, Blend(options.distill, options.temperature), teach)
+    own = Own(learning.reads, learning.terms) if learning.reads else None
+    objective: Any = Objective(model, words or 1, learning.blend(options), teach, own)
     objective, optimizer = (objective, wrapped(made)) if sharded else accelerator.prepare(objective, made)
-    carried = carried_moments(graph) if options.moments == "carry" and options.lora is None else None
-    if carried is not None:
+    if carried is not None and learning.keeps_moments:
         write_moments(optimizer, trainee.trainable, carried)
-    return Session(options, stream, accelerator, trainee, model, objective, optimizer, teach, words, held_out, folder)
+    return Session(
+        **vars(around),
+        graph=graph,
+        learning=learning,
+        trainee=trainee,
+        model=model,
+        objective=objective,
+        optimizer=optimizer,
+        words=words,
+    )
 
 
-def with_adapters(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
-    """Adapters on the weights as they are, or on their grids."""
-    return on_grids(graph, options, seed) if options.block else adapted(graph, options, seed)
+def require_possible(learning: Learning, options: TrainOptions, accelerator: "Accelerator", sharded: bool) -> None:
+    """Raise UsageError for what this learner cannot be trained with."""
+    plain, several = learning.runs_plain and not learning.rates(), accelerator.num_processes > 1
+    if options.in_backward and not plain:
+        raise UsageError("in_backward=true is for a learner that trains all weights and nothing else; leave it out")
+    if sharded and not plain:
+        raise UsageError("this learner is not trained in shards; leave out shard, so that each process has all of it")
+    if several and learning.rates():
+        raise UsageError("this learner trains tensors that processes would not share; start one")
 
 
 def step_in_backward(trainee: Trainee, optimizer: AdamW, accelerator: "Accelerator") -> None:
@@ -133,14 +183,17 @@ def step_in_backward(trainee: Trainee, optimizer: AdamW, accelerator: "Accelerat
         parameter.register_post_accumulate_grad_hook(optimizer.update_and_free)  # type: ignore[no-untyped-call]
 
 
-def choose_way(trainee: Trainee, options: TrainOptions, length: int, device: torch.device, sharded: bool) -> Way:
+def choose_way(learning: Learning, options: TrainOptions, length: int, device: torch.device, sharded: bool) -> Way:
     """How forward and backward are run: by the options, and by what is free once gradients and moments are there."""
-    compiled = options.compile and options.lora is None and missing_compiler(device) is None
+    trainee, plain = learning.trainee, learning.runs_plain
+    compiled = options.compile and plain and missing_compiler(device) is None
     narrow = None if options.precision == "none" else DTYPES[options.precision]
     way = Way(options.checkpoint, compiled, sharded, narrow)
+    if not learning.recomputes:
+        return replace(way, checkpoint="off")
     if options.checkpoint != "auto":
         return way
-    split = split_head(trainee.graph) if options.lora is None else None
+    split = split_head(trainee.graph) if plain else None
     own = 3 * sum(4 * parameter.numel() for parameter in trainee.trainable.values())
     free = free_bytes(device)
     left = None if free is None else free - (own // process_count() if sharded else own)

@@ -1,20 +1,25 @@
 """Training: a graph and rows of tokens in, a graph with other weights out."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphprune.data.stream.mixture import Segment
 from graphprune.errors import TrainingError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import real_weights
 from graphprune.running.devices import memory_errors
 from graphprune.training.distributed import agreed
+from graphprune.training.learning.domains import Domains, require_domains, segments_of
+from graphprune.training.learning.learner import Learner
+from graphprune.training.learning.results import build
 from graphprune.training.loop import run
 from graphprune.training.metrics import Report, no_report
 from graphprune.training.objective.teacher import require_same_vocabulary
-from graphprune.training.optimizer.moments import KINDS, Moments, read_moments
 from graphprune.training.options import TrainOptions
 from graphprune.training.resumption import describe, restore, resume
 from graphprune.training.saved_state import read_snapshot
@@ -24,7 +29,9 @@ from graphprune.training.session import Session, State, Stream, make_accelerator
 @dataclass(frozen=True, eq=False)
 class Trained:
     """The trained graph, the steps and tokens it took, the last training loss, the held-out loss of these weights and
-    after how many steps they were reached. Losses are in nats per token, None where not measured."""
+    after how many steps they were reached. Losses are in nats per token, None where not measured. `learned` is what the
+    learner remembers, as plain data, `domains` the last loss on each domain, and `segments` what each weighed, from
+    which row on."""
 
     graph: Graph
     steps: int
@@ -32,6 +39,9 @@ class Trained:
     loss: float | None
     held_out: float | None
     best_step: int
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    domains: Mapping[str, float] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
 
 
 def train(
@@ -42,8 +52,13 @@ def train(
     held_out: Tensor | None = None,
     folder: Path | None = None,
     report: Report = no_report,
+    learner: Learner | None = None,
+    domains: Domains | None = None,
 ) -> Trained:
     """Train a language model on rows of a stream; the graph that is given stays as it was.
+
+    A `learner` says what is trained and what is done beside it, in place of the one that the options stand for. Of a
+    mixture, `domains` are measured one by one, and their weights may follow.
 
     The result carries the optimizer's moments as companions. `held_out` [tokens] is watched every `eval_every` steps.
     Under a launcher all processes call this alike, each takes its own rows, and the first writes and reports.
@@ -52,19 +67,20 @@ def train(
     for divergence and for want of memory or disk.
     """
     require_trainable(graph, options, stream, teacher)
+    require_domains(domains, stream)
     size = f" at {options.rows} rows of {stream.length} tokens"
     with memory_errors(memory_advice(options), size, TrainingError):
         accelerator = make_accelerator(options)
         graph = agreed(real_weights(graph), accelerator.device)
-        session = prepare(accelerator, graph, options, stream, teacher, held_out, folder)
-        identity = describe(session, graph) if folder is not None else {}
-        state, metrics = resume(session, identity)
+        session = prepare(accelerator, graph, options, stream, teacher, held_out, folder, learner, domains)
+        identity = describe(session, graph, learner) if folder is not None else {}
+        session, state, metrics = resume(session, identity)
         try:
             told = report if session.accelerator.is_main_process else no_report
-            state = run(session, state, metrics, identity, told)
+            session, state = run(session, state, metrics, identity, told)
         finally:
             metrics.close()
-        return finish(session, state, graph)
+        return finish(session, state)
 
 
 def require_trainable(graph: Graph, options: TrainOptions, stream: Stream, teacher: Graph | None) -> None:
@@ -82,45 +98,40 @@ def require_trainable(graph: Graph, options: TrainOptions, stream: Stream, teach
         require_same_vocabulary(teacher, graph)
 
 
-def finish(session: Session, state: State, graph: Graph) -> Trained:
+def finish(session: Session, state: State) -> Trained:
     """The result: the best weights where they are wanted and known, otherwise the last."""
     options, watch = session.options, state.watch
     watched = session.held_out is not None and options.eval_every > 0
-    tokens = state.step * session.tokens_per_step
     if watched and options.keep == "best" and watch.best_step < state.step:
         if state.best is None:
-            return Trained(before_training(session, graph), state.step, tokens, state.loss, watch.best, 0)
+            return result(session, before_training(session), state, watch.best, 0)
         restore(session, read_snapshot(state.best)[0] if isinstance(state.best, Path) else state.best)
-        return Trained(build(session, graph), state.step, tokens, state.loss, watch.best, watch.best_step)
-    held = watch.last if watched else None
-    return Trained(build(session, graph), state.step, tokens, state.loss, held, state.step)
+        return result(session, build(session), state, watch.best, watch.best_step)
+    return result(session, build(session), state, watch.last if watched else None, state.step)
 
 
-def before_training(session: Session, graph: Graph) -> Graph:
+def result(session: Session, graph: Graph, state: State, held_out: float | None, best_step: int) -> Trained:
+    """What the learner makes of a graph with weights, and what is known of them."""
+    tokens, made = state.step * session.tokens_per_step, session.learning.finish(graph)
+    return Trained(
+        made,
+        state.step,
+        tokens,
+        state.loss,
+        held_out,
+        best_step,
+        session.learning.state().plain,
+        state.domains,
+        segments_of(session.stream),
+    )
+
+
+def before_training(session: Session) -> Graph:
     """What the first step began with: the given graph, or what adapters that add nothing make of it."""
     if session.trainee.forget is None:
-        return graph
+        return session.graph
     session.trainee.forget()
-    return build(session, graph)
-
-
-def build(session: Session, graph: Graph) -> Graph:
-    """The given graph with the weights of now, and as companions their moments and what else training gives them.
-
-    Others, of weights that have changed, are left behind.
-    """
-    old, new = graph.parameters(), dict[str, Tensor]()
-    for name, tensor in session.trainee.merged().items():
-        value = tensor.to(old[name].device, copy=True)
-        new[name] = torch.nn.Parameter(value, old[name].requires_grad)
-    result = graph.with_tensors(new)
-    moments = Moments({}) if session.options.lora else read_moments(session.optimizer, session.trainee.trainable)
-    made = {**moments.tensors, **session.trainee.companions()}
-    here = {kind: {n: t.to(old[n].device) for n, t in part.items()} for kind, part in made.items()}
-    others = {k: {n: t for n, t in p.items() if n not in new} for k, p in graph.companions.items() if k not in KINDS}
-    both = {kind: {**others.get(kind, {}), **here.get(kind, {})} for kind in {**others, **here}}
-    result = replace(result, companions={kind: part for kind, part in both.items() if part})
-    return result.remember("moments", {"updates": moments.updates})
+    return build(session)
 
 
 def memory_advice(options: TrainOptions) -> str:

@@ -53,10 +53,9 @@ class Prune(PrunePass, Pruning, Aimed):
         require_limits(self, self.name)
         self.check()
 
-    @classmethod
-    def towards(cls, target: Target, final: Target | None, options: Pruning) -> Self:
+    def towards(self, target: Target, final: Target | None, options: Pruning) -> Self:
         text = None if final is None else str(final.most)
-        made = cls(target=str(target.most), final=text, quantity=target.spec, **vars(options))
+        made = type(self)(target=str(target.most), final=text, quantity=target.spec, **vars(options))
         # The texts are for people and the history: what is known is not read back from them.
         object.__setattr__(made, "known", Known(target, final))
         return made

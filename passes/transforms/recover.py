@@ -3,24 +3,24 @@
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from graphprune.bounds import Count, NotNegative, describe_bounds, wrong_fields
-from graphprune.data.conversations import LossOn
-from graphprune.data.stream.packing import Stream, open_stream
-from graphprune.data.tokens import load_tokenizer
+from graphprune.data.stream.mixture import Segment
 from graphprune.errors import UsageError
-from graphprune.ir.contract import fitting_length, vocabulary_size
+from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
+from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, open_text
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device
 from graphprune.running.loss import Loss
+from graphprune.spec import parse_spec
 from graphprune.training.embedding_terms import Terms
 from graphprune.training.embedding_training import EmbeddingOptions, Epochs, train_embeddings
 from graphprune.training.execution.compiled import missing_compiler
+from graphprune.training.learning.domains import Weighing
 from graphprune.training.metrics import Moment, Report
 from graphprune.training.options import Conduct, LoraOptions, Steps, TrainOptions, Updates, require
 from graphprune.training.train import Trained, train
@@ -28,7 +28,6 @@ from graphprune.training.train import Trained, train
 _GRID_RANK = 8  # of adapters on weights in 4 bits, as QA-LoRA's
 _EVALUATIONS = 20  # in one pass, where `eval_every` does not say
 _EVAL_SHARE, _EVAL_TOKENS = 50, (2_048, 32_768)  # text of one: a share of the trained, for a tenth of the time in all
-_VARIETY, _VARIED_TOKENS = 16, 1 << 24  # a short training draws its rows from this many times its text, up to this much
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,10 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Taught:
+class Taught(TextOptions):
     """What is trained, all weights or adapters of rank `lora`, and the text.
 
+    `learner` is a spec of another way to train, a plug-in of the kind `training`.
     With `lora_block` adapters tune weights in 4 bits, see `LoraOptions`; their rank is 8 where `lora` does not say.
     """
 
@@ -76,11 +76,7 @@ class Taught:
     lora_dropout: float = LoraOptions.dropout
     lora_targets: tuple[str, ...] = LoraOptions.targets
     lora_block: Literal[0, 16, 32, 64, 128, 256] = 0
-    data: str | None = None
-    field: str | None = None
-    loss_on: LossOn = "all"
-    bos: bool = False
-    cache: str | None = None
+    learner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class Embedded:
 # Fields come from the last base first, and are printed in that order.
 @final
 @dataclass(frozen=True)
-class Recover(Pass, Conduct, Embedded, Taught, Updates, Position, Steps, Length):
+class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Steps, Length):
     """Train the model on `tokens` tokens of text, from its own data and with the unpruned model as teacher if wanted.
 
     A step takes `rows` x `accumulate` rows of `length` tokens (times the processes). The learning rate has one course
@@ -120,30 +116,41 @@ class Recover(Pass, Conduct, Embedded, Taught, Updates, Position, Steps, Length)
             self.total_tokens is None or self.total_steps is None,
             "total_tokens and total_steps of recover say the same; give one",
         )
+        require(
+            self.learner is None or self.lora == self.lora_block == 0,
+            "a learner of recover trains as it says itself; leave lora out",
+        )
         self.train_options(Place(self.first_step or 0, 0, None, 0, 0), 0)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if context.epochs is not None and context.loss is not None:
             return self.train_embeddings(graph, context, context.epochs, context.loss)
-        length = fitting_length(graph, self.length)
+        length, segments = fitting_length(graph, self.length), tuple[Segment, ...]()
         batch = self.rows * self.accumulate * process_count()
         place = self.place(graph, batch, length)
         options = replace(self.train_options(place, context.seed), device=self.device or own_name(context))
         if options.steps > 0:
-            stream = self.stream(graph, context, length, batch, place)
+            needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
+            text = TextOptions(self.data, self.field, self.loss_on, self.bos, self.cache)
+            stream = continued(open_text(text, graph, context, length, batch, needed), graph)
+            weighing = Weighing(self.reweigh, self.references, self.eta, self.smoothing)
+            domains = find_domains(text, weighing, graph, context, stream)
             teacher = (context.source or graph) if self.distill > 0 else None
             self.say_if_not_compiled(context, options)
             report = report_to(context, max(1, options.steps // _EVALUATIONS))
-            trained = train(graph, options, stream, teacher, context.held_out, context.folder, report)
+            learner = parse_spec("training", self.learner) if self.learner is not None else None
+            trained = train(graph, options, stream, teacher, context.held_out, context.folder, report, learner, domains)
             context.log(describe(trained))
-            graph = trained.graph
+            graph = (
+                trained.graph.note(f"recover by domain{domains_told(trained)}") if trained.domains else trained.graph
+            )
         memory = {
             "steps": place.first + place.steps,
             "total": place.total,
             "tokens": place.granted,
             "rows": place.row + place.steps * batch,
         }
-        return graph.remember("schedule", memory)
+        return graph.remember("schedule", memory | ({"segments": list(segments)} if segments else {}))
 
     def train_embeddings(self, graph: Graph, context: Context, epochs: Epochs, loss: Loss) -> Graph:
         """Train a model of embeddings with the unpruned one as its teacher. Raises UsageError for options of others."""
@@ -212,33 +219,6 @@ class Recover(Pass, Conduct, Embedded, Taught, Updates, Position, Steps, Length)
             **same,
         )
 
-    def stream(self, graph: Graph, context: Context, length: int, batch: int, place: Place) -> Stream:
-        """The packed rows to train on; reads what the whole schedule takes, and more where that is little."""
-        data = self.data or context.data
-        if data is None:
-            raise UsageError("recover has no text to train on; name some with --data, or data=FILE in its options")
-        tokenizer = context.tokenizer
-        if tokenizer is None:
-            if graph.source.files is None:
-                raise UsageError("recover needs a tokenizer, and the model has none; copy its files into the folder")
-            tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
-        own = context.cache / "tokens" if context.cache is not None else None
-        needed = length * max(place.row + place.steps * batch, (place.total or 0) * batch)
-        return open_stream(
-            data,
-            tokenizer,
-            length,
-            context.seed,
-            field=self.field or context.field,
-            loss_on=self.loss_on,
-            vocabulary=vocabulary_size(graph),
-            bos=self.bos,
-            batch=batch,
-            limit_tokens=max(needed, min(_VARIETY * needed, _VARIED_TOKENS)),
-            folder=Path(self.cache).expanduser() if self.cache else own,
-            progress=context.progress,
-        )
-
 
 def own_name(context: Context) -> str | None:
     """The device of the context as an option has it."""
@@ -266,4 +246,11 @@ def describe(trained: Trained) -> str:
     """One line about a finished training."""
     loss: Any = "not measured" if trained.loss is None else f"{trained.loss:.3f}"
     held = "" if trained.held_out is None else f", held out {trained.held_out:.3f} after step {trained.best_step}"
-    return f"recover: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}"
+    return f"recover: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
+
+
+def domains_told(trained: Trained) -> str:
+    """The loss on each domain, and its weight in the end where there is more than one text."""
+    weights = trained.segments[-1].weights if trained.segments else ()
+    found = zip(trained.domains.items(), weights, strict=False)
+    return "".join(f"; {name} {loss:.3f} (weight {weight:.3f})" for (name, loss), weight in found)

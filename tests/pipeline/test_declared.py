@@ -11,7 +11,7 @@ from graphprune.errors import UsageError
 from graphprune.pipeline.declared import declare, make_declared
 from graphprune.spec import option_types, parse_spec
 
-KINDS: tuple[registry.PluginKind, ...] = ("passes", "importance", "allocation", "compensation", "backends")
+KINDS: tuple[registry.PluginKind, ...] = ("passes", "importance", "allocation", "compensation", "training", "backends")
 BUILT_IN = [(kind, name) for kind in KINDS for name in registry.names(kind)]
 
 SAMPLE = """

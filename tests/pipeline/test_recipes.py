@@ -39,6 +39,7 @@ SHIPPED = {
     "saap",
     "saap-tuned",
     "self-pruner",
+    "sheared",
     "slicegpt",
 }
 SHIPPED |= LLM_PRUNER | DEPTH

@@ -122,7 +122,7 @@ class Log:
 def test_every_step_has_a_line_and_the_held_out_loss_where_it_was_due(tmp_path: Path) -> None:
     options = replace(OPTIONS, steps=5, eval_every=2, first_step=10, total_steps=20, stage=3)
     made, log = session(options, held_out=held_out()), Log()
-    state = run(made, State(), Metrics(tmp_path), {}, log)
+    _, state = run(made, State(), Metrics(tmp_path), {}, log)
     rows = lines(tmp_path)
     assert [(row["stage"], row["step"], row["tokens"]) for row in rows] == [(3, 11 + n, 48 * (n + 1)) for n in range(5)]
     assert [row["held_out"] is not None for row in rows] == [False, True, False, True, True]
@@ -142,7 +142,7 @@ def test_no_more_steps_are_made_than_are_left(tmp_path: Path) -> None:
     made = session()
     before = {name: p.detach().clone() for name, p in made.trainee.trainable.items()}
     state = State(step=4)
-    assert run(made, state, Metrics(tmp_path), {}, no_report) is state
+    assert run(made, state, Metrics(tmp_path), {}, no_report)[1] is state
     assert lines(tmp_path) == []
     assert all(torch.equal(before[name], p) for name, p in made.trainee.trainable.items())
 

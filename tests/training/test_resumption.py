@@ -120,7 +120,7 @@ def test_weights_and_moments_are_put_back_to_the_last_bit(tmp_path: Path) -> Non
 def test_where_a_run_was_comes_back_with_its_metrics(tmp_path: Path) -> None:
     one = session(tmp_path)
     identity = describe(one, tiny_graph())
-    state, metrics = resume(one, identity)
+    _, state, metrics = resume(one, identity)
     assert (state.step, state.loss, state.best, metrics.size) == (0, None, None, 0)
     metrics.write([{"step": 1}])
     watch = state.watch.trained(3.5).evaluated(1, 3.0, 1.0)
@@ -129,7 +129,7 @@ def test_where_a_run_was_comes_back_with_its_metrics(tmp_path: Path) -> None:
     with torch.no_grad():
         next(iter(one.trainee.trainable.values())).zero_()
     other = session(tmp_path)
-    found, again = resume(other, describe(other, tiny_graph()))
+    _, found, again = resume(other, describe(other, tiny_graph()))
     assert (found.step, found.watch, found.loss, found.best) == (4, watch, 3.25, tmp_path / "best-00000001")
     assert [row["step"] for row in lines(tmp_path)] == [1]
     assert again.size == (tmp_path / "metrics.jsonl").stat().st_size

@@ -13,6 +13,7 @@ from graphprune.data.conversations import (
     encode_conversation,
     read_conversations,
 )
+from graphprune.data.domains import split_domains
 from graphprune.data.records import Conversation, content_of, is_conversation
 from graphprune.data.sources import has_rows, open_rows, read_texts
 from graphprune.errors import DataError
@@ -31,8 +32,14 @@ def encode_source(
 
     Documents are joined with the end token, as `tokens.encode` joins them; conversations are joined so where they do
     not end with it. Sources as `read_texts` takes them; rows without `field` may hold conversations.
-    Raises DataError where there is nothing to read.
+    Several texts come one after the other. Raises DataError where there is nothing to read.
     """
+    domains = split_domains(spec)
+    if len(domains) > 1:
+        for domain in domains:
+            share = None if limit_bytes is None else max(1, round(limit_bytes * domain.weight))
+            yield from encode_source(tokenizer, domain.spec, field, loss_on, share)
+        return
     if has_rows(spec):
         first = next(open_rows(spec), None)
         if first is None:

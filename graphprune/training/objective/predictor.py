@@ -1,5 +1,6 @@
 """The predictor: a language model as a module for rows of one length, and its head apart."""
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -46,6 +47,12 @@ class Predictor(nn.Module):
         if ids.shape[1] == self.length:
             return self.module(*inputs)[self.output]  # type: ignore[no-any-return]
         return self.graph.module(*inputs)[self.graph.outputs.index(self.name)]  # type: ignore[no-any-return]
+
+    def named(self, ids: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The logits and other outputs by name; of a graph with its head."""
+        inputs = decoder_inputs(self.graph, ids)
+        values = dict(zip(self.graph.outputs, self.graph.module(*inputs), strict=True))
+        return {name: values[name] for name in ("logits", *names)}
 
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [rows, length, words]."""

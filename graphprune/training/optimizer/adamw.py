@@ -1,7 +1,8 @@
 """AdamW over the parameters of a training: torch's own, or one whose moments are narrow or which steps in backward."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +11,38 @@ from torch.optim.adamw import adamw
 from graphprune.training.optimizer.states import narrow, widen
 from graphprune.training.options import States, TrainOptions
 
+FACTOR = "factor"  # of a group: how many times the weights' rate
+_NONE: Mapping[str, "Stepped"] = MappingProxyType({})
 _SLICE = 1 << 22  # numbers that are updated at a time: their moments are wide for as long
 
 
-def make_adamw(parameters: Iterable[nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW over these parameters; weight decay spares those of one dimension, which are norms and biases."""
-    listed = list(parameters)
+class Stepped(Protocol):
+    """How a tensor of its own is stepped: at so many times the rate of the weights, up the slope or down."""
+
+    @property
+    def factor(self) -> float: ...
+    @property
+    def ascends(self) -> bool: ...
+
+
+def make_adamw(
+    trainable: Mapping[str, nn.Parameter], options: TrainOptions, rates: Mapping[str, Stepped] = _NONE
+) -> torch.optim.Optimizer:
+    """AdamW over these parameters; weight decay spares those of one dimension, which are norms and biases.
+
+    Those with a rate of their own are not decayed.
+    """
+    listed = [parameter for name, parameter in trainable.items() if name not in rates]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in listed if p.dim() > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in listed if p.dim() < 2], "weight_decay": 0.0},
     ]
+    for name, rate in rates.items():
+        own = {"weight_decay": 0.0, FACTOR: rate.factor, "maximize": rate.ascends}
+        groups.append({"params": [trainable[name]], **own})
     groups = [group for group in groups if group["params"]]
     if options.states == "float32" and not options.in_backward:
-        fused = is_fused(listed)
+        fused = is_fused(list(trainable.values()))
         return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=fused)
     return AdamW(groups, options)
 
@@ -32,8 +52,9 @@ def is_fused(tensors: Sequence[Tensor]) -> bool:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Step the weights at this rate, and what has a rate of its own at so many times it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(FACTOR, 1.0)
 
 
 @final
@@ -119,5 +140,5 @@ def step_slice(weight: Tensor, gradient: Tensor, moments: list[Tensor], step: Te
         lr=group["lr"],
         weight_decay=group["weight_decay"],
         eps=group["eps"],
-        maximize=False,
+        maximize=group.get("maximize", False),
     )

@@ -37,7 +37,7 @@ def test_gradients_are_those_of_the_whole_logits(name: str, monkeypatch: pytest.
     graph, tokens = wide(name).graph, ids(2, 9) % 16
     labels = tokens.clone()
     labels[0, 2:4] = -100
-    loss, entropy, _ = Objective(Predictor(graph, 2, 9), 61, Blend())(tokens, labels)
+    loss, entropy, *_ = Objective(Predictor(graph, 2, 9), 61, Blend())(tokens, labels)
     expected = whole(graph, tokens, labels)
     assert loss.item() == entropy.item() == pytest.approx(expected.item(), rel=1e-6)
     found, right = gradients(graph, loss), gradients(graph, expected)
@@ -55,7 +55,7 @@ def test_a_teacher_is_followed_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -
         {n: torch.nn.Parameter(1.1 * t) for n, t in graph.tensors().items() if t.requires_grad}
     )
     blend = Blend(0.5, 2.0)
-    loss, _, divergence = Objective(Predictor(student, 2, 9), 61, blend, teacher)(tokens, tokens, teacher(tokens))
+    loss, _, divergence, _ = Objective(Predictor(student, 2, 9), 61, blend, teacher)(tokens, tokens, teacher(tokens))
     with torch.no_grad():
         given, known = (each(*decoder_inputs(each, tokens))[0][:, :-1].flatten(0, 1) for each in (student, graph))
     expected = token_sums(given, tokens[:, 1:].flatten(), known, blend)

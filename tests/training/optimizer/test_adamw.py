@@ -34,6 +34,10 @@ def parameters() -> list[nn.Parameter]:
     return [*made, nn.Parameter(torch.randn(8, 6, generator=draw).t())]  # memory in another order
 
 
+def named(given: list[nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {str(place): parameter for place, parameter in enumerate(given)}
+
+
 def stepped(optimizer: torch.optim.Optimizer, given: list[nn.Parameter], steps: int = 5) -> list[Tensor]:
     draw = torch.Generator().manual_seed(1)
     for step in range(steps):
@@ -48,7 +52,7 @@ def test_in_float32_it_gives_torchs_bits_slice_by_slice(monkeypatch: pytest.Monk
     monkeypatch.setattr(adamw, "_SLICE", 256)
     options = replace(OPTIONS, weight_decay=0.1, clip=0.0)
     ours, theirs = parameters(), parameters()
-    made, usual = make_adamw(ours, replace(options, in_backward=True)), make_adamw(theirs, options)
+    made, usual = make_adamw(named(ours), replace(options, in_backward=True)), make_adamw(named(theirs), options)
     assert isinstance(made, AdamW)
     assert isinstance(usual, torch.optim.AdamW)
     for one, other in zip(stepped(made, ours), stepped(usual, theirs), strict=True):
@@ -59,8 +63,8 @@ def test_in_float32_it_gives_torchs_bits_slice_by_slice(monkeypatch: pytest.Monk
 def test_narrow_moments_go_nearly_the_same_way(states: Any) -> None:
     ours, theirs = parameters(), parameters()
     before = [parameter.detach().clone() for parameter in ours]
-    narrow = stepped(make_adamw(ours, replace(OPTIONS, states=states)), ours, 20)
-    wide = stepped(make_adamw(theirs, OPTIONS), theirs, 20)
+    narrow = stepped(make_adamw(named(ours), replace(OPTIONS, states=states)), ours, 20)
+    wide = stepped(make_adamw(named(theirs), OPTIONS), theirs, 20)
     for one, other, start in zip(narrow, wide, before, strict=True):
         assert (one - other).norm() < 0.1 * (other - start).norm()
         assert not torch.equal(one, other)

@@ -1,0 +1,129 @@
+"""Masks learned while training against cutting once, at equal tokens in all, mask training included.
+
+    python benchmarks/learned_masks.py --data-root ../shared/data [--models stories3M] [--targets 60% 40%]
+        [--tokens 131072] [--seeds 3] [--rows taylor random sheared scratch] [--part 0.5] [--lr 3e-4]
+
+Rows: `taylor` and `random` are cut once and trained on all tokens; `sheared` trains masks on `--part` of them and what
+is left on the rest; `scratch` trains the shape that `sheared` came to, from drawn weights, on all of them. All are cut
+to equal widths in all layers. Prints bits per byte on held-out text after the training, parameters and seconds.
+"""
+
+import argparse
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import graphprune
+from graphprune.data.calibration import prepare_text
+from graphprune.data.tokens import encode, load_tokenizer
+from graphprune.ir.graph import Graph
+from graphprune.pipeline.passes import Context, Pass, run_passes
+from graphprune.pipeline.recipes import read_recipe
+from graphprune.running.perplexity import perplexity
+from graphprune.spec import parse_spec
+
+MODELS = {"stories260K": "stories260K-hf", "stories3M": "stories3M-hf", "babyllama": "babyllama-tok105-hf"}
+ROWS = ("taylor", "random", "sheared", "scratch")
+LENGTH, BATCH, SPREAD = 64, 8, 0.02
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--models", nargs="*", choices=tuple(MODELS), default=("stories3M",))
+    parser.add_argument("--targets", nargs="*", default=("60%", "40%"))
+    parser.add_argument("--tokens", type=int, default=131_072)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS)
+    parser.add_argument("--part", type=float, default=0.5)
+    parser.add_argument("--lr", default="3e-4")
+    given = parser.parse_args()
+    for model in given.models:
+        source = graphprune.capture(str(given.data_root / "models" / MODELS[model]))
+        for target in given.targets:
+            for seed in range(given.seeds):
+                run_rows(given, model, source, target, seed)
+
+
+def run_rows(given: argparse.Namespace, model: str, source: Graph, target: str, seed: int) -> None:
+    """All rows of a seed; that from scratch has the shape of `sheared`."""
+    made: Graph | None = None
+    for row in given.rows:
+        began = time.monotonic()
+        context = surroundings(given, source, seed)
+        if row == "scratch" and made is None:
+            continue
+        start = source if row != "scratch" else drawn(made or source, seed)
+        graph = run_passes(start, passes_of(given, row, target), context)
+        made = graph if row == "sheared" else made
+        bits = measure(given, source, graph)
+        seconds = time.monotonic() - began
+        print(
+            f"{model} {target} seed {seed} {row}: {bits:.3f} bits per byte, {graph.parameter_count():,} parameters, "
+            f"{seconds:.0f} s",
+            *(note for note in graph.notes if note.startswith("shear")),
+            flush=True,
+        )
+
+
+def passes_of(given: argparse.Namespace, row: str, target: str) -> list[Pass]:
+    """The passes of a row."""
+    masks = round(given.part * given.tokens)
+    after = given.tokens - masks if row == "sheared" else given.tokens
+    same = f"rows={BATCH},length={LENGTH},lr={given.lr}"
+    cut = {
+        "taylor": f"prune{{target={target},importance=taylor,allocation=uniform,kinds=[mlp,attention,residual]}}",
+        "random": f"prune{{target={target},importance=random,allocation=uniform,kinds=[mlp,attention,residual]}}",
+        "sheared": f"shear{{target={target},tokens={masks},{same}}}",
+    }
+    train = f"recover{{tokens={after},schedule=cosine,warmup=0.03,moments=reset,{same}}}"
+    specs = ([cut[row]] if row in cut else []) + [train]
+    made = [parse_spec("passes", spec) for spec in specs]
+    return [replace(each, uniform=True) if hasattr(each, "uniform") else each for each in made]
+
+
+def surroundings(given: argparse.Namespace, source: Graph, seed: int) -> Context:
+    """The text to calibrate and to train on; the best weights are chosen by text that is not reported on."""
+    stories = given.data_root / "corpora" / "tinystories"
+    train = str(stories / "tinystories_train_head_2MiB.txt")
+    recipe = read_recipe("taylor").calibration
+    text: Any = prepare_text(source, train, recipe.samples, LENGTH, seed)
+    return Context(
+        calibration=text.batches,
+        draw=text.draw,
+        seed=seed,
+        source=source,
+        tokenizer=text.tokenizer,
+        data=f"{train}#train",
+        held_out=text.held_out[:20_000],
+    )
+
+
+def drawn(graph: Graph, seed: int) -> Graph:
+    """The graph with weights drawn as a new model's are: norms at 1, matrices small."""
+    draw = torch.Generator().manual_seed(seed)
+    new = {
+        name: torch.nn.Parameter(
+            torch.ones_like(p) if p.dim() < 2 else torch.normal(0.0, SPREAD, p.shape, generator=draw)
+        )
+        for name, p in graph.parameters().items()
+    }
+    return replace(graph.with_tensors(new), companions={}, memo={})
+
+
+def measure(given: argparse.Namespace, source: Graph, graph: Graph) -> float:
+    """Bits per byte on 100 kB that nothing was trained on or chosen by."""
+    assert source.source.files is not None
+    held = given.data_root / "corpora" / "tinystories" / "tinystories_val_794K.txt"
+    data = held.read_bytes()[:100_000].decode("utf-8", "ignore")
+    tokens = encode(load_tokenizer(source.source.files), data.split("<|endoftext|>"))
+    found = perplexity(graph, tokens, 256, 8)
+    return found.nats_per_token * found.tokens / math.log(2) / len(data.encode())
+
+
+if __name__ == "__main__":
+    main()
