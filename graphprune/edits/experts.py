@@ -146,7 +146,7 @@ def require_own_biases(graph: Graph, calls: Sequence[LinearCall], told: str) -> 
 def find_between(
     graph: Graph, analysis: Analysis, group: Group, writers: Sequence[LinearCall], reader: LinearCall, told: str
 ) -> tuple[fx.Node, ...]:
-    """What is computed of the channels, channel by channel, in order. Raises PlanError for what is computed otherwise."""
+    """What is computed of the channels, one by one, in order. Raises PlanError for what is computed otherwise."""
     inside, ends = {call.node for call in writers}, {reader.node}
     between = []
     for node in graph.nodes:
@@ -237,9 +237,7 @@ class Stacked:
         result = self.tensor(_aten.reshape.default, (joined, [*sizes, outputs]), made, (*lead, outputs))
         self.before.replace_all_uses_with(result)
 
-    def route(
-        self, rows: fx.Node, name: str, new: Mapping[str, Tensor], options: Experts
-    ) -> tuple[fx.Node, fx.Node]:
+    def route(self, rows: fx.Node, name: str, new: Mapping[str, Tensor], options: Experts) -> tuple[fx.Node, fx.Node]:
         """The shares of the experts of every row, [rows x top], which sum to one for each row, and which they are."""
         count, top = tensor_type(rows).shape[0], options.top
         gate = read_new(self.graph, self.before, name, new[name])
@@ -248,14 +246,15 @@ class Stacked:
         kinds = TensorType(tensor_type(rows).dtype, (count, top)), TensorType(torch.int64, (count, top))
         best = self.call(_aten.topk.default, (likely, top), kinds)
         values, places = (self.call(getitem, (best, place), kind) for place, kind in enumerate(kinds))
-        whole = self.tensor(_aten.sum.dim_IntList, (values, [-1], True), rows, (count, 1))
-        shares = self.tensor(_aten.div.Tensor, (values, whole), rows, (count, top))
+        if top == 1:  # a number over itself is one, and its gradient nothing but rounding
+            shares = self.tensor(_aten.ones_like.default, (values,), rows, (count, 1))
+        else:
+            whole = self.tensor(_aten.sum.dim_IntList, (values, [-1], True), rows, (count, 1))
+            shares = self.tensor(_aten.div.Tensor, (values, whole), rows, (count, top))
         flat = self.tensor(_aten.reshape.default, (shares, [-1]), rows, (count * top,))
         return flat, self.tensor(_aten.reshape.default, (places, [-1]), places, (count * top,))
 
-    def apply(
-        self, mlp: Mlp, call: LinearCall, rows: fx.Node, picks: fx.Node, new: Mapping[str, Tensor]
-    ) -> fx.Node:
+    def apply(self, mlp: Mlp, call: LinearCall, rows: fx.Node, picks: fx.Node, new: Mapping[str, Tensor]) -> fx.Node:
         """What the picked expert's copy of a linear call makes of every row."""
         name, many = stack_name(mlp, call.weight), tensor_type(picks).shape[0]
         _, outputs, inputs = new[name].shape

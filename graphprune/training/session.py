@@ -24,6 +24,7 @@ from graphprune.training.grid_adapters import on_grids
 from graphprune.training.objective.head import split_head
 from graphprune.training.objective.objective import Objective
 from graphprune.training.objective.predictor import Predictor
+from graphprune.training.objective.routing import routed_form
 from graphprune.training.objective.sums import Blend
 from graphprune.training.objective.teacher import DTYPES, Teacher, make_teacher
 from graphprune.training.optimizer.adamw import AdamW, make_adamw
@@ -104,7 +105,8 @@ def prepare(
         trainee = whole(here) if options.lora is None else with_adapters(here, options.lora, options.seed)
     words = vocabulary_size(trainee.graph)
     way = choose_way(trainee, options, stream.length, device, sharded)
-    model = Predictor(trainee.graph, options.rows, stream.length, plain=options.lora is None, way=way)
+    run = routed_form(trainee.graph, options.balance / options.accumulate, options.routing)
+    model = Predictor(run, options.rows, stream.length, plain=options.lora is None, way=way)
     if options.compile and options.lora is not None:  # layers that others have wrapped stay as they are
         model.compile()
     if sharded:
