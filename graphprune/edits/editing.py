@@ -11,6 +11,7 @@ from graphprune.analysis.groups import Groups
 from graphprune.edits.biases import add_biases
 from graphprune.edits.centring import centre
 from graphprune.edits.experts import Experts, with_experts
+from graphprune.edits.growth import Grow, grow
 from graphprune.edits.norm_folding import fold_norms
 from graphprune.edits.stream_maps import map_streams
 from graphprune.edits.untying import untie
@@ -33,6 +34,7 @@ KINDS: Mapping[str, Editing] = {
 # Kinds with options, written as those of a plug-in: `experts{count=4,top=2,seed=0}`.
 WITH_OPTIONS: Mapping[str, tuple[type, Callable[[Graph, Sequence[str], Any], Graph]]] = {
     "experts": (Experts, with_experts),
+    "grow": (Grow, grow),
 }
 
 

@@ -112,13 +112,13 @@ def stack_name(mlp: Mlp, weight: str, end: str = "") -> str:
     return f"{mlp.scope}experts.{weight.removeprefix(mlp.scope).removesuffix('.weight').replace('.', '_')}{end}"
 
 
-def find_mlp(graph: Graph, id: str) -> Mlp:
-    """The MLP whose channels a group is. Raises PlanError, with what stands in the way."""
+def find_mlp(graph: Graph, id: str, refused: str = "no experts can be made of") -> Mlp:
+    """The MLP whose channels a group is. Raises PlanError, which says what is `refused` and what stands in the way."""
     analysis = analyze_axes(graph)
     group = next((g for g in analysis.groups.groups if g.id == id), None)
     if group is None:
-        raise PlanError(f"{id} is no group of this model, so that no experts can be made of it")
-    told = f"no experts can be made of {id}"
+        raise PlanError(f"{id} is no group of this model, so that {refused} it")
+    told = f"{refused} {id}"
     calls = find_linear_calls(graph)
     held = {(slot.name, slot.dim) for slot in group.slots}
     writers = tuple(c for c in calls if (c.weight, 1 if c.transposed else 0) in held)

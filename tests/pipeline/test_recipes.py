@@ -40,6 +40,7 @@ SHIPPED = {
     "saap-tuned",
     "self-pruner",
     "slicegpt",
+    "upcycle",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
 ACCEL = """
