@@ -82,5 +82,5 @@ def test_new_tokens_are_the_mean_of_all_and_what_cannot_grow_is_named() -> None:
         grow(source, ["model.embed_tokens.weight:1"], Grow(1, 0))
     with pytest.raises(PlanError, match="is no group of this model"):
         grow(source, ["nothing:0"], Grow(1, 0))
-    with pytest.raises(PlanError, match="cannot be read: grow"):
+    with pytest.raises(PlanError, match="cannot be read: units of grow is 1 or more"):
         edited(source, [Edit("grow{units=0,seed=0}", table)])
