@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graphprune.pipeline.stages import run_recipe
     from graphprune.pruning.interfaces import Allocation, Importance
     from graphprune.rewriting.apply import apply
+    from graphprune.rewriting.inheritance import inherit
     from graphprune.spec import parse_spec
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "export",
     "fold",
     "gate",
+    "inherit",
     "parse_spec",
     "read_plan",
     "read_recipe",
@@ -84,6 +86,7 @@ _HOMES = {
     "export": "artefacts.export:export",
     "fold": "gates.fold:fold",
     "gate": "gates.gated:gate",
+    "inherit": "rewriting.inheritance:inherit",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",

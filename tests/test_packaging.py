@@ -40,6 +40,7 @@ PUBLIC = {
     "export",
     "fold",
     "gate",
+    "inherit",
     "parse_spec",
     "read_plan",
     "read_recipe",

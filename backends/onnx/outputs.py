@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
-from graphprune.running.causal import with_outputs
+from graphprune.running.forms.causal import with_outputs
 
 
 def giving(graph: Graph, names: Sequence[str]) -> Graph:

@@ -37,7 +37,7 @@ def map_streams(graph: Graph, ids: Sequence[str]) -> Graph:
             raise PlanError(f"the stream that {id} adds to has no last dimension of channels that a matrix could map")
         if is_stream_map(skip) or any(map(is_stream_map, readers[0].all_input_nodes)):
             raise PlanError(f"the stream that {id} adds to is mapped already")
-        require_free(graph, name)
+        require_free(tensors, name)
         eye = torch.eye(size, dtype=tensor_type(skip).dtype, device=next(iter(tensors.values())).device)
         tensors[name] = torch.nn.Parameter(eye)
         made = follow(fork.module.graph, skip, name, eye)

@@ -41,9 +41,9 @@ def name_beside(name: str, leaf: str) -> str:
     return f"{scope}.{own.removesuffix('weight')}{leaf}" if scope else f"{own}_{leaf}"
 
 
-def require_free(graph: Graph, name: str) -> None:
-    """Raise PlanError where the graph has a tensor of this name."""
-    if name in graph.tensors():
+def require_free(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise PlanError where there is a tensor of this name already."""
+    if name in tensors:
         raise PlanError(f"the model has a tensor {name} already, which an edit would add; has it been edited before?")
 
 

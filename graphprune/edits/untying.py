@@ -27,7 +27,7 @@ def untie(graph: Graph, names: Sequence[str]) -> Graph:
             own = str(node.target)
             if own in taken:
                 own = beside(own, place)
-                require_free(graph, own)
+                require_free(tensors, own)
             taken.add(own)
             tensors[own] = like(tensors[name].detach().clone(), tensors[name])
             reader.replace_input_with(node, read_copy(fork.module.graph, node, own))

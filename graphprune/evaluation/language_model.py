@@ -16,7 +16,7 @@ from graphprune.ir.contract import context_length, is_present, vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.json_data import JsonObject
-from graphprune.running.causal import with_outputs
+from graphprune.running.forms.causal import with_outputs
 from graphprune.running.likelihood import Reader
 from graphprune.running.runners import Runner, graph_runner, row_axes, runner_of
 from graphprune.training.objective.head import split_head

@@ -13,9 +13,9 @@ from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
+from graphprune.running.forms.scoring import scoring_form
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.likelihood import IGNORED, Logits
-from graphprune.running.scoring import scoring_form
 
 _LOGITS = 1 << 26  # numbers that the logits of a batch may have: a quarter of a gigabyte
 _LONG = 16  # windows, from which a form of the graph that is made for their length pays

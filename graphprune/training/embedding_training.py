@@ -12,7 +12,7 @@ from graphprune.analysis.layers import find_layers
 from graphprune.encoders.embeddings import Named, require_embeddings
 from graphprune.errors import DataError, TrainingError, UsageError
 from graphprune.ir.graph import Graph
-from graphprune.running.causal import with_outputs
+from graphprune.running.forms.causal import with_outputs
 from graphprune.running.inputs import graph_inputs, rows
 from graphprune.running.loss import Comparing, Loss
 from graphprune.training.embedding_terms import Terms, read_seen, taught_loss

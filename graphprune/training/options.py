@@ -9,6 +9,7 @@ from annotated_types import Gt
 from graphprune.bounds import Count, NotNegative, Positive, Share, Whole, describe_bounds, wrong_fields
 from graphprune.errors import UsageError
 from graphprune.training.execution.recomputed import Checkpoint
+from graphprune.training.objective.routing import Routing
 from graphprune.training.schedule import Shape, learning_rate
 
 States = Literal["float32", "bf16", "int8"]
@@ -55,7 +56,8 @@ class Updates:
 
     `distill` is the weight of the teacher's logits in the loss, 1 - `distill` that of the text. `states` is the type
     that the optimizer's moments are kept in. With `in_backward` each weight is updated as soon as its gradient is
-    there, which is then let go.
+    there, which is then let go. Of mixtures of experts, `balance` is the weight of the loss that is least where experts
+    are given as many tokens, and `routing=auction` gives them as many while it trains.
     """
 
     moments: Moments = "carry"
@@ -69,6 +71,8 @@ class Updates:
     temperature: Positive = 2.0
     teacher_device: str | None = None
     teacher_dtype: Precision = "none"
+    balance: NotNegative = 0.0
+    routing: Routing = "own"
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -129,6 +133,8 @@ class TrainOptions(Conduct, Updates, Steps):
             raise UsageError(f"{name} {must} {describe_bounds(limits.bounds)}, not {value}")
         if self.in_backward:
             self.check_steps_in_backward()
+        if self.balance or self.routing != "own":
+            self.check_routing()
         end = self.first_step + self.steps
         require(end <= self.whole, f"steps {self.first_step} to {end} do not fit in total_steps={self.whole}")
 
@@ -138,6 +144,14 @@ class TrainOptions(Conduct, Updates, Steps):
         require(self.clip == 0, "in_backward=true never has all gradients, whose norm is clipped; set clip=0")
         require(self.precision != "fp16", "in_backward=true cannot undo what fp16 scales; take precision=bf16 or none")
         require(self.lora is None, "in_backward=true saves the gradients of all weights; leave it out with lora")
+
+    def check_routing(self) -> None:
+        """Raise UsageError for what cannot look at routers while it trains."""
+        asked = "balance" if self.balance else f"routing={self.routing}"
+        require(self.lora is None, f"{asked} is of the training of all weights; leave it out with lora")
+        require(not self.compile, f"{asked} looks at values, which what is compiled may not; leave compile out")
+        require(not self.shard, f"{asked} is not for tensors that are spread over processes; leave shard out")
+        require(self.precision != "fp16", f"{asked} does not know what fp16 scales; take precision=bf16 or none")
 
     @property
     def whole(self) -> int:

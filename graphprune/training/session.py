@@ -27,6 +27,7 @@ from graphprune.training.learning.weights import learner_of
 from graphprune.training.objective.head import split_head
 from graphprune.training.objective.objective import Objective, Own
 from graphprune.training.objective.predictor import Predictor
+from graphprune.training.objective.routing import routed_form
 from graphprune.training.objective.teacher import DTYPES, Teacher, make_teacher
 from graphprune.training.optimizer.adamw import AdamW, make_adamw
 from graphprune.training.optimizer.moments import Moments, carried_moments, write_moments
@@ -139,7 +140,8 @@ def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], c
     require_possible(learning, options, accelerator, sharded)
     words = vocabulary_size(trainee.graph)
     way = choose_way(learning, options, around.stream.length, device, sharded)
-    model = Predictor(trainee.graph, options.rows, around.stream.length, plain=learning.runs_plain, way=way)
+    run = routed_form(trainee.graph, options.balance / options.accumulate, options.routing)
+    model = Predictor(run, options.rows, around.stream.length, plain=learning.runs_plain, way=way)
     if options.compile and not learning.runs_plain:  # layers that others have wrapped stay as they are
         model.compile()
     if sharded:

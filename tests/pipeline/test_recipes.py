@@ -41,6 +41,7 @@ SHIPPED = {
     "self-pruner",
     "sheared",
     "slicegpt",
+    "upcycle",
 }
 SHIPPED |= LLM_PRUNER | DEPTH
 ACCEL = """

@@ -13,10 +13,10 @@ from graphprune.errors import DataError, UsageError
 from graphprune.ir.contract import rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.running import perplexity as measuring
+from graphprune.running.forms.scoring import scoring_form
 from graphprune.running.inputs import decoder_inputs, run_batch
 from graphprune.running.loss import next_token_loss
 from graphprune.running.perplexity import cut_windows, perplexity
-from graphprune.running.scoring import scoring_form
 from tests.support import oracle
 from tests.support.families import families, graph
 from tests.support.tiny_llama import CONFIG, ids, tiny_graph

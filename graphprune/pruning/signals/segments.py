@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from graphprune.errors import DataError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import arguments_of, function_of
-from graphprune.running.causal import with_outputs
+from graphprune.running.forms.causal import with_outputs
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.loss import Loss, output_loss
 from graphprune.running.stepper import Stepper, read_by

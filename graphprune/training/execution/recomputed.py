@@ -13,7 +13,7 @@ from torch import fx
 
 from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.operators import operator_key
-from graphprune.running.causal import ATTENTION, argument
+from graphprune.running.forms.causal import ATTENTION, argument
 from graphprune.training.execution.layer_modules import assign
 
 Checkpoint = Literal["auto", "off", "selective", "full"]

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from graphprune.analysis.linear_calls import read_call
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import operator_key
-from graphprune.running.causal import with_outputs
+from graphprune.running.forms.causal import with_outputs
 
 # Between the head's product and the logits: what looks at no other token and no other word.
 _ALONE = frozenset({"aten.mul", "aten.div", "aten.tanh", "aten.add", "aten.sub", "aten.to", "aten._to_copy"})

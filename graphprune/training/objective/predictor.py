@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.ir.graph import Graph
-from graphprune.running.causal import causal_form
+from graphprune.running.forms.causal import causal_form
+from graphprune.running.forms.picked import picked_form
 from graphprune.running.inputs import decoder_inputs
 from graphprune.training.execution.way import Way, in_layers, run_by
 from graphprune.training.objective.head import split_head
@@ -38,7 +39,10 @@ class Predictor(nn.Module):
             self.graph, self.layers = in_layers(self.graph, self.name, way)
             self.module: nn.Module = self.graph.module
         else:
-            self.module = run_by(causal_form(self.graph, length) if plain else graph, self.name, way)
+            form = causal_form(self.graph, length) if plain else graph
+            # Which rows of experts go together depends on values, which what is compiled may not.
+            form = picked_form(form) if plain and not way.compile else form
+            self.module = run_by(form, self.name, way)
         self.output = 0 if way.spread or way.compile else self.graph.outputs.index(self.name)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.ir.graph import Graph
-from graphprune.running.causal import causal_form
+from graphprune.running.forms.causal import causal_form
 from graphprune.running.inputs import decoder_inputs
 from graphprune.training.execution.casts import with_casts
 from graphprune.training.execution.held import Held, Saved

@@ -6,7 +6,7 @@ import transformers
 
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
-from graphprune.running.causal import causal_form, is_triangle
+from graphprune.running.forms.causal import causal_form, is_triangle
 from graphprune.running.loss import next_token_loss
 from graphprune.training.objective.predictor import Predictor
 from tests.support import oracle

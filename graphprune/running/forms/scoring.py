@@ -12,7 +12,8 @@ from torch.fx.node import Argument
 
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import device_of
-from graphprune.running.causal import ATTENTION, argument, causal_calls, made_of, mask_of, returning
+from graphprune.running.forms.causal import ATTENTION, argument, causal_calls, made_of, mask_of, returning
+from graphprune.running.forms.picked import picked_form
 
 _BLOCK = 32  # queries; 64 are as fast, 128 save less
 _aten = torch.ops.aten
@@ -26,7 +27,7 @@ def scoring_form(graph: Graph, length: int) -> Graph:
         causal = causal_calls(graph, length)
         for node in [node for node in nodes.nodes if node.name in causal]:
             attend_by_blocks(nodes, node, length)
-    return made_of(graph, nodes, ("logits",))
+    return picked_form(made_of(graph, nodes, ("logits",)))
 
 
 def attend_by_blocks(graph: fx.Graph, call: fx.Node, length: int) -> None:
