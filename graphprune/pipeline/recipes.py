@@ -65,6 +65,7 @@ class Recipe(BaseModel):
     before: tuple[str, ...] = ()
     prune: Pruning = Pruning()
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
+    sparsify: Options | None = None
     stages: Count = 1
     order: Literal["together", "width-first", "depth-first"] = "together"
     token_shares: Shares = "linear"
@@ -73,7 +74,20 @@ class Recipe(BaseModel):
     @property
     def changes_weights(self) -> bool:
         """Whether the weights that are left take other values."""
-        return bool(self.recover is not None or self.prune.compensation or self.before or self.after)
+        trained = self.recover is not None or self.sparsify is not None
+        return bool(trained or self.prune.compensation or self.before or self.after)
+
+    @property
+    def cuts_units(self) -> bool:
+        """Whether units go, so that there is a size to reach."""
+        return bool(self.prune.kinds)
+
+    @property
+    def solves_patterns(self) -> bool:
+        """Whether weights are made sparse by what they read on a text."""
+        found = [options for name, options in map(split_spec, (*self.before, *self.after)) if name == "sparsify"]
+        found += [self.sparsify] if self.sparsify is not None else []
+        return any(options.get("method") != "magnitude" for options in found)
 
     @property
     def tuned_block(self) -> int:
@@ -263,7 +277,9 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
     if recipe.recover is not None:
-        check_recover(recipe.recover, label, imported)
+        check_options("recover", recipe.recover, label, imported)
+    if recipe.sparsify is not None:
+        check_options("sparsify", recipe.sparsify, label, imported)
 
 
 def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -272,24 +288,24 @@ def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(filter(None, (units, tuple(kind for kind in kinds if kind in WHOLE))))
 
 
-def check_recover(options: Options, label: Label, imported: bool) -> None:
-    """Every option is one of the pass and of its type. Raises UsageError."""
-    cls = registry.load("passes", "recover") if imported else declare(registry.find("passes", "recover"))
+def check_options(name: str, options: Options, label: Label, imported: bool) -> None:
+    """Every option is one of the pass of this name and of its type. Raises UsageError."""
+    cls = registry.load("passes", name) if imported else declare(registry.find("passes", name))
     if cls is None:
         return
     for key in options:
-        if key in _SCHEDULED:
+        if name == "recover" and key in _SCHEDULED:
             raise UsageError(
                 f"{label(f'recover.{key}')} is set for each stage; leave it out, and give tokens and stages"
             )
         if key not in option_types(cls):
             guess = did_you_mean(key, list(option_types(cls))) or "`graphprune list passes` has all"
-            raise UsageError(f"{label(f'recover.{key}')} is no option of recover; {guess}")
+            raise UsageError(f"{label(f'{name}.{key}')} is no option of {name}; {guess}")
     for key, value in options.items():
         try:
-            build(cls, "recover", {key: option_text(value)})
+            build(cls, name, {key: option_text(value)})
         except UsageError as error:
-            raise UsageError(f"{label(f'recover.{key}')}: {error}") from error
+            raise UsageError(f"{label(f'{name}.{key}')}: {error}") from error
 
 
 def option_text(value: Any) -> str:
@@ -299,4 +315,9 @@ def option_text(value: Any) -> str:
 
 def make_recover(options: Mapping[str, Any]) -> Any:
     """The pass `recover` with these options."""
-    return build(registry.load("passes", "recover"), "recover", {k: option_text(v) for k, v in options.items()})
+    return make_pass("recover", options)
+
+
+def make_pass(name: str, options: Mapping[str, Any]) -> Any:
+    """The pass of this name with options as a recipe has them."""
+    return build(registry.load("passes", name), name, {key: option_text(value) for key, value in options.items()})

@@ -19,6 +19,7 @@ from graphprune.training.options import TrainOptions
 from graphprune.training.resumption import describe, restore, resume
 from graphprune.training.saved_state import read_snapshot
 from graphprune.training.session import Session, State, Stream, make_accelerator, prepare
+from graphprune.weights.patterns import is_pattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ def before_training(session: Session, graph: Graph) -> Graph:
 def build(session: Session, graph: Graph) -> Graph:
     """The given graph with the weights of now, and as companions their moments and what else training gives them.
 
-    Others, of weights that have changed, are left behind.
+    Patterns are kept; others, of weights that have changed, are left behind.
     """
     old, new = graph.parameters(), dict[str, Tensor]()
     for name, tensor in session.trainee.merged().items():
@@ -117,7 +118,11 @@ def build(session: Session, graph: Graph) -> Graph:
     moments = Moments({}) if session.options.lora else read_moments(session.optimizer, session.trainee.trainable)
     made = {**moments.tensors, **session.trainee.companions()}
     here = {kind: {n: t.to(old[n].device) for n, t in part.items()} for kind, part in made.items()}
-    others = {k: {n: t for n, t in p.items() if n not in new} for k, p in graph.companions.items() if k not in KINDS}
+    others = {
+        kind: {name: t for name, t in part.items() if name not in new or is_pattern(kind)}
+        for kind, part in graph.companions.items()
+        if kind not in KINDS
+    }
     both = {kind: {**others.get(kind, {}), **here.get(kind, {})} for kind in {**others, **here}}
     result = replace(result, companions={kind: part for kind, part in both.items() if part})
     return result.remember("moments", {"updates": moments.updates})

@@ -112,6 +112,10 @@ def without_patterns(companions: Companions) -> dict[str, Mapping[str, Tensor]]:
     return {kind: part for kind, part in companions.items() if not is_pattern(kind)}
 
 
+def only_patterns(companions: Companions) -> dict[str, Mapping[str, Tensor]]:
+    return {kind: part for kind, part in companions.items() if is_pattern(kind)}
+
+
 def broken_groups(companions: Companions) -> Iterator[tuple[str, Grouped]]:
     """The weights that keep more of a group than their pattern lets them."""
     for kind, part in companions.items():
