@@ -75,8 +75,13 @@ def fista_prune(problem: Problem, pattern: Pattern, start: Tensor, options: Fist
     return best, trace
 
 
-def descend(problem: Problem, start: Tensor, l1: float, step: float, steps: int) -> Tensor:
-    """So many steps of FISTA for 1/2 E|W x - y|² + l1 Σ|w|; `step` is one over the largest curvature."""
+def descend(
+    problem: Problem, start: Tensor, l1: float, step: float, steps: int, still: float = _STILL
+) -> Tensor:
+    """So many steps of FISTA for 1/2 E|W x - y|² + l1 Σ|w|; `step` is one over the largest curvature.
+
+    Ends where a step changes the weights by less than `still`.
+    """
     weight = ahead = start
     pace = 1.0
     for _ in range(steps):
@@ -85,7 +90,7 @@ def descend(problem: Problem, start: Tensor, l1: float, step: float, steps: int)
         next_pace = (1 + math.sqrt(1 + 4 * pace * pace)) / 2
         change = new - weight
         weight, ahead, pace = new, new + (pace - 1) / next_pace * change, next_pace
-        if float(torch.linalg.vector_norm(change)) < _STILL:
+        if float(torch.linalg.vector_norm(change)) < still:
             break
     return weight
 
