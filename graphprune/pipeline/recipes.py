@@ -276,10 +276,8 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         )
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    if recipe.recover is not None:
-        check_options("recover", recipe.recover, label, imported)
-    if recipe.sparsify is not None:
-        check_options("sparsify", recipe.sparsify, label, imported)
+    for name, options in (("recover", recipe.recover), ("sparsify", recipe.sparsify)):
+        check_options(name, options or {}, label, imported)
 
 
 def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:

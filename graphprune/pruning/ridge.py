@@ -19,8 +19,8 @@ _SHARE, _LEAST = 8.0, 0.01  # of inputs over tokens, chosen on text that no tabl
 class Ridge:
     """min E|W x - y|² + damping E|(W - W_old) x_i|² for each input x_i by itself; a free bias is solved with it.
 
-    Weights that a pattern has at zero stay there. Without a number, damping is in proportion to what there is to learn, the inputs, over the tokens to learn it from:
-    with few of them an undamped solution fits what is theirs alone.
+    Weights that a pattern has at zero stay there. Without a number, damping is in proportion to what there is to learn,
+    the inputs, over the tokens to learn it from: with few of them an undamped solution fits what is theirs alone.
 
     Batches are summed in `work`: float32 rounds at a millionth of an input's energy, far below the usual damping.
     """
@@ -36,7 +36,9 @@ class Ridge:
             rest, shift = target.moment - seen.gram @ old.T, target.mean - old @ seen.mean
             rest = rest - torch.outer(seen.mean, shift) if centred else rest
             kept = target.kept
-            change = seen.solve(rest, damping, centred).T if kept is None else on_pattern(seen, rest, damping, centred, kept)
+            change = (
+                seen.solve(rest, damping, centred).T if kept is None else on_pattern(seen, rest, damping, centred, kept)
+            )
             new[target.rows] = (old + change).to(new.dtype)
             offset.append(shift - change @ seen.mean)
         return Solution(new, torch.cat(offset) if centred else None)

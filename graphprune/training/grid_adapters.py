@@ -72,7 +72,9 @@ def on_grids(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
     adapter. Raises UsageError for targets that do not occur, and for weights with a pattern of zeros.
     """
     if kept_entries(graph.companions):
-        raise UsageError("lora_block of recover moves all weights of a block, so that zeros would not stay; leave it out")
+        raise UsageError(
+            "lora_block of recover moves all weights of a block, so that zeros would not stay; leave it out"
+        )
     copy = deep_copy(graph)
     for parameter in copy.parameters().values():
         parameter.requires_grad_(False)

@@ -1,7 +1,7 @@
 """Patterns: which entries of a weight are zero for good, known beside it so that whatever changes it keeps its zeros.
 
-What is kept of a weight is a companion of it: a tensor of truth values in its shape, under a kind that says the pattern.
-The zeros themselves say the same: `kept_by_zeros` reads them from a checkpoint.
+What is kept of a weight is a companion of it: truth values in its shape, under a kind that says the pattern. The zeros
+themselves say the same: `kept_by_zeros` reads them from a checkpoint.
 """
 
 import re
@@ -78,7 +78,9 @@ def parse_pattern(text: str, per: Per = "matrix") -> Pattern:
     number = re.fullmatch(r"(\d+\.?\d*|\.\d+)(%?)", text)
     share = float(number[1]) / (100 if number[2] else 1) if number else 0.0
     if not 0 < share < 1:
-        raise UsageError(f"a pattern is a share of zeros such as 50%, or a part of each group such as 2:4, not {text[:40]}")
+        raise UsageError(
+            f"a pattern is a share of zeros such as 50%, or a part of each group such as 2:4, not {text[:40]}"
+        )
     return Share(share, per)
 
 

@@ -50,12 +50,13 @@ class Searched:
 class Sparsify(Pass, Searched):
     """Set weights of linear layers to zero in a `pattern`: a share of zeros (`50%`), or `2:4` along inputs.
 
-    `method` says which, and what the others become: `magnitude`, `wanda`, `sparsegpt`, `fista` (both l1 and rounding),
-    `least-squares` on the zeros of `start`, or `alternating` directions. `start` is where the former two begin. A share
-    is of each matrix, or `per` row. Layers read what those before give; `errors=layer` begins every layer anew with what
-    the dense model has there, `errors=none` every weight. Weights aim at what they gave in the dense model, or with
-    `target=stream` at the sum that their branch goes into. `auto` is what each method's paper does. `scope` and `skip`
-    are regular expressions of the weights that are meant and of those that are left dense.
+    `method` says which, and what the others become: `magnitude`, `wanda`, `sparsegpt`, `fista` (l1 and rounding) from
+    the weights of `start`, `least-squares` on the zeros of `start`, or `alternating` directions. A share is of each
+    matrix, or `per` row. Layers read what those before give; `errors=layer` begins every layer anew with what the dense
+    model has there, `errors=none` every weight. Weights aim at what they gave in the dense model, or with
+    `target=stream` at the sum that their branch goes into. `auto` is what each method's paper does. `damping`, of each
+    input's own energy, holds weights near what they were. `scope` and `skip` are regular expressions of the weights
+    that are meant and of those that are left dense.
 
     Before `linear(x, w[44, 32])`, after the same with zeros in `w`, which stay: cuts, training and least squares keep
     them.

@@ -14,8 +14,8 @@ _PENALTIES, _TURNS, _SOLVED = (0.5, 1.0, 2.0, 4.0, 8.0), 8, 20
 def alternate(problem: Problem, pattern: Pattern) -> Tensor:
     """The weight with a pattern by alternating directions of multipliers, with a penalty that rises.
 
-    Inputs have energy 1, so that magnitudes compare. In turns: W of least E|W x - y|² + p |W - Z + U|², Z the entries of
-    W + U that a pattern keeps, U what they differ by, summed up. The last pattern is kept, and its weights are those of
+    Inputs have energy 1, so that magnitudes compare. In turns: W of least E|W x - y|² + p |W - Z + U|², Z what a
+    pattern keeps of W + U, U what they differ by, summed up. The last pattern is kept, and its weights are those of
     least squares, by conjugate gradients. Sources: Boyd et al. 2011, section 9.1; for weights of language models Boža,
     arXiv 2401.02938, and ALPS, arXiv 2406.07831, whose penalty rises too.
     """

@@ -75,9 +75,7 @@ def fista_prune(problem: Problem, pattern: Pattern, start: Tensor, options: Fist
     return best, trace
 
 
-def descend(
-    problem: Problem, start: Tensor, l1: float, step: float, steps: int, still: float = _STILL
-) -> Tensor:
+def descend(problem: Problem, start: Tensor, l1: float, step: float, steps: int, still: float = _STILL) -> Tensor:
     """So many steps of FISTA for 1/2 E|W x - y|² + l1 Σ|w|; `step` is one over the largest curvature.
 
     Ends where a step changes the weights by less than `still`.

@@ -1,4 +1,4 @@
-"""Places: which weights of a graph a pattern is for, where each layer begins, and what stays as it is, with the reason."""
+"""Places: which weights of a graph get a pattern, where each layer begins, and what stays as it is, and why."""
 
 import re
 from collections.abc import Sequence
@@ -51,8 +51,9 @@ def require_groups(calls: Sequence[LinearCall], inputs: dict[str, int], pattern:
     if wrong:
         kinds = list(dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in wrong))
         raise UsageError(
-            f"{named(wrong)} read {inputs[wrong[0]]} inputs, which is no multiple of {pattern.size}: {pattern} does not "
-            f"fit; leave them out with --set sparsify.skip=[{','.join(kinds)}], or cut with --round-to {pattern.size}"
+            f"{named(wrong)} read {inputs[wrong[0]]} inputs, which is no multiple of {pattern.size}: {pattern} does "
+            f"not fit; leave them out with --set sparsify.skip=[{','.join(kinds)}], or cut with --round-to "
+            f"{pattern.size}"
         )
 
 
@@ -74,8 +75,8 @@ def left_whole(
         return ()
     count = sum(tensors[name].numel() for name in others)
     return (
-        f"no pattern for {named(others)} ({count:,} parameters): only matrices that one linear layer alone reads get one, "
-        "not stacks of experts, convolutions, tables or shared weights",
+        f"no pattern for {named(others)} ({count:,} parameters): only matrices that one linear layer alone reads get "
+        "one, not stacks of experts, convolutions, tables or shared weights",
     )
 
 

@@ -28,7 +28,9 @@ def by_magnitude(problem: Problem, pattern: Pattern) -> Tensor:
 
 def wanda(problem: Problem, pattern: Pattern) -> Tensor:
     """The weights with the largest |w| √E[x²] (arXiv 2306.11695), as they are."""
-    return problem.weight * pattern.keep(problem.weight.abs() * problem.gram.diagonal().clamp(min=0).sqrt()) * problem.live
+    return (
+        problem.weight * pattern.keep(problem.weight.abs() * problem.gram.diagonal().clamp(min=0).sqrt()) * problem.live
+    )
 
 
 SIMPLE: Mapping[Start, Callable[[Problem, Pattern], Tensor]] = {

@@ -35,4 +35,6 @@ def test_it_is_below_the_others_on_the_mean_of_problems() -> None:
 
 def test_the_damped_inverse_is_one() -> None:
     gram = problem(width=12).gram
-    assert torch.allclose(damped_inverse(gram, 2.0) @ (gram + 2 * torch.eye(12, dtype=gram.dtype)), torch.eye(12, dtype=gram.dtype))
+    assert torch.allclose(
+        damped_inverse(gram, 2.0) @ (gram + 2 * torch.eye(12, dtype=gram.dtype)), torch.eye(12, dtype=gram.dtype)
+    )

@@ -1,5 +1,6 @@
-"""FISTAPruner: its steps are the formula's, they end where the convex problem does, and nothing is worse than its start."""
+"""FISTAPruner: its steps are the formula's and end where the convex problem does; nothing is worse than its start."""
 
+import itertools
 import math
 
 import numpy
@@ -69,6 +70,6 @@ def test_the_search_in_logarithms_rises_where_rounding_costs_most_and_falls_else
     given = problem(12, 16, moved=0.5)
     options = Fista(patience=9, eps=0.0, rounds=9)
     _, trace = fista_prune(given, Share(0.5), wanda(given, Share(0.5)), options)
-    for one, other in zip(trace, trace[1:], strict=False):
+    for one, other in itertools.pairwise(trace):
         assert (other.l1 > one.l1) == (one.rounding > 0.3 * one.error)
     assert trace[0].l1 == pytest.approx(math.sqrt(1e-7) * float(given.cross.abs().max()))
