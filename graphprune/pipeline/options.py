@@ -222,7 +222,7 @@ class CompileOptions:
 
     def require_target(self, cuts_units: bool) -> None:
         """Raise UsageError where the method cuts units and there is no size to cut to, or the other way round."""
-        if self.targets and not cuts_units and not self.vocabulary:
+        if self.targets and self.targets[0][1] != _WHOLE and not cuts_units and not self.vocabulary:
             option, value = self.targets[0]
             raise UsageError(
                 f"{option} {value}: the method {self.method} cuts no units, so there is no size to reach; leave "
@@ -246,7 +246,7 @@ class CompileOptions:
         """The option of the target, and its value; all of the model where nothing is to be cut."""
         if self.only_vocabulary:
             return "--vocabulary", str(self.vocabulary)
-        return self.targets[0] if self.targets else ("--target-params", "100%")
+        return self.targets[0] if self.targets else ("--target-params", _WHOLE)
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
@@ -256,6 +256,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "--target-speed": parse_speed,
 }
 _TARGETS = tuple(_READERS)
+_WHOLE = "100%"  # the size where nothing is to be cut, as a report has it
 
 
 def option_name(field: str) -> str:

@@ -98,7 +98,7 @@ class Sparsify(Pass, Searched):
         """The graph with these calls' weights in the pattern."""
         if self.method == "magnitude":
             return by_magnitude(graph, calls, pattern)
-        batches = context.windows(0)
+        batches = context.windows(len(graph.history))  # each stage has its own
         if not batches:
             raise UsageError(f"sparsify{{method={self.method}}} looks at text; give --data, or method=magnitude")
         solver = PatternSolver(
