@@ -186,6 +186,8 @@ class CompileOptions:
             raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
         if len(self.targets) > 1:
             raise self.how_small(f", not {' and '.join(option for option, _ in self.targets)}")
+        if self.prune or (self.method == CompileOptions.method and not self.settings):
+            self.require_target(True)  # of other methods the recipe says whether they cut units
         for name, value, limits in wrong_fields(self):
             if isinstance(value, str):
                 check_choice(option_name(name), value, limits.choices)
@@ -231,6 +233,7 @@ class CompileOptions:
         if self.targets or self.only_vocabulary or not cuts_units:
             return
         tokens = "; or --vocabulary N for so many tokens" if "vocabulary" in (self.prune or ()) else ""
+        tokens = "; or --method sparse, which sets weights to zero alone" if self.pattern else tokens
         raise self.how_small("; --vocabulary alone cuts nothing but tokens" if self.vocabulary else tokens)
 
     def how_small(self, more: str) -> UsageError:

@@ -24,6 +24,7 @@ from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipe_files"
 _SUFFIXES = (".yaml", ".yml")
+_MINUTE = 60
 _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 
 
@@ -47,6 +48,14 @@ def read_tokens(options: Any) -> Any:
     return options
 
 
+def read_groups(options: Any) -> Any:
+    """`pattern: 2:4` is two of each four inputs, which YAML reads as minutes and seconds."""
+    found = options.get("pattern") if isinstance(options, Mapping) else None
+    if isinstance(found, int) and not isinstance(found, bool) and found >= _MINUTE:
+        return {**options, "pattern": f"{found // _MINUTE}:{found % _MINUTE}"}
+    return options
+
+
 class Recipe(BaseModel):
     """A method: prune in `stages` equal cuts; where there is `recover`, train after each.
 
@@ -65,7 +74,7 @@ class Recipe(BaseModel):
     before: tuple[str, ...] = ()
     prune: Pruning = Pruning()
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
-    sparsify: Options | None = None
+    sparsify: Annotated[Options | None, BeforeValidator(read_groups)] = None
     stages: Count = 1
     order: Literal["together", "width-first", "depth-first"] = "together"
     token_shares: Shares = "linear"

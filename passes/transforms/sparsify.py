@@ -55,8 +55,8 @@ class Sparsify(Pass, Searched):
     matrix, or `per` row. Layers read what those before give; `errors=layer` begins every layer anew with what the dense
     model has there, `errors=none` every weight. Weights aim at what they gave in the dense model, or with
     `target=stream` at the sum that their branch goes into. `auto` is what each method's paper does. `damping`, of each
-    input's own energy, holds weights near what they were. `scope` and `skip` are regular expressions of the weights
-    that are meant and of those that are left dense.
+    input's own energy, holds weights near what they were: 0, or for `alternating` as much as least squares has. `scope`
+    and `skip` are regular expressions of the weights that are meant and of those that are left dense.
 
     Before `linear(x, w[44, 32])`, after the same with zeros in `w`, which stay: cuts, training and least squares keep
     them.
@@ -101,9 +101,8 @@ class Sparsify(Pass, Searched):
         batches = context.windows(len(graph.history))  # each stage has its own
         if not batches:
             raise UsageError(f"sparsify{{method={self.method}}} looks at text; give --data, or method=magnitude")
-        solver = PatternSolver(
-            self.method, pattern, self.start, self.pattern_for(self.start), self.damping_for(calls, graph), self.fista
-        )
+        start = self.pattern_for(self.start)
+        solver = PatternSolver(self.method, pattern, self.start, start, self.damping, self.fista)
         errors = self.errors if self.errors != "auto" else "layer" if self.method == "fista" else "all"
         target = self.target if self.target != "auto" else "stream" if self.method == "alternating" else "output"
         return reconstruct(
@@ -123,9 +122,6 @@ class Sparsify(Pass, Searched):
         """The pattern with its shares of what the method's paper has them of, unless `per` says it."""
         own: Per = "row" if method == "wanda" else "matrix"
         return parse_pattern(self.pattern, own if self.per == "auto" else self.per)
-
-    def damping_for(self, calls: Sequence[LinearCall], graph: Graph) -> float:
-        return self.damping if self.damping is not None else 0.0
 
     @property
     def fista(self) -> Fista:

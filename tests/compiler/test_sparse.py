@@ -75,9 +75,9 @@ def test_cut_sparse_and_trained_in_one_recipe(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_without_a_size_is_told_before_anything_is_read(tmp_path: Path) -> None:
-    dense = options(tmp_path, tmp_path / "out", pattern=None, method="taylor")
-    with pytest.raises(UsageError, match="how small"):
-        resolve_recipe(dense)
+    for method in ("taylor", "wanda-sp"):
+        with pytest.raises(UsageError, match="how small"):
+            resolve_recipe(options(tmp_path, tmp_path / "out", pattern=None, method=method))
     with pytest.raises(UsageError, match=r"--target-params 80%: the method fista cuts no units, .* --prune auto"):
         resolve_recipe(options(tmp_path, tmp_path / "out", target_params="80%"))
     both = resolve_recipe(options(tmp_path, tmp_path / "out", target_params="80%", prune=("auto",)))
@@ -85,6 +85,11 @@ def test_what_is_asked_for_without_a_size_is_told_before_anything_is_read(tmp_pa
     assert both.sparsify is not None
     with pytest.raises(UsageError, match=r"--pattern 4:2: a pattern is a share of zeros"):
         resolve_recipe(options(tmp_path, tmp_path / "out", pattern="4:2"))
+    for how in ("sparsify.pattern=2:4", "sparsify.pattern='2:4'"):
+        read = resolve_recipe(options(tmp_path, tmp_path / "out", pattern=None, settings=(how,)))
+        assert read.sparsify == {"pattern": "2:4", "method": "fista", "start": "sparsegpt"}
+    with pytest.raises(UsageError, match="or --method sparse, which sets weights to zero alone"):
+        options(tmp_path, tmp_path / "out", method="taylor")
     with pytest.raises(UsageError, match="no option of sparsify"):
         resolve_recipe(options(tmp_path, tmp_path / "out", settings=("sparsify.patern=2:4",)))
 

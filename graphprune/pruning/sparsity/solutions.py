@@ -1,6 +1,6 @@
 """Solutions: the weights that a run has found so far, in a folder, so that it goes on after a kill to the same bits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -19,7 +19,11 @@ class SolutionFolder:
 
     def read(self, name: str) -> Solution | None:
         library = Library(self.folder)
-        return library.read(name, _ONE) if library.holds(name) else None
+        if not library.holds(name):
+            return None
+        found = library.read(name, _ONE)
+        # In memory of its own: how it is aligned can change the last bit of a product.
+        return replace(found, weight=found.weight.clone())
 
     def write(self, name: str, solution: Solution) -> None:
         Library(self.folder).write(name, {_ONE: solution})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graphprune.pruning.activations.moments import Moments
 from graphprune.pruning.reconstruct import Solution, Target
+from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.sparsity.alternating import alternate
 from graphprune.pruning.sparsity.fista import Fista, fista_prune
 from graphprune.pruning.sparsity.problem import Problem
@@ -45,21 +46,23 @@ SIMPLE: Mapping[Start, Callable[[Problem, Pattern], Tensor]] = {
 class PatternSolver:
     """Gives calls weights with a pattern, by a method; `start` is where FISTA and least squares begin.
 
-    What is found is the better of it and the start, by what it gives on the text; errors are counted with `damping` of
-    each input's own energy for what weights change by.
+    What these find is never worse than the start, by what it gives on the text. Errors are counted with `damping` of
+    each input's own energy for what weights change by: without a number none, or for alternating directions as much as
+    for least squares.
     """
 
     method: Method
     pattern: Pattern
     start: Start = "sparsegpt"
     start_pattern: Pattern | None = None
-    damping: float = 0.0
+    damping: float | None = None
     fista: Fista = field(default_factory=Fista)
     work: torch.dtype = torch.float32
 
     def __call__(self, seen: Moments, weight: Tensor, targets: Iterator[Target], centred: bool) -> Solution:
         moment = torch.cat([target.moment for target in targets], 1)
-        problem = Problem.of(weight.to(self.work), seen.gram.to(self.work), moment.T.to(self.work), self.damping)
+        damping = Ridge(self.damping).damping_of(seen) if self.method == "alternating" else self.damping or 0.0
+        problem = Problem.of(weight.to(self.work), seen.gram.to(self.work), moment.T.to(self.work), damping)
         return Solution(self.solve(problem).to(weight))
 
     def solve(self, problem: Problem) -> Tensor:
