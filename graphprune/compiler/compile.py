@@ -240,13 +240,12 @@ def run_folder(options: CompileOptions, recipe: Recipe, source: Graph, progress:
 
 def keeps_state(recipe: Recipe, source: Graph) -> bool:
     """Whether a run takes so long that it keeps what it needs to go on: one that trains, or searches by itself, or has
-    a model that stays in its file."""
+    a model that stays in its file, or solves every weight anew for a pattern."""
     allocation: Allocation = parse_spec("allocation", recipe.prune.allocation)
     importance: Importance = parse_spec("importance", recipe.prune.importance)
     searches, alone = allocation.searches or importance.searches, process_count() == 1
-    return (
-        recipe.recover is not None or recipe.learns or (alone and (searches or any_stored(source.tensors().values())))
-    )
+    long = searches or recipe.solves_patterns or any_stored(source.tensors().values())
+    return recipe.recover is not None or recipe.learns or (alone and long)
 
 
 def describe_run(options: CompileOptions, recipe: Recipe, source: Graph) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from graphprune.evaluation.measures import (
     running_decoder,
 )
 from graphprune.evaluation.samples import prompt_for, read_tokens, two_samples
+from graphprune.evaluation.sparse_measures import NO_FASTER, sparse_measures
 from graphprune.evaluation.variants import variant_measures
 from graphprune.frontend.room import settled
 from graphprune.ir.contract import vocabulary_size
@@ -136,7 +137,8 @@ def finish(
     costs = (*vocabulary_measures(work.vocabulary, quality.before, text), *cost_measures(work.groups, analyze(graph)))
     same = work.vocabulary is None
     measures = (*costs, *files, *perplexity_measures(quality.dense, quality.left, same))
-    measures = (*measures, *agreement_measures(agreed), *variants)
+    packed = sparse_measures(work.source, graph)
+    measures = (*measures, *packed, *agreement_measures(agreed), *variants)
     widths = list_widths(edited_groups(work.source, plan) if plan.edits else work.groups, plan)
     progress("writing the report", 0, 0)
     sample = read_tokens(text, graph, checked.made) if text is not None and count else ""
@@ -147,6 +149,7 @@ def finish(
         *edit_notes(plan),
         *work.device_notes,
         *token_notes(graph, text),
+        *((NO_FASTER,) if packed else ()),
     )
     notes = (*notes, *(check_file(work.target, backends, folder) if work.target else ()))
     verdict = judge_embeddings(agreed.embeddings, is_trained(work.recipe)) if work.examples else quality.verdict
@@ -230,6 +233,8 @@ def shape_made(work: Work) -> Graph:
     its plan, which must have the same structure. Raises InvariantError."""
     if not (work.solved if work.recipe is None else work.recipe.changes_weights):
         return work.graph
-    made = apply(work.source, work.graph.lineage.plan)
-    require_same_structure(made, work.graph)
+    plan = work.graph.lineage.plan
+    made = apply(work.source, plan)
+    # A rewrite leaves out what nothing reads; where nothing was cut, none has been here.
+    require_same_structure(made, work.graph if plan != Plan() else apply(work.graph, plan))
     return made

@@ -11,7 +11,7 @@ from graphprune.analysis.analyse import analyze_axes
 from graphprune.analysis.groups import Group
 from graphprune.edits.obstacles import CENTRED, Along, find_obstacle
 from graphprune.edits.probes import probe
-from graphprune.edits.tensors import like, require_whole, with_all
+from graphprune.edits.tensors import like, require_dense, require_whole, with_all
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import bind, opname, remove_dead
@@ -39,6 +39,7 @@ def centre_one(graph: Graph, id: str) -> Graph:
     norms = layer_norms(graph, Along(analysis.inference, analysis.inference.algebra.find(analysis.atoms[id])))
     if not norms:
         raise PlanError(f"{id} has no layer norm, so that there is no mean to fold")
+    require_dense(graph, f"the mean of {id} cannot be folded")
     tensors = dict(graph.tensors())
     for name, dim in written(graph, group, norms):
         old = tensors[name]

@@ -16,6 +16,7 @@ from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.operators import arguments_of, bind, function_of, opname, rebind, remove_dead
 from graphprune.ir.types import tensor_type
+from graphprune.weights.patterns import only_patterns
 
 _NORMS = frozenset({"layer_norm", "rms_norm"})
 
@@ -60,7 +61,7 @@ def fold_norms(graph: Graph, names: Sequence[str]) -> Graph:
     for each in scalings:
         unscale(nodes[each.call.name], nodes)
     remove_dead(fork.module.graph)
-    return replace(with_all(fork, tensors), companions={})
+    return replace(with_all(fork, tensors), companions=only_patterns(graph.companions))
 
 
 def find_scaling(graph: Graph, name: str) -> Scaling:

@@ -9,7 +9,7 @@ from torch import Tensor
 from graphprune.analysis.analyse import Analysis, analyze_axes
 from graphprune.analysis.groups import Group
 from graphprune.edits.obstacles import ROTATED, Along, find_obstacle
-from graphprune.edits.tensors import like, require_whole
+from graphprune.edits.tensors import like, require_dense, require_whole
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 
@@ -26,6 +26,7 @@ def rotate(graph: Graph, id: str, basis: Tensor) -> Graph:
     group = next((g for g in analysis.groups.groups if g.id == id), None)
     if group is None:
         raise PlanError(f"{id} is no group of this model, so that it cannot be rotated")
+    require_dense(graph, f"{id} cannot be rotated")
     require_rotatable(analysis, group)
     if tuple(basis.shape) != (group.units, group.units) or not is_orthogonal(basis):
         raise PlanError(f"{id} is rotated by an orthogonal matrix of {group.units} columns, which this is not")

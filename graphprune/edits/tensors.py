@@ -11,6 +11,7 @@ from graphprune.analysis.groups import Slot
 from graphprune.errors import PlanError
 from graphprune.ir.graph import Graph
 from graphprune.ir.types import TensorType
+from graphprune.weights.patterns import kept_entries
 
 
 def read_new(graph: fx.Graph, before: fx.Node, name: str, tensor: Tensor) -> fx.Node:
@@ -59,3 +60,10 @@ def require_whole(graph: Graph, slots: tuple[Slot, ...], what: str) -> None:
             raise PlanError(f"{what}: {slot.name} is tied to another tensor; untie it first")
         if not tensor.is_floating_point() or not numpy.array_equal(slot.owner, numpy.arange(tensor.shape[slot.dim])):
             raise PlanError(f"{what}: {slot.name} holds it together with something else")
+
+
+def require_dense(graph: Graph, what: str) -> None:
+    """Raise PlanError where weights have patterns of zeros, which would be lost."""
+    kept = kept_entries(graph.companions)
+    if kept:
+        raise PlanError(f"{what}: {next(iter(kept))} has a pattern of zeros, which would be lost; sparsify afterwards")

@@ -12,6 +12,7 @@ from graphprune.ir.graph import Graph, get_tensor
 from graphprune.ir.operators import arguments_of, function_of
 from graphprune.ir.sizes import concrete
 from graphprune.ir.types import NodeValue, TensorType
+from graphprune.weights.patterns import check_zeros, is_pattern
 
 _WRONG = "does not run on the shapes it gets"
 _OPS = ("placeholder", "get_attr", "call_function", "output")
@@ -24,9 +25,11 @@ def verify(graph: Graph) -> None:
 
     Only known node kinds, no mutation, signature and tensors in place, and every value's shape and type equal to what a
     fresh propagation on fake tensors gives - for ordinary sizes and for the empty past. Shapes are propagated once for
-    a graph whose nodes and types are as they were.
+    a graph whose nodes and types are as they were. Weights are zero where their patterns say so.
     """
     check_structure(graph)
+    if any(is_pattern(kind) for kind in graph.companions):
+        check_zeros(graph.tensors(), graph.companions)
     if graph.derive(checked_types) != types_of(graph):
         checked_types(graph)
 

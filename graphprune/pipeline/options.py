@@ -123,6 +123,14 @@ class CompileOptions:
         Literal["quick", "normal", "thorough"] | None,
         Option("How long a method that searches does so, such as evolve."),
     ] = None
+    pattern: Annotated[
+        str | None,
+        Option(
+            "Set weights to zero too, behind the cut: 50% of each matrix, or 2:4 along inputs.",
+            "SHARE|N:M",
+            sets="sparsify.pattern",
+        ),
+    ] = None
     stages: Annotated[Count | None, Option("Prune and train in so many turns.", sets="stages")] = None
     train_tokens: Annotated[
         str | None, Option("Train on so many tokens in all: 2M.", "COUNT", sets="recover.tokens")
@@ -176,11 +184,10 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:
             raise UsageError("where to? give -o OUT, or --dry-run to see the plan only")
-        if len(self.targets) > 1 or not (self.targets or self.only_vocabulary):
-            several = f", not {' and '.join(option for option, _ in self.targets)}" if self.targets else ""
-            tokens = "; or --vocabulary N for so many tokens" if "vocabulary" in (self.prune or ()) else ""
-            alone = "; --vocabulary alone cuts nothing but tokens" if self.vocabulary else tokens
-            raise UsageError(f"how small? give one of {', '.join(_TARGETS)}{several or alone}")
+        if len(self.targets) > 1:
+            raise self.how_small(f", not {' and '.join(option for option, _ in self.targets)}")
+        if self.prune or (self.method == CompileOptions.method and not self.settings):
+            self.require_target(True)  # of other methods the recipe says whether they cut units
         for name, value, limits in wrong_fields(self):
             if isinstance(value, str):
                 check_choice(option_name(name), value, limits.choices)
@@ -215,6 +222,23 @@ class CompileOptions:
         given = ((option, getattr(self, option.removeprefix("--").replace("-", "_"))) for option in _TARGETS)
         return tuple((option, value) for option, value in given if value is not None)
 
+    def require_target(self, cuts_units: bool) -> None:
+        """Raise UsageError where the method cuts units and there is no size to cut to, or the other way round."""
+        if self.targets and self.targets[0][1] != _WHOLE and not cuts_units and not self.vocabulary:
+            option, value = self.targets[0]
+            raise UsageError(
+                f"{option} {value}: the method {self.method} cuts no units, so there is no size to reach; leave "
+                f"{option} out, or say what to cut too: --prune auto"
+            )
+        if self.targets or self.only_vocabulary or not cuts_units:
+            return
+        tokens = "; or --vocabulary N for so many tokens" if "vocabulary" in (self.prune or ()) else ""
+        tokens = "; or --method sparse, which sets weights to zero alone" if self.pattern else tokens
+        raise self.how_small("; --vocabulary alone cuts nothing but tokens" if self.vocabulary else tokens)
+
+    def how_small(self, more: str) -> UsageError:
+        return UsageError(f"how small? give one of {', '.join(_TARGETS)}{more}")
+
     @property
     def only_vocabulary(self) -> bool:
         """Whether a number of tokens is all that is asked for."""
@@ -222,8 +246,10 @@ class CompileOptions:
 
     @property
     def target(self) -> tuple[str, str]:
-        """The option of the target, and its value."""
-        return ("--vocabulary", str(self.vocabulary)) if self.only_vocabulary else self.targets[0]
+        """The option of the target, and its value; all of the model where nothing is to be cut."""
+        if self.only_vocabulary:
+            return "--vocabulary", str(self.vocabulary)
+        return self.targets[0] if self.targets else ("--target-params", _WHOLE)
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
@@ -233,6 +259,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "--target-speed": parse_speed,
 }
 _TARGETS = tuple(_READERS)
+_WHOLE = "100%"  # the size where nothing is to be cut, as a report has it
 
 
 def option_name(field: str) -> str:

@@ -24,6 +24,7 @@ from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipe_files"
 _SUFFIXES = (".yaml", ".yml")
+_MINUTE = 60
 _SCHEDULED = ("steps", "first_step", "total_steps", "total_tokens", "stage")
 
 
@@ -47,6 +48,14 @@ def read_tokens(options: Any) -> Any:
     return options
 
 
+def read_groups(options: Any) -> Any:
+    """`pattern: 2:4` is two of each four inputs, which YAML reads as minutes and seconds."""
+    found = options.get("pattern") if isinstance(options, Mapping) else None
+    if isinstance(found, int) and not isinstance(found, bool) and found >= _MINUTE:
+        return {**options, "pattern": f"{found // _MINUTE}:{found % _MINUTE}"}
+    return options
+
+
 class Recipe(BaseModel):
     """A method: prune in `stages` equal cuts; where there is `recover`, train after each.
 
@@ -67,6 +76,7 @@ class Recipe(BaseModel):
     prune: Pruning = Pruning()
     cut: str = "prune"
     recover: Annotated[Options | None, BeforeValidator(read_tokens)] = None
+    sparsify: Annotated[Options | None, BeforeValidator(read_groups)] = None
     stages: Count = 1
     order: Literal["together", "width-first", "depth-first"] = "together"
     token_shares: Shares = "linear"
@@ -75,12 +85,25 @@ class Recipe(BaseModel):
     @property
     def changes_weights(self) -> bool:
         """Whether the weights that are left take other values."""
-        return bool(self.recover is not None or self.learns or self.prune.compensation or self.before or self.after)
+        trained = self.recover is not None or self.learns or self.sparsify is not None
+        return bool(trained or self.prune.compensation or self.before or self.after)
 
     @property
     def learns(self) -> bool:
         """Whether what goes is learned while training, by a pass in place of `prune`."""
         return self.cut != "prune"
+
+    @property
+    def cuts_units(self) -> bool:
+        """Whether units go, so that there is a size to reach."""
+        return bool(self.prune.kinds)
+
+    @property
+    def solves_patterns(self) -> bool:
+        """Whether weights are made sparse by what they read on a text."""
+        found = [options for name, options in map(split_spec, (*self.before, *self.after)) if name == "sparsify"]
+        found += [self.sparsify] if self.sparsify is not None else []
+        return any(options.get("method") != "magnitude" for options in found)
 
     @property
     def tuned_block(self) -> int:
@@ -267,8 +290,8 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
     check_stages(recipe, label)
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    if recipe.recover is not None:
-        check_recover(recipe.recover, label, imported)
+    for name, options in (("recover", recipe.recover), ("sparsify", recipe.sparsify)):
+        check_options(name, options or {}, label, imported)
 
 
 def check_stages(recipe: Recipe, label: Label) -> None:
@@ -287,24 +310,24 @@ def split_kinds(kinds: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(filter(None, (units, tuple(kind for kind in kinds if kind in WHOLE))))
 
 
-def check_recover(options: Options, label: Label, imported: bool) -> None:
-    """Every option is one of the pass and of its type. Raises UsageError."""
-    cls = registry.load("passes", "recover") if imported else declare(registry.find("passes", "recover"))
+def check_options(name: str, options: Options, label: Label, imported: bool) -> None:
+    """Every option is one of the pass of this name and of its type. Raises UsageError."""
+    cls = registry.load("passes", name) if imported else declare(registry.find("passes", name))
     if cls is None:
         return
     for key in options:
-        if key in _SCHEDULED:
+        if name == "recover" and key in _SCHEDULED:
             raise UsageError(
                 f"{label(f'recover.{key}')} is set for each stage; leave it out, and give tokens and stages"
             )
         if key not in option_types(cls):
             guess = did_you_mean(key, list(option_types(cls))) or "`graphprune list passes` has all"
-            raise UsageError(f"{label(f'recover.{key}')} is no option of recover; {guess}")
+            raise UsageError(f"{label(f'{name}.{key}')} is no option of {name}; {guess}")
     for key, value in options.items():
         try:
-            build(cls, "recover", {key: option_text(value)})
+            build(cls, name, {key: option_text(value)})
         except UsageError as error:
-            raise UsageError(f"{label(f'recover.{key}')}: {error}") from error
+            raise UsageError(f"{label(f'{name}.{key}')}: {error}") from error
 
 
 def option_text(value: Any) -> str:
@@ -314,4 +337,9 @@ def option_text(value: Any) -> str:
 
 def make_recover(options: Mapping[str, Any]) -> Any:
     """The pass `recover` with these options."""
-    return build(registry.load("passes", "recover"), "recover", {k: option_text(v) for k, v in options.items()})
+    return make_pass("recover", options)
+
+
+def make_pass(name: str, options: Mapping[str, Any]) -> Any:
+    """The pass of this name with options as a recipe has them."""
+    return build(registry.load("passes", name), name, {key: option_text(value) for key, value in options.items()})

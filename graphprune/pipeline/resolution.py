@@ -29,6 +29,7 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
         spec = with_effort(recipe.prune.allocation, options.effort, plugins)
         changes.append(Change("prune.allocation", spec, f"--effort {options.effort}"))
         recipe = read_recipe(options.method, changes, plugins)
+    options.require_target(recipe.cuts_units)
     if plugins:
         check_forms(recipe, options.backends)
     if recipe.recover is not None and "tokens" not in recipe.recover:

@@ -17,7 +17,7 @@ from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.pipeline.passes import Context, Pass, run_passes
-from graphprune.pipeline.recipes import Recipe, make_recover, read_recipe, split_kinds
+from graphprune.pipeline.recipes import Recipe, make_pass, make_recover, read_recipe, split_kinds
 from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.pruning.options import Pruning
 from graphprune.pruning.rounds import Request, final_choice, prepare, source_widths
@@ -40,7 +40,7 @@ def expand(recipe: Recipe, target: Target) -> tuple[Pass, ...]:
     """The passes that take the source to the target: prune, recover, prune, recover.
 
     The cost falls linearly over the stages: P_i = P_0 - (P_0 - P_T) i / N. Without kinds nothing is pruned; with an
-    order, the first half of the cuts takes other kinds than the second.
+    order, the first half of the cuts takes other kinds than the second. Weights are made sparse behind the last cut.
     Source: Adapt-Accel of Adapt-Pruner, arXiv 2502.03460.
     """
     stages = range(1, recipe.stages + 1)
@@ -52,9 +52,11 @@ def expand(recipe: Recipe, target: Target) -> tuple[Pass, ...]:
         pattern.towards(replace(target, most=each), final, replace(recipe.prune, kinds=kinds))
         for each, kinds in zip(targets, stage_kinds(recipe), strict=False)
     ]
-    turns = chain.from_iterable(zip_longest(cuts, recoveries(recipe)))
+    turns = [item for item in chain.from_iterable(zip_longest(cuts, recoveries(recipe))) if item is not None]
+    if recipe.sparsify is not None:
+        turns.insert(turns.index(cuts[-1]) + 1 if cuts else 0, make_pass("sparsify", recipe.sparsify))
     ends = [[parse_spec("passes", spec) for spec in specs] for specs in (recipe.before, recipe.after)]
-    return (*ends[0], *(item for item in turns if item is not None), *ends[1])
+    return (*ends[0], *turns, *ends[1])
 
 
 def cutting(recipe: Recipe) -> PrunePass:
@@ -117,14 +119,10 @@ def needs_text(recipe: Recipe) -> bool:
     prune = recipe.prune
     parts = [parse_spec("importance", prune.importance), parse_spec("allocation", prune.allocation)]
     parts += [parse_spec("compensation", prune.compensation)] if prune.compensation else []
-    outside = (
-        recipe.recover is not None
-        or recipe.learns
-        or recipe.before
-        or recipe.after
-        or not BLOCKS.isdisjoint(prune.kinds)
-    )
-    return bool(outside or any(part.needs_data for part in parts))
+    trained = recipe.recover is not None or recipe.learns
+    outside = trained or recipe.before or recipe.after or not BLOCKS.isdisjoint(prune.kinds)
+    scored = recipe.cuts_units and any(part.needs_data for part in parts)
+    return bool(outside or scored or recipe.solves_patterns)
 
 
 def run_recipe(graph: Graph, recipe: Recipe | str | Path, target: str, context: Context | None = None) -> Graph:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, final
 
 import torch
@@ -19,17 +19,22 @@ from graphprune.rewriting.apply import kept_masks
 from graphprune.rewriting.widths import Widths
 from graphprune.running.inputs import Batch, graph_inputs
 from graphprune.running.stepper import Stepper
+from graphprune.weights.patterns import kept_entries
 
 _OUTPUTS = 4096  # at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What some outputs, `rows`, of a call should give without its bias, from what it reads: E[x yᵀ] and E[y]."""
+    """What some outputs, `rows`, of a call should give without its bias, from what it reads: E[x yᵀ] and E[y].
+
+    `kept` [outputs, inputs] says which of their weights may be other than zero, where not all may.
+    """
 
     rows: slice
     moment: Tensor
     mean: Tensor
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,14 @@ class Solver(Protocol):
     def __call__(self, seen: Moments, weight: Tensor, targets: Iterator[Target], centred: bool, /) -> Solution: ...
 
 
+class Solutions(Protocol):
+    """Where solutions are kept by the names of weights, for a run that goes on after it was killed."""
+
+    def read(self, name: str) -> Solution | None: ...
+
+    def write(self, name: str, solution: Solution) -> None: ...
+
+
 def reconstruct(
     dense: Graph,
     cut: Graph,
@@ -64,14 +77,15 @@ def reconstruct(
     sequential: bool = True,
     restart: frozenset[str] = frozenset(),
     progress: Callable[[int, int], None] = lambda *_: None,
+    solutions: Solutions | None = None,
 ) -> Graph:
     """The cut graph with these of its calls solved, in the order of the graph, whatever order they are given in.
 
     `target=stream` wants of a call that ends a residual branch what makes the sum there as it is in the unpruned model;
     of others, and with `output`, what the call itself gives there. With `sequential` a call reads what those solved
     before it give, else what the cut graph gave as it was. At the nodes of `restart` the cut model goes on with the
-    values of the unpruned one, so that errors from before do not count. Memory is that of the values alive at one
-    place.
+    values of the unpruned one, so that errors from before do not count. What `solutions` has is not solved again.
+    Weights with a pattern keep their zeros: their targets say which. Memory is that of the values alive at one place.
     """
     place = {node: index for index, node in enumerate(cut.nodes)}
     ordered = sorted(calls, key=lambda call: place[call.node])
@@ -81,7 +95,7 @@ def reconstruct(
         joint = Joint(dense, cut, ordered, batches, target == "stream", sequential, restart)
         for done, call in enumerate(ordered):
             progress(done, len(ordered))
-            joint.solve(call, solver)
+            joint.solve(call, solver, solutions)
     progress(len(ordered), len(ordered))
     return cut.with_tensors({name: torch.nn.Parameter(weight) for name, weight in joint.solved.items()})
 
@@ -119,6 +133,7 @@ class Joint:
         self.cut = Stepper(cut, rows[1], last=ends[1])
         self.lengths = [text_length(batch) for batch in batches]
         self.sequential = sequential
+        self.patterns = kept_entries(cut.companions)
         self.solved: dict[str, Tensor] = {}
         self.readings: dict[fx.Node, Moments] = {}
         # Biases that one call alone adds are solved too.
@@ -130,9 +145,23 @@ class Joint:
         add = self.sums.get(call.node)
         return self.before[call.node.name].x if add is None else self.places[add.name]
 
-    def solve(self, call: LinearCall, solver: Solver) -> None:
-        """Give a call the weight, and the bias, that the solver finds, and go on with them."""
+    def solve(self, call: LinearCall, solver: Solver, solutions: Solutions | None) -> None:
+        """Give a call the weight, and the bias, that is known or that the solver finds, and go on with them."""
         self.start_again(call)
+        known = solutions.read(call.weight) if solutions is not None else None
+        found = known or self.find(call, solver)
+        if solutions is not None and known is None:
+            solutions.write(call.weight, found)
+        self.done(self.wants(call))
+        self.put(call.weight, call.matrix(found.weight))
+        if call.bias is not None and found.shift is not None:
+            self.put(call.bias, self.cut.tensors[call.bias].double() + found.shift)
+        self.readers[call.x] -= 1
+        if not self.readers[call.x]:
+            self.readings.pop(call.x, None)
+
+    def find(self, call: LinearCall, solver: Solver) -> Solution:
+        """What the solver gives a call, from what it reads and should give."""
         self.cut.advance(call.node, through=False)
         weight = call.matrix(self.cut.tensors[call.weight])
         # What is missing from a sum may be huge at a token that the call reads nothing unusual of.
@@ -140,14 +169,7 @@ class Joint:
         if errors or call.x not in self.readings:
             self.readings[call.x] = read(self.cut.value(call.x), self.lengths, call.weight, solver.work, errors)
         seen = self.readings[call.x]
-        found = solver(seen, weight, self.targets(call, seen), call.bias in self.free)
-        self.done(self.wants(call))
-        self.put(call.weight, call.matrix(found.weight))
-        if call.bias is not None and found.shift is not None:
-            self.put(call.bias, self.cut.tensors[call.bias].double() + found.shift)
-        self.readers[call.x] -= 1
-        if not self.readers[call.x]:
-            del self.readings[call.x]
+        return solver(seen, weight, self.targets(call, seen), call.bias in self.free)
 
     def start_again(self, call: LinearCall) -> None:
         """Go on with the unpruned model's values at the nodes before this call where that is wanted."""
@@ -178,12 +200,15 @@ class Joint:
         add = self.sums.get(call.node)
         bias = self.cut.tensors[call.bias].double() if call.bias else None
         found = self.own_targets(call, seen) if add is None else self.sum_targets(call, seen, add)
+        kept = self.patterns.get(call.weight)
         for one in found:
+            if kept is not None:
+                one = replace(one, kept=call.matrix(kept)[one.rows].to(one.moment.device))
             if bias is None:
                 yield one
             else:
                 shift = bias[one.rows]
-                yield Target(one.rows, one.moment - torch.outer(seen.mean, shift), one.mean - shift)
+                yield replace(one, moment=one.moment - torch.outer(seen.mean, shift), mean=one.mean - shift)
 
     def own_targets(self, call: LinearCall, seen: Moments) -> Iterator[Target]:
         """What the call gives in the unpruned model, from what it reads there: no output is ever made."""

@@ -25,6 +25,7 @@ from graphprune.pruning.candidates import Choice, choose_candidates, free_blocks
 from graphprune.pruning.interfaces import Allocation, Compensation, Importance, Scene, view
 from graphprune.pruning.kept_scores import kept_scores
 from graphprune.pruning.selection import select
+from graphprune.pruning.sparsity.bound_units import bind_units, pool_scores
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
@@ -173,7 +174,7 @@ def final_choice(
 
     The ids are those at the start of this pruning, `before` says which of them had others in the source.
     """
-    groups, root = analyze(now), now.lineage.root
+    groups, root = bind_units(now, analyze(now)), now.lineage.root
     origin = (before or Lineage()).root
     final = replace(request.budget, target=request.final or request.budget.target)
     there = analyze(source) if source is not None else groups
@@ -229,7 +230,7 @@ def look(
     known: Known,
 ) -> Scene:
     """The scene of one round: the present model, what may still be cut, and what it may cost."""
-    groups, chosen, root = analyze(now), {group.id for group in choice.candidates}, now.lineage.root
+    groups, chosen, root = bind_units(now, analyze(now)), {group.id for group in choice.candidates}, now.lineage.root
     blocks = free_blocks(groups, request.kinds, {})
     candidates = tuple(g for g in (*groups.prunable(), *blocks) if root(g.id) in chosen)
     full = {g.id: known.widths[root(g.id)] for g in candidates if g.slots}
@@ -267,6 +268,7 @@ def prune_once(scene: Scene, request: Request, around: Surroundings) -> Graph:
     scene = replace(scene, parts=score_parts(scene, request, around.cache))
     heard = replace(scene, progress=functools.partial(around.report, f"scoring ({request.importance.name})"))
     scores = kept_scores(around.cache, request.importance, scene, functools.partial(score, request.importance, heard))
+    scores = pool_scores(now, scene.candidates, scores)
     allotment = request.allocation.keep(scene, scores)
     plan = replace(select(scene.groups, allotment.counts, scores), statistics=request.statistics)
     cut = apply(now, plan)

@@ -11,11 +11,12 @@ from graphprune.amounts import show_amount
 from graphprune.data.calibration import describe_text
 from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Source
-from graphprune.pipeline.recipes import Recipe
+from graphprune.pipeline.recipes import Recipe, make_pass
 from graphprune.reporting.report import summarise_training
 from graphprune.reporting.results import Result
 from graphprune.reporting.schema import Stage
 from graphprune.reporting.work import Work
+from graphprune.spec import print_spec
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -152,6 +153,9 @@ def describe_method(recipe: Recipe | None) -> str:
     prune = recipe.prune
     parts = {"importance": prune.importance, "allocation": prune.allocation, "compensation": prune.compensation or ""}
     parts = {"cut by": recipe.cut} if recipe.learns else parts
+    parts = parts if recipe.cuts_units else {}
+    if recipe.sparsify is not None:
+        parts |= {"zeros": print_spec(make_pass("sparsify", recipe.sparsify))}
     shown = ", ".join(f"{name} `{spec}`" for name, spec in parts.items() if spec)
     stages = f" in {recipe.stages} stages" if recipe.stages > 1 else ""
     return f"method `{recipe.name}`{stages}, {shown}"

@@ -26,6 +26,7 @@ from graphprune.rewriting.branch_dropping import drop_branches
 from graphprune.rewriting.matching import match_groups
 from graphprune.rewriting.norm_statistics import keep_statistics
 from graphprune.rewriting.widths import Mask, NodeResizer, Widths
+from graphprune.weights.patterns import broken_groups
 
 
 def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
@@ -47,9 +48,19 @@ def apply(graph: Graph, plan: Plan, analysis: Analysis | None = None) -> Graph:
     result = drop_branches(result, [b for b in analysis.groups.branches if b.id in plan.dropped])
     remove_dead(result.module.graph)
     result = discard_unused(result)
+    require_whole_groups(result)
     verify(result)
     check_count(result, analysis, plan)
     return replace(result, lineage=extend(graph.lineage, plan, analysis.groups, result))
+
+
+def require_whole_groups(graph: Graph) -> None:
+    """Raise PlanError where a cut has gone through the groups of a pattern such as 2:4."""
+    for name, pattern in broken_groups(graph.companions):
+        raise PlanError(
+            f"the plan cuts {name} within groups of {pattern.size} inputs, so that it would not be {pattern} any more; "
+            "keep whole groups, or sparsify after the cut"
+        )
 
 
 def check_plan(analysis: Analysis, plan: Plan) -> None:

@@ -1,7 +1,8 @@
 """What is trained: every parameter of the graph, or LoRA adapters on its linear layers, merged into it at the end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch.fx.node import Argument
 
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph, copy_nodes, deep_copy, get_tensor
+from graphprune.pruning.sparsity.held import held, with_zeros
 from graphprune.training.options import LoraOptions
+from graphprune.weights.patterns import kept_entries
 
 _LINEAR, _ADDMM = torch.ops.aten.linear.default, torch.ops.aten.addmm.default
 
@@ -32,12 +35,12 @@ class Trainee:
 
 
 def whole(graph: Graph) -> Trainee:
-    """Train every parameter of a copy of the graph."""
+    """Train every parameter of a copy of the graph, but for the zeros of patterns."""
     copy = deep_copy(graph)
     parameters = copy.parameters()
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    return Trainee(copy, parameters, lambda: {name: p.detach() for name, p in parameters.items()})
+    return Trainee(held(copy), parameters, lambda: with_zeros({n: p.detach() for n, p in parameters.items()}, graph))
 
 
 def adapted(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
@@ -63,8 +66,10 @@ def adapted(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, module)
+    for layer, kept in kept_layers(graph, calls).items():
+        hold_zeros(module.get_submodule(layer), kept)
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    return Trainee(replace(copy, module=module), trainable, lambda: merge(module, calls))
+    return Trainee(replace(copy, module=module), trainable, lambda: with_zeros(merge(module, calls), graph))
 
 
 def chosen_calls(graph: Graph, targets: tuple[str, ...], head: bool = False) -> dict[str, list[fx.Node]]:
@@ -171,6 +176,25 @@ def make_layer(root: nn.Module, node: fx.Node) -> nn.Module:
     if isinstance(bias, fx.Node):
         layer.bias = get_tensor(root, str(bias.target))
     return layer
+
+
+def kept_layers(graph: Graph, layers: Iterable[str]) -> dict[str, Tensor]:
+    """What is kept of the weights of those layers that have a pattern, on the device of the weight."""
+    kept, tensors = kept_entries(graph.companions), graph.tensors()
+    names = {layer: f"{layer}.weight" for layer in layers}
+    return {layer: kept[name].to(tensors[name].device) for layer, name in names.items() if name in kept}
+
+
+def hold_zeros(layer: Any, kept: Tensor) -> None:
+    """Let an adapter of peft change only what is kept of the layer's weight, so that what is trained is what merges."""
+    layer.forward = partial(adapted_within, layer, kept)
+
+
+def adapted_within(layer: Any, kept: Tensor, x: Tensor) -> Tensor:
+    """The layer's output with the adapter's change of its weight, where the weight is kept."""
+    change, given = layer.get_delta_weight("default") * kept, layer.lora_dropout["default"](x)
+    turned = change.T if layer.fan_in_fan_out else change
+    return torch.as_tensor(layer.base_layer(x) + nn.functional.linear(given, turned))
 
 
 def merge(module: nn.Module, calls: Mapping[str, list[fx.Node]]) -> dict[str, Tensor]:

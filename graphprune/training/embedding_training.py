@@ -12,6 +12,7 @@ from graphprune.analysis.layers import find_layers
 from graphprune.encoders.embeddings import Named, require_embeddings
 from graphprune.errors import DataError, TrainingError, UsageError
 from graphprune.ir.graph import Graph
+from graphprune.pruning.sparsity.held import held, with_zeros
 from graphprune.running.forms.causal import with_outputs
 from graphprune.running.inputs import graph_inputs, rows
 from graphprune.running.loss import Comparing, Loss
@@ -78,7 +79,7 @@ def train_embeddings(
     not finite.
     """
     require_terms(options.terms, loss)
-    student = with_states(trainable(graph), teacher)
+    student = held(with_states(trainable(graph), teacher))
     leading = with_states(teacher, graph)
     weights = {name: p for name, p in student.parameters().items() if p.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), options.lr, options.betas, weight_decay=options.weight_decay)
@@ -145,10 +146,8 @@ def trainable(graph: Graph) -> Graph:
 
 
 def finished(graph: Graph, weights: Mapping[str, Tensor]) -> Graph:
-    old = graph.parameters()
-    return graph.with_tensors(
-        {name: torch.nn.Parameter(value.detach(), old[name].requires_grad) for name, value in weights.items()}
-    )
+    old, new = graph.parameters(), with_zeros({name: value.detach() for name, value in weights.items()}, graph)
+    return graph.with_tensors({n: torch.nn.Parameter(value, old[n].requires_grad) for n, value in new.items()})
 
 
 def with_states(graph: Graph, other: Graph) -> Graph:

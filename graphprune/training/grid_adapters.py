@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import linear, pad
 
+from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph, deep_copy, get_tensor
 from graphprune.training.adapters import Trainee, chosen_calls, is_transposed, weight_and_bias, with_layers
 from graphprune.training.options import LoraOptions
 from graphprune.weights.grids import GRID, Grid, find_grid, fit_grid
+from graphprune.weights.patterns import kept_entries
 
 
 @final
@@ -67,8 +69,12 @@ def on_grids(graph: Graph, options: LoraOptions, seed: int) -> Trainee:
 
     Every linear layer is put on its grid, the head too where no table of embeddings is tied to it, in blocks of
     `options.block` inputs; one that lies on such a grid stays there. Those of the targets, by default all, have an
-    adapter. Raises UsageError for targets that do not occur.
+    adapter. Raises UsageError for targets that do not occur, and for weights with a pattern of zeros.
     """
+    if kept_entries(graph.companions):
+        raise UsageError(
+            "lora_block of recover moves all weights of a block, so that zeros would not stay; leave it out"
+        )
     copy = deep_copy(graph)
     for parameter in copy.parameters().values():
         parameter.requires_grad_(False)

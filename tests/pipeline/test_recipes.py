@@ -24,6 +24,7 @@ from graphprune.spec import option_types
 Capture = pytest.CaptureFixture[str]
 FORWARD_ONLY = {"flap", "wanda-sp", "magnitude-sp"}
 LLM_PRUNER = {"llm-pruner", "llm-pruner-channel", "llm-pruner-layer", "llm-pruner-lora"}
+SPARSE = {"magnitude-sparse", "wanda-sparse", "sparsegpt", "fista", "sparse"}
 DEPTH = {"shortgpt", "angular", "ablation-depth"}
 SHIPPED = {
     "adapt-accel",
@@ -43,7 +44,7 @@ SHIPPED = {
     "slicegpt",
     "upcycle",
 }
-SHIPPED |= LLM_PRUNER | DEPTH
+SHIPPED |= LLM_PRUNER | DEPTH | SPARSE
 ACCEL = """
 name: mine
 prune: {importance: taylor, allocation: global}

@@ -91,7 +91,7 @@ def solve_level(
     kept = kept.to(weight.device)
     gram, mean = seen.gram[kept][:, kept], seen.mean[kept]
     part = Moments((), seen.weights, gram, mean, seen.name, seen.work)
-    narrow = (Target(target.rows, target.moment[kept], target.mean) for target in targets)
+    narrow = (Target(t.rows, t.moment[kept], t.mean, None if t.kept is None else t.kept[:, kept]) for t in targets)
     return ridge(part, weight[:, kept], narrow, centred)
 
 

@@ -11,13 +11,14 @@ from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply
 from graphprune.training.optimizer.moments import KINDS, Moments, carried_moments, read_moments
 from graphprune.training.session import Session, assemble
+from graphprune.weights.patterns import is_pattern
 
 
 def build(session: Session) -> Graph:
     """The graph that the session was made for with the weights of now, and as companions their moments and what else
     training gives them.
 
-    Others, of weights that have changed, are left behind.
+    Patterns are kept; others, of weights that have changed, are left behind.
     """
     graph = session.graph
     old, new = graph.parameters(), dict[str, Tensor]()
@@ -30,7 +31,11 @@ def build(session: Session) -> Graph:
         moments = read_moments(session.optimizer, session.trainee.trainable)
     made = {**moments.tensors, **session.trainee.companions()}
     here = {kind: {n: t.to(old[n].device) for n, t in part.items() if n in old} for kind, part in made.items()}
-    others = {k: {n: t for n, t in p.items() if n not in new} for k, p in graph.companions.items() if k not in KINDS}
+    others = {
+        kind: {name: t for name, t in part.items() if name not in new or is_pattern(kind)}
+        for kind, part in graph.companions.items()
+        if kind not in KINDS
+    }
     both = {kind: {**others.get(kind, {}), **here.get(kind, {})} for kind in {**others, **here}}
     result = replace(result, companions={kind: part for kind, part in both.items() if part})
     return result.remember("moments", {"updates": moments.updates})
