@@ -87,6 +87,7 @@ SMOL = """Official code of others under the same protocol, one seed:
 """
 SIZES = ("--targets", "80%,60%,40%", "--seeds", "3")
 TEACHER = "recover.distill=1.0+recover.temperature=1.0"  # as Minitron's recipe trains
+SEARCHED = "adapt-pruner-ls,evolve,adapt-pruner"
 REAL = (*WIKI, *WINDOWS, *SAMPLES, "--targets", "80%,60%")
 RUNS: Mapping[str, Run] = {
     "stories3M": Run("models/stories3M-hf", (*STORIES, *TOLD, *SIZES), S3),
@@ -101,6 +102,15 @@ RUNS: Mapping[str, Run] = {
         tokens="0",
         about=", calibrated on one text",
         joined=True,
+    ),
+    "stories3M-searched": Run(
+        "models/stories3M-hf", (*STORIES, *TOLD, *SIZES), methods=SEARCHED, tokens="0", about=", searched"
+    ),
+    "babyllama-searched": Run(
+        "models/babyllama-tok105-hf", (*STORIES, *TOLD, *SIZES), methods=SEARCHED, tokens="0", about=", searched"
+    ),
+    "stories260K-searched": Run(
+        "models/stories260K-hf", (*STORIES, *TOLD, *SIZES), methods=SEARCHED, tokens="0", about=", searched"
     ),
     "babyllama-trained": Run(
         "models/babyllama-tok105-hf",
