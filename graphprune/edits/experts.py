@@ -284,8 +284,8 @@ class Stacked:
             return copies[each] if each in copies else self.nodes[each.name]
 
         args, kwargs = fx.node.map_arg(node.args, known), fx.node.map_arg(node.kwargs, known)
-        made = self.call(function_of(node), args, flattened(node.meta["value"], many))  # type: ignore[arg-type]
-        made.kwargs = dict(kwargs)  # type: ignore[arg-type]
+        made = self.call(function_of(node), args, flattened(node.meta["value"], many))
+        made.kwargs = dict(kwargs)
         if call_name(node) in _PARTS - {"getitem"}:
             rebind(made, {"dim": -1})
         return made
