@@ -4,7 +4,7 @@
 
 Prints the table of docs/methods/upcycling.md: the difference of logits before training in float64, bits per byte of the
 first 100,000 bytes of the validation text after `--steps` steps of 8 x 128 tokens, and after experts were cut by the
-tokens that they are given. Some 10 minutes on one idle core for each seed.
+tokens that they are given. Some 15 minutes of a processor for each seed.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Edit
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
-from graphprune.pipeline.stages import expand, last_request
+from graphprune.pipeline.stages import expand, foreseen, last_request
 from graphprune.progress import Progress
 from graphprune.pruning.interfaces import Compensation, Importance, Scene
 from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
@@ -55,8 +55,10 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     aim, start = Aim(target, recipe), graph
     if cuts_vocabulary(options, recipe):
         start, aim = shorten_evenly(options, aim, graph)
+    passes = expand(aim.recipe, aim.target)
+    start = foreseen(start, passes)
     pruned = Pruned(start, start.lineage.plan)
-    request = last_request(expand(aim.recipe, aim.target), start)
+    request = last_request(passes, start)
     if request is not None:
         request = replace(request, kinds=aim.recipe.prune.kinds)  # whatever order they are cut in
         pruned = prune(start, evenly(request, allowed), (), Surroundings(report=progress))

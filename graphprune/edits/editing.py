@@ -59,7 +59,7 @@ def find_editing(kind: str) -> Editing:
         raise PlanError(f"the plan has an edit {kind[:40]!r}, which this version does not know; {guess}")
     options, function = WITH_OPTIONS[name]
     try:
-        made = build(options, name, split_spec(kind)[1])
+        made: Any = build(options, name, split_spec(kind)[1])
     except UsageError as error:
         raise PlanError(f"the plan has an edit {kind[:60]!r}, which cannot be read: {error}") from error
     return lambda graph, names: function(graph, names, made)

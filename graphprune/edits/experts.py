@@ -5,6 +5,7 @@ Source: CPM-2, arXiv 2106.10715; sparse upcycling, arXiv 2212.05055.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
@@ -138,9 +139,13 @@ def find_mlp(graph: Graph, id: str, refused: str = "no experts can be made of") 
 
 def require_own_biases(graph: Graph, calls: Sequence[LinearCall], told: str) -> None:
     """Raise PlanError where something else reads a bias as well."""
+    tensors = graph.tensors()
+    readers = Counter[int]()
     for node in graph.module.graph.find_nodes(op="get_attr"):
-        if str(node.target) in {call.bias for call in calls} and len(node.users) > 1:
-            raise PlanError(f"{told}: {node.target} is read by several calls")
+        readers[id(tensors[str(node.target)])] += len(node.users)
+    shared = next((c.bias for c in calls if c.bias is not None and readers[id(tensors[c.bias])] > 1), None)
+    if shared is not None:
+        raise PlanError(f"{told}: {shared} is read by several calls")
 
 
 def find_between(
@@ -279,8 +284,8 @@ class Stacked:
             return copies[each] if each in copies else self.nodes[each.name]
 
         args, kwargs = fx.node.map_arg(node.args, known), fx.node.map_arg(node.kwargs, known)
-        made = self.call(function_of(node), args, flattened(node.meta["value"], many))  # type: ignore[arg-type]
-        made.kwargs = dict(kwargs)  # type: ignore[arg-type]
+        made = self.call(function_of(node), args, flattened(node.meta["value"], many))
+        made.kwargs = dict(kwargs)
         if call_name(node) in _PARTS - {"getitem"}:
             rebind(made, {"dim": -1})
         return made

@@ -15,6 +15,7 @@ from graphprune.errors import GraphpruneError, PassError, foreign
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Step
 from graphprune.ir.placement import device_of, place
+from graphprune.ir.plan import Edit
 from graphprune.ir.verification import verify
 from graphprune.pipeline.run_state import load_state, pass_folder, save_state
 from graphprune.processes import is_first, meet
@@ -76,13 +77,21 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Pass(ABC):
-    """A frozen dataclass whose fields are its options and that turns a graph into a graph."""
+    """A frozen dataclass whose fields are its options and that turns a graph into a graph.
+
+    One that `reshapes` adds operators, so that no class of the source's own computes the result.
+    """
 
     name: ClassVar[str]
+    reshapes: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:
         """Return the changed graph; the one given stays usable."""
+
+    def edits(self, graph: Graph, seed: int) -> tuple[Edit, ...]:
+        """The edits that it will make of a graph, whose weights are not looked at."""
+        return ()
 
 
 def run_passes(graph: Graph, passes: Sequence[Pass], context: Context | None = None) -> Graph:

@@ -39,10 +39,12 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
 
 def check_forms(recipe: Recipe, backends: Sequence[str]) -> None:
     """Raise UsageError where a method adds operators and the result is to have a form that has no place for them."""
-    repair = parse_spec("compensation", recipe.prune.compensation) if recipe.prune.compensation else None
-    if repair is None or not repair.reshapes:
+    parts = [parse_spec("passes", spec) for spec in (*recipe.before, *recipe.after)]
+    parts += [parse_spec("compensation", recipe.prune.compensation)] if recipe.prune.compensation else []
+    adding = next((part.name for part in parts if part.reshapes), None)
+    if adding is None:
         return
-    told = f"the method {recipe.name} adds operators to the model ({repair.name}: matrices on the residual stream)"
+    told = f"the method {recipe.name} adds operators to the model ({adding})"
     if recipe.prune.uniform:
         raise UsageError(f"--uniform: {told}, which no stock checkpoint has; leave --uniform out")
     fixed = next((spec for spec in backends if load_backend(spec).fixed), None)

@@ -13,6 +13,7 @@ from graphprune.amounts import parse_target
 from graphprune.analysis.groups import BLOCKS
 from graphprune.budget.quantities import Parameters
 from graphprune.budget.targets import Target
+from graphprune.edits.editing import edited
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
@@ -108,10 +109,18 @@ def check_target(source: Graph, passes: Sequence[Pass]) -> None:
 
     Where other kinds are cut later, as far as the first of them are to go.
     """
+    source = foreseen(source, passes)
     request = first_kinds(passes, source)
     if request is not None:
         start = source if request.compensation is None else prepare(place(source, torch.device("meta")), request)
         final_choice(start, request, None, source_widths(start, None))
+
+
+def foreseen(graph: Graph, passes: Sequence[Pass], seed: int = 0) -> Graph:
+    """The graph with the edits that the passes will make by themselves, without weights; as it is where there are
+    none."""
+    edits = tuple(edit for item in passes for edit in item.edits(graph, seed))
+    return edited(place(graph, torch.device("meta")), edits) if edits else graph
 
 
 def needs_text(recipe: Recipe) -> bool:

@@ -13,6 +13,7 @@ from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size
 from graphprune.ir.graph import Graph
+from graphprune.running.forms.picked import picked_form
 from graphprune.running.forms.scoring import scoring_form
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.likelihood import IGNORED, Logits
@@ -76,6 +77,7 @@ def graph_logits(graph: Graph, length: int | None = None) -> Logits:
     if "logits" not in graph.outputs:
         raise UsageError("the graph has no logits; perplexity is for language models")
     place = graph.outputs.index("logits")
+    graph = picked_form(graph) if is_flat(graph) else graph
 
     def logits(ids: Tensor) -> Tensor:
         return graph(*decoder_inputs(graph, ids))[place]

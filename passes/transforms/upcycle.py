@@ -29,6 +29,7 @@ class Upcycle(Pass):
     """
 
     name: ClassVar[str] = "upcycle"
+    reshapes: ClassVar[bool] = True
     experts: Annotated[int, Ge(2)] = 4
     top: Count = 2
     scope: str | None = None
@@ -41,9 +42,21 @@ class Upcycle(Pass):
         except (ValueError, re.error) as error:
             raise UsageError(f"upcycle: {error}") from error
 
+    def edits(self, graph: Graph, seed: int) -> tuple[Edit, ...]:
+        kind = print_spec(Experts(self.experts, self.top, seed))
+        return tuple(Edit(kind, id) for id in self.find(graph)[0])
+
     def run(self, graph: Graph, context: Context) -> Graph:
         if any_stored(graph.tensors().values()):
             raise UsageError("upcycle copies every MLP, and these weights stay in their file; raise --memory")
+        edits, left = self.edits(graph, context.seed), self.find(graph)[1]
+        if left:
+            context.log(f"upcycle leaves {len(left)} as they are: {left[0]}")
+        made = apply(graph, Plan(edits=edits))
+        return made.note(f"{len(edits)} MLPs became {self.experts} experts each, {self.top} of them for a token")
+
+    def find(self, graph: Graph) -> tuple[list[str], list[str]]:
+        """The groups that are channels of a dense MLP, and what stands in the way of others. Raises UsageError."""
         found, left = list[str](), list[str]()
         for group in analyze(graph).groups:
             if group.kind == "mlp" and re.search(self.scope or "", group.scope):
@@ -53,11 +66,6 @@ class Upcycle(Pass):
                 except PlanError as error:
                     left.append(str(error))
         if not found:
-            raise UsageError(
-                f"upcycle finds no dense MLP here: {left[0] if left else 'no channels of one are in scope'}"
-            )
-        if left:
-            context.log(f"upcycle leaves {len(left)} as they are: {left[0]}")
-        kind = print_spec(Experts(self.experts, self.top, context.seed))
-        made = apply(graph, Plan(edits=tuple(Edit(kind, id) for id in found)))
-        return made.note(f"{len(found)} MLPs became {self.experts} experts each, {self.top} of them for a token")
+            why = left[0] if left else "there are no channels of one in scope"
+            raise UsageError(f"upcycle finds no dense MLP here: {why}")
+        return found, left

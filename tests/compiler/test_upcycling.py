@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from graphprune.compiler.compile import apply_plan, compile_model
+from graphprune.errors import UsageError
 from graphprune.ir.plan import read_plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from tests.support.tiny_source import write_source
@@ -17,6 +18,20 @@ SETTINGS = ("recover.rows=2", "recover.length=16", "recover.lr=1e-3")
 def parameters(result: Any) -> tuple[float, float]:
     found = next(measure for measure in result.measures if measure.name == "parameters")
     return found.before, found.after
+
+
+def test_what_it_comes_to_is_told_before_and_forms_without_experts_are_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    result = compile_model(CompileOptions(str(source), "100%", dry_run=True, method="upcycle", train_tokens=64))
+    before, after = parameters(result)
+    assert after == before + 2 * (3 * 3 * 32 * 44 + 4 * 32)
+    for changes, message in (
+        ({"uniform": True}, "--uniform"),
+        ({"backends": ("huggingface", "gguf")}, "--backends gguf"),
+    ):
+        asked: dict[str, Any] = {"method": "upcycle", "train_tokens": 64, **changes}
+        with pytest.raises(UsageError, match=rf"{message}: the method upcycle adds operators to the model \(upcycle\)"):
+            compile_model(CompileOptions(str(source), "100%", tmp_path / "out", **asked))
 
 
 def test_a_dense_model_becomes_experts_of_which_the_least_used_go(tmp_path: Path) -> None:

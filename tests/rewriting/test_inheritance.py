@@ -1,4 +1,4 @@
-"""Inheritance: a narrower heir is the cut, a wider one knows what was known; either learns sooner than from nothing."""
+"""Inheritance: a narrower heir is the cut, a wider one knows what was known, and it learns sooner than from nothing."""
 
 import copy
 import functools

@@ -62,6 +62,6 @@ def multiply_picked(stack: Tensor, picks: Tensor, column: Tensor) -> Tensor:
     """`bmm(stack[picks], column)`: stack [experts, outputs, inputs], picks [rows], column [rows, inputs, 1]."""
     order = torch.argsort(picks, stable=True)
     counts = torch.bincount(picks, minlength=len(stack)).tolist()
-    parts = column.squeeze(-1).index_select(0, order).split(counts)
+    parts = torch.split(column.squeeze(-1).index_select(0, order), counts)
     made = torch.cat([rows @ weight.T for rows, weight in zip(parts, stack.unbind(), strict=True)])
     return made.index_select(0, torch.argsort(order)).unsqueeze(-1)

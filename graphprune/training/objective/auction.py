@@ -38,7 +38,7 @@ def bid(scores: Tensor, room: Tensor) -> Tensor:
         best, which = (scores[free] - price).topk(2, dim=1)
         place[free] = which[:, 0]
         paid[free] = price[which[:, 0]] + best[:, 0] - best[:, 1] + step
-        for expert in which[:, 0].unique().tolist():
+        for expert in sorted(set(which[:, 0].tolist())):
             held, most = (place == expert).nonzero()[:, 0], int(room[expert])
             if len(held) >= most:
                 order = paid[held].argsort(descending=True, stable=True)

@@ -6,6 +6,7 @@ import torch
 from graphprune.running.forms.picked import find_product, multiply_picked, picked_form
 from graphprune.running.forms.scoring import scoring_form
 from graphprune.running.inputs import decoder_inputs
+from graphprune.running.perplexity import graph_logits
 from tests.support.families import graph, wide
 
 
@@ -36,6 +37,7 @@ def test_a_mixture_computes_the_same_without_a_copy_of_weights_for_every_row() -
             inputs = decoder_inputs(source, ids[:, :length])
             for one, other in zip(source(*inputs), form(*inputs), strict=True):
                 torch.testing.assert_close(one, other)
+        torch.testing.assert_close(graph_logits(source)(ids), source(*decoder_inputs(source, ids))[0])
         scored = scoring_form(source, 9)(*decoder_inputs(source, ids))[0]
         torch.testing.assert_close(scored, source(*decoder_inputs(source, ids))[0])
 
