@@ -11,7 +11,7 @@ from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
-from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, open_text
+from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, kept_segments, open_text
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device
@@ -150,7 +150,7 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             "tokens": place.granted,
             "rows": place.row + place.steps * batch,
         }
-        return graph.remember("schedule", memory | ({"segments": list(segments)} if segments else {}))
+        return graph.remember("schedule", memory | kept_segments(segments))
 
     def train_embeddings(self, graph: Graph, context: Context, epochs: Epochs, loss: Loss) -> Graph:
         """Train a model of embeddings with the unpruned one as its teacher. Raises UsageError for options of others."""
