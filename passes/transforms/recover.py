@@ -229,24 +229,24 @@ _COUNTS = ("tokens", "rows", "length", "accumulate")
 _RESOLVED = {"eval_every", "eval_tokens", "save_every"}
 
 
-def report_to(context: Context, every: int) -> Report:
+def report_to(context: Context, every: int, name: str = "recover", doing: str = "recovering") -> Report:
     """Progress as it goes, and a line of the log every so many steps."""
     said = [0]
 
     def report(moment: Moment) -> None:
-        context.progress("recovering", moment.step, moment.steps, str(moment))
+        context.progress(doing, moment.step, moment.steps, str(moment))
         if moment.step - said[0] >= every:
             said[0] = moment.step
-            context.log(f"recover step {moment.step}/{moment.steps}: {moment}")
+            context.log(f"{name} step {moment.step}/{moment.steps}: {moment}")
 
     return report
 
 
-def describe(trained: Trained) -> str:
+def describe(trained: Trained, name: str = "recover") -> str:
     """One line about a finished training."""
     loss: Any = "not measured" if trained.loss is None else f"{trained.loss:.3f}"
     held = "" if trained.held_out is None else f", held out {trained.held_out:.3f} after step {trained.best_step}"
-    return f"recover: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
+    return f"{name}: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
 
 
 def domains_told(trained: Trained) -> str:

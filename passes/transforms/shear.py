@@ -157,11 +157,11 @@ class Shear(PrunePass, Weighing, TextOptions, Masks, Steps, Aimed):
             None,
             context.held_out,
             context.folder,
-            report_to(context, max(1, steps // _EVALUATIONS)),
+            report_to(context, max(1, steps // _EVALUATIONS), self.name, "shearing"),
             self.learner(shape.keep, shape.layers),
             find_domains(text, weighing, graph, context, stream),
         )
-        context.log(f"shear: {describe(trained)}")
+        context.log(describe(trained, self.name))
         result = place_like(trained.graph, graph)
         if self.uniform:
             require_stock(result)
