@@ -141,9 +141,8 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             learner = parse_spec("training", self.learner) if self.learner is not None else None
             trained = train(graph, options, stream, teacher, context.held_out, context.folder, report, learner, domains)
             context.log(describe(trained))
-            graph = (
-                trained.graph.note(f"recover by domain{domains_told(trained)}") if trained.domains else trained.graph
-            )
+            told = (f"recover by domain{domains_told(trained)}",) if trained.domains else ()
+            graph, segments = trained.graph.note(*told), trained.segments
         memory = {
             "steps": place.first + place.steps,
             "total": place.total,
