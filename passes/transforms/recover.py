@@ -143,7 +143,7 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             context.log(describe(trained))
             told = (f"recover by domain{domains_told(trained)}",) if trained.domains else ()
             graph, segments = trained.graph.note(*told), trained.segments
-        memory = {
+        memory: dict[str, Any] = {
             "steps": place.first + place.steps,
             "total": place.total,
             "tokens": place.granted,
