@@ -4,8 +4,9 @@
         [--tokens 131072] [--seeds 3] [--rows taylor random sheared scratch] [--part 0.5] [--lr 3e-4]
 
 Rows: `taylor` and `random` are cut once and trained on all tokens; `sheared` trains masks on `--part` of them and what
-is left on the rest; `scratch` trains the shape that `sheared` came to, from drawn weights, on all of them. All are cut
-to equal widths in all layers. Prints bits per byte on held-out text after the training, parameters and seconds.
+is left on the rest; `scratch` trains the shape that `sheared` came to, from drawn weights, on all of them. All lose the
+same share of every width, as far as whole units allow. Prints bits per byte on held-out text after the training,
+parameters and seconds.
 """
 
 import argparse
@@ -82,8 +83,7 @@ def passes_of(given: argparse.Namespace, row: str, target: str) -> list[Pass]:
     }
     train = f"recover{{tokens={after},schedule=cosine,warmup=0.03,moments=reset,{same}}}"
     specs = ([cut[row]] if row in cut else []) + [train]
-    made = [parse_spec("passes", spec) for spec in specs]
-    return [replace(each, uniform=True) if hasattr(each, "uniform") else each for each in made]
+    return [parse_spec("passes", spec) for spec in specs]
 
 
 def surroundings(given: argparse.Namespace, source: Graph, seed: int) -> Context:
