@@ -1,11 +1,12 @@
 """Masks learned while training against cutting once, at equal tokens in all, mask training included.
 
-    python benchmarks/learned_masks.py --data-root ../shared/data [--models stories3M] [--targets 60% 40%]
+    python benchmarks/learned_masks.py --data-root ../shared/data [--only stories3M] [--targets 60% 40%]
         [--tokens 131072] [--seeds 3] [--rows taylor random sheared scratch] [--part 0.5] [--lr 3e-4]
 
 Rows: `taylor` and `random` are cut once and trained on all tokens; `sheared` trains masks on `--part` of them and what
-is left on the rest; `scratch` trains the shape that `sheared` came to, from drawn weights, on all of them. All are cut
-to equal widths in all layers. Prints bits per byte on held-out text after the training, parameters and seconds.
+is left on the rest; `scratch` trains the shape that `sheared` came to, from drawn weights, on all of them. All lose the
+same share of every width, as far as whole units allow. Prints bits per byte on held-out text after the training,
+parameters and seconds.
 """
 
 import argparse
@@ -34,7 +35,7 @@ LENGTH, BATCH, SPREAD = 64, 8, 0.02
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--models", nargs="*", choices=tuple(MODELS), default=("stories3M",))
+    parser.add_argument("--only", nargs="*", choices=tuple(MODELS), default=("stories3M",))
     parser.add_argument("--targets", nargs="*", default=("60%", "40%"))
     parser.add_argument("--tokens", type=int, default=131_072)
     parser.add_argument("--seeds", type=int, default=3)
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--part", type=float, default=0.5)
     parser.add_argument("--lr", default="3e-4")
     given = parser.parse_args()
-    for model in given.models:
+    for model in given.only:
         source = graphprune.capture(str(given.data_root / "models" / MODELS[model]))
         for target in given.targets:
             for seed in range(given.seeds):
@@ -82,8 +83,7 @@ def passes_of(given: argparse.Namespace, row: str, target: str) -> list[Pass]:
     }
     train = f"recover{{tokens={after},schedule=cosine,warmup=0.03,moments=reset,{same}}}"
     specs = ([cut[row]] if row in cut else []) + [train]
-    made = [parse_spec("passes", spec) for spec in specs]
-    return [replace(each, uniform=True) if hasattr(each, "uniform") else each for each in made]
+    return [parse_spec("passes", spec) for spec in specs]
 
 
 def surroundings(given: argparse.Namespace, source: Graph, seed: int) -> Context:

@@ -10,10 +10,9 @@ from annotated_types import Ge, Le
 from graphprune.amounts import parse_count, read_target
 from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.context import check_windows
-from graphprune.data.calibration import held_out_part, training_part
-from graphprune.data.domains import split_domains
 from graphprune.data.library import LIBRARY
 from graphprune.data.splits import split_name
+from graphprune.data.stream.domains import each_domain, held_out_of, split_domains, train_of
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 from graphprune.pipeline.options import DEVICE_HELP, Held, Option, Precision, Window, option_name
@@ -141,13 +140,13 @@ class CompareOptions:
     def searched(self) -> str:
         """The text that choices are made by."""
         assert self.data is not None
-        return self.search or held_out_part(self.data, None)
+        return self.search or each_domain(self.data, held_out_of)
 
     @property
     def calibrated(self) -> str:
         """The text that is calibrated and trained on."""
         assert self.data is not None
-        return training_part(self.data, self.search)
+        return self.data if self.search is not None else each_domain(self.data, train_of)
 
 
 def field_option(name: str) -> str:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from graphprune.data.conversations import renderer
-from graphprune.data.domains import beginning_and_end, each_domain, interleaved, split_domains
 from graphprune.data.sources import read_texts, shown_source
+from graphprune.data.stream.domains import (
+    beginning_and_end,
+    each_domain,
+    held_out_of,
+    interleaved,
+    split_domains,
+    train_of,
+)
 from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
 from graphprune.data.windows import draw_windows, tokenise
 from graphprune.errors import DataError
@@ -155,16 +162,6 @@ def training_part(spec: str, held_out: str | None) -> str:
 def held_out_part(spec: str, held_out: str | None) -> str:
     """What is never trained on."""
     return held_out or each_domain(spec, held_out_of)
-
-
-def train_of(text: str) -> str:
-    """The part of a text that is trained on."""
-    return text if text == "stdlib" else f"{text}#train"
-
-
-def held_out_of(text: str) -> str:
-    """The part of a text that is held out."""
-    return "stdlib:held-out" if text == "stdlib" else f"{text}#held-out"
 
 
 def describe_text(spec: str, parameters: int, held_out: str | None = None) -> dict[str, str]:

@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from graphprune.data.domains import split_domains
 from graphprune.data.splits import split_name
+from graphprune.data.stream.domains import split_domains
 from graphprune.errors import DataError
 
 _new = functools.partial(hashlib.blake2b, digest_size=32)  # a gigabyte a second, about as fast as files are read

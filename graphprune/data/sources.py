@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from graphprune.data.domains import each_domain, split_domains
 from graphprune.data.library import LIBRARY, is_held_out, source_files
 from graphprune.data.readers import Row, read_dataset, read_json, read_jsonl, read_parquet, read_plain, read_table
 from graphprune.data.records import Render, joined, text_of
 from graphprune.data.splits import choose_bytes, choose_rows, split_name
+from graphprune.data.stream.domains import each_domain, split_domains
 from graphprune.errors import DataError, first_line, foreign
 from graphprune.paths import path_of
 

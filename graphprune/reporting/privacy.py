@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from graphprune.data.domains import Domain, split_domains
 from graphprune.data.sources import is_local
 from graphprune.data.splits import split_name
+from graphprune.data.stream.domains import Domain, split_domains
 from graphprune.errors import UsageError
 from graphprune.reporting.work import Work
 

@@ -11,7 +11,7 @@ from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
-from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, open_text
+from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, kept_segments, open_text
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
 from graphprune.running.devices import choose_device
@@ -141,16 +141,15 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             learner = parse_spec("training", self.learner) if self.learner is not None else None
             trained = train(graph, options, stream, teacher, context.held_out, context.folder, report, learner, domains)
             context.log(describe(trained))
-            graph = (
-                trained.graph.note(f"recover by domain{domains_told(trained)}") if trained.domains else trained.graph
-            )
-        memory = {
+            told = (f"recover by domain{domains_told(trained)}",) if trained.domains else ()
+            graph, segments = trained.graph.note(*told), trained.segments
+        memory: dict[str, Any] = {
             "steps": place.first + place.steps,
             "total": place.total,
             "tokens": place.granted,
             "rows": place.row + place.steps * batch,
         }
-        return graph.remember("schedule", memory | ({"segments": list(segments)} if segments else {}))
+        return graph.remember("schedule", memory | kept_segments(segments))
 
     def train_embeddings(self, graph: Graph, context: Context, epochs: Epochs, loss: Loss) -> Graph:
         """Train a model of embeddings with the unpruned one as its teacher. Raises UsageError for options of others."""
@@ -229,24 +228,24 @@ _COUNTS = ("tokens", "rows", "length", "accumulate")
 _RESOLVED = {"eval_every", "eval_tokens", "save_every"}
 
 
-def report_to(context: Context, every: int) -> Report:
+def report_to(context: Context, every: int, name: str = "recover", doing: str = "recovering") -> Report:
     """Progress as it goes, and a line of the log every so many steps."""
     said = [0]
 
     def report(moment: Moment) -> None:
-        context.progress("recovering", moment.step, moment.steps, str(moment))
+        context.progress(doing, moment.step, moment.steps, str(moment))
         if moment.step - said[0] >= every:
             said[0] = moment.step
-            context.log(f"recover step {moment.step}/{moment.steps}: {moment}")
+            context.log(f"{name} step {moment.step}/{moment.steps}: {moment}")
 
     return report
 
 
-def describe(trained: Trained) -> str:
+def describe(trained: Trained, name: str = "recover") -> str:
     """One line about a finished training."""
     loss: Any = "not measured" if trained.loss is None else f"{trained.loss:.3f}"
     held = "" if trained.held_out is None else f", held out {trained.held_out:.3f} after step {trained.best_step}"
-    return f"recover: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
+    return f"{name}: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
 
 
 def domains_told(trained: Trained) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 from annotated_types import Gt, Lt
 
@@ -18,7 +18,7 @@ from graphprune.ir.lineage import Lineage
 from graphprune.ir.placement import place_like
 from graphprune.ir.plan import Plan
 from graphprune.passes.transforms.recover import describe, own_name, report_to
-from graphprune.passes.transforms.trained_text import TextOptions, find_domains, open_text
+from graphprune.passes.transforms.trained_text import TextOptions, find_domains, kept_segments, open_text
 from graphprune.pipeline.passes import Context
 from graphprune.pipeline.stages import PrunePass
 from graphprune.processes import process_count
@@ -157,17 +157,16 @@ class Shear(PrunePass, Weighing, TextOptions, Masks, Steps, Aimed):
             None,
             context.held_out,
             context.folder,
-            report_to(context, max(1, steps // _EVALUATIONS)),
+            report_to(context, max(1, steps // _EVALUATIONS), self.name, "shearing"),
             self.learner(shape.keep, shape.layers),
             find_domains(text, weighing, graph, context, stream),
         )
-        context.log(f"shear: {describe(trained)}")
+        context.log(describe(trained, self.name))
         result = place_like(trained.graph, graph)
         if self.uniform:
             require_stock(result)
-        rows, segments = first_row + steps * batch, list(trained.segments)
-        memory = {"steps": 0, "total": None, "tokens": 0, "rows": rows} | ({"segments": segments} if segments else {})
-        return result.remember("schedule", memory).note(*told(trained.learned))
+        memory: dict[str, Any] = {"steps": 0, "total": None, "tokens": 0, "rows": first_row + steps * batch}
+        return result.remember("schedule", memory | kept_segments(trained.segments)).note(*told(trained.learned))
 
     def find_shape(self, graph: Graph, context: Context) -> Shape:
         """The shape, of widths that a stock checkpoint has where that is asked for. Raises UsageError, BudgetError."""

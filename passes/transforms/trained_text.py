@@ -1,5 +1,6 @@
 """Trained text: what a pass that trains reads, from its own options and from its context."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def continued(stream: Stream | Mixture, graph: Graph) -> Stream | Mixture:
     if not isinstance(stream, Mixture) or not found or len(found[0].weights) != len(stream.names):
         return stream
     return replace(stream, segments=found)
+
+
+def kept_segments(segments: Sequence[Segment]) -> dict[str, list[list[Any]]]:
+    """What the next training of the graph finds them by, as plain data; nothing for a single text."""
+    return {"segments": [[start, list(weights)] for start, weights in segments]} if segments else {}
 
 
 def own_tokenizer(graph: Graph, context: Context) -> Any:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from graphprune.data.calibration import held_out_parts
 from graphprune.data.conversations import LossOn, renderer
-from graphprune.data.domains import Domain, split_domains
 from graphprune.data.sources import read_texts, shown_text
 from graphprune.data.splits import split_name
+from graphprune.data.stream.domains import Domain, split_domains
 from graphprune.data.stream.mixture import Mixture, Segment
 from graphprune.data.stream.packing import Stream, open_stream
 from graphprune.data.tokens import encode

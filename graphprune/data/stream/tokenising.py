@@ -13,9 +13,9 @@ from graphprune.data.conversations import (
     encode_conversation,
     read_conversations,
 )
-from graphprune.data.domains import split_domains
 from graphprune.data.records import Conversation, content_of, is_conversation
 from graphprune.data.sources import has_rows, open_rows, read_texts
+from graphprune.data.stream.domains import split_domains
 from graphprune.errors import DataError
 
 if TYPE_CHECKING:

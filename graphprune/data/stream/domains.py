@@ -63,6 +63,16 @@ def each_domain(spec: str, change: Callable[[str], str]) -> str:
     return ",".join(change(d.spec) if even else f"{change(d.spec)}={d.weight:g}" for d in domains)
 
 
+def train_of(text: str) -> str:
+    """The part of a text that is trained on."""
+    return text if text == "stdlib" else f"{text}#train"
+
+
+def held_out_of(text: str) -> str:
+    """The part of a text that is held out."""
+    return "stdlib:held-out" if text == "stdlib" else f"{text}#held-out"
+
+
 def interleaved(domains: Sequence[Sequence[str]]) -> list[str]:
     """The documents of all domains in turns of some kilobytes, so that any beginning has something of each."""
     queues = [[piece for document in documents for piece in pieces(document)] for documents in domains]

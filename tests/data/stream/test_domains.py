@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from graphprune.data.domains import Domain, beginning_and_end, each_domain, interleaved, split_domains
+from graphprune.data.stream.domains import Domain, beginning_and_end, each_domain, interleaved, split_domains
 from graphprune.errors import UsageError
 
 
