@@ -46,6 +46,8 @@ graphprune compile ./llama -o small --target-params 70% --importance "taylor{gra
 
 graphprune compile ./llama -o small --vocabulary 16000 --data corpus.txt
 
+graphprune compile ./llama -o small --method sparse --pattern 2:4 --data corpus.txt
+
 graphprune compile ./llama -o small --target-params 60% --method adapt-accel --data corpus.txt --train-tokens 2M
 
 [bold]Methods[/bold]
@@ -70,6 +72,7 @@ PANELS = {
         "scope",
         "protect",
         "within",
+        "pattern",
     ),
     "How to choose": (
         "method",

@@ -29,15 +29,16 @@ from graphprune.encoders.examples import Left
 from graphprune.errors import DataError
 from graphprune.evaluation.measures import (
     LARGEST_MEASURED,
+    NO_FASTER,
     artefact_measures,
     check_file,
     cost_measures,
     held_out_perplexity,
     perplexity_measures,
     running_decoder,
+    sparse_measures,
 )
 from graphprune.evaluation.samples import prompt_for, read_tokens, two_samples
-from graphprune.evaluation.sparse_measures import NO_FASTER, sparse_measures
 from graphprune.evaluation.variants import variant_measures
 from graphprune.frontend.room import settled
 from graphprune.ir.contract import vocabulary_size

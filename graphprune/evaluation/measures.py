@@ -19,15 +19,21 @@ from graphprune.ir.contract import context_length, rows_of_ids
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
 from graphprune.progress import Progress, no_progress
+from graphprune.pruning.sparsity.packed import count_nonzero, packed_bytes
 from graphprune.running.devices import memory_errors
 from graphprune.running.open_model import OpenModel
 from graphprune.running.perplexity import Perplexity, perplexity
 from graphprune.running.timing import Rate, rates_in_turns
+from graphprune.weights.patterns import kept_entries
 
 # Work beyond this takes minutes on a processor, and is left to `graphprune eval` and `bench`.
 LARGEST_MEASURED = 300_000_000
 _LARGEST_TIMED = 200_000_000  # two of them are open at once, beside both graphs
 _WINDOW = 256
+NO_FASTER = (
+    "zeros make no file of these smaller and no processor faster: onnxruntime multiplies by them like by others; what "
+    "gains is a runtime that packs them, such as 2:4 on a GPU (docs/methods/sparsity.md)"
+)
 _TIMED = 64, 32  # tokens of a prompt, and after it, of a run that is timed
 
 
@@ -51,6 +57,17 @@ def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:
         ("cache bytes per token", before.costs.cache_bytes_per_token(old), after.costs.cache_bytes_per_token(new)),
     )
     return tuple(Measure(name, float(a), float(b), "bytes" if "bytes" in name else "") for name, a, b in rows if a)
+
+
+def sparse_measures(source: Graph, graph: Graph) -> tuple[Measure, ...]:
+    """Parameters that are not zero, and bytes with zeros packed; nothing where no weight has a pattern."""
+    if not kept_entries(graph.companions):
+        return ()
+    dense = float(source.parameter_count() * (graph.source.dtype or torch.float32).itemsize)
+    return (
+        Measure("parameters that are not zero", float(count_nonzero(source)), float(count_nonzero(graph))),
+        Measure("weights, zeros packed", dense, float(packed_bytes(graph)), "bytes"),
+    )
 
 
 def perplexity_measures(

@@ -101,9 +101,10 @@ class Recipe(BaseModel):
     @property
     def solves_patterns(self) -> bool:
         """Whether weights are made sparse by what they read on a text."""
-        found = [options for name, options in map(split_spec, (*self.before, *self.after)) if name == "sparsify"]
-        found += [self.sparsify] if self.sparsify is not None else []
-        return any(options.get("method") != "magnitude" for options in found)
+        specs = map(split_spec, (*self.before, *self.after))
+        methods: list[object] = [options.get("method") for name, options in specs if name == "sparsify"]
+        methods += [self.sparsify.get("method")] if self.sparsify is not None else []
+        return any(method != "magnitude" for method in methods)
 
     @property
     def tuned_block(self) -> int:

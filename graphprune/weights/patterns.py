@@ -133,7 +133,7 @@ def fits_groups(kept: Tensor, pattern: Grouped, dim: int) -> bool:
     inputs = kept.movedim(dim, -1)
     if inputs.shape[-1] % pattern.size:
         return False
-    return bool((inputs.unflatten(-1, (-1, pattern.size)).sum(-1) <= pattern.most).all())
+    return bool((inputs.reshape(*inputs.shape[:-1], -1, pattern.size).sum(-1) <= pattern.most).all())
 
 
 def check_zeros(tensors: Mapping[str, Tensor], companions: Companions) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from graphprune.weights.patterns import Pattern
 
 Start = Literal["magnitude", "wanda", "sparsegpt"]
 Method = Literal["magnitude", "wanda", "sparsegpt", "fista", "least-squares", "alternating"]
-STARTS: tuple[Start, ...] = get_args(Start)
 
 
 def by_magnitude(problem: Problem, pattern: Pattern) -> Tensor:
@@ -34,7 +33,7 @@ def wanda(problem: Problem, pattern: Pattern) -> Tensor:
     )
 
 
-SIMPLE: Mapping[Start, Callable[[Problem, Pattern], Tensor]] = {
+SIMPLE: Mapping[str, Callable[[Problem, Pattern], Tensor]] = {
     "magnitude": by_magnitude,
     "wanda": wanda,
     "sparsegpt": sparse_gpt,

@@ -1,28 +1,9 @@
-"""Measures of patterns: how many parameters are not zero, and what the weights would take where zeros are packed."""
+"""Packed: how many parameters are not zero, and what all would take where zeros are packed by their patterns."""
 
 import torch
 
-from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Graph
 from graphprune.weights.patterns import groups_along, kept_entries, only_patterns
-
-NO_FASTER = (
-    "zeros make no file of these smaller and no processor faster: onnxruntime multiplies by them like by others; what "
-    "gains is a runtime that packs them, such as 2:4 on a GPU (docs/methods/sparsity.md)"
-)
-
-
-def sparse_measures(source: Graph, graph: Graph) -> tuple[Measure, ...]:
-    """Parameters that are not zero, and bytes with zeros packed; nothing where no weight has a pattern."""
-    if not kept_entries(graph.companions):
-        return ()
-    before, after = count_nonzero(source), count_nonzero(graph)
-    size = (graph.source.dtype or torch.float32).itemsize
-    dense = float(source.parameter_count() * size)
-    return (
-        Measure("parameters that are not zero", float(before), float(after)),
-        Measure("weights, zeros packed", dense, float(packed_bytes(graph)), "bytes"),
-    )
 
 
 def count_nonzero(graph: Graph) -> int:

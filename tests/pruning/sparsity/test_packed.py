@@ -1,13 +1,14 @@
-"""Measures of patterns: bytes of what is packed are those of the formats, entry by entry."""
+"""Packed: bytes of what is packed are those of the formats, entry by entry."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from graphprune.evaluation.sparse_measures import NO_FASTER, packed_bytes, sparse_measures
+from graphprune.evaluation.measures import NO_FASTER, sparse_measures
 from graphprune.passes.transforms.sparsify import Sparsify
 from graphprune.pipeline.passes import run_passes
+from graphprune.pruning.sparsity.packed import packed_bytes
 from graphprune.weights.patterns import kept_entries
 from tests.support.tiny_llama import tiny_graph
 
