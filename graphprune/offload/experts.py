@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphprune.errors import SourceError
 from graphprune.offload.sources import Files, Made
-from graphprune.weights.mapping import expect, release
+from graphprune.weights.mapping import ALIGNMENT, empty_at, expect, release
 from graphprune.weights.residents import Origin
 
 _MERGES, _JOINS = "MergeModulelist", "Concatenate"
@@ -20,9 +20,9 @@ class Expert:
 
     parts: Sequence[Tensor]
 
-    def read(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """The weight in memory of its own; the pages of the files are given back."""
-        result, start = torch.empty(tuple(shape), dtype=dtype), 0
+    def read(self, shape: Sequence[int], dtype: torch.dtype, place: int) -> Tensor:
+        """The weight in memory of its own, `place` bytes behind a multiple of 64; the files' pages are given back."""
+        result, start = empty_at(shape, dtype, place), 0
         for part in self.parts:
             result[start : start + len(part)].copy_(part)
             start += len(part)
@@ -34,8 +34,13 @@ class Expert:
             expect(part)
 
 
-def origin_of(name: str, parameter: Tensor, dtype: torch.dtype, made: Made, files: Files) -> Origin:
-    """Where the experts of a stack are. Raises SourceError where its file has them in a form that is not streamed."""
+def origin_of(
+    name: str, parameter: Tensor, dtype: torch.dtype, made: Made, files: Files, gathered: bool = False
+) -> Origin:
+    """Where the experts of a stack are; `gathered` says that the model copies what it picks before it multiplies.
+
+    Raises SourceError where the file has them in a form that is not streamed.
+    """
     experts = experts_in(name, made, files)
     shape = parameter.shape[1:]
     for number, expert in enumerate(experts):
@@ -44,14 +49,15 @@ def origin_of(name: str, parameter: Tensor, dtype: torch.dtype, made: Made, file
             raise SourceError(f"expert {number} of {name} is {rows} rows of {tuple(expert.parts[0].shape)} in its file")
     if len(experts) != len(parameter):
         raise SourceError(f"{name} has {len(parameter)} experts, its files {len(experts)}; copy the checkpoint again")
-    return Origin(
-        name,
-        name.rpartition(".")[0],
-        len(experts),
-        shape.numel() * dtype.itemsize,
-        lambda number: experts[number].read(shape, dtype),
-        lambda number: experts[number].expect(),
-    )
+    size, whole = shape.numel() * dtype.itemsize, made.converter is None
+
+    def read(number: int) -> Tensor:
+        """It lies as it does in the stack that transformers makes, or has from the file."""
+        first = experts[number].parts[0]
+        place = number * size if not whole or first.dtype != dtype else 0 if gathered else first.data_ptr()
+        return experts[number].read(shape, dtype, place % ALIGNMENT)
+
+    return Origin(name, name.rpartition(".")[0], len(experts), size, read, lambda number: experts[number].expect())
 
 
 def experts_in(name: str, made: Made, files: Files) -> list[Expert]:

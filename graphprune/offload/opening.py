@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from graphprune.amounts import show_bytes
 from graphprune.errors import UsageError
 from graphprune.frontend.checks import check_folder, check_weights
 from graphprune.frontend.room import read_room
+from graphprune.generic.modeling_graphprune import GraphprunePreTrainedModel
 from graphprune.offload.experts import origin_of
 from graphprune.offload.skeletons import fill, make_empty, put, require_filled, types_of
 from graphprune.offload.sources import Files, find_sources
@@ -68,7 +68,8 @@ def open_offloaded(
     sources = find_sources(model, files)
     stacks = [name for name in stacked_weights(model) if name in sources]
     types = types_of(model)
-    origins = [origin_of(n, model.get_parameter(n), types[n], sources[n], files) for n in stacks]
+    gathers = isinstance(model, GraphprunePreTrainedModel)
+    origins = [origin_of(n, model.get_parameter(n), types[n], sources[n], files, gathers) for n in stacks]
     own = dict([*model.named_parameters(), *model.named_buffers()])  # a tied tensor is there once
     always = sum(tensor.numel() * types[name].itemsize for name, tensor in own.items() if name not in stacks)
     budget = require_memory(str(folder), memory, origins, always)

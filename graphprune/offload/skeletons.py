@@ -50,8 +50,7 @@ def make_empty(folder: Path, dtype: torch.dtype | None) -> "PreTrainedModel":
 
 def types_of(model: "PreTrainedModel") -> dict[str, torch.dtype]:
     """The type that transformers loads each parameter and buffer in: some stay in float32."""
-    kind = model.config.dtype
-    plan: Mapping[str, torch.dtype] = model._get_dtype_plan(kind)
+    plan: Mapping[str, torch.dtype] = model._get_dtype_plan(model.dtype)
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: planned(name, plan) or tensor.dtype for name, tensor in tensors}
 
@@ -64,9 +63,7 @@ def planned(name: str, plan: Mapping[str, torch.dtype]) -> torch.dtype | None:
     return None
 
 
-def fill(
-    model: "PreTrainedModel", sources: Mapping[str, Made], files: Files, types: Mapping[str, torch.dtype]
-) -> None:
+def fill(model: "PreTrainedModel", sources: Mapping[str, Made], files: Files, types: Mapping[str, torch.dtype]) -> None:
     """Read these parameters and buffers. Raises SourceError where one has another shape."""
     for target, made in sources.items():
         for name, tensor in make(model, target, made, files).items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from graphprune.errors import SourceError, first_line, foreign
-from graphprune.weights.mapping import release
+from graphprune.weights.mapping import copied, release
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,11 +35,15 @@ class Files:
         self.open: dict[str, Any] = {}
         for path in files:
             file = safe_open(path, framework="pt")
-            self.open |= dict.fromkeys(file.keys(), file)
+            self.open |= dict.fromkeys(names_in(file), file)
 
     def tensor(self, name: str) -> Tensor:
         found: Tensor = self.open[name].get_tensor(name)
         return found
+
+
+def names_in(file: Any) -> list[str]:
+    return list(file.keys())
 
 
 def find_sources(model: "PreTrainedModel", files: Files) -> dict[str, Made]:
@@ -77,7 +81,7 @@ def make(model: "PreTrainedModel", target: str, made: Made, files: Files) -> dic
     held = {pattern: [files.tensor(name) for name in names] for pattern, names in made.names.items()}
     if made.converter is None:
         ((tensor,),) = held.values()
-        results = {target: tensor.clone()}
+        results = {target: copied(tensor)}
     else:
         converter = copy.deepcopy(made.converter)
         for pattern, tensors in held.items():

@@ -1,4 +1,4 @@
-"""Residents: the experts that are in memory, within a budget; the next is read while the present one is computed with."""
+"""Residents: the experts that are in memory, within a budget; the next is read while one is computed with."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence

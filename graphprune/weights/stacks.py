@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import UsageError
+from graphprune.weights.mapping import ALIGNMENT
 
 _aten = torch.ops.aten
 _SAME = frozenset({_aten.detach.default, _aten.alias.default, _aten.clone.default, _aten.contiguous.default})
@@ -176,6 +177,8 @@ def multiply_picked(left: Tensor, right: Tensor) -> Tensor:
     result = torch.empty(len(left), left.shape[1], right.shape[2], dtype=left.dtype)
     for expert, weight in picked.stack.visit(list(rows)):
         own = rows[expert]
+        if weight.data_ptr() % ALIGNMENT:  # a gathered one would lie at a multiple
+            weight = weight.clone()
         places = torch.tensor(own * 2 if len(own) == 1 < len(left) else own)
         there, here = weight.expand(len(places), *weight.shape), others.index_select(0, places)
         made = torch.bmm(there, here) if picked is left else torch.bmm(here, there)

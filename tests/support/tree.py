@@ -45,6 +45,7 @@ LAYERS = (
     "training",
     "pipeline",
     "artefacts",
+    "offload",
     "evaluation",
     "reporting",
     "compiler",
