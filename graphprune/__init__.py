@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphprune.gates.gated import Gated, gate
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Edit, Plan, read_plan
+    from graphprune.offload.opening import open_offloaded
     from graphprune.pipeline.options import CompileOptions
     from graphprune.pipeline.passes import Context, Pass, run_passes
     from graphprune.pipeline.recipes import Recipe, read_recipe
@@ -55,6 +56,7 @@ __all__ = [
     "export",
     "fold",
     "gate",
+    "open_offloaded",
     "parse_spec",
     "read_plan",
     "read_recipe",
@@ -84,6 +86,7 @@ _HOMES = {
     "export": "artefacts.export:export",
     "fold": "gates.fold:fold",
     "gate": "gates.gated:gate",
+    "open_offloaded": "offload.opening:open_offloaded",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",

@@ -40,6 +40,7 @@ PUBLIC = {
     "export",
     "fold",
     "gate",
+    "open_offloaded",
     "parse_spec",
     "read_plan",
     "read_recipe",

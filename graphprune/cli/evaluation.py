@@ -186,8 +186,8 @@ def score_streamed(
     """One scorecard for each model, of whose weights no more than `memory` are held; the log is the last one's."""
     import torch
 
-    from graphprune.evaluation.offloaded import describe_loads, load_offloaded
     from graphprune.evaluation.scorecard import fill_in
+    from graphprune.offload.language_model import describe_loads, load_offloaded
 
     with progress_on_stderr() as progress:
         for name in models:

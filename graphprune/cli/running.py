@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from graphprune.evaluation.bench import Engine, Setting, Speed, Subject
-    from graphprune.evaluation.offloaded import StreamedWriter
+    from graphprune.offload.language_model import StreamedWriter
     from graphprune.progress import Progress
     from graphprune.running.open_model import OpenModel
     from graphprune.running.timing import Rate
@@ -116,7 +116,7 @@ def open_writer(
         model = open_model(out / variant if variant else out, provider)
         note_unused_gpu(model.provider, provider)
         return model, lambda: None
-    from graphprune.evaluation.offloaded import StreamedWriter, describe_loads, load_offloaded
+    from graphprune.offload.language_model import StreamedWriter, describe_loads, load_offloaded
 
     language, offloaded = load_offloaded(str(out), memory, loads)
 

@@ -10,7 +10,8 @@ import torch
 
 from graphprune.amounts import show_bytes
 from graphprune.errors import UsageError
-from graphprune.frontend.checks import check_folder, check_weights
+from graphprune.frontend.checks import check_weights
+from graphprune.frontend.places import look_at
 from graphprune.frontend.room import read_room
 from graphprune.generic.modeling_graphprune import GraphprunePreTrainedModel
 from graphprune.offload.experts import origin_of
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Offloaded:
-    """A model of transformers whose experts are streamed by `residents`; `always` are the bytes of what never leaves.
+    """A model of transformers whose experts are streamed by `residents`; `always` are the bytes of what never
+    leaves, `whole` of all weights.
 
     It computes what the model does that has all its weights in memory, bit for bit on the processor.
     """
@@ -37,6 +39,7 @@ class Offloaded:
     residents: Residents
     always: int
     whole: int
+    folder: Path
 
     @contextlib.contextmanager
     def without_experts(self) -> Iterator[None]:
@@ -52,34 +55,33 @@ class Offloaded:
 
 
 def open_offloaded(
-    folder: Path, memory: str, dtype: torch.dtype | None = None, log: Path | None = None, ahead: bool = True
+    model: str | Path, memory: str, dtype: torch.dtype | None = None, log: Path | None = None, ahead: bool = True
 ) -> Offloaded:
-    """Open a checkpoint, a source or what compile wrote, with at most `memory` of weights in memory at a time.
+    """Open a folder, hub id or `demo`, a source or what compile wrote, with at most `memory` of weights at a time.
 
     Weights are of `dtype`, by default of the type that they are stored in. What every token needs is read now; the
     experts of each layer are read as tokens are routed to them, and the loads are written to `log` as JSON lines.
     Raises UsageError where `memory` is too little, with the least that works; SourceError.
     """
-    check_folder(folder)
+    folder = look_at(str(model))
     held = check_weights(folder)
     free_at_once()
-    model = make_empty(folder, dtype)
-    files = Files(held.files)
-    sources = find_sources(model, files)
-    stacks = [name for name in stacked_weights(model) if name in sources]
-    types = types_of(model)
-    gathers = isinstance(model, GraphprunePreTrainedModel)
-    origins = [origin_of(n, model.get_parameter(n), types[n], sources[n], files, gathers) for n in stacks]
-    own = dict([*model.named_parameters(), *model.named_buffers()])  # a tied tensor is there once
+    made, files = make_empty(folder, dtype), Files(held.files)
+    sources, types = find_sources(made, files), types_of(made)
+    stacks = [name for name in stacked_weights(made) if name in sources]
+    gathers = isinstance(made, GraphprunePreTrainedModel)
+    origins = [origin_of(n, made.get_parameter(n), types[n], sources[n], files, gathers) for n in stacks]
+    own = dict([*made.named_parameters(), *made.named_buffers()])  # a tied tensor is there once
     always = sum(tensor.numel() * types[name].itemsize for name, tensor in own.items() if name not in stacks)
     budget = require_memory(str(folder), memory, origins, always)
-    fill(model, {name: made for name, made in sources.items() if name not in stacks}, files, types)
+    fill(made, {name: each for name, each in sources.items() if name not in stacks}, files, types)
     residents = Residents(origins, budget - always, LoadLog(log), ahead)
     for number, name in enumerate(stacks):
-        like = torch.empty(model.get_parameter(name).shape, dtype=types[name], device="meta")
-        put(model, name, Stack(like, residents, number, name))
-    require_filled(folder, model)
-    return Offloaded(model.eval(), residents, always, always + sum(each.experts * each.bytes for each in origins))
+        like = torch.empty(made.get_parameter(name).shape, dtype=types[name], device="meta")
+        put(made, name, Stack(like, residents, number, name))
+    require_filled(folder, made)
+    whole = always + sum(each.experts * each.bytes for each in origins)
+    return Offloaded(made.eval(), residents, always, whole, folder)
 
 
 def require_memory(name: str, memory: str, origins: list[Origin], always: int) -> int:

@@ -34,9 +34,9 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("rows", [1, 2, 3, 33])
-@pytest.mark.parametrize(("out", "inputs"), [(8, 16), (96, 32), (513, 256), (520, 264)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 33])
+@pytest.mark.parametrize(("out", "inputs"), [(8, 16), (520, 264)])
 def test_batched_products_are_the_same_to_the_bit(out: int, inputs: int, rows: int, dtype: torch.dtype) -> None:
     weight, x = draw(5, out, inputs, dtype=dtype), draw(rows, inputs, dtype=dtype, seed=1)
     ids = torch.randint(5, (rows,), generator=torch.Generator().manual_seed(2))

@@ -13,7 +13,6 @@ from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.evaluation.generation import pad_left
 from graphprune.evaluation.language_model import LanguageModel, name_of, sizes
-from graphprune.frontend.places import locate
 from graphprune.models.kinds import kind_of, writes_text
 from graphprune.offload.opening import Offloaded, open_offloaded
 from graphprune.running.runners import runner_of
@@ -27,15 +26,14 @@ def load_offloaded(
 
     Raises UsageError, SourceError.
     """
-    folder, _ = locate(model, True, False)
-    found = open_offloaded(folder, memory, dtype, log)
+    found = open_offloaded(model, memory, dtype, log)
     if kind_of(found.model) != "decoder" and not writes_text(found.model):
         raise UsageError(f"{model} is no language model with a cache; it cannot be run with --memory")
     with found.without_experts():
         runner = runner_of(found.model)
     context, vocabulary = sizes(found.model.config.get_text_config().to_dict())
     kind = name_of(found.model.dtype)
-    return LanguageModel("checkpoint", runner, load_tokenizer(folder), context, vocabulary, kind), found
+    return LanguageModel("checkpoint", runner, load_tokenizer(found.folder), context, vocabulary, kind), found
 
 
 @final
