@@ -1,4 +1,4 @@
-"""A mixture whose experts are streamed computes what the whole one does, within a budget; what is too little is said."""
+"""A mixture whose experts are streamed computes what the whole one does, in its budget; what is too little is said."""
 
 import json
 import re
@@ -76,9 +76,8 @@ def buffer_bytes(model: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in model.buffers())
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])
-def test_the_generic_form_and_the_graph_are_the_same_too(name: str, tmp_path: Path) -> None:
-    folder = write_mixture(tmp_path / "source", name)
+def test_the_generic_form_and_the_graph_are_the_same_too(tmp_path: Path) -> None:
+    folder = write_mixture(tmp_path / "source")
     graph = capture(folder)
     HuggingFace(form="generic").export(graph, tmp_path / "generic")
     inputs = decoder_inputs(graph, IDS)
