@@ -103,7 +103,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     import transformers
 
-    from graphprune.offload.opening import open_offloaded, require_memory  # noqa: F401 - before memory is looked at
+    from graphprune.offload.opening import open_offloaded
 
     torch.randn(8, 8) @ torch.randn(8, 8)
     before, most = resident_bytes(), Most()

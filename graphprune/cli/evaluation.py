@@ -70,6 +70,9 @@ Stride = Annotated[
         "predicted. [dim]default: window - 1, no overlap[/dim]",
     ),
 ]
+Shots = Annotated[
+    int | None, typer.Option(min=0, help="Worked examples in each prompt. [dim]default: the task's own[/dim]")
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -100,9 +103,7 @@ def eval_command(
     ] = None,
     field: Annotated[str, typer.Option(help="The field of the text in .jsonl, .parquet and data sets.")] = "text",
     limit: Annotated[int | None, typer.Option(min=1, help="Examples of each task at most.", show_default=False)] = None,
-    shots: Annotated[
-        int | None, typer.Option(min=0, help="Worked examples in each prompt. [dim]default: the task's own[/dim]")
-    ] = None,
+    shots: Shots = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows at a time; lower it where memory runs out.")] = 16,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Load the weights in this type. [dim]default: as stored[/dim]")
