@@ -5,6 +5,7 @@ from typing import final
 
 _NEW = 1 / 8  # of what is known of an expert, how much the last forward says
 _LEAST = 1e-3
+_SURE = 0.9  # a share from which a guess pays: one that is wrong delays what is needed, and takes its place
 
 
 @final
@@ -37,6 +38,6 @@ class Expectation:
         return ((stack - self.now - 1) % turns) + turns * (1 / max(self.shares[stack][expert], _LEAST) - 1)
 
     def likely(self, stack: int) -> list[int]:
-        """The experts that more than half of the last forwards asked this stack for, the likeliest first."""
+        """The experts that nearly all of the last forwards asked this stack for, the likeliest first."""
         shares = self.shares[stack]
-        return sorted((e for e, share in enumerate(shares) if share > 0.5), key=lambda e: -shares[e])
+        return sorted((e for e, share in enumerate(shares) if share > _SURE), key=lambda e: -shares[e])

@@ -122,6 +122,6 @@ def test_an_expectation_counts_turns_and_shares() -> None:
     assert expectation.wait(1, 1) == 1
     assert expectation.wait(0, 1) > 100
     assert expectation.likely(0) == [0]
-    for _ in range(8):
+    for _ in range(20):
         expectation.visited(0, [1])
     assert expectation.likely(0) == [1]
