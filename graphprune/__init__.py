@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphprune.gates.gated import Gated, gate
     from graphprune.ir.graph import Graph
     from graphprune.ir.plan import Edit, Plan, read_plan
+    from graphprune.offload.opening import open_offloaded
     from graphprune.pipeline.options import CompileOptions
     from graphprune.pipeline.passes import Context, Pass, run_passes
     from graphprune.pipeline.recipes import Recipe, read_recipe
@@ -57,6 +58,7 @@ __all__ = [
     "fold",
     "gate",
     "inherit",
+    "open_offloaded",
     "parse_spec",
     "read_plan",
     "read_recipe",
@@ -87,6 +89,7 @@ _HOMES = {
     "fold": "gates.fold:fold",
     "gate": "gates.gated:gate",
     "inherit": "rewriting.inheritance:inherit",
+    "open_offloaded": "offload.opening:open_offloaded",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",

@@ -41,6 +41,7 @@ PUBLIC = {
     "fold",
     "gate",
     "inherit",
+    "open_offloaded",
     "parse_spec",
     "read_plan",
     "read_recipe",

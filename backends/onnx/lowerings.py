@@ -232,6 +232,14 @@ def index_add(
     return op.ScatterND(value, op.Unsqueeze(index, constant(op, [1])), source, reduction="add")
 
 
+def index(op: Operators, node: fx.Node, value: ir.Value, indices: list[ir.Value]) -> Lowered:
+    """Rows by a tensor of numbers, such as experts: of a file that is mapped into memory, others are not read."""
+    picks = node.args[1]
+    assert isinstance(picks, (list, tuple))
+    kind = picks[0].meta["value"].dtype if len(picks) == 1 and isinstance(picks[0], fx.Node) else None
+    return op.Gather(value, indices[0], axis=0) if kind in (torch.int32, torch.int64) else None
+
+
 LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
     {
         **dict.fromkeys(("clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy", "dropout"), identity),
@@ -245,6 +253,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "__and__": both,
         "__or__": either,
         "rsub": rsub,
+        "index": index,
         "index_add": index_add,
         "scaled_dot_product_attention": attention,
         "linear_recurrence": scan_recurrence,

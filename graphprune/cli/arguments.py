@@ -19,6 +19,21 @@ Backends = Annotated[str, typer.Option(help="What to write, separated by commas.
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings. Read it first.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help=DEVICE_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        help="Weights in memory at most, for a mixture of experts: 500MB or 50%. Experts are read from the checkpoint "
+        "as tokens are routed to them, with the same result. [dim]default: all are in memory[/dim]",
+        show_default=False,
+    ),
+]
+Loads = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="With --memory: write a JSON line for each expert read and used.", show_default=False
+    ),
+]
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder that compile wrote.", show_default=False)]
 
 

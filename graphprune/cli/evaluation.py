@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graphprune.cli.arguments import MODEL_HELP, Device, Json, Trust, split_commas
+from graphprune.cli.arguments import MODEL_HELP, Device, Json, Loads, Memory, Trust, split_commas
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
-from graphprune.cli.console.terminal import say
-from graphprune.cli.looks import check_models, check_text
+from graphprune.cli.console.terminal import say, warn
+from graphprune.cli.looks import check_models, check_streaming, check_text
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 
@@ -29,6 +29,8 @@ graphprune eval OUT --backend all --data val.txt            graph, checkpoint an
 graphprune eval MODEL --data val.txt --window 512 --stride 128   each token sees at least 383 before it
 
 graphprune eval MODEL --eval-data FOLDER --tasks blimp_local --limit 100   local files, no network
+
+graphprune eval MIXTURE --data val.txt --memory 500MB        experts are read as tokens need them
 
 graphprune eval MODEL --tasks arc_easy,hellaswag            lm-eval's own tasks, from the hub"""
 
@@ -68,6 +70,9 @@ Stride = Annotated[
         "predicted. [dim]default: window - 1, no overlap[/dim]",
     ),
 ]
+Shots = Annotated[
+    int | None, typer.Option(min=0, help="Worked examples in each prompt. [dim]default: the task's own[/dim]")
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -98,14 +103,14 @@ def eval_command(
     ] = None,
     field: Annotated[str, typer.Option(help="The field of the text in .jsonl, .parquet and data sets.")] = "text",
     limit: Annotated[int | None, typer.Option(min=1, help="Examples of each task at most.", show_default=False)] = None,
-    shots: Annotated[
-        int | None, typer.Option(min=0, help="Worked examples in each prompt. [dim]default: the task's own[/dim]")
-    ] = None,
+    shots: Shots = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows at a time; lower it where memory runs out.")] = 16,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Load the weights in this type. [dim]default: as stored[/dim]")
     ] = None,
     device: Device = "auto",
+    memory: Memory = None,
+    loads: Loads = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -119,6 +124,7 @@ def eval_command(
     check_models(models, backend, trust_remote_code)
     check_text(data, field)
     check_eval_data(eval_data)
+    check_streaming(memory, loads, device, trust_remote_code, backend)
     from graphprune.evaluation.scorecard import DEFAULT_TEXT, Questions
 
     text = data or (None if names or eval_data is not None else DEFAULT_TEXT)
@@ -126,7 +132,10 @@ def eval_command(
         text, text_bytes, text_tokens, field, window, stride, bos, names, eval_data, limit, shots, batch
     )
     check_questions(questions)
-    cards = list(score_models(models, backend, questions, dtype, trust_remote_code, device))
+    if memory is None:
+        cards = list(score_models(models, backend, questions, dtype, trust_remote_code, device))
+    else:
+        cards = list(score_streamed(models, questions, dtype, memory, loads))
     if as_json:
         print_json({"scorecards": cards})
     else:
@@ -170,6 +179,24 @@ def score_models(
             for face in chosen:
                 progress(f"loading {name} ({face})", 0, 0)
                 yield fill_in(name, load_face(name, face, trust, type_, place), questions, progress)
+
+
+def score_streamed(
+    models: Sequence[str], questions: "Questions", dtype: str | None, memory: str, loads: Path | None
+) -> Iterator["Scorecard"]:
+    """One scorecard for each model, of whose weights no more than `memory` are held; the log is the last one's."""
+    import torch
+
+    from graphprune.evaluation.scorecard import fill_in
+    from graphprune.offload.language_model import describe_loads, load_offloaded
+
+    with progress_on_stderr() as progress:
+        for name in models:
+            progress(f"loading {name} (checkpoint)", 0, 0)
+            model, offloaded = load_offloaded(name, memory, loads, getattr(torch, dtype) if dtype else None)
+            yield fill_in(name, model, questions, progress)
+            offloaded.residents.close()
+            warn(f"note: {name}: {describe_loads(offloaded)}")
 
 
 def print_cards(cards: Sequence["Scorecard"]) -> None:

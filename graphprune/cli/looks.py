@@ -54,3 +54,25 @@ def check_text(spec: str | None, field: str) -> None:
 
     if spec is not None:
         look_at_text(spec, field)
+
+
+def check_streaming(
+    memory: str | None, loads: Path | None, device: str, trust: bool, backend: str = "checkpoint"
+) -> None:
+    """Raise UsageError for an amount of memory that is none, and for what does not go with one."""
+    from graphprune.amounts import read_bytes
+
+    if memory is None:
+        if loads is not None:
+            raise UsageError("--loads is the log of what --memory reads; give --memory too, such as 500MB")
+        return
+    read_bytes(memory)
+    for wrong, what in (
+        (backend != "checkpoint", f"--backend {backend}: it streams the checkpoint's experts"),
+        (device.startswith("cuda"), f"--device {device}: experts are streamed to the processor's memory"),
+        (trust, "--trust-remote-code: experts are found in classes of transformers and graphprune alone"),
+    ):
+        if wrong:
+            raise UsageError(f"--memory does not go with {what}")
+    if loads is not None and not loads.absolute().parent.is_dir():
+        raise UsageError(f"no folder at {loads.parent} for the log {loads.name}; make it first")

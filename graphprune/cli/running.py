@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graphprune.amounts import show_amount
-from graphprune.cli.arguments import Folder, Json, split_commas
+from graphprune.cli.arguments import Folder, Json, Loads, Memory, split_commas
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say, warn
-from graphprune.cli.looks import check_runnable
+from graphprune.cli.looks import check_runnable, check_streaming
 from graphprune.context import fitting, fitting_run, stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from graphprune.evaluation.bench import Engine, Setting, Speed, Subject
+    from graphprune.offload.language_model import StreamedWriter
     from graphprune.progress import Progress
+    from graphprune.running.open_model import OpenModel
     from graphprune.running.timing import Rate
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -33,7 +35,9 @@ graphprune generate demo-out "def read_lines(path):"
 
 graphprune generate demo-out "import " --tokens 200 --temperature 0.8 --top-p 0.9 --seed 1
 
-graphprune generate demo-out "def add(" "class Point" --variant onnx-int4"""
+graphprune generate demo-out "def add(" "class Point" --variant onnx-int4
+
+graphprune generate MIXTURE "Once upon" --memory 500MB     experts are read as tokens need them"""
 BENCH_EXAMPLES = """[bold]Examples[/bold]
 
 graphprune bench demo-out --against demo --threads 2
@@ -64,22 +68,27 @@ def generate_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     variant: Annotated[str, typer.Option(help="Which ONNX model of OUT, by its folder: onnx-int4.")] = "",
     provider: Provider = "auto",
+    memory: Memory = None,
+    loads: Loads = None,
     as_json: Json = False,
 ) -> None:
-    """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT."""
-    check_runnable(out, variant)
+    """Go on from one prompt, as the tokens come, or from several at once, with the ONNX model in OUT.
+
+    With --memory it is the checkpoint in OUT, or in any folder of a mixture of experts.
+    """
+    check_streaming(memory, loads, provider, False)
+    if memory is None:
+        check_runnable(out, variant)
     check_prompts(prompts)
     from graphprune.data.tokenizer_files import require_tokenizer
 
     require_tokenizer(out)
-    from graphprune.budget.installed import open_model
     from graphprune.data.tokenizer_files import encoding
     from graphprune.data.tokens import load_tokenizer
     from graphprune.running.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    model = open_model(out / variant if variant else out, provider)
-    note_unused_gpu(model.provider, provider)
+    model, end = open_writer(out, variant, provider, memory, loads)
     tokenizer = load_tokenizer(out)
     with encoding():
         ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
@@ -91,12 +100,46 @@ def generate_command(
         for piece in decode_stream(tokenizer, ids[0], model.stream(ids[0], tokens, stop, sampling)):
             say(piece, end="")
         say()
-        return
-    made = model.generate(ids, tokens, stop, sampling)
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in made]
+    else:
+        made = model.generate(ids, tokens, stop, sampling)
+        show_texts(prompts, ids, made, tokenizer, model.provider, as_json)
+    end()
+
+
+def open_writer(
+    out: Path, variant: str, provider: str, memory: str | None, loads: Path | None
+) -> "tuple[OpenModel | StreamedWriter, Callable[[], None]]":
+    """What writes: an ONNX model, or with `memory` the checkpoint; and what to call when it has written."""
+    if memory is None:
+        from graphprune.budget.installed import open_model
+
+        model = open_model(out / variant if variant else out, provider)
+        note_unused_gpu(model.provider, provider)
+        return model, lambda: None
+    from graphprune.offload.language_model import StreamedWriter, describe_loads, load_offloaded
+
+    language, offloaded = load_offloaded(str(out), memory, loads)
+
+    def end() -> None:
+        offloaded.residents.close()
+        warn(f"note: {describe_loads(offloaded)}")
+
+    return StreamedWriter(language), end
+
+
+def show_texts(
+    prompts: Sequence[str],
+    ids: Sequence[list[int]],
+    made: Sequence[list[int]],
+    tokenizer: "PreTrainedTokenizerBase",
+    provider: str,
+    as_json: bool,
+) -> None:
+    """Print what was written to several prompts."""
     if as_json:
+        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in made]
         found = [{"prompt": p, "text": t, "tokens": row} for p, t, row in zip(prompts, texts, made, strict=True)]
-        print_json({**found[0], "provider": model.provider} if len(found) == 1 else {"results": found})
+        print_json({**found[0], "provider": provider} if len(found) == 1 else {"results": found})
         return
     say("\n\n".join(str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, made, strict=True)))
 

@@ -2,12 +2,15 @@
 
 import ctypes
 import functools
+import math
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+ALIGNMENT = 64  # bytes: where torch puts the memory of a tensor
 _MAPS = Path("/proc/self/maps")
 _WILL_NEED = 3  # MADV_WILLNEED: the system begins to read, and does not wait
 _DONT_NEED = 4  # MADV_DONTNEED: pages of a private mapping that nobody wrote to are the file's again
@@ -73,6 +76,23 @@ def free_at_once() -> None:
     option = getattr(ctypes.CDLL(None), "mallopt", None)
     if option is not None:
         option(_MMAP_THRESHOLD, _LARGE)
+
+
+def empty_at(shape: Sequence[int], dtype: torch.dtype, place: int) -> Tensor:
+    """Memory for a tensor whose address lies so many bytes behind a multiple of 64.
+
+    Products in float32 have other bits where their operands lie otherwise: vectors are read from such multiples on.
+    """
+    count = math.prod(shape)
+    memory = torch.empty(count + 128 // dtype.itemsize, dtype=dtype)
+    start = (place - memory.data_ptr()) % ALIGNMENT // dtype.itemsize
+    return memory[start : start + count].view(tuple(shape))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A tensor's values in memory of its own that lies as the tensor's does."""
+    result = empty_at(tensor.shape, tensor.dtype, tensor.data_ptr() % ALIGNMENT)
+    return result.copy_(tensor)
 
 
 def dense(tensor: Tensor) -> bool:

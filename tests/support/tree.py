@@ -46,6 +46,7 @@ LAYERS = (
     "pipeline",
     "artefacts",
     "evaluation",
+    "offload",
     "reporting",
     "compiler",
     "comparison",
