@@ -87,7 +87,7 @@ SMOL = """Official code of others under the same protocol, one seed:
 """
 SIZES = ("--targets", "80%,60%,40%", "--seeds", "3")
 TEACHER = "recover.distill=1.0+recover.temperature=1.0"  # as Minitron's recipe trains
-SEARCHED = "adapt-pruner-ls,evolve,adapt-pruner"
+SEARCHED = "adapt-pruner-ls,evolve"
 REAL = (*WIKI, *WINDOWS, *SAMPLES, "--targets", "80%,60%")
 RUNS: Mapping[str, Run] = {
     "stories3M": Run("models/stories3M-hf", (*STORIES, *TOLD, *SIZES), S3),
