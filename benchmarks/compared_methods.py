@@ -242,7 +242,7 @@ What each method is: [LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and
   and 1,134 at 60 %, where the official code has 288 at 64 %. The cause is the residual width, which `auto` cuts there
   and the official code never does: on WikiText-2's validation text 854 with it and 216 without
   ([what shrinks](adapt-pruner.md#what-shrinks)). On stories3M it is the other way round, 1.76 with it and 2.09 without.
-  `taylor` and `wanda-sp` were not tried so.
+  `taylor` was not tried so.
 - FLAP cuts SmolLM2 in 96 seconds on one thread.
 - `magnitude-sp` is beyond a guess at 40 % on all small models, at 60 % on two of three, and on SmolLM2 at both sizes.
   `wanda-sp` is the best published method on SmolLM2 at 80 % and the worst but `magnitude-sp` at 60 %.
