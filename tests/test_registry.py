@@ -63,7 +63,7 @@ def test_an_unknown_name_lists_the_near_and_the_known_ones() -> None:
     with pytest.raises(RegistryError) as caught:
         registry.load("importance", "tailor")
     assert "did you mean taylor?" in str(caught.value)
-    assert "magnitude, obs, order, policy, random, taylor" in str(caught.value)
+    assert "magnitude, obs, order, policy, random, routed-tokens, taylor" in str(caught.value)
 
 
 def test_an_unknown_name_of_an_empty_kind() -> None:

@@ -68,12 +68,18 @@ def make_loss(graph: Graph, embeddings: tuple[Embedding, ...], kind: Kind) -> Lo
     on a small CLIP it chose worse channels than magnitude, similarity better ones (docs/methods/mope-clip.md). Raises
     UsageError for a contrastive loss of a model that compares nothing.
     """
-    compares = len(embeddings) == 2 and _LOGITS in graph.outputs
-    if kind == "contrastive" and not compares:
-        raise UsageError("calibration.loss=contrastive is of a model that compares images and texts; leave it out")
     if kind != "contrastive":
         return RowMean(Similarity(embeddings))
-    return Comparing(Contrastive(graph.outputs.index(_LOGITS)))
+    found = pair_loss(graph, embeddings)
+    if found is None:
+        raise UsageError("calibration.loss=contrastive is of a model that compares images and texts; leave it out")
+    return found
+
+
+def pair_loss(graph: Graph, embeddings: tuple[Embedding, ...]) -> Comparing | None:
+    """The contrastive loss of a model that compares images and texts; None for others."""
+    compares = len(embeddings) == 2 and _LOGITS in graph.outputs
+    return Comparing(Contrastive(graph.outputs.index(_LOGITS))) if compares else None
 
 
 def with_aims(graph: Graph, embeddings: Sequence[Embedding], batches: Sequence[Named], seed: int) -> Iterator[Named]:

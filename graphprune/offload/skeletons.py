@@ -35,7 +35,7 @@ def make_empty(folder: Path, dtype: torch.dtype | None) -> "PreTrainedModel":
         config: Any = load_config(folder, str(folder), False) if not is_generic(folder) else None
         loader: Any = generic_class(folder) if config is None else model_class(config)
         if config is None:
-            config = loader.config_class.from_pretrained(folder, local_files_only=True)
+            config = loader.config_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if not hasattr(loader, "_from_config"):
             loader = loader._model_mapping[type(config)]
         config.dtype = dtype or stored_dtype(folder, None, config) or torch.float32

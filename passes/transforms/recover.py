@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, final
 
 from graphprune.bounds import Count, NotNegative, describe_bounds, wrong_fields
 from graphprune.data.stream.mixture import Segment
+from graphprune.encoders.embeddings import require_embeddings
+from graphprune.encoders.losses import pair_loss
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
@@ -170,7 +172,8 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
         )
         report = partial(context.progress, "recovering")
         here, teacher = context.placed(graph), context.placed(context.source or graph)
-        found = train_embeddings(here, teacher, options, epochs, loss, report)
+        task = pair_loss(graph, require_embeddings(graph)) or loss  # whatever units are scored by
+        found = train_embeddings(here, teacher, options, epochs, task, report)
         context.log(
             f"recover: {found.steps} steps, {found.tokens:,} tokens, loss {found.first:.4f} to {found.last:.4f}"
         )

@@ -69,7 +69,8 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    assert (recipe.recover is not None) == name.startswith(("adapt-accel", "minitron", "llm-pruner-lora", "saap-tuned"))
+    trained = ("adapt-accel", "minitron", "llm-pruner-lora", "saap-tuned", "sheared", "upcycle")
+    assert (recipe.recover is not None) == name.startswith(trained)
     assert expand(recipe, Target(Parameters(), 600, 1000))
 
 

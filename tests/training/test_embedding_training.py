@@ -10,7 +10,7 @@ from torch.nn import functional
 from graphprune.analysis.analyse import analyze
 from graphprune.encoders.embeddings import find_embeddings, require_embeddings
 from graphprune.encoders.examples import Wanted, prepare_passages
-from graphprune.encoders.losses import make_loss
+from graphprune.encoders.losses import make_loss, pair_loss
 from graphprune.errors import TrainingError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
@@ -102,7 +102,9 @@ def test_a_pruned_encoder_comes_nearer_to_its_source_and_seeds_give_the_same(gra
 
 def test_pairs_are_a_term_of_their_own_and_something_must_be_learned(graph: Graph, folder: Path) -> None:
     clip = graph_of("clip")
-    loss, batches = make_loss(clip, find_embeddings(clip), "auto"), [random_pairs(clip, 8)]
+    loss, batches = pair_loss(clip, find_embeddings(clip)), [random_pairs(clip, 8)]
+    assert loss is not None
+    assert pair_loss(graph, require_embeddings(graph)) is None
     nothing = Terms(similarity=0, feature=0, hidden=0)
     options = EmbeddingOptions(8 * 7 * 10, 3e-3, terms=nothing)
     found = train_embeddings(clip, clip, options, lambda _: batches, loss)  # type: ignore[arg-type, return-value]
