@@ -44,7 +44,9 @@ def make_empty(folder: Path, dtype: torch.dtype | None) -> "PreTrainedModel":
                 loader, lambda **told: loader._from_config(config, dtype=config.dtype, **told)
             )
         if (folder / "generation_config.json").is_file():
-            made.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+            made.generation_config = transformers.GenerationConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     return made
 
 
