@@ -54,20 +54,15 @@ def reached(groups: Groups, beyond: Mapping[str, str]) -> Groups:
 
 
 def choose_candidates(
-    groups: Groups,
-    kinds: Sequence[str],
-    budget: Budget,
-    floor: float | None,
-    beyond: Mapping[str, str] | None = None,
-    weighed: bool = False,
+    groups: Groups, kinds: Sequence[str], budget: Budget, floor: float | None, beyond: Mapping[str, str] | None = None
 ) -> Choice:
     """The groups to cut for a budget, but for those that are `beyond` reach.
 
     `auto` takes MLP channels and attention groups (query heads in blocks of one key head, which stays), and the
-    residual width too where less than half of these would be left, or where it is `weighed` against them, all down to a
-    fifth; models without residual branches offer their other channels. A kind that is named with a question mark,
-    `query?`, joins only where the others at a fifth do not reach the target. Raises BudgetError with the reachable
-    minimum, UsageError where nothing of the named kinds can be cut.
+    residual width too where less than half of these would be left, all down to a fifth; models without residual
+    branches offer their other channels. A kind that is named with a question mark, `query?`, joins only where the
+    others at a fifth do not reach the target. Raises BudgetError with the reachable minimum, UsageError where nothing
+    of the named kinds can be cut.
     """
     beyond = beyond or {}
     groups = reached(groups, beyond)
@@ -82,7 +77,7 @@ def choose_candidates(
     half = replace(budget, floor=max(budget.floor, AUTO_WIDE))
     wide, residual = reachable_minimum(groups, first, half), counted(groups, ("residual",), budget)
     if wide <= budget.target or (not residual and reachable_minimum(groups, first, budget) <= budget.target):
-        return Choice((*first, *residual) if weighed else first, budget, ())
+        return Choice(first, budget, ())
     wider = (*first, *residual)
     reach = reachable_minimum(groups, wider, budget)
     share = f"{budget.floor:.0%}"

@@ -138,14 +138,12 @@ class Allotment:
 class Allocation(ABC):
     """How many units each group keeps. A subclass is a final frozen dataclass whose fields are its options.
 
-    One that `searches` takes so long that a run keeps what it needs to go on. One that `weighs_widths` measures how
-    much of the residual width should go, so `auto` always offers it that.
+    One that `searches` takes so long that a run keeps what it needs to go on.
     """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
     searches: ClassVar[bool] = False
-    weighs_widths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)

@@ -183,9 +183,8 @@ def final_choice(
         beyond = {**request.compensation.spared(source or now), **beyond}
     whole = source is not None and BLOCKS.isdisjoint(request.kinds)
     here = {each.id: beyond[origin(root(each.id))] for each in members(groups) if origin(root(each.id)) in beyond}
-    weighed = request.allocation.weighs_widths
     chosen = choose_candidates(
-        there if whole else groups, request.kinds, final, request.floor, beyond if whole else here, weighed
+        there if whole else groups, request.kinds, final, request.floor, beyond if whole else here
     )
     # By what they were in the source: with one key head left, the axis of its queries looks like another kind.
     known = {group.id for group in chosen.candidates}

@@ -49,9 +49,9 @@ _NONE = Effort(generations=0, offspring=0, close=0, parents=1, glance=0.5)
 # What widths outside of branches, such as the residual width, give up of what others do: a model is made for each of
 # these, and the best so many are searched from.
 _OUTSIDE: Mapping[str, tuple[float, ...]] = {
-    "quick": (0.0, 0.25),
-    "normal": (0.0, 0.125, 0.25, 0.5),
-    "thorough": (0.0, 0.125, 0.25, 0.5),
+    "quick": (0.25, 0.5),
+    "normal": (0.125, 0.25, 0.5),
+    "thorough": (0.125, 0.25, 0.5),
 }
 _SEARCHES: Mapping[str, int] = {"quick": 1, "normal": 1, "thorough": 2}
 
@@ -86,7 +86,6 @@ class Evolve(Allocation):
     name: ClassVar[str] = "evolve"
     needs_data: ClassVar[bool] = True
     searches: ClassVar[bool] = True
-    weighs_widths: ClassVar[bool] = True
     effort: Literal["quick", "normal", "thorough"] = "normal"
     carry: bool = True
     search: bool = True

@@ -155,12 +155,3 @@ def test_auto_takes_query_heads_exactly_where_the_key_heads_of_a_block_are_one()
     assert taken("a") == ["two"]
     assert taken("a", "b") == []
     assert taken(None) == [], "heads that all blocks share"
-
-
-def test_an_allocation_that_weighs_widths_is_always_offered_the_residual_width() -> None:
-    groups = made()
-    first = choose_candidates(groups, ("auto",), Budget(6000), None)
-    weighed = choose_candidates(groups, ("auto",), Budget(6000), None, weighed=True)
-    assert kinds(weighed.candidates) == sorted({*kinds(first.candidates), "residual"})
-    named_kinds = choose_candidates(groups, ("mlp",), Budget(6000), None, weighed=True)
-    assert kinds(named_kinds.candidates) == ["mlp"], "what a user names is all that shrinks"

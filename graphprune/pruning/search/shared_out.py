@@ -17,7 +17,6 @@ from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import library_key
 from graphprune.pruning.search.problem import Counts, Problem
 from graphprune.pruning.selection import select
-from graphprune.pruning.shares import refused
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch, run_batch
 
@@ -57,12 +56,11 @@ def by_quality(problem: Problem, rates: Sequence[Rates], judge: Callable[[Proble
     """These rates, the ones with the best model first, one of those that lead to the same one.
 
     Budgets are compared at the next twentieth of the source's size, so that targets near to each other have the same
-    answer and, in one run, the same models. Rates with which single groups would have to go as a whole are left out,
-    where there are others.
+    answer and, in one run, the same models.
     """
     here = replace(problem.scene, budget=replace(problem.scene.budget, target=rounded(problem)))
     coarse = Problem(here, problem.scores)
-    found = {tuple(sorted(counts_of(coarse, each).items())): each for each in sensible(coarse, rates)}
+    found = {tuple(sorted(counts_of(coarse, each).items())): each for each in rates}
     if len(found) == 1:
         return tuple(found.values())
     values = {counts: judge(coarse, dict(counts)) for counts in found}
@@ -80,15 +78,3 @@ def rounded(problem: Problem) -> int:
 def counts_of(problem: Problem, rates: Rates) -> dict[str, int]:
     """The counts at the budget when all are cut by one amount."""
     return solve(problem.scene.groups, problem.widths, problem.steps(rates), problem.scene.budget)
-
-
-def sensible(problem: Problem, rates: Sequence[Rates]) -> Sequence[Rates]:
-    """Those with which the amount that all are cut by takes no group with a rate above its whole width."""
-
-    def amount(each: Rates) -> float:
-        steps = problem.steps(each)
-        return refused(problem.widths, steps, counts_of(problem, each))
-
-    amounts = [amount(each) for each in rates]
-    kept = [e for e, d in zip(rates, amounts, strict=True) if d * min(r for r in e.values() if r > 0) <= 1]
-    return kept or [rates[amounts.index(min(amounts))]]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from graphprune.budget.budgets import Budget, reachable_minimum
+from graphprune.budget.budgets import Budget
 from graphprune.ir.lineage import Lineage
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.pruning.interfaces import view
 from graphprune.pruning.search.divergence import measure_dense
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.problem import Counts, Problem
-from graphprune.pruning.search.shared_out import WholeModels, by_quality, counts_of, rounded, sensible
+from graphprune.pruning.search.shared_out import WholeModels, by_quality, counts_of, rounded
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import run_batch
@@ -74,15 +74,3 @@ def test_near_targets_are_compared_at_one_size() -> None:
     assert len({rounded(problem(share)) for share in (0.76, 0.77, 0.8)}) == 1
     assert rounded(problem(0.76)) == pytest.approx(0.8 * whole, abs=1)
     assert rounded(problem(0.97)) == problem(0.97).scene.budget.target, "all would be left at the next twentieth"
-
-
-def test_shares_that_take_all_of_the_others_are_left_out() -> None:
-    whole = problem(1.0)
-    inside = [group for group in whole.scene.candidates if group.block is not None]
-    least = reachable_minimum(whole.scene.groups, inside, whole.scene.budget)
-    low = problem(0.95 * least / whole.scene.budget.target)
-    none, half = rates(low, 0.0), rates(low, 0.5)
-    assert sensible(low, (none, half)) == [half]
-    assert sensible(low, (none,)) == [none]
-    mild = problem(0.9)
-    assert sensible(mild, (none, half)) == [none, half]
