@@ -53,7 +53,7 @@ _OUTSIDE: Mapping[str, tuple[float, ...]] = {
     "normal": (0.125, 0.25, 0.5),
     "thorough": (0.125, 0.25, 0.5),
 }
-_SEARCHES: Mapping[str, int] = {"quick": 1, "normal": 1, "thorough": 2}
+_SEARCHES: Mapping[str, int] = {"quick": 1, "normal": 2, "thorough": 2}
 
 
 class Texts(NamedTuple):
