@@ -2,11 +2,12 @@
 
 import contextlib
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from graphprune.garbage import end, importing, uncollected
+from graphprune.garbage import end, importing, let_go, uncollected
 
 
 @pytest.mark.parametrize("collecting", [True, False])
@@ -41,3 +42,20 @@ def frozen() -> Iterator[None]:
     """What a test freezes is let go."""
     yield
     gc.unfreeze()
+
+
+def test_what_refers_to_itself_is_let_go_where_collection_is_off() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.me = self
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        kept = weakref.ref(Model())
+        assert kept() is not None
+        let_go()
+        assert kept() is None
+    finally:
+        if collecting:
+            gc.enable()

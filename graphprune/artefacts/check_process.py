@@ -20,6 +20,7 @@ from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
 from graphprune.frontend.room import is_checked_in_file
+from graphprune.garbage import let_go
 from graphprune.ir.contract import DERIVED
 from graphprune.running.comparison import Check, Coarseness, compare, compare_tokens, in_fewer_bits
 from graphprune.running.observations import Observations, greedy, observe, observe_encoder
@@ -86,12 +87,15 @@ def check_all(out: Path, memory: str | None = None) -> Iterator[Check]:
     with torch.no_grad():
         if (out / "config.json").is_file():
             yield from check_checkpoint(out, expected, kind, memory)
+            let_go()  # of the model, before another is read
             yield from check_tokens(out)
             yield from check_calls(out, expected, kind)
+            let_go()
         for folder in sorted(path for path in out.iterdir() if path.is_dir()):
             if opener_of(folder) is not None:
                 yield from check_runnable(folder, expected, kind)
                 yield from check_tokenizers(out, folder)
+                let_go()
         for path in sorted(out.glob("*/*.gguf")) if gguf_check.can_check() else ():
             yield from gguf_check.check_gguf(path, expected)
 
@@ -165,15 +169,14 @@ def check_runnable(folder: Path, expected: Observations, kind: str) -> Iterator[
         yield from compare_all(folder.name, expected, {n: torch.from_numpy(a) for n, a in outputs.items()}, None)
         return
     found = observe(onnx_runner(model), expected)
-    prompt = expected["input.prompt"]
+    prompt, precision = expected["input.prompt"], model.precision
     count = len(expected["greedy.tokens"]) // len(prompt)
     if len(prompt) == 1:
         tokens = model.generate(prompt.tolist(), max_new_tokens=count)[0]
     else:
         tokens = greedy(onnx_runner(model), prompt, count)[0].tolist()
+    del model  # before another runtime reads the same weights
     checks = compare_all(folder.name, expected, found, tokens)
-    yield from (
-        checks if model.precision == "fp32" else (in_fewer_bits(check, REDUCED[model.precision]) for check in checks)
-    )
+    yield from (checks if precision == "fp32" else (in_fewer_bits(check, REDUCED[precision]) for check in checks))
     if genai_check.can_check(folder):
-        yield from genai_check.check_genai(folder, expected, tokens, model.precision == "fp32")
+        yield from genai_check.check_genai(folder, expected, tokens, precision == "fp32")

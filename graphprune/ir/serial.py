@@ -23,6 +23,7 @@ from graphprune.json_data import Json
 from graphprune.weights.stored import is_held_in
 
 FORMAT = 1
+_PART = 1 << 20  # elements that are looked at at a time
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
 _FUNCTIONS = {"Max": sympy.Max, "Min": sympy.Min, "Mod": sympy.Mod, "floor": sympy.floor}
 
@@ -99,7 +100,14 @@ def narrowest_dtype(graph: Graph) -> torch.dtype:
     if stored is None or stored.itemsize >= main.itemsize:
         return main
     floats = [t.detach() for t in graph.parameters().values() if t.dtype == main and not is_held_in(t, stored)]
-    return stored if all(bool((t.to(stored).to(main) == t).all()) for t in floats) else main
+    return stored if all(is_exact_in(t, stored) for t in floats) else main
+
+
+def is_exact_in(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Say whether a narrower type holds every value, some rows at a time."""
+    rows = max(1, _PART * len(tensor) // max(1, tensor.numel())) if tensor.dim() else 1
+    parts = tensor.split(rows) if tensor.dim() else (tensor,)
+    return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)
 
 
 def main_dtype(graph: Graph) -> torch.dtype:

@@ -9,7 +9,7 @@ from torch import nn
 from graphprune.errors import ExportError, SourceError
 from graphprune.generic.program_graphprune import pack, unpack
 from graphprune.ir.graph import Graph
-from graphprune.ir.serial import from_data, parse_size, stored_tensors, to_data
+from graphprune.ir.serial import from_data, is_exact_in, parse_size, stored_tensors, to_data
 from graphprune.ir.sizes import symbol
 from tests.support.tiny_llama import tiny_graph
 
@@ -87,3 +87,14 @@ def test_an_unknown_function_is_refused_by_name() -> None:
     next(n for n in graph.nodes if n.op == "call_function").target = nn.functional.silu
     with pytest.raises(ExportError, match="has no name that a checkpoint can hold"):
         to_data(graph)
+
+
+def test_a_narrower_type_is_taken_where_it_is_exact_down_to_the_last_row() -> None:
+    values = torch.randn(3000, 700, generator=torch.Generator().manual_seed(0))
+    exact = values.to(torch.bfloat16).float()
+    assert is_exact_in(exact, torch.bfloat16)
+    assert is_exact_in(exact.t(), torch.bfloat16)
+    exact[-1, -1] = values[-1, -1]
+    assert not is_exact_in(exact, torch.bfloat16)
+    assert is_exact_in(torch.zeros(()), torch.float16)
+    assert is_exact_in(torch.zeros(0, 3), torch.float16)
