@@ -52,6 +52,7 @@ from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
+from graphprune.pipeline.run_text import run_again
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import Spare, is_first, leave, meet, process_count
 from graphprune.progress import Progress, no_progress
@@ -119,6 +120,7 @@ def compile_model(
                     began,
                     memory=options.memory if device.type == "cpu" else None,
                     examples=method.examples,
+                    run=run_again(options),
                 )
                 result = finish(work, backends, folder, progress, spare)
     if keeps_state(recipe, source):
