@@ -21,6 +21,7 @@ from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.examples import read_examples
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.preflight import check_request
+from graphprune.compiler.publishing import publish
 from graphprune.compiler.request import (
     asked_of,
     device_notes,
@@ -125,7 +126,8 @@ def compile_model(
                 result = finish(work, backends, folder, progress, spare)
     if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
-    return replace(result, out=options.out)
+    pushed = publish(options, progress)
+    return replace(result, out=options.out, notes=(*result.notes, *pushed))
 
 
 def meet_followers(recipe: Recipe) -> None:

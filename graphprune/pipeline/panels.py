@@ -32,5 +32,9 @@ PANELS = {
     "How to train": ("train_tokens", "stages", "lr", "restart"),
     "What text to look at": ("data", "field", "held_out", "samples", "length"),
     "Where to compute": ("device", "precision", "memory"),
-    "What to write": ("dry_run",),
+    "What to write": (
+        "dry_run",
+        "push_to_hub",
+        "private",
+    ),
 }
