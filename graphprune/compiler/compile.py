@@ -126,8 +126,7 @@ def compile_model(
                 result = finish(work, backends, folder, progress, spare)
     if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
-    pushed = publish(options, progress)
-    return replace(result, out=options.out, notes=(*result.notes, *pushed))
+    return replace(result, out=options.out, notes=(*result.notes, *publish(options, progress)))
 
 
 def meet_followers(recipe: Recipe) -> None:
