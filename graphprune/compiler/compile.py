@@ -32,6 +32,7 @@ from graphprune.compiler.request import (
     with_precision,
     without_text,
 )
+from graphprune.compiler.tracking import tracked
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -159,7 +160,9 @@ def run_method(
 ) -> tuple[Graph, "Prepared"]:
     """Run the passes that the recipe stands for; also return what they were given."""
     method = prepare_method(options, start, folder, device, progress)
-    return as_made(start, run_passes(start.graph, method.passes, method.context)), method
+    with tracked(options, progress) as track:
+        context = replace(method.context, track=track)
+        return as_made(start, run_passes(start.graph, method.passes, context)), method
 
 
 @dataclass(frozen=True, eq=False)

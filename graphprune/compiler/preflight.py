@@ -5,6 +5,7 @@ from pathlib import Path
 
 from graphprune.artefacts.outputs import check_output
 from graphprune.compiler.publishing import check_push, read_push
+from graphprune.compiler.tracking import check_tracker
 from graphprune.data.sources import look_at_text
 from graphprune.errors import UsageError, first_line
 from graphprune.frontend.places import look_at
@@ -22,6 +23,7 @@ def check_request(options: CompileOptions) -> None:
     """
     resolve_recipe(options, plugins=False)
     check_backends(options.backends)
+    check_tracker(options.tracker)
     push = read_push(options.push_to_hub, options.private, options.overwrite)
     if options.out is not None and not options.dry_run:
         check_place(options.out, options.overwrite, options.model)

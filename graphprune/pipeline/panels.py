@@ -29,7 +29,7 @@ PANELS = {
         "settings",
         "seed",
     ),
-    "How to train": ("train_tokens", "stages", "lr", "restart"),
+    "How to train": ("train_tokens", "stages", "lr", "restart", "tracker"),
     "What text to look at": ("data", "field", "held_out", "samples", "length"),
     "Where to compute": ("device", "precision", "memory"),
     "What to write": (

@@ -21,7 +21,14 @@ from graphprune.spec import split_commas
 from graphprune.suggestions import did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
-CONSENTS = ("overwrite", "restart", "trust_remote_code", "push_to_hub", "private")  # a file of others may not give them
+CONSENTS = (
+    "overwrite",
+    "restart",
+    "trust_remote_code",
+    "push_to_hub",
+    "private",
+    "tracker",
+)  # a file of others may not give them
 _TARGETS = tuple(name for name in typed_fields(CompileOptions) if name.startswith("target_"))
 _LARGEST = 1 << 20  # bytes; one with every option has four thousand
 _NULL = "tag:yaml.org,2002:null"
