@@ -1,14 +1,15 @@
 """The structure of a model as plain data for a page: blocks with groups, widths and locks, and scores where known."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from graphprune.analysis.groups import Group, Groups, Kind
+from graphprune.analysis.groups import Branch as Residual
+from graphprune.analysis.groups import Groups
 from graphprune.reporting.schema import Report
 
-_HEADS: frozenset[Kind] = frozenset({"attention", "query", "head_dim"})
+_HEADS: frozenset[str] = frozenset({"attention", "query", "head_dim"})
 _MIXING, _MLP, _ELSE = range(3)
 FAMILIES = ("attention", "MLP", "anything else")  # of branches, by the groups in them
 
@@ -31,13 +32,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Branch:
-    """A residual branch: its parameters, its groups, the family that it is of, and the addition where it comes back."""
+    """A residual branch: its parameters, its groups, the family that it is of, the addition where it comes back, and
+    whether it was dropped whole."""
 
     id: str
     parameters: int
     bars: tuple[Bar, ...]
     family: int
     addition: str
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,9 @@ def read_structure(
     """The structure that groups tell; `costs` and `prices` as inspect has them, widths and scores of a report."""
     bars = dict(zip((g.id for g in groups.groups), draw_groups(groups, prices, report), strict=True))
     homes = {branch.id for branch in groups.branches}
+    dropped = set(report.dropped) if report else set()
     made = {
-        b.id: make_branch(b.id, b.add, [g for g in groups.groups if g.block == b.id], bars, prices.get(b.id, 0))
+        b.id: make_branch(b, [bars[g.id] for g in groups.groups if g.block == b.id], prices.get(b.id, 0), dropped)
         for b in groups.branches
     }
     layers, before = list[Layer](), None
@@ -111,10 +115,11 @@ def draw_groups(groups: Groups, prices: Mapping[str, int], report: Report | None
         yield Bar(g.id, g.kind, g.units, kept, most[g.kind], g.locked, prices.get(g.id, 0), slots, finite)
 
 
-def make_branch(id: str, addition: str, members: Sequence[Group], bars: Mapping[str, Bar], parameters: int) -> Branch:
-    kinds = {group.kind for group in members}
+def make_branch(branch: Residual, bars: Sequence[Bar], parameters: int, dropped: Set[str]) -> Branch:
+    kinds, gone = {bar.kind for bar in bars}, branch.id in dropped
     family = _MIXING if kinds & _HEADS else _MLP if "mlp" in kinds else _ELSE
-    return Branch(id, parameters, tuple(bars[group.id] for group in members), family, addition)
+    shown = tuple(replace(bar, left=0) if gone else bar for bar in bars)
+    return Branch(branch.id, parameters, shown, family, branch.add, gone)
 
 
 def signature(branch: Branch) -> tuple[object, ...]:

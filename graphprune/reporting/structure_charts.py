@@ -36,6 +36,7 @@ def draw_branch(branch: Branch, y: float, frame: Frame) -> list[str]:
     """A box with the branch's name, its parameters, and a bar for each of its groups."""
     right = frame.width - 2
     said = f"{branch.parameters:,}" + (" parameters" if frame.width > 500 else "")
+    said = "dropped whole" if branch.dropped else said
     room = int((right - _BOX - _LETTER * len(said) - 24) / _LETTER)
     outline = 'rx="6" stroke="var(--line)" stroke-width="1"'
     parts = [
@@ -60,7 +61,7 @@ def draw_bar(bar: Bar, y: float, family: int, frame: Frame) -> list[str]:
     else:
         parts += [
             box(start, y + 2, width, _ROW - 6, f"var(--c{family})", 'fill-opacity="0.28"'),
-            box(start, y + 2, max(1.0, width * bar.left / bar.units), _ROW - 6, f"var(--c{family})"),
+            box(start, y + 2, width * bar.left / bar.units, _ROW - 6, f"var(--c{family})"),
         ]
     return [*parts, text(start + width + 6, y + 12, words)]
 

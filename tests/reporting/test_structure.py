@@ -76,6 +76,16 @@ def test_a_report_shows_what_was_cut_and_how_sensitive_each_layer_is() -> None:
     assert list(sensitivities(plain)) == []
 
 
+def test_a_branch_that_was_dropped_says_so() -> None:
+    groups, _ = structure("llama")
+    gone = groups.branches[1]
+    _, found = structure("llama", made(importance={}, widths=[], dropped=[gone.id]))
+    branches = {branch.id: branch for layer in found.layers for branch in layer.branches}
+    assert {name for name, branch in branches.items() if branch.dropped} == {gone.id}
+    assert all(bar.left == 0 for bar in branches[gone.id].bars)
+    assert structure_page(found).count("dropped whole") == 2, "wide and narrow"
+
+
 def test_scores_below_nothing_and_all_the_same_have_a_place() -> None:
     groups, _ = structure("llama")
     first, second = (g for g in groups.groups if g.kind == "mlp")
