@@ -283,8 +283,39 @@ def gguf_files(draw: Draw, base: Path, folder: Path) -> Line:
     )
 
 
+RUNS = (
+    *YAMLS, "model: demo\nmodel: x", "model: [a]", "model: demo\nset: {a: {b: [c]}}", "model: demo\nset: 3",
+    "model: demo\nsamples: 1e9", "model: demo\nlr: .nan", "model: demo\nprotect: a", "model: demo\nout: \"\\0\"",
+    "model: demo\ntrust-remote-code: true", "model: ~\n", "model: demo\ndata: a=1,b=2", "model: \"\\uD800\"",
+)  # fmt: skip
+
+
+def run_files(draw: Draw, base: Path, folder: Path) -> Line:
+    path = folder / draw.choice(("run.yaml", "run.yml"))
+    whole = f"model: {base / 'model'}\ntarget-params: 70%\nmethod: magnitude-sp\nprune: [mlp]\nseed: 3\n"
+    data = (draw.choice(RUNS) if draw.random() < 0.4 else whole).encode("utf-8", "surrogatepass")
+    path.write_bytes(damaged_bytes(draw, data) if draw.random() < 0.7 else data)
+    return ["compile", str(path), "--dry-run", *draw.choice(([], ["--target-size", "1MB"], ["--steps", "2"]))]
+
+
+def adapters(draw: Draw, base: Path, folder: Path) -> Line:
+    made = folder / "adapter"
+    made.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(base / "model"), "lora_alpha": 8, "use_rslora": False}
+    config |= draw.choice(({}, {"alpha_pattern": {"q_proj": 2}}, {"bias": "all"}, {"init_lora_weights": "pissa"}))
+    (made / "adapter_config.json").write_text(json.dumps(config))
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    header = json.dumps({name: {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}}).encode()
+    weights = made / draw.choice(("adapter_model.safetensors",) * 4 + ("adapter_model.bin",))
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    damage_file(draw, weights) if draw.random() < 0.5 else damage_json_file(draw, made / "adapter_config.json")
+    line = ["compile", str(made), "-o", str(folder / "out"), "--target-params", "70%", "--data", str(base / "text.txt")]
+    return draw.choice((line, ["inspect", str(made)]))
+
+
 # Each group, and how much of all inputs it has.
 GROUPS: Sequence[tuple[Callable[[Draw, Path, Path], Line], int]] = (
     (options, 20), (names, 10), (configs, 10), (headers, 9), (tokenizers, 6), (generic_graphs, 8), (onnx_files, 6),
     (genai_configs, 4), (plans, 6), (recipes, 9), (data_files, 10), (gguf_files, 3), (memories, 2),
+    (run_files, 6), (adapters, 4),
 )  # fmt: skip

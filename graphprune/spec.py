@@ -76,6 +76,18 @@ def split_list(text: str, whole: str) -> list[str]:
     return [*parts, text[start:]] if text.strip() else []
 
 
+def split_commas(text: str) -> tuple[str, ...]:
+    """The items of a list separated by commas; a comma inside braces or brackets separates options, not items."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "{[") - (character in "}]")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return tuple(item.strip() for item in items if item.strip())
+
+
 def scan(text: str) -> Iterator[tuple[int, str]]:
     """The characters with their positions, an escaped one skipped."""
     position = 0

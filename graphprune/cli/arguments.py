@@ -10,6 +10,14 @@ from graphprune.pipeline.options import DEVICE_HELP
 MODEL_HELP = "A model folder, a hub id (org/name), or [bold]demo[/bold], the embedded model."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+ModelOrRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"{MODEL_HELP} Or a run.yaml, which says what all the options say, as `graphprune init` writes one.",
+        show_default=False,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="OUT", help="The folder to write; it must not exist.", show_default=False),
@@ -35,15 +43,3 @@ Loads = Annotated[
     ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="A folder that compile wrote.", show_default=False)]
-
-
-def split_commas(text: str) -> tuple[str, ...]:
-    """The items of a list separated by commas; a comma inside braces or brackets separates options, not items."""
-    items, depth = [""], 0
-    for character in text:
-        depth += (character in "{[") - (character in "}]")
-        if character == "," and depth == 0:
-            items.append("")
-        else:
-            items[-1] += character
-    return tuple(item.strip() for item in items if item.strip())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.arguments import Json, Model, Out, Overwrite, Trust, split_commas
+from graphprune.cli.arguments import Json, Model, Out, Overwrite, Trust
 from graphprune.cli.console.estimate import words
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
@@ -17,6 +17,7 @@ from graphprune.errors import GraphpruneError, InterruptedRunError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import explained_options, typed_fields
 from graphprune.progress import Progress
+from graphprune.spec import split_commas
 
 if TYPE_CHECKING:
     from graphprune.comparison.compare import Prepared

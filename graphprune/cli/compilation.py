@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from graphprune.artefacts.staging import after_writing
-from graphprune.cli.arguments import Backends, Json, Model, Out, Overwrite, Trust, split_commas
+from graphprune.cli.arguments import Backends, Json, Model, ModelOrRun, Out, Overwrite, Trust
+from graphprune.cli.completion import values_of
 from graphprune.cli.console.estimate import COMPILATION
 from graphprune.cli.console.show import print_result
 from graphprune.cli.console.stages import progress_on_stderr
+from graphprune.cli.console.terminal import warn
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import (
@@ -25,9 +27,12 @@ from graphprune.pipeline.options import (
     typed_fields,
     work_folder,
 )
+from graphprune.pipeline.panels import PANELS
+from graphprune.pipeline.run_file import Merged, is_run_file, merge_run
 from graphprune.processes import Spare, is_first, process_began, spare_process
 from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
+from graphprune.spec import split_commas
 from graphprune.suggestions import AUTO
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -50,46 +55,12 @@ graphprune compile ./llama -o small --method sparse --pattern 2:4 --data corpus.
 
 graphprune compile ./llama -o small --target-params 60% --method adapt-accel --data corpus.txt --train-tokens 2M
 
+graphprune compile run.yaml -o again --target-params 50%
+
 [bold]Methods[/bold]
 
 `graphprune list methods` shows them; what an option leaves out has the method's value.
 A run that trains keeps its state beside OUT: after a stop, the same command goes on from there."""
-
-# The options in the order of the help.
-PANELS = {
-    "What to cut": (
-        "target_params",
-        "target_size",
-        "target_kv_bytes",
-        "target_speed",
-        "vocabulary",
-        "part",
-        "prune",
-        "round_to",
-        "min_units",
-        "floor",
-        "uniform",
-        "scope",
-        "protect",
-        "within",
-        "pattern",
-    ),
-    "How to choose": (
-        "method",
-        "importance",
-        "allocation",
-        "compensation",
-        "effort",
-        "steps",
-        "statistics",
-        "settings",
-        "seed",
-    ),
-    "How to train": ("train_tokens", "stages", "lr", "restart"),
-    "What text to look at": ("data", "field", "held_out", "samples", "length"),
-    "Where to compute": ("device", "precision", "memory"),
-    "What to write": ("dry_run",),
-}
 
 
 def register(app: typer.Typer, asked: str | None) -> None:
@@ -136,7 +107,8 @@ TYPED = {
 
 def compile_parameters() -> Iterator[Parameter]:
     """The parameters of the command, made of the fields of CompileOptions and of those that several commands share."""
-    yield Parameter("model", Parameter.KEYWORD_ONLY, annotation=Model)
+    yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    yield Parameter("model", Parameter.KEYWORD_ONLY, annotation=ModelOrRun)
     for panel, names in PANELS.items():
         for name in names:
             yield make_parameter(name, panel)
@@ -149,23 +121,39 @@ def compile_parameters() -> Iterator[Parameter]:
 def make_parameter(name: str, panel: str) -> Parameter:
     """The parameter for a field of CompileOptions."""
     explained, plain = explained_options()[name], typed_fields(CompileOptions)[name]
-    option = typer.Option(option_name(name), help=explained.help, metavar=explained.metavar, rich_help_panel=panel)
+    option = typer.Option(
+        option_name(name),
+        help=explained.help,
+        metavar=explained.metavar,
+        rich_help_panel=panel,
+        autocompletion=values_of(name),
+    )
     annotation = TYPED[name].annotation | None if name in TYPED else plain
     default = None if name in TYPED else getattr(CompileOptions, name)
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option])
 
 
-def compile_command(as_json: bool, **typed: Any) -> None:
+def compile_command(context: typer.Context, as_json: bool, **typed: Any) -> None:
     """Make a model smaller: prune it to a size, train it where the method does, write it, check what was written, and
-    measure it."""
-    given = {name: value for name, value in typed.items() if value is not None}
-    options = CompileOptions(**{n: TYPED[n].read(value) if n in TYPED else value for n, value in given.items()})
+    measure it. A run.yaml in place of MODEL says all that the options say; those beside it win."""
+    given = {name: value for name, value in typed.items() if value is not None and is_given(context, name)}
+    values = {n: TYPED[n].read(value) if n in TYPED else value for n, value in given.items()}
+    merged = merge_run(Path(values.pop("model")), values) if is_run_file(typed["model"]) else Merged(values, ())
+    for note in merged.notes if is_first() else ():
+        warn(f"note: {note}")
+    options = CompileOptions(**merged.values)
     from graphprune.compiler.preflight import check_request
 
     check_request(options)
     result = run_compile(options)
     if is_first():
         print_written(result, as_json)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, and is not at its default."""
+    source = context.get_parameter_source(name)
+    return source is None or source.name != "DEFAULT"
 
 
 def print_written(result: Result, as_json: bool) -> None:

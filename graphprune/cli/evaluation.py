@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from graphprune.cli.arguments import MODEL_HELP, Device, Json, Loads, Memory, Trust, split_commas
+from graphprune.cli.arguments import MODEL_HELP, Device, Json, Loads, Memory, Trust
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say, warn
 from graphprune.cli.looks import check_models, check_streaming, check_text
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError
+from graphprune.spec import split_commas
 
 if TYPE_CHECKING:
     from graphprune.evaluation.scorecard import Questions, Scorecard, TextScore

@@ -1,6 +1,7 @@
 """`graphprune inspect` and `graphprune explain`: what can shrink in a model, what can not, and why."""
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,15 +11,22 @@ from graphprune.cli.arguments import Json, Model, Trust
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say
+from graphprune.cli.looks import check_folder
+from graphprune.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups
     from graphprune.ir.graph import Graph
     from graphprune.progress import Progress
+    from graphprune.reporting.schema import Report
 
 EXAMPLES = """[bold]Examples[/bold]
 
 graphprune inspect demo
+
+graphprune inspect demo --html demo.html
+
+graphprune inspect ./llama --html llama.html --report ./small
 
 graphprune explain demo model.layers.0.mlp.up_proj.weight:0 model.layers.0.mlp.down_proj.weight:1"""
 
@@ -34,6 +42,20 @@ def inspect_command(
     model: Model,
     graph: Annotated[bool, typer.Option("--graph", help="Print the captured graph instead.")] = False,
     passes: Annotated[bool, typer.Option("--passes", help="Print the passes that made the graph instead.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it for a browser: one file, block by block.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT",
+            help="With --html: a folder that compile made of MODEL; its scores show how sensitive each layer is, its "
+            "widths what was cut.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the FILE of --html where it exists.")] = False,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +63,11 @@ def inspect_command(
 
     Only the configuration is read; a folder with nothing but config.json is enough.
     """
+    check_page(html, report, overwrite)
+    found = read_report(report) if report else None
     captured, groups = analyse_model(model, trust_remote_code)
+    if html is not None:
+        write_page(html, overwrite, captured, groups, found)
     if as_json:
         asked = ({"graph": str(captured)} if graph else {}) | ({"passes": captured.cleanups} if passes else {})
         print_json(describe_groups(model, captured, groups) | asked)
@@ -50,8 +76,50 @@ def inspect_command(
         print_table("Passes", ("pass", "what it did"), [(c.name, c.did or "-") for c in captured.cleanups], left=2)
     if graph:
         say(str(captured))
-    if not graph and not passes:
+    if html is not None:
+        say(f"written to {html}")
+    elif not graph and not passes:
         print_groups(model, captured, groups)
+
+
+def check_page(html: Path | None, report: Path | None, overwrite: bool) -> None:
+    """Raise UsageError where a page cannot be written at this place, or where there is none to show a report on."""
+    if html is None:
+        if report is not None:
+            raise UsageError("--report is shown on the page of --html FILE; give that too")
+        return
+    if html.is_dir() or not html.absolute().parent.is_dir():
+        raise UsageError(f"no file can be written at {html}; name one in a folder that is there")
+    if html.exists() and not overwrite:
+        raise UsageError(f"{html} exists; pass --overwrite to replace it, or name another file")
+
+
+def read_report(out: Path) -> "Report":
+    """The report in a folder that compile wrote. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from graphprune.artefacts.outputs import REPORT
+    from graphprune.json_data import read_object
+    from graphprune.reporting.schema import Report
+
+    check_folder(out)
+    try:
+        return Report.model_validate(read_object(out / REPORT))
+    except (OSError, ValueError, ValidationError) as error:
+        raise UsageError(f"{out / REPORT} is no report of graphprune compile: {first_line(error)[:200]}") from error
+
+
+def write_page(html: Path, overwrite: bool, graph: "Graph", groups: "Groups", report: "Report | None") -> None:
+    from graphprune.reporting.structure import read_structure
+    from graphprune.reporting.structure_page import structure_page
+
+    known = {group.id for group in groups.groups}
+    if report is not None and not known & {*report.importance, *(width.group for width in report.widths)}:
+        raise UsageError(f"the report is of {report.source.id}, none of whose groups {graph.source.title} has")
+    title, architecture = graph.source.title, graph.source.architecture
+    structure = read_structure(title, architecture, groups, costs_of(groups), slopes(groups), report)
+    with html.open("w" if overwrite else "x", encoding="utf-8") as file:
+        file.write(structure_page(structure))
 
 
 def explain_command(

@@ -18,7 +18,18 @@ from graphprune.threads import wait_asleep
 with uncollected():  # a twentieth of the time of `graphprune --help` went into looking for garbage among imports
     import typer
 
-    from graphprune.cli import artefacts, comparison, compilation, evaluation, inspection, listing, running, sweeping
+    from graphprune.cli import (
+        artefacts,
+        comparison,
+        compilation,
+        completion,
+        evaluation,
+        inspection,
+        listing,
+        running,
+        starting,
+        sweeping,
+    )
     from graphprune.cli.console.terminal import BROKEN, abandon_stdout, is_stdout, prepare_streams, warn
 
 INTERRUPTED = 130
@@ -26,7 +37,18 @@ STOPPED = "interrupted; nothing was written"
 REPEATED = 2.0  # seconds: `timeout` and launchers send a signal twice, and the second must not disturb the cleaning up
 
 FIRST = "graphprune compile demo -o demo-out --target-params 60%"
-COMMANDS = (compilation, comparison, sweeping, inspection, artefacts, running, evaluation, listing)
+COMMANDS = (
+    starting,
+    compilation,
+    comparison,
+    sweeping,
+    inspection,
+    artefacts,
+    running,
+    evaluation,
+    listing,
+    completion,
+)
 
 
 def make_app(asked: str | None = None) -> typer.Typer:
@@ -106,7 +128,9 @@ def is_short_of_memory(error: Exception) -> bool:
 
 def call(arguments: Sequence[str]) -> int:
     asked = next((argument for argument in arguments if not argument.startswith("-")), "")
-    code = make_app(asked)(list(arguments), prog_name="graphprune", standalone_mode=False)
+    code = make_app(None if completion.is_completing() else asked)(
+        list(arguments), prog_name="graphprune", standalone_mode=False
+    )
     if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

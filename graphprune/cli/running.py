@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from graphprune.amounts import show_amount
-from graphprune.cli.arguments import Folder, Json, Loads, Memory, split_commas
+from graphprune.cli.arguments import Folder, Json, Loads, Memory
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say, warn
@@ -19,6 +19,7 @@ from graphprune.context import fitting, fitting_run, stated_context
 from graphprune.drivers import has_gpu
 from graphprune.errors import UsageError
 from graphprune.json_data import JsonObject, read_object
+from graphprune.spec import split_commas
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

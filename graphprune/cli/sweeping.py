@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.arguments import Json, Model, Out, Trust, split_commas
+from graphprune.cli.arguments import Json, Model, Out, Trust
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say
 from graphprune.errors import InterruptedRunError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import explained_options, typed_fields
+from graphprune.spec import split_commas
 from graphprune.sweeping.options import SweepOptions, option_of
 
 if TYPE_CHECKING:

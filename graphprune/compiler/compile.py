@@ -21,6 +21,7 @@ from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.examples import read_examples
 from graphprune.compiler.goal import find_aim
 from graphprune.compiler.preflight import check_request
+from graphprune.compiler.publishing import publish
 from graphprune.compiler.request import (
     asked_of,
     device_notes,
@@ -31,6 +32,7 @@ from graphprune.compiler.request import (
     with_precision,
     without_text,
 )
+from graphprune.compiler.tracking import tracked
 from graphprune.compiler.vocabulary_start import (
     Beginning,
     begin,
@@ -52,6 +54,7 @@ from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
+from graphprune.pipeline.run_text import run_again
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import Spare, is_first, leave, meet, process_count
 from graphprune.progress import Progress, no_progress
@@ -119,11 +122,12 @@ def compile_model(
                     began,
                     memory=options.memory if device.type == "cpu" else None,
                     examples=method.examples,
+                    run=run_again(options),
                 )
                 result = finish(work, backends, folder, progress, spare)
     if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
-    return replace(result, out=options.out)
+    return replace(result, out=options.out, notes=(*result.notes, *publish(options, progress)))
 
 
 def meet_followers(recipe: Recipe) -> None:
@@ -156,7 +160,9 @@ def run_method(
 ) -> tuple[Graph, "Prepared"]:
     """Run the passes that the recipe stands for; also return what they were given."""
     method = prepare_method(options, start, folder, device, progress)
-    return as_made(start, run_passes(start.graph, method.passes, method.context)), method
+    with tracked(options, progress) as track:
+        context = replace(method.context, track=track)
+        return as_made(start, run_passes(start.graph, method.passes, context)), method
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,6 +47,7 @@ from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.run_state import METRICS
+from graphprune.pipeline.run_text import RUN
 from graphprune.pipeline.stages import needs_text
 from graphprune.processes import Spare
 from graphprune.progress import Progress, no_progress
@@ -179,12 +180,15 @@ def measure_quality(work: Work, small: bool, progress: Progress) -> Quality:
 
 
 def write_own(work: Work, folder: Path) -> Path:
-    """The folder with what is graphprune's own: the plan, the recipe, the measurements of the training."""
+    """The folder with what is graphprune's own: the plan, the recipe, the measurements of the training; and what to run
+    again, beside it."""
     own = folder / "graphprune"
     own.mkdir(exist_ok=True)
     (own / "plan.json").write_text(work.graph.lineage.plan.to_json(), encoding="utf-8")
     recipe = resolved_recipe(work.asked, work.recipe, work.source.source.title)
     (own / "recipe.yaml").write_text(without_paths(recipe, hidden_paths(work, folder)), encoding="utf-8")
+    if work.run is not None:
+        (folder / RUN).write_text(work.run, encoding="utf-8")
     for path in work.metrics:
         shutil.copyfile(path, own / METRICS)
     return own

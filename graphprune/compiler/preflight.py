@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from graphprune.artefacts.outputs import check_output
+from graphprune.compiler.publishing import check_push, read_push
+from graphprune.compiler.tracking import check_tracker
 from graphprune.data.sources import look_at_text
 from graphprune.errors import UsageError, first_line
 from graphprune.frontend.places import look_at
@@ -11,6 +13,7 @@ from graphprune.ir.plan import read_plan
 from graphprune.pipeline.declared import make_declared
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
 from graphprune.pipeline.resolution import resolve_recipe
+from graphprune.processes import is_first
 
 
 def check_request(options: CompileOptions) -> None:
@@ -20,12 +23,16 @@ def check_request(options: CompileOptions) -> None:
     """
     resolve_recipe(options, plugins=False)
     check_backends(options.backends)
+    check_tracker(options.tracker)
+    push = read_push(options.push_to_hub, options.private, options.overwrite)
     if options.out is not None and not options.dry_run:
         check_place(options.out, options.overwrite, options.model)
     look_at(options.model, not options.dry_run, options.trust_remote_code)
     if not options.dry_run:
         for text in filter(None, (options.data, options.held_out)):
             look_at_text(text, options.field)
+        if push is not None and is_first():
+            check_push(push)
 
 
 def check_replay(options: ApplyOptions) -> None:

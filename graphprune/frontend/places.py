@@ -5,13 +5,15 @@ from pathlib import Path
 
 from graphprune.demo import DEMO_FOLDER
 from graphprune.errors import SourceError, first_line
+from graphprune.frontend.adapters import Adapter, adapter_in
 from graphprune.frontend.checks import check_folder, check_modules, check_no_extras, check_weights
 from graphprune.frontend.config_checks import check_config, check_widths
 from graphprune.frontend.unpacking import packed_in, unpack
 from graphprune.json_data import read_object
 from graphprune.paths import path_of
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# With a branch, a tag or a commit behind it where a revision is meant.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?")
 _SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*", "LICENCE*", "NOTICE*", "README.md"]
 # Folders whose name begins with a digit are those of sentence-transformers' modules, such as 1_Pooling.
 _OTHER_FOLDERS = "[!0-9]*/*"
@@ -47,9 +49,12 @@ def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, st
             raise SourceError(f"this installation lacks the embedded model at {DEMO_FOLDER}; install graphprune again")
         return DEMO_FOLDER, None
     folder = path_of(model)
-    if not folder.exists() and _HUB_ID.fullmatch(model) and not folder.parent.exists():
+    if is_hub_id(model):
         snapshot = download(model, weights, trust_remote_code)
-        return snapshot, snapshot.name
+        return with_adapter(snapshot, weights, True) or snapshot, snapshot.name
+    adapted = with_adapter(folder, weights, False)
+    if adapted is not None:
+        return adapted, None
     packed = packed_in(folder)
     if packed is not None:
         if packed.path.is_dir():  # transformers reads it all, so it is looked at before
@@ -60,6 +65,49 @@ def locate(model: str, weights: bool, trust_remote_code: bool) -> tuple[Path, st
     return folder, None
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether a name is of a model of the hub, `org/name`, perhaps at a revision of it, `org/name@v2`."""
+    folder = path_of(model)
+    return not folder.exists() and _HUB_ID.fullmatch(model) is not None and not folder.parent.exists()
+
+
+def with_adapter(folder: Path, weights: bool, fetched: bool) -> Path | None:
+    """The folder of the model that an adapter makes of its base; None where there is no adapter.
+
+    Without `weights` it is the base, whose shapes are the same. Of a model of the hub that is not on this machine
+    nothing is fetched, unless the adapter itself was.
+    """
+    adapter = adapter_in(folder)
+    if adapter is None:
+        return None
+    try:
+        base = base_folder(adapter, weights, fetched)
+        look_inside(base, weights, False)
+    except SourceError as error:
+        raise SourceError(f"{folder} is an adapter of {adapter.base[:200]}: {error}") from error
+    if not weights:
+        return base
+    from graphprune.frontend.merging import merged
+
+    return merged(adapter, base)
+
+
+def base_folder(adapter: Adapter, weights: bool, fetched: bool) -> Path:
+    """Where the model of an adapter is: at the path that it names, or cached.
+
+    A path is seen from here, as PEFT writes it, and else from the adapter's own folder; one that begins with a dot the
+    other way round.
+    """
+    here, own = path_of(adapter.base), path_of(str(adapter.folder / adapter.base))
+    is_own = own.exists() and (adapter.base.startswith(".") or not here.exists())
+    name = str(own) if is_own else adapter.base
+    if is_hub_id(name):
+        return download(name, weights, False, local=not fetched)
+    if adapter_in(path_of(name)) is not None:
+        raise SourceError("that is an adapter itself; merge it first")
+    return locate(name, weights, False)[0]
+
+
 def is_generic(folder: Path) -> bool:
     """Say whether a folder is a checkpoint in graphprune's generic form, which holds its graph."""
     try:
@@ -68,15 +116,28 @@ def is_generic(folder: Path) -> bool:
         return False
 
 
-def download(model: str, weights: bool, trust_remote_code: bool) -> Path:
-    """Fetch a model of the Hugging Face hub into its cache: never a pickle, code only where it is trusted."""
+def download(model: str, weights: bool, trust_remote_code: bool, local: bool = False) -> Path:
+    """Fetch a model of the Hugging Face hub into its cache: never a pickle, code only where it is trusted.
+
+    With `local` it is only looked for there. Raises SourceError.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     patterns = [*_SMALL_FILES, *["*.safetensors"] * weights, *["*.py"] * trust_remote_code]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=[_OTHER_FOLDERS]))
+        name, _, revision = model.partition("@")
+        found = snapshot_download(
+            name,
+            revision=revision or None,
+            allow_patterns=patterns,
+            ignore_patterns=[_OTHER_FOLDERS],
+            local_files_only=local,
+        )
+        return Path(found)
     except (OSError, ValueError, HfHubHTTPError) as error:
+        if local:
+            raise SourceError(f"it is not on this machine; fetch it first: hf download {model}") from error
         reason = first_line(error)
         remedy = "check the name and the network, log in with `hf auth login` where access is limited, or pass a folder"
         raise SourceError(

@@ -5,6 +5,7 @@ import copy
 import functools
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -147,12 +148,26 @@ def write_decompressed(path: Path, folder: Path) -> None:
         raise ImportError
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     config.quantization_config = {**config.quantization_config, "dequantize": True}
+    save_plain(load_as_named(path, config=config), folder)
+    copy_companions(path, folder, lambda name: not name.startswith("model"))
+
+
+def load_as_named(path: Path, config: Any = None, **options: Any) -> "PreTrainedModel":
+    """The model of a folder as the class that its configuration names, all of whose tensors were there."""
+    import transformers
+
+    read = {"local_files_only": True, "trust_remote_code": False}
+    config = config or transformers.AutoConfig.from_pretrained(path, **read)
     known = [getattr(transformers, name) for name in config.architectures or [] if hasattr(transformers, name)]
     loader = known[0] if known else transformers.AutoModelForCausalLM
-    options = {"config": config, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-    save_plain(load_whole(loader, path, path, **options), folder)
+    return load_whole(loader, path, path, config=config, use_safetensors=True, **read, **options)
+
+
+def copy_companions(path: Path, folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
+    """Copy the small files beside the weights that are not there yet."""
     written = {each.name for each in folder.iterdir()}
     for each in sorted(path.iterdir()):
         small = is_file(each) and stays_inside(each, path) and each.stat().st_size <= _LARGEST
-        if small and each.name not in written and not each.name.startswith("model"):
+        weights = each.suffix == ".safetensors" or each.name.endswith(".safetensors.index.json")
+        if small and not weights and each.name not in written and wanted(each.name):
             shutil.copyfile(each, folder / each.name)

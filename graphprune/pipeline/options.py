@@ -20,6 +20,7 @@ from graphprune.suggestions import AUTO, check_choice
 WRITTEN = ("huggingface", "onnx")  # the backends, where none is named
 Precision = Literal["auto", "float32", "bf16"]
 Part = Literal["whole", "text"]
+Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 Window = Annotated[int, Ge(2), Le(1 << 20)]
 Held = Annotated[int, Ge(1), Le(1 << 20)]  # what is held in memory
 Seed = Annotated[int, Ge(0), Lt(1 << 63)]
@@ -35,6 +36,14 @@ _PRUNE_HELP = (
 _PRECISION_HELP = (
     "What training multiplies in: auto is bf16 on a GPU that has it, else float32. Weights, scores and least squares "
     "are float32 or wider in any case."
+)
+_TRACKER_HELP = (
+    "Also send each step of the training to this tracker, whose package and account are yours; tensorboard writes to "
+    "runs beside OUT."
+)
+_PUSH_HELP = (
+    "Also upload OUT to the Hugging Face hub, as the account that `hf auth login` knows; org/name@branch for a branch. "
+    "What is there is replaced with --overwrite alone."
 )
 
 
@@ -63,8 +72,10 @@ class CompileOptions:
     measured on, None for a part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device`
     is where the model is scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training
     multiplies in: `auto` is bf16 on a GPU that has it where the recipe says nothing else. `memory` is how much there is
-    for the model, `12GB` or a share of what is free; a larger one stays in its file. `part` is `text` where the
-    text model of one that takes images or sounds too is wanted alone. Raises UsageError.
+    for the model, `12GB` or a share of what is free; a larger one stays in its file. `push_to_hub` is a repository of
+    the hub, `org/name` or `org/name@branch`, that OUT is uploaded to when it is complete, unseen by others if
+    `private`. `tracker` is where the steps of a training go as well. `part` is `text` where the text model of one that
+    takes images or sounds too is wanted alone. Raises UsageError.
     """
 
     model: str
@@ -180,6 +191,9 @@ class CompileOptions:
     device: Annotated[str, Option(DEVICE_HELP, "DEVICE")] = AUTO
     precision: Annotated[Precision, Option(_PRECISION_HELP)] = AUTO
     memory: Annotated[str | None, Option(MEMORY_HELP, "BYTES")] = None
+    push_to_hub: Annotated[str | None, Option(_PUSH_HELP, "ORG/NAME")] = None
+    tracker: Annotated[Tracker | None, Option(_TRACKER_HELP)] = None
+    private: Annotated[bool, Option("With --push-to-hub: a repository that others cannot see.")] = False
 
     def __post_init__(self) -> None:
         if self.out is None and not self.dry_run:

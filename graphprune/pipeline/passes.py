@@ -23,6 +23,7 @@ from graphprune.progress import Progress, no_progress
 from graphprune.running.devices import is_shortage, room
 from graphprune.running.loss import Loss
 from graphprune.spec import print_spec
+from graphprune.training.metrics import Track, no_track
 
 _NAMED = 2  # of the passes before one that failed, so many are named
 Log = Callable[[str], None]
@@ -45,7 +46,8 @@ class Context:
     has one of its own, and all share `cache`, for what is made once and used again. `log` takes one line at a time,
     `progress` a stage, what is done and of how much.
     `device` is where a pass computes, None for where the graph is; graphs go from pass to pass where they were before.
-    `room` are the bytes that the run may take, None where nobody knows.
+    `room` are the bytes that the run may take, None where nobody knows. `track` takes the lines of metrics of a
+    training.
     """
 
     calibration: Any = None
@@ -65,6 +67,7 @@ class Context:
     loss: Loss | None = None
     epochs: Callable[[int], Any] | None = None
     held_out_name: str | None = None
+    track: Track = no_track
 
     def windows(self, stage: int) -> Any:
         """What to calibrate on in a stage: each has its own where `draw` gives them."""

@@ -31,7 +31,7 @@ def model_card(work: Work, result: Result, generic: bool, onnx: bool, calls: Seq
 
     source, known = work.source.source, read_card(work.source.source.folder)
     tags = ["graphprune", "pruned", *(["custom_code"] if generic else []), *(["onnx"] if onnx else [])]
-    base = source.name if source.revision is not None else None
+    base = source.name.partition("@")[0] if source.revision is not None else None
     said: dict[str, Any] = {**known, **licence_of(source.folder, known), "pipeline_tag": pipeline_of(source, known)}
     if base is not None:
         said |= {"base_model": base, "base_model_relation": "finetune"}  # the nearest of those that the hub knows

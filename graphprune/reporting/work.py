@@ -42,7 +42,8 @@ class Work:
     `recipe` is None where a plan was replayed, `solved` says that it had weights of its own. `metrics` are files of
     measurements that the passes made. `device` is where the passes computed, and where the models are measured;
     `device_notes` say what the user should know of it. `began` is when the command began, as time.time() says it, and
-    earlier by what interrupted parts of it took. `memory` is what there is to check in.
+    earlier by what interrupted parts of it took. `memory` is what there is to check in; `run` the run file that OUT
+    gets, None where a plan was replayed.
     """
 
     asked: Asked
@@ -61,3 +62,4 @@ class Work:
     solved: bool = False
     memory: str | None = None
     examples: Examples | None = None
+    run: str | None = None

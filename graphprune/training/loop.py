@@ -159,7 +159,7 @@ def read(session: Session, state: State, metrics: Metrics, look: bool, report: R
     if session.accelerator.is_main_process:
         left = metrics.seconds(options.steps - state.step)
         held = state.watch.last if session.held_out is not None and options.eval_every else None
-        report(Moment(state.step, options.steps, state.loss or 0.0, held, speed, left))
+        report(Moment(state.step, options.steps, state.loss or 0.0, held, speed, left, lines))
     return state
 
 

@@ -14,37 +14,6 @@ from graphprune.errors import UsageError
 _PATIENCE = 1.0  # seconds for which measurements may wait on the device before they are read
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where a training is: steps done, of how many, the last losses, how fast it goes, how much longer it takes."""
-
-    step: int
-    steps: int
-    loss: float
-    held_out: float | None
-    tokens_per_second: float
-    seconds_left: float
-
-    def __str__(self) -> str:
-        held = "" if self.held_out is None else f", held out {self.held_out:.3f}"
-        left = format_seconds(self.seconds_left)
-        return f"loss {self.loss:.3f}{held}, {self.tokens_per_second:,.0f} tokens/s, {left} left"
-
-
-Report = Callable[[Moment], None]
-
-
-def no_report(moment: Moment) -> None:
-    """The report that is read nowhere."""
-
-
-def format_seconds(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 class Line(TypedDict):
     """A line of metrics.jsonl: a step in the whole schedule, the tokens of this stage, losses in nats a token."""
 
@@ -61,6 +30,48 @@ class Line(TypedDict):
     terms: NotRequired[dict[str, float]]
     domains: NotRequired[dict[str, float]]
     weights: NotRequired[list[float]]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training is: steps done, of how many, the last losses, how fast it goes, how much longer it takes.
+
+    `lines` are those of metrics since the moment before.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    held_out: float | None
+    tokens_per_second: float
+    seconds_left: float
+    lines: Sequence[Line] = ()
+
+    def __str__(self) -> str:
+        held = "" if self.held_out is None else f", held out {self.held_out:.3f}"
+        left = format_seconds(self.seconds_left)
+        return f"loss {self.loss:.3f}{held}, {self.tokens_per_second:,.0f} tokens/s, {left} left"
+
+
+Report = Callable[[Moment], None]
+
+
+def no_report(moment: Moment) -> None:
+    """The report that is read nowhere."""
+
+
+Track = Callable[[Sequence[Line]], None]
+
+
+def no_track(lines: Sequence[Line]) -> None:
+    """The tracker that keeps nothing."""
+
+
+def format_seconds(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Writer(Protocol):

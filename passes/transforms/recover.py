@@ -237,6 +237,7 @@ def report_to(context: Context, every: int, name: str = "recover", doing: str = 
 
     def report(moment: Moment) -> None:
         context.progress(doing, moment.step, moment.steps, str(moment))
+        context.track(moment.lines)
         if moment.step - said[0] >= every:
             said[0] = moment.step
             context.log(f"{name} step {moment.step}/{moment.steps}: {moment}")

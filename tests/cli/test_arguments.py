@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphprune.cli.arguments import split_commas
+from graphprune.spec import split_commas
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_every_option_of_the_library_is_one_of_the_command_and_has_its_default(e
     words = {"settings": "--set", "out": "--out", "model": ""}
     names = {words.get(field.name, f"--{field.name.replace('_', '-')}") for field in fields(CompileOptions)}
     parameters = inspect.signature(compile_command).parameters
-    assert len(parameters) == len(names) + 1, "and --json"
+    assert len(parameters) == len(names) + 2, "and --json, and the context"
 
 
 def test_settings_are_many_and_prune_is_a_list(engine: Any, tmp_path: Path) -> None:

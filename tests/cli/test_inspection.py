@@ -3,15 +3,18 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from graphprune.analysis.analyse import analyze, analyze_axes
-from graphprune.cli.inspection import costs_of, describe_groups, print_groups, slopes
-from graphprune.errors import PlanError
+from graphprune.cli.inspection import costs_of, describe_groups, print_groups, slopes, write_page
+from graphprune.cli.main import run
+from graphprune.errors import PlanError, UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
 from graphprune.rewriting.apply import apply
+from tests.reporting.test_page import made
 from tests.support.families import families, graph
 from tests.support.tiny_llama import tiny_graph
 
@@ -74,3 +77,33 @@ def test_where_nothing_is_locked_that_is_said(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert printed.rstrip().endswith("nothing is locked")
     assert "Locked" not in printed
+
+
+def test_a_page_is_written_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "demo.html"
+    assert run(["inspect", "demo", "--html", str(page)]) == 0
+    assert "<title>demo</title>" in page.read_text()
+    assert f"written to {page}" in capsys.readouterr().out
+    page.write_text("mine")
+    wrong = tmp_path / "wrong"
+    (wrong / "graphprune").mkdir(parents=True)
+    (wrong / "graphprune" / "report.json").write_text('{"schema_version": 2}')
+    for line, said in (
+        (["--html", str(page)], "exists; pass --overwrite"),
+        (["--html", str(tmp_path)], "no file can be written at"),
+        (["--html", str(tmp_path / "none" / "x.html")], "no file can be written at"),
+        (["--report", str(wrong)], "--report is shown on the page of --html"),
+        (["--html", str(tmp_path / "x.html"), "--report", str(wrong)], "is no report of graphprune compile"),
+        (["--html", str(tmp_path / "x.html"), "--report", str(tmp_path / "none")], "no folder at"),
+    ):
+        assert run(["inspect", "demo", *line]) == 2
+        assert said in capsys.readouterr().err
+    assert page.read_text() == "mine"
+
+
+@TINY
+def test_a_report_of_another_model_is_refused(tmp_path: Path) -> None:
+    source = tiny_graph()
+    with pytest.raises(UsageError, match="none of whose groups"):
+        write_page(tmp_path / "x.html", False, source, analyze(source), made())
+    assert not (tmp_path / "x.html").exists()

@@ -31,7 +31,9 @@ def pack(source: Path, folder: Path, precision: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("f16", "float16"), ("f32", "float32"), ("q8_0", "float32")])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("f16", "float16"), ("bf16", "bfloat16"), ("f32", "float32"), ("q8_0", "float32")]
+)
 def test_a_file_is_the_model_that_it_was_made_of(source: Path, tmp_path: Path, precision: str, dtype: str) -> None:
     """Every number is what the file says, to the last bit, and the model that holds them is the one that was packed."""
     file = pack(source, tmp_path / precision, precision)

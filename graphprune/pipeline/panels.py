@@ -1,0 +1,40 @@
+"""Panels: the options of a compilation by what they are about, in the order of help and run files."""
+
+PANELS = {
+    "What to cut": (
+        "target_params",
+        "target_size",
+        "target_kv_bytes",
+        "target_speed",
+        "vocabulary",
+        "part",
+        "prune",
+        "round_to",
+        "min_units",
+        "floor",
+        "uniform",
+        "scope",
+        "protect",
+        "within",
+        "pattern",
+    ),
+    "How to choose": (
+        "method",
+        "importance",
+        "allocation",
+        "compensation",
+        "effort",
+        "steps",
+        "statistics",
+        "settings",
+        "seed",
+    ),
+    "How to train": ("train_tokens", "stages", "lr", "restart", "tracker"),
+    "What text to look at": ("data", "field", "held_out", "samples", "length"),
+    "Where to compute": ("device", "precision", "memory"),
+    "What to write": (
+        "dry_run",
+        "push_to_hub",
+        "private",
+    ),
+}
