@@ -69,6 +69,7 @@ PANELS = {
         "min_units",
         "floor",
         "uniform",
+        "runtime",
         "scope",
         "protect",
         "within",

@@ -50,7 +50,7 @@ from graphprune.ir.verification import verify
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe
-from graphprune.pipeline.resolution import resolve_recipe
+from graphprune.pipeline.resolution import backends_for, resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
 from graphprune.pipeline.stages import check_target, expand
 from graphprune.processes import Spare, is_first, leave, meet, process_count
@@ -79,7 +79,7 @@ def compile_model(
     began = time.time() if began is None else began
     check_request(options)
     recipe = resolve_recipe(options)
-    backends = tuned_backends(recipe, load_backends(options.backends))
+    backends = tuned_backends(recipe, load_backends(backends_for(recipe, options.backends)))
     if options.dry_run:
         return dry_run(options, recipe, backends, progress)
     assert options.out is not None
@@ -94,6 +94,8 @@ def compile_model(
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(*read)
         verify(source)
+        for backend in backends:
+            backend.require_source(source)
         asked, recipe = recipe, without_text(recipe, options, source)
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
             began -= earlier_seconds(kept, began) if kept is not None else 0.0
@@ -276,6 +278,8 @@ def apply_plan(
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(options.model, options.trust_remote_code, options.part, progress, options.memory)
         verify(source)
+        for backend in backends:
+            backend.require_source(source)
         with threads_for(source.parameter_count()), planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply_solved(source, plan, solved), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
