@@ -1,4 +1,4 @@
-"""The configuration of a decoder whose layers have sizes of their own, as vLLM's and SGLang's DeciLMForCausalLM read it.
+"""The configuration of a decoder whose layers differ, as vLLM's and SGLang's DeciLMForCausalLM read it.
 
 graphprune wrote it beside the weights: both read `config.block_configs[i].attention.no_op` by attribute, which plain
 JSON has not. It needs transformers and nothing else.
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from transformers import PretrainedConfig
 
 
-class DeciLMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers' own class may have no types
+class DeciLMConfig(PretrainedConfig):
     """What config.json says, with `block_configs`: for each layer `attention` (no_op, n_heads_in_group) and `ffn`.
 
     It is no LlamaConfig, which asks for a hidden size that is a multiple of the number of heads.

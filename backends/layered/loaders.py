@@ -1,7 +1,7 @@
 """What loaders ask for: the names and shapes of the tensors that their classes make from a configuration.
 
-Written from the constructors of vLLM's nemotron_nas.py, SGLang's, exllamav3's decilm.py and mlx-lm's openelm.py, under the
-names that a checkpoint has there; where a loader fuses tensors as it reads, those before.
+Written from the constructors of vLLM's nemotron_nas.py, SGLang's, exllamav3's decilm.py and mlx-lm's openelm.py, under
+the names that a checkpoint has there; where a loader fuses tensors as it reads, those before.
 """
 
 from collections.abc import Mapping

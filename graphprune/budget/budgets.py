@@ -84,7 +84,7 @@ def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
 
 
 def free_widths(candidates: Sequence[Group], budget: Budget) -> tuple[Width, ...]:
-    """The free counts in graph order: one a group, or a tie; one for all equal groups where the budget is uniform, or has them equal."""
+    """The free counts in graph order: one a group, or a tie; one for all groups that the budget wants equal."""
     shared: dict[tuple[object, ...], list[Group]] = {}
     for group in candidates:
         alike = (budget.uniform or group.kind in budget.equal) and group.kind not in BLOCKS

@@ -10,6 +10,8 @@ from graphprune.cli.arguments import Json, Model, Trust
 from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say
+from graphprune.cli.runtimes import describe_runtime, print_runtime
+from graphprune.runtimes.known import RuntimeName, find_runtime
 
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 EXAMPLES = """[bold]Examples[/bold]
 
 graphprune inspect demo
+
+graphprune inspect demo --for vllm
 
 graphprune explain demo model.layers.0.mlp.up_proj.weight:0 model.layers.0.mlp.down_proj.weight:1"""
 
@@ -34,6 +38,10 @@ def inspect_command(
     model: Model,
     graph: Annotated[bool, typer.Option("--graph", help="Print the captured graph instead.")] = False,
     passes: Annotated[bool, typer.Option("--passes", help="Print the passes that made the graph instead.")] = False,
+    runtime: Annotated[
+        RuntimeName | None,
+        typer.Option("--for", help="Print what this runtime holds of it instead, why, and how to open it there."),
+    ] = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -43,14 +51,18 @@ def inspect_command(
     """
     captured, groups = analyse_model(model, trust_remote_code)
     if as_json:
-        asked = ({"graph": str(captured)} if graph else {}) | ({"passes": captured.cleanups} if passes else {})
+        asked: dict[str, object] = {"graph": str(captured)} if graph else {}
+        asked |= {"passes": captured.cleanups} if passes else {}
+        asked |= {"for": describe_runtime(captured, groups, find_runtime(runtime))} if runtime else {}
         print_json(describe_groups(model, captured, groups) | asked)
         return
     if passes:
         print_table("Passes", ("pass", "what it did"), [(c.name, c.did or "-") for c in captured.cleanups], left=2)
     if graph:
         say(str(captured))
-    if not graph and not passes:
+    if runtime:
+        print_runtime(describe_runtime(captured, groups, find_runtime(runtime)))
+    if not graph and not passes and not runtime:
         print_groups(model, captured, groups)
 
 

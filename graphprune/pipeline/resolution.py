@@ -53,9 +53,7 @@ def backends_for(recipe: Recipe, asked: Sequence[str]) -> tuple[str, ...]:
         return (*asked, runtime.backends[-1])
     other = split_spec(given)[1]
     if any(other.get(key) != value for key, value in options.items()):
-        raise UsageError(
-            f"--for {runtime.name} writes {runtime.backends[-1]}, not {given}; leave {name} out of --backends"
-        )
+        raise UsageError(f"--for {runtime.name} writes {runtime.backends[-1]}, not {given}; leave {name} out")
     return tuple(asked)
 
 

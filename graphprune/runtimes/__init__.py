@@ -1,1 +1,1 @@
-"""Runtimes people have: what the layers of a stock model may differ in there, as data, and what that means for a plan."""
+"""Runtimes people have: what layers may differ in there without code of ours, as data, and what it means for a plan."""

@@ -42,7 +42,8 @@ class Prune(PrunePass, Pruning, Aimed):
     Before `linear(x, w[44, 32])`, after `linear(x, w[27, 32])`: parameters, buffers and the integers that follow them.
     `quantity` is what the target counts, in its own units: `parameters`, `cache`, `file{precision=int4}` or `latency`.
     `final` is the target of the last of several prunings, which the kinds are chosen for. `uniform` gives equal widths
-    that a configuration of the source's architecture has, `runtime` those that its stock model has. Raises BudgetError, and UsageError where none has them.
+    that a configuration of the source's architecture has, `runtime` those that its stock model has. Raises
+    BudgetError, and UsageError where none has them.
     """
 
     name: ClassVar[str] = "prune"
