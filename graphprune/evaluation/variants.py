@@ -24,6 +24,12 @@ def variant_measures(folder: Path, text: Text | None, parameters: int, progress:
         for place in places
         if place != "onnx"
     ]
+    rows += [
+        Measure(
+            f"{path.parent.parent.name} {path.stem}", None, float(folder_size(path.parent, f"{path.name}*")), "bytes"
+        )
+        for path in sorted(folder.glob("*/onnx/model*.onnx"))
+    ]
     rows += [Measure(path.stem, None, float(path.stat().st_size), "bytes") for path in sorted(folder.glob("*/*.gguf"))]
     if places in ([], ["onnx"]):
         return tuple(rows)
