@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 # Types that it opens as decoders whose cache is `past_key_values.N.key` and `.value`, with positions from 0.
 KNOWN = frozenset([
     "apertus", "arcee", "bloom", "codegen", "cohere", "cohere2", "ernie4_5", "exaone", "falcon", "gemma", "gemma2",
-    "glm", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "helium", "hunyuan_v1_dense", "llama",
-    "ministral", "mistral", "mobilellm", "mpt", "nanochat", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2",
-    "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2", "vaultgemma",
+    "glm", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "helium", "hunyuan_v1_dense",
+    "llama", "ministral", "mistral", "mobilellm", "mpt", "nanochat", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2", "vaultgemma",
 ])  # fmt: skip
 OTHERS = "llama"  # whose class does no more than to run a session with such a cache
 _HALF = {"fp16": "float16", "q4f16": "float16"}
