@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Self, final
 
-from graphprune.backends.web.variants import KEPT, VARIANTS, Variant
+from graphprune.backends.web.variants import BLOCK, KEPT, VARIANTS, Variant
 from graphprune.bounds import Count, require_limits
 from graphprune.budget.backend import Backend
 from graphprune.errors import ExportError, UsageError
@@ -44,6 +44,17 @@ class Web(Backend):
     @property
     def place(self) -> str:
         return self.folder
+
+    def tuned(self, block: int) -> Self:
+        wrong = next((each for each in self.variants if each in ("q8", "q4f16")), None)
+        if wrong is not None:
+            raise UsageError(f"web has no {wrong} of what is tuned in 4 bits: write web{{variants=[fp32,fp16,q4]}}")
+        if "q4" in self.variants and (block % BLOCK or self.embeddings):
+            raise UsageError(
+                f"web packs in blocks of {BLOCK}, and no tables of what is tuned in 4 bits: set recover.lora_block to "
+                "a multiple, and leave embeddings out"
+            )
+        return self
 
     def quantity(self, graph: "Graph") -> "FileBytes | None":
         """What its one variant takes; of several no file can be asked for by size."""

@@ -25,7 +25,7 @@ _STEPS: Mapping[Variant, tuple[str, ...]] = {
     "q4": ("int4",),
     "q4f16": ("int4", "fp16"),
 }
-_BLOCK = 32
+BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_variants(
 
     wide = widen_types(graph)
     model = keep_last(build_model(wide, 20, find_fusions(wide)))
-    packing = Packing(_BLOCK, False, embeddings, find_grids(graph, _BLOCK))
+    packing = Packing(BLOCK, False, embeddings, find_grids(graph, BLOCK))
     paths, chunks = list[Path](), dict[str, int]()
     with tempfile.TemporaryDirectory(prefix=".full-", dir=folder) as name:
         full = write_model(model, Path(name))[0]

@@ -166,6 +166,14 @@ def test_bad_options_and_other_models_are_refused() -> None:
         Web().require_source(family("mamba"))
 
 
+def test_weights_that_were_tuned_in_4_bits() -> None:
+    assert Web(variants=("fp32", "q4")).tuned(64) == Web(variants=("fp32", "q4"))
+    with pytest.raises(UsageError, match=r"no q8 of what is tuned in 4 bits: write web\{variants=\[fp32,fp16,q4\]\}"):
+        Web().tuned(32)
+    with pytest.raises(UsageError, match=r"blocks of 32"):
+        Web(variants=("q4",)).tuned(48)
+
+
 def test_a_head_that_is_no_product_is_left_alone(small: Graph) -> None:
     model = Onnx().build(small)
     logits = next(value for value in model.graph.outputs if value.name == "logits")

@@ -37,6 +37,8 @@ def test_vllm_reads_what_the_checkpoint_computes(source: Path, tmp_path: Path) -
     blocks = json.loads((out / "decilm" / "config.json").read_text())["block_configs"]
     assert len({block["attention"]["n_heads_in_group"] for block in blocks}) == 1
     assert len({width.after for width in result.widths if width.kind == "attention"}) == 1
+    assert any(note.startswith("for vllm: vllm serve OUT/decilm") for note in result.notes)
+    assert "`vllm serve OUT/decilm --trust-remote-code`" in (out / "README.md").read_text()
     recipe = (out / "graphprune" / "recipe.yaml").read_text()
     assert "runtime: vllm" in recipe
     tokenizer = transformers.AutoTokenizer.from_pretrained(out / "decilm")

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from graphprune.budget.quantities import Parameters
+from graphprune.budget.targets import Target
 from graphprune.errors import UsageError
 from graphprune.pipeline.options import WRITTEN, CompileOptions
 from graphprune.pipeline.recipes import read_recipe
 from graphprune.pipeline.resolution import backends_for, resolve_recipe
+from graphprune.pipeline.stages import expand
 
 
 def options(**changes: object) -> CompileOptions:
@@ -48,11 +51,6 @@ def test_wishes_that_do_not_go_together_are_told() -> None:
         resolve_recipe(options(method="slicegpt", runtime="vllm"))
     with pytest.raises(UsageError, match=r"--for executorch: the method slicegpt adds operators"):
         resolve_recipe(options(method="slicegpt", runtime="executorch"))
+    sheared = resolve_recipe(options(method="sheared", runtime="vllm", train_tokens="10k"))
     with pytest.raises(UsageError, match="runtime has no place in shear"):
-        from graphprune.budget.quantities import Parameters
-        from graphprune.budget.targets import Target
-        from graphprune.pipeline.stages import expand
-
-        expand(
-            resolve_recipe(options(method="sheared", runtime="vllm", train_tokens="10k")), Target(Parameters(), 6, 10)
-        )
+        expand(sheared, Target(Parameters(), 6, 10))
