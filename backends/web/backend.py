@@ -21,15 +21,14 @@ class Web(Backend):
 
     `variants` are the types of weights, as transformers.js calls them: fp32, fp16, q8, q4, q4f16. It takes q8 in a
     browser and fp32 elsewhere unless it is told, or `dtype` says otherwise. Each layer has a cache of its own size. A
-    file of more than `file_bytes` has its weights in others of at most so many beside it. `embeddings` packs tables in
-    q4 and q4f16 too. It needs onnxruntime.
+    file of more than `file_bytes` has its weights in others of at most so many beside it. Tables stay wide: what packs
+    them runs in no WebAssembly build. It needs onnxruntime.
     """
 
     name: ClassVar[str] = "web"
     files: ClassVar[tuple[str, ...]] = ("onnx/model*",)
     variants: tuple[Variant, ...] = VARIANTS
     dtype: str = ""
-    embeddings: bool = False
     folder: str = "web"
     file_bytes: Count = 1 << 30
 
@@ -49,11 +48,8 @@ class Web(Backend):
         wrong = next((each for each in self.variants if each in ("q8", "q4f16")), None)
         if wrong is not None:
             raise UsageError(f"web has no {wrong} of what is tuned in 4 bits: write web{{variants=[fp32,fp16,q4]}}")
-        if "q4" in self.variants and (block % BLOCK or self.embeddings):
-            raise UsageError(
-                f"web packs in blocks of {BLOCK}, and no tables of what is tuned in 4 bits: set recover.lora_block to "
-                "a multiple, and leave embeddings out"
-            )
+        if "q4" in self.variants and block % BLOCK:
+            raise UsageError(f"web packs in blocks of {BLOCK}: set recover.lora_block to a multiple of that")
         return self
 
     def quantity(self, graph: "Graph") -> "FileBytes | None":
@@ -62,7 +58,7 @@ class Web(Backend):
 
         if len(self.variants) > 1 or self.variants[0] == "q4f16":
             return None
-        return FileBytes(KEPT[self.variants[0]], embeddings=self.embeddings, place=self.label)
+        return FileBytes(KEPT[self.variants[0]], place=self.label)
 
     def require_source(self, graph: "Graph") -> None:
         from graphprune.backends.web.config import check_source
@@ -80,7 +76,7 @@ class Web(Backend):
         graph, target = on_cpu(graph), folder / self.place
         try:
             (target / "onnx").mkdir(parents=True, exist_ok=True)
-            written = write_variants(graph, target / "onnx", self.variants, self.embeddings, self.file_bytes)
+            written = write_variants(graph, target / "onnx", self.variants, self.file_bytes)
             others = copy_companions(graph.source.files, target)
             config = write_config(graph, target, self.dtype, written.chunks)
         except OSError as error:

@@ -40,9 +40,7 @@ def file_of(variant: Variant) -> str:
     return f"model{SUFFIXES[variant]}.onnx"
 
 
-def write_variants(
-    graph: "Graph", folder: Path, variants: Sequence[Variant], embeddings: bool, file_bytes: int
-) -> Written:
+def write_variants(graph: "Graph", folder: Path, variants: Sequence[Variant], file_bytes: int) -> Written:
     """Write a file for each variant. Raises ExportError where a quantizer refuses the model."""
     from graphprune.backends.onnx.files import build_model, write_model
     from graphprune.backends.onnx.types import widen_types
@@ -54,7 +52,7 @@ def write_variants(
 
     wide = widen_types(graph)
     model = keep_last(build_model(wide, 20, find_fusions(wide)))
-    packing = Packing(BLOCK, False, embeddings, find_grids(graph, BLOCK))
+    packing = Packing(BLOCK, symmetric=False, embeddings=False, grids=find_grids(graph, BLOCK))
     paths, chunks = list[Path](), dict[str, int]()
     with tempfile.TemporaryDirectory(prefix=".full-", dir=folder) as name:
         full = write_model(model, Path(name))[0]
