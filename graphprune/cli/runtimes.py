@@ -50,8 +50,8 @@ def print_runtime(said: dict[str, Any]) -> None:
         say(f"  {limit['source']['place']}, read {limit['source']['read']}")
     if said["held"]:
         counts, first = Counter(said["held"].values()), {why: id for id, why in reversed(said["held"].items())}
-        rows = [(why, first[why], f"{count:,}") for why, count in counts.items()]
-        print_table("Stays whole", ("reason", "first", "in all"), rows, left=2)
+        kept = [(why, first[why], f"{count:,}") for why, count in counts.items()]
+        print_table("Stays whole", ("reason", "first", "in all"), kept, left=2)
     if not said["limits"]:
         say("nothing is limited")
     say(f"refused: {said['refused']}" if said["refused"] else "this model is taken")

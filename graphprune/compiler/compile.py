@@ -94,9 +94,7 @@ def compile_model(
     read = (options.model, options.trust_remote_code, options.part, progress, options.memory, device)
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(*read)
-        verify(source)
-        for backend in backends:
-            backend.require_source(source)
+        check_source(source, backends)
         asked, recipe = recipe, without_text(recipe, options, source)
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
             began -= earlier_seconds(kept, began) if kept is not None else 0.0
@@ -127,6 +125,13 @@ def compile_model(
     if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out)
+
+
+def check_source(source: Graph, backends: Sequence[Backend]) -> None:
+    """Raise where a captured source is not whole, or where a backend has no place for what it is of."""
+    verify(source)
+    for backend in backends:
+        backend.require_source(source)
 
 
 def meet_followers(recipe: Recipe) -> None:
@@ -278,9 +283,7 @@ def apply_plan(
     backends = load_backends(options.backends)
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(options.model, options.trust_remote_code, options.part, progress, options.memory)
-        verify(source)
-        for backend in backends:
-            backend.require_source(source)
+        check_source(source, backends)
         with threads_for(source.parameter_count()), planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply_solved(source, plan, solved), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))
