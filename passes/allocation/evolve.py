@@ -27,7 +27,8 @@ from graphprune.pruning.search.divergence import measure_dense, tokens_in
 from graphprune.pruning.search.evolution import Effort, Found, Genes, Space, evolve
 from graphprune.pruning.search.journal import Journal
 from graphprune.pruning.search.library import LevelSolver, Library, library_key
-from graphprune.pruning.search.problem import Counts, Grid, Problem, Start, distinct, near_grid, whole_grid
+from graphprune.pruning.search.problem import Counts, Grid, Problem, Start, near_grid, whole_grid
+from graphprune.pruning.search.shared_out import Rates, WholeModels, by_quality
 from graphprune.pruning.search.surrogate import measure_alone, proposals
 from graphprune.pruning.selection import select
 from graphprune.rewriting.apply import apply
@@ -45,8 +46,14 @@ _JUDGED, _MEASURED = 4096, 16384  # tokens that models are judged on, and that l
 _REACH = 4  # levels from where a search begins
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1, glance=0.5)
-# Of what others give up, what widths outside of branches do: for each of these the others are searched.
-_OUTSIDE: Mapping[str, tuple[float, ...]] = {"quick": (0.25,), "normal": (0.25,), "thorough": (0.25, 0.5)}
+# What widths outside of branches, such as the residual width, give up of what others do: a model is made for each of
+# these, and the best so many are searched from.
+_OUTSIDE: Mapping[str, tuple[float, ...]] = {
+    "quick": (0.25, 0.5),
+    "normal": (0.125, 0.25, 0.5),
+    "thorough": (0.125, 0.25, 0.5),
+}
+_SEARCHES: Mapping[str, int] = {"quick": 1, "normal": 2, "thorough": 2}
 
 
 class Texts(NamedTuple):
@@ -70,8 +77,9 @@ class Evolve(Allocation):
     rows (of 4,096 tokens at most), unseen by the library: all on some of these, the best of a generation on all of
     them. What each width does alone is measured first, and the best sums of that are where evolution starts from. Then
     a library with finer steps is made around the best, and so on. Other widths, such as the residual width, are set
-    beforehand, with a search for each of a few. In the end the exact budget is filled up. `effort` says how many models
-    are judged; `search=false` takes the best start. `library` is a folder that keeps levels for later searches. After
+    beforehand: of a few shares that they might take, the one whose model is best when it is cut and solved in full. In
+    the end the exact budget is filled up. `effort` says how many models are judged; `search=false` takes the start.
+    `library` is a folder that keeps levels for later searches. After
     Týr (arXiv 2503.09657), which zeroes query heads: here whole groups go.
     """
 
@@ -93,19 +101,29 @@ class Evolve(Allocation):
             raise UsageError("evolve solves levels and judges models on calibration text; give --data")
         check_reachable(scene.groups, scene.candidates, scene.budget)
         problem, texts = Problem(scene, scores), split(scene.batches, _EFFORTS[self.effort].glance)
-        rates = rates_of(scene, _OUTSIDE[self.effort])
         if not problem.readers:
             scene.note("evolve found no width that a single call reads, so nothing is searched: shares are adaptive's")
-            return Adaptive(_AMPLITUDE, outside=_OUTSIDE[self.effort][0]).keep(scene, scores)
+            return Adaptive(_AMPLITUDE, outside=0.25).keep(scene, scores)
         with kept_in(scene.folder) as folder:
             journal = Journal(folder / "search.jsonl")
-            starts = distinct([problem.start(each) for each in rates], problem)
-            found = [self.search_from(problem, start, texts, folder, journal) for start in starts]
+            rates = self.choose_rates(problem, texts, journal)
+            found = [self.search_from(problem, problem.start(each), texts, folder, journal) for each in rates]
         best, counts = min(found, key=lambda each: each[0].value)
         scene.note(
             f"evolve judged {len(journal.asked):,} models; the best is {best.value:.4f} nats a token from the source"
         )
         return Allotment(problem.fill(counts, rates[0]))
+
+    def choose_rates(self, problem: Problem, texts: Texts, journal: Journal) -> Sequence[Rates]:
+        """How fast groups give up their units, for the shares of widths outside of branches that are searched from."""
+        scene = problem.scene
+        dense = replace(scene.graph, lineage=Lineage())
+        close = measure_dense(dense, texts.close, scene.loss)
+
+        def judge(at: Problem, counts: Counts) -> float:
+            return WholeModels(dense, at, texts.solved, close, journal, scene.progress)(counts)
+
+        return by_quality(problem, rates_of(scene, _OUTSIDE[self.effort]), judge)[: _SEARCHES[self.effort]]
 
     def search_from(
         self, problem: Problem, start: Start, texts: Texts, folder: Path, journal: Journal
@@ -150,7 +168,7 @@ class Evolve(Allocation):
         return reconstruct(dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress)
 
 
-def rates_of(scene: Scene, outside: Sequence[float]) -> Sequence[Mapping[str, float]]:
+def rates_of(scene: Scene, outside: Sequence[float]) -> Sequence[Rates]:
     """How fast each group gives up its units, for each share that those outside of branches do."""
     part = first_rows(scene.batches, rows_of(scene.batches, _MEASURED))
     found = Adaptive(_AMPLITUDE).rates(replace(scene, batches=part))

@@ -1,7 +1,7 @@
 """The problem of a search: which widths are searched, which are set beforehand, and what any choice of levels costs."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -190,8 +190,3 @@ def near_grid(problem: Problem, counts: Counts, step: float, around: int = 3) ->
         at = int(numpy.searchsorted(levels, here)) + stride * numpy.arange(-around, around + 1)
         grid[place] = tuple(levels[at[(at >= 0) & (at < len(levels))]].tolist())
     return Grid(problem, fixed, grid)
-
-
-def distinct(starts: Sequence[Start], problem: Problem) -> tuple[Start, ...]:
-    """One of all starts that set the same widths alike."""
-    return tuple({tuple(sorted(problem.set_widths(each.counts).items())): each for each in starts}.values())

@@ -6,7 +6,7 @@ import torch
 from graphprune.analysis.analyse import analyze
 from graphprune.budget.budgets import Budget, cost_of
 from graphprune.pruning.interfaces import view
-from graphprune.pruning.search.problem import Problem, Start, distinct, near_grid, whole_grid
+from graphprune.pruning.search.problem import Problem, near_grid, whole_grid
 from graphprune.pruning.search.readers import find_readers
 from graphprune.pruning.search.replay import Replay
 from graphprune.running.inputs import graph_inputs
@@ -44,9 +44,6 @@ def test_genes_and_counts_say_the_same() -> None:
     assert grid.space.cost(lowest) == cost(problem.scene.groups.sizes() | grid.at(lowest))
     assert grid.fixed == {g.id: expected[g.id] for g in problem.scene.candidates if g.kind == "residual"}
     assert grid.within(expected) == grid.genes(expected)
-    one = Start(expected, expected)
-    other = Start(expected, expected | {id: n - 1 for id, n in grid.fixed.items()})
-    assert distinct([one, one, other], problem) == (one, other)
 
 
 @pytest.mark.parametrize("name", families(("llama", "gpt2")))
