@@ -1,6 +1,6 @@
-"""Which runtimes beside onnxruntime take a compiled model as it is: OpenVINO, ExecuTorch and llama.cpp, tried here.
+"""Which runtimes beside onnxruntime take a compiled model: OpenVINO, ExecuTorch, llama.cpp and mlx-lm, tried here.
 
-    pip install openvino executorch torchao llama-cpp-python
+    pip install openvino executorch torchao llama-cpp-python 'mlx[cpu]' mlx-lm
     python benchmarks/other_runtimes.py
 
 Compiles the embedded model twice, with equal layers and with layers that differ, and prints a table: the largest
@@ -20,8 +20,8 @@ from typing import Any
 import numpy
 import torch
 
-BACKENDS = ("huggingface", "onnx", "ort", "ort{precision=int4}", "gguf{precision=f32}")
-PACKAGES = {"openvino": "openvino", "executorch": "executorch", "llama.cpp": "llama-cpp-python"}
+BACKENDS = ("huggingface", "onnx", "ort", "ort{precision=int4}", "gguf{precision=f32}", "openelm")
+PACKAGES = {"openvino": "openvino", "executorch": "executorch", "llama.cpp": "llama-cpp-python", "mlx": "mlx-lm"}
 
 
 def reference(out: Path) -> dict[str, torch.Tensor]:
@@ -88,11 +88,28 @@ def try_llama(out: Path, place: str) -> float:
     return max(check.difference for check in check_gguf(out / place, reference(out)) if "tokens" not in check.name)
 
 
-TRIALS: dict[str, Any] = {"openvino": try_openvino, "executorch": try_executorch, "llama.cpp": try_llama}
+def try_mlx(out: Path, place: str) -> float:
+    """A prompt, in float32; the weights are stored in bf16."""
+    import mlx.core
+    from mlx_lm.utils import load_model
+
+    expected, model = reference(out), load_model(out / place)[0]
+    model.set_dtype(mlx.core.float32)
+    logits = model(mlx.core.array(expected["input.prompt"].numpy()))
+    return distance(numpy.array(logits), expected["prefill"])
+
+
+TRIALS: dict[str, Any] = {
+    "openvino": try_openvino,
+    "executorch": try_executorch,
+    "llama.cpp": try_llama,
+    "mlx": try_mlx,
+}
 FILES = {
     "openvino": ("onnx", "onnx-ort", "onnx-int4"),
     "executorch": ("checkpoint",),
     "llama.cpp": ("gguf/model-f32.gguf",),
+    "mlx": ("openelm",),
 }
 
 

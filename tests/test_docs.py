@@ -22,6 +22,7 @@ GPU_OPTIONS |= {"--model", "--pieces", "--piece", "--split", "--onnxruntime-gpu"
 OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict", "--suite", "--stand-in"}
 OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS | {"--kills", "--before", "--after", "--only", "--count"}
 OTHERS_OPTIONS |= {"--drop", "--calibration", "--held"}  # of benchmarks/depth_pairs.py
+OTHERS_OPTIONS |= {"--picture"}  # of benchmarks/web_runtime.py
 OTHERS_OPTIONS |= {"--size", "--prompt", "--skew", "--cold"}  # of benchmarks/offload.py
 
 

@@ -114,7 +114,10 @@ def test_nothing_asks_for_an_architecture_or_reads_a_pickle(name: str) -> None:
 
 # Formats whose files name architectures, and the names of ours; the one type that generic checkpoints stand under.
 NAMING = {f"graphprune.backends.gguf.{name}" for name in ("backend", "shapes", "tokens")} | {
-    "graphprune.generic.configuration_graphprune"
+    "graphprune.backends.layered.decilm_form",
+    "graphprune.backends.layered.openelm_form",
+    "graphprune.backends.web.config",
+    "graphprune.generic.configuration_graphprune",
 }
 
 

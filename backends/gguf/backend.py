@@ -43,6 +43,11 @@ class Gguf(Backend):
 
         return FileBytes("fp32" if self.precision == "f32" else "half", buffers=False, place=self.label)
 
+    def require_source(self, graph: "Graph") -> None:
+        from graphprune.backends.gguf.shapes import check_source
+
+        check_source(graph)
+
     def export(self, graph: "Graph", folder: Path) -> list[Path]:
         """Write the file and return its path.
 

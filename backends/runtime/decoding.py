@@ -43,7 +43,8 @@ class Decoding:
         `mask` is [batch, past + sequence]. Raises GraphpruneError on a bad input.
         """
         binding = self.model.session.io_binding()
-        known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        last = {"num_logits_to_keep": np.array(1, np.int64)}
+        known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **last}
         for name in known.keys() & set(self.model.inputs):
             binding.bind_cpu_input(name, np.ascontiguousarray(known[name]))
         if self.shared and mask.shape[1] > self.room:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The folders of ONNX models below an artefact's, the one that is opened first in front.
 PLACES = ("onnx", "onnx-ort", "onnx-fp16", "onnx-int8", "onnx-int4")
+LAST = "num_logits_to_keep"  # of how many tokens logits are given, 0 for all, where a model takes it
 _PAST = "past_sequence_length"
 _ELEMENT_TYPES: Mapping[str, type[np.floating]] = {
     "tensor(float)": np.float32,
@@ -95,7 +96,7 @@ class OnnxModel(OpenModel):
     ) -> tuple[Array, tuple[Array, ...]]:
         """One step; `past` are the arrays of `caches` in order."""
         past = self.empty_past(len(mask)) if past is None else past
-        known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, LAST: np.array(0, np.int64)}
         feeds = {name: array for name, array in known.items() if name in self.inputs}
         result = self.infer(feeds | {cache.name: array for cache, array in zip(self.caches, past, strict=True)})
         return result["logits"], tuple(result[cache.present] for cache in self.caches)
@@ -131,7 +132,7 @@ def pad_left(ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def load(folder: Path | str, provider: str = "auto", threads: int | None = None) -> OnnxModel:
-    """Open `folder/onnx/model.onnx`, another ONNX model of an artefact, or `folder/model.onnx`.
+    """Open `folder/onnx/model.onnx`, another ONNX model of an artefact, `folder/model.onnx`, or a file.
 
     `provider` is `auto` (CUDA where this onnxruntime has it, else CPU), `cpu` or `cuda`; `threads` the number of CPU
     threads, None for few where the model is small and else onnxruntime's choice; they sleep while they wait. Raises
@@ -164,7 +165,7 @@ def said(error: Exception) -> str:
 
 
 def find_model(folder: Path) -> Path:
-    """The model file of an exported folder."""
+    """The model file of an exported folder, or the file itself."""
     candidates = model_files(folder)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
@@ -173,8 +174,11 @@ def find_model(folder: Path) -> Path:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Where the model of an artefact, or of one of its folders, may be, the one that is opened first in front."""
-    return [folder / place / "model.onnx" for place in (*PLACES, ".")]
+    """Where the model of an artefact, or of one of its folders, may be, the one that is opened first in front.
+
+    What is a model's file by itself is that.
+    """
+    return [folder] if folder.suffix == ".onnx" else [folder / place / "model.onnx" for place in (*PLACES, ".")]
 
 
 def check_external_data(path: Path) -> None:

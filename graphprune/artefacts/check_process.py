@@ -96,6 +96,9 @@ def check_all(out: Path, memory: str | None = None) -> Iterator[Check]:
                 yield from check_runnable(folder, expected, kind)
                 yield from check_tokenizers(out, folder)
                 let_go()
+        for path in sorted(out.glob("*/onnx/model_*.onnx")):
+            yield from check_runnable(path, expected, kind)
+            let_go()
         for path in sorted(out.glob("*/*.gguf")) if gguf_check.can_check() else ():
             yield from gguf_check.check_gguf(path, expected)
 

@@ -39,6 +39,13 @@ class Backend(ABC):
         """What a target calls its file: by its folder, `checkpoint` in the artefact's own."""
         return self.place or "checkpoint"
 
+    def require_source(self, graph: "Graph") -> None:
+        """Raise ExportError where the format has no place for what this graph is of, however it is cut.
+
+        It is asked before anything is done; the graph may have no weights.
+        """
+        return
+
     @abstractmethod
     def export(self, graph: "Graph", folder: Path) -> list[Path]:
         """Write the graph below the artefact's `folder` and return the paths. Raises ExportError."""

@@ -24,7 +24,8 @@ class Budget:
     its units. Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind
     and one width keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep;
     `least[id]` is what one group keeps at least,
-    `within[kind]` the share of their units that all candidates of a kind keep together.
+    `within[kind]` the share of their units that all candidates of a kind keep together. Kinds in `equal` are as with
+    `uniform`; `multiples[kind]` is what every width of a kind is a multiple of, the full width too.
     """
 
     target: int
@@ -35,6 +36,8 @@ class Budget:
     allowed: Mapping[str, frozenset[int]] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=dict)
     within: Mapping[str, float] = field(default_factory=dict)
+    equal: frozenset[str] = frozenset()
+    multiples: Mapping[str, int] = field(default_factory=dict)
     quantity: Quantity = field(default_factory=Parameters)
 
     def __post_init__(self) -> None:
@@ -70,18 +73,21 @@ def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
     step = math.lcm(budget.round_to if group.kind in ROUNDED_KINDS else 1, group.multiple)
     counts: NDArray[numpy.int64] = numpy.arange(least, group.units + 1, dtype=numpy.int64)
     counts = counts[(counts % step == 0) | (counts == group.units)]
+    strict = budget.multiples.get(group.kind, 1)
+    counts = counts[counts % strict == 0]
     if group.kind in budget.allowed:
         counts = counts[numpy.isin(counts, list(budget.allowed[group.kind]))]
     if not len(counts):
-        raise BudgetError(f"no allowed width of {group.id} ({group.kind}) lies between {least} and {group.units}")
+        such = f"multiple of {strict}" if strict > 1 else "allowed width"
+        raise BudgetError(f"no {such} for {group.id} ({group.kind}) lies between {least} and {group.units}")
     return counts
 
 
 def free_widths(candidates: Sequence[Group], budget: Budget) -> tuple[Width, ...]:
-    """The free counts in graph order: one a group, or a tie; one for all equal groups where the budget is uniform."""
+    """The free counts in graph order: one a group, or a tie; one for all groups that the budget wants equal."""
     shared: dict[tuple[object, ...], list[Group]] = {}
     for group in candidates:
-        alike = budget.uniform and group.kind not in BLOCKS
+        alike = (budget.uniform or group.kind in budget.equal) and group.kind not in BLOCKS
         shared.setdefault((group.kind, group.units) if alike else (group.tie or group.id,), []).append(group)
     return tuple(Width(tuple(members), levels_of(members[0], budget)) for members in shared.values())
 

@@ -12,7 +12,9 @@ from graphprune.cli.console.show import print_json, print_table
 from graphprune.cli.console.stages import progress_on_stderr
 from graphprune.cli.console.terminal import say
 from graphprune.cli.looks import check_folder
+from graphprune.cli.runtimes import describe_runtime, print_runtime
 from graphprune.errors import UsageError, first_line
+from graphprune.runtimes.known import RuntimeName, find_runtime
 
 if TYPE_CHECKING:
     from graphprune.analysis.groups import Groups
@@ -27,6 +29,8 @@ graphprune inspect demo
 graphprune inspect demo --html demo.html
 
 graphprune inspect ./llama --html llama.html --report ./small
+
+graphprune inspect demo --for vllm
 
 graphprune explain demo model.layers.0.mlp.up_proj.weight:0 model.layers.0.mlp.down_proj.weight:1"""
 
@@ -56,6 +60,10 @@ def inspect_command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the FILE of --html where it exists.")] = False,
+    runtime: Annotated[
+        RuntimeName | None,
+        typer.Option("--for", help="Print what this runtime holds of it instead, why, and how to open it there."),
+    ] = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -69,16 +77,20 @@ def inspect_command(
     if html is not None:
         write_page(html, overwrite, captured, groups, found)
     if as_json:
-        asked = ({"graph": str(captured)} if graph else {}) | ({"passes": captured.cleanups} if passes else {})
+        asked: dict[str, object] = {"graph": str(captured)} if graph else {}
+        asked |= {"passes": captured.cleanups} if passes else {}
+        asked |= {"for": describe_runtime(captured, groups, find_runtime(runtime))} if runtime else {}
         print_json(describe_groups(model, captured, groups) | asked)
         return
     if passes:
         print_table("Passes", ("pass", "what it did"), [(c.name, c.did or "-") for c in captured.cleanups], left=2)
     if graph:
         say(str(captured))
+    if runtime:
+        print_runtime(describe_runtime(captured, groups, find_runtime(runtime)))
     if html is not None:
         say(f"written to {html}")
-    elif not graph and not passes:
+    elif not graph and not passes and not runtime:
         print_groups(model, captured, groups)
 
 

@@ -27,6 +27,7 @@ from graphprune.compiler.request import (
     device_notes,
     foresee,
     require_part,
+    runtime_notes,
     text_notes,
     tuned_backends,
     with_precision,
@@ -52,7 +53,7 @@ from graphprune.ir.verification import verify
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import Recipe
-from graphprune.pipeline.resolution import resolve_recipe
+from graphprune.pipeline.resolution import backends_for, resolve_recipe
 from graphprune.pipeline.run_state import earlier_seconds, metrics_files, open_run
 from graphprune.pipeline.run_text import run_again
 from graphprune.pipeline.stages import check_target, expand
@@ -82,7 +83,7 @@ def compile_model(
     began = time.time() if began is None else began
     check_request(options)
     recipe = resolve_recipe(options)
-    backends = tuned_backends(recipe, load_backends(options.backends))
+    backends = tuned_backends(recipe, load_backends(backends_for(recipe, options.backends)))
     if options.dry_run:
         return dry_run(options, recipe, backends, progress)
     assert options.out is not None
@@ -96,7 +97,7 @@ def compile_model(
     read = (options.model, options.trust_remote_code, options.part, progress, options.memory, device)
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(*read)
-        verify(source)
+        check_source(source, backends)
         asked, recipe = recipe, without_text(recipe, options, source)
         with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
             began -= earlier_seconds(kept, began) if kept is not None else 0.0
@@ -118,7 +119,7 @@ def compile_model(
                     aim.measured,
                     start.vocabulary,
                     device,
-                    (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device)),
+                    (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device), *runtime_notes(recipe)),
                     began,
                     memory=options.memory if device.type == "cpu" else None,
                     examples=method.examples,
@@ -128,6 +129,13 @@ def compile_model(
     if keeps_state(recipe, source):
         shutil.rmtree(work_folder(options.out), ignore_errors=True)
     return replace(result, out=options.out, notes=(*result.notes, *publish(options, progress)))
+
+
+def check_source(source: Graph, backends: Sequence[Backend]) -> None:
+    """Raise where a captured source is not whole, or where a backend has no place for what it is of."""
+    verify(source)
+    for backend in backends:
+        backend.require_source(source)
 
 
 def meet_followers(recipe: Recipe) -> None:
@@ -281,7 +289,7 @@ def apply_plan(
     backends = load_backends(options.backends)
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(options.model, options.trust_remote_code, options.part, progress, options.memory)
-        verify(source)
+        check_source(source, backends)
         with threads_for(source.parameter_count()), planned_vocabulary(source, plan) as (start, cut):
             graph = replace(apply_solved(source, plan, solved), source=start.source)
             asked = Asked(options.model, ("--target-params", str(graph.parameter_count())))

@@ -49,8 +49,10 @@ def dry_run(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend]
     foresee(options.model, options.part, trusted)
     graph = capture(options.model, weights=False, trust_remote_code=trusted, dtype=torch.float32)
     require_part(graph, options.part)
+    for backend in backends:
+        backend.require_source(graph)
     groups = analyze(graph)
-    allowed = allowed_counts(graph, groups) if recipe.prune.uniform else {}
+    allowed = allowed_counts(graph, groups) if recipe.prune.equal_layers else {}
     target = resolve_target(*options.target, graph, file_quantities(graph, backends))
     aim, start = Aim(target, recipe), graph
     if cuts_vocabulary(options, recipe):

@@ -12,7 +12,7 @@ from graphprune.frontend.places import look_at
 from graphprune.ir.plan import read_plan
 from graphprune.pipeline.declared import make_declared
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
-from graphprune.pipeline.resolution import resolve_recipe
+from graphprune.pipeline.resolution import backends_for, resolve_recipe
 from graphprune.processes import is_first
 
 
@@ -21,8 +21,8 @@ def check_request(options: CompileOptions) -> None:
 
     Names of methods and plug-ins, the place of the result, the model's folder, the beginning of the text.
     """
-    resolve_recipe(options, plugins=False)
-    check_backends(options.backends)
+    recipe = resolve_recipe(options, plugins=False)
+    check_backends(backends_for(recipe, options.backends))
     check_tracker(options.tracker)
     push = read_push(options.push_to_hub, options.private, options.overwrite)
     if options.out is not None and not options.dry_run:

@@ -91,6 +91,12 @@ def text_notes(recipe: Recipe, asked: Recipe) -> tuple[str, ...]:
     return (f"units were ranked by {TEXTLESS}: the method {asked.name} looks at text, which this model does not read",)
 
 
+def runtime_notes(recipe: Recipe) -> tuple[str, ...]:
+    """How what was made for a runtime is opened there, and how that is known."""
+    runtime = recipe.prune.wanted
+    return (f"for {runtime.name}: {runtime.opened}; known {runtime.checked}",) if runtime else ()
+
+
 def device_notes(recipe: Recipe, options: CompileOptions, device: torch.device) -> tuple[str, ...]:
     """What the user should know of where and in what type the work was done."""
     unused = unused_gpu(device)

@@ -148,7 +148,9 @@ def of_onnx(out: Path, provider: str = "cpu") -> LanguageModel:
 
 
 def runs_in_onnx(out: Path) -> bool:
-    """Say whether a folder holds an ONNX model, itself or below."""
+    """Say whether a folder holds an ONNX model, itself or below, or a path is that of one."""
+    if out.suffix == ".onnx":
+        return out.is_file()
     return (out / "model.onnx").is_file() or any(out.glob("onnx*/model.onnx"))
 
 

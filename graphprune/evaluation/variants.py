@@ -16,27 +16,25 @@ _WINDOW = 256
 
 
 def variant_measures(folder: Path, text: Text | None, parameters: int, progress: Progress) -> tuple[Measure, ...]:
-    """Bytes, and perplexity on the held-out text, of every `onnx-*` folder and of `onnx` beside them;
-    bytes of GGUF files."""
-    places = sorted(path.parent.name for path in folder.glob("onnx*/model.onnx"))
-    rows = [
-        Measure(f"{place} model", None, float(folder_size(folder / place, "model.onnx*")), "bytes")
-        for place in places
-        if place != "onnx"
-    ]
-    rows += [Measure(path.stem, None, float(path.stat().st_size), "bytes") for path in sorted(folder.glob("*/*.gguf"))]
-    if places in ([], ["onnx"]):
-        return tuple(rows)
+    """Bytes, and perplexity on the held-out text, of every `onnx-*` folder and of `onnx` beside them, and of every file
+    for the web; bytes of GGUF files."""
+    places = {path.parent.name: path.parent for path in sorted(folder.glob("onnx*/model.onnx"))}
+    files = {f"{path.parent.parent.name} {path.stem}": path for path in sorted(folder.glob("*/onnx/model*.onnx"))}
+    sizes = {f"{name} model": folder_size(path, "model.onnx*") for name, path in places.items() if name != "onnx"}
+    sizes |= {name: folder_size(path.parent, f"{path.name}*") for name, path in files.items()}
+    sizes |= {path.stem: path.stat().st_size for path in sorted(folder.glob("*/*.gguf"))}
+    rows = [Measure(name, None, float(size), "bytes") for name, size in sizes.items()]
+    measured = {**(places if set(places) != {"onnx"} or files else {}), **files}
     if text is None or parameters > LARGEST_MEASURED or len(text.held_out) < 2:
         return tuple(rows)
-    for index, place in enumerate(places):
-        progress("measuring what fewer bits cost", index, len(places), place)
-        rows.append(Measure(f"{PERPLEXITY}{place}", None, finite(token_perplexity(folder / place, text))))
+    for index, (name, path) in enumerate(measured.items()):
+        progress("measuring what fewer bits cost", index, len(measured), name)
+        rows.append(Measure(f"{PERPLEXITY}{name}", None, finite(token_perplexity(path, text))))
     return tuple(rows)
 
 
 def token_perplexity(model: Path, text: Text) -> float:
-    """Of an ONNX folder, on the held-out text."""
+    """Of an ONNX folder, or a file, on the held-out text."""
     opened = of_onnx(model)
     window = max(2, fitting(opened.context, _WINDOW))
     return stream_perplexity(opened.logits, text.held_out, window, 4, bos=text.bos).perplexity

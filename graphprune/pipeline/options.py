@@ -15,6 +15,7 @@ from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
 from graphprune.pruning.options import PRUNABLE, Floor
+from graphprune.runtimes.known import RuntimeName
 from graphprune.suggestions import AUTO, check_choice
 
 WRITTEN = ("huggingface", "onnx")  # the backends, where none is named
@@ -67,7 +68,8 @@ class CompileOptions:
     value, and `settings` sets others as `key=value`. `prune` names what may shrink, or is `("auto",)`. `vocabulary`
     says how many tokens stay, `16000`, `16k` or `50%`: beside a target, which the rest then meets, or in its place.
     `importance`, `allocation`, `compensation` and `backends` are specs such as `taylor{aggregate=vector}`. `floor` is
-    the share that every group keeps at least. `data` is a text, jsonl, json, csv or parquet file, a datasets id, or
+    the share that every group keeps at least. `runtime` says where the result is to run, which limits widths and adds
+    its form to `backends`. `data` is a text, jsonl, json, csv or parquet file, a datasets id, or
     `stdlib`, and `field` the one of its records that holds the text; `held_out` is text of the same kinds that is only
     measured on, None for a part of `data`. `restart` discards what an unfinished run of the same OUT has kept. `device`
     is where the model is scored, trained and measured: `auto`, `cpu`, `cuda` or `cuda:1`. `precision` is what training
@@ -113,6 +115,10 @@ class CompileOptions:
         Floor | None, Option("Keep at least this share of every group: 0.2 is a fifth.", sets="prune.floor")
     ] = None
     uniform: Annotated[bool, Option("Equal widths: a stock checkpoint.", sets="prune.uniform")] = False
+    runtime: Annotated[
+        RuntimeName | None,
+        Option("Only what this runtime holds without code of ours, in its form: inspect --for.", sets="prune.runtime"),
+    ] = None
     scope: Annotated[
         str | None,
         Option(
@@ -273,12 +279,13 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "--target-speed": parse_speed,
 }
 _TARGETS = tuple(_READERS)
+_SPELLED = {"settings": "--set", "runtime": "--for"}
 _WHOLE = "100%"  # the size where nothing is to be cut, as a report has it
 
 
 def option_name(field: str) -> str:
     """The option of the command line that a field has: `--round-to` for `round_to`."""
-    return "--set" if field == "settings" else f"--{field.replace('_', '-')}"
+    return _SPELLED.get(field) or f"--{field.replace('_', '-')}"
 
 
 @functools.cache

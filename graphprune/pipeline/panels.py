@@ -13,6 +13,7 @@ PANELS = {
         "min_units",
         "floor",
         "uniform",
+        "runtime",
         "scope",
         "protect",
         "within",

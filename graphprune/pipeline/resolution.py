@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from graphprune.budget.installed import load_backend
 from graphprune.errors import UsageError
 from graphprune.pipeline.declared import make_declared
-from graphprune.pipeline.options import CompileOptions, explained_options, option_name
+from graphprune.pipeline.options import WRITTEN, CompileOptions, explained_options, option_name
 from graphprune.pipeline.recipes import Change, Recipe, parse_settings, read_recipe
 from graphprune.spec import option_types, parse_spec, print_spec, split_spec
 from graphprune.suggestions import AUTO
@@ -31,10 +31,30 @@ def resolve_recipe(options: CompileOptions, plugins: bool = True) -> Recipe:
         recipe = read_recipe(options.method, changes, plugins)
     options.require_target(recipe.cuts_units)
     if plugins:
-        check_forms(recipe, options.backends)
+        check_forms(recipe, backends_for(recipe, options.backends))
     if recipe.recover is not None and "tokens" not in recipe.recover:
         raise UsageError(f"the method {recipe.name} does not say for how long to train; give --train-tokens")
     return recipe
+
+
+def backends_for(recipe: Recipe, asked: Sequence[str]) -> tuple[str, ...]:
+    """The backends of a run: those of the runtime that a recipe is for, or what was asked for and its form beside it.
+
+    Raises UsageError where its form was asked for as it does not read it.
+    """
+    runtime = recipe.prune.wanted
+    if runtime is None:
+        return tuple(asked)
+    if tuple(asked) == WRITTEN:
+        return runtime.backends
+    name, options = split_spec(runtime.backends[-1])
+    given = next((spec for spec in asked if split_spec(spec)[0] == name), None)
+    if given is None:
+        return (*asked, runtime.backends[-1])
+    other = split_spec(given)[1]
+    if any(other.get(key) != value for key, value in options.items()):
+        raise UsageError(f"--for {runtime.name} writes {runtime.backends[-1]}, not {given}; leave {name} out")
+    return tuple(asked)
 
 
 def check_forms(recipe: Recipe, backends: Sequence[str]) -> None:
@@ -45,8 +65,9 @@ def check_forms(recipe: Recipe, backends: Sequence[str]) -> None:
     if adding is None:
         return
     told = f"the method {recipe.name} adds operators to the model ({adding})"
-    if recipe.prune.uniform:
-        raise UsageError(f"--uniform: {told}, which no stock checkpoint has; leave --uniform out")
+    if recipe.prune.equal_layers:
+        asked = "--uniform" if recipe.prune.uniform else f"--for {recipe.prune.runtime}"
+        raise UsageError(f"{asked}: {told}, which no stock checkpoint has; leave {asked} out")
     fixed = next((spec for spec in backends if load_backend(spec).fixed), None)
     if fixed is not None:
         raise UsageError(f"--backends {fixed}: {told}, which this format has no place for; leave {fixed} out")

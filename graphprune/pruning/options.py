@@ -11,6 +11,8 @@ from annotated_types import Ge, Lt
 from graphprune.bounds import Count
 from graphprune.errors import UsageError
 from graphprune.ir.plan import Statistics
+from graphprune.runtimes.known import RuntimeName, find_runtime
+from graphprune.runtimes.runtime import Runtime
 from graphprune.suggestions import AUTO, check_choice
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "layers", "experts", "vocabulary", "other")
@@ -26,7 +28,8 @@ class Pruning:
     `min_units`, at least; widths are multiples of `round_to`. `uniform` gives widths that a stock checkpoint has.
     `scope` is a regular expression that the module's name of what may shrink has in it; of the layers, so many of the
     first and of the last stay whole as `protect` says, or such a share of all, rounded down, where it is below 1.
-    `within` are shares of units that all groups of a kind keep together at least, `attention=0.8`.
+    `within` are shares of units that all groups of a kind keep together at least, `attention=0.8`. `runtime` is the one
+    whose stock model the result is to fit, see `graphprune.runtimes`.
     """
 
     importance: str = "taylor"
@@ -42,6 +45,7 @@ class Pruning:
     scope: str | None = None
     protect: tuple[float, ...] = (0, 0)
     within: tuple[str, ...] = ()
+    runtime: RuntimeName | None = None
 
     def check(self) -> None:
         """Raise UsageError for what no type says."""
@@ -54,6 +58,16 @@ class Pruning:
         except re.error as error:
             raise UsageError(f"scope is a regular expression, which {self.scope} is not: {error}") from error
         _ = self.shares
+
+    @property
+    def wanted(self) -> Runtime | None:
+        """The runtime that the result is to fit."""
+        return find_runtime(self.runtime) if self.runtime else None
+
+    @property
+    def equal_layers(self) -> bool:
+        """Whether the widths are to be those of a stock checkpoint."""
+        return self.uniform or (self.wanted is not None and self.wanted.stock)
 
     @property
     def ends(self) -> tuple[float, float]:

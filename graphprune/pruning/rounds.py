@@ -29,6 +29,8 @@ from graphprune.pruning.sparsity.bound_units import bind_units, pool_scores
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import Loss
+from graphprune.runtimes.limits import held, require_held
+from graphprune.runtimes.runtime import Runtime
 from graphprune.suggestions import AUTO
 
 Report = Callable[[str, int, int], None]
@@ -43,6 +45,7 @@ class Request:
     """What to prune to and how. `budget.target` is what the result may cost; `floor` None means the default of `auto`.
 
     `final` is the size that the kinds are chosen for, where this pruning is one of several stages on the way to it.
+    `runtime` is what the widths must fit beside the budget.
     """
 
     budget: Budget
@@ -56,6 +59,7 @@ class Request:
     final: int | None = None
     scope: str | None = None
     protect: tuple[float, float] = (0, 0)
+    runtime: Runtime | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -179,6 +183,8 @@ def final_choice(
     final = replace(request.budget, target=request.final or request.budget.target)
     there = analyze(source) if source is not None else groups
     beyond = out_of_reach(there, request.scope, request.protect)
+    if request.runtime is not None:
+        beyond = {**held(there, request.runtime), **beyond}
     if request.compensation is not None:
         beyond = {**request.compensation.spared(source or now), **beyond}
     whole = source is not None and BLOCKS.isdisjoint(request.kinds)
@@ -190,6 +196,8 @@ def final_choice(
     known = {group.id for group in chosen.candidates}
     units = [g for g in reached(groups, here).prunable() if (origin(root(g.id)) if whole else g.id) in known]
     cut = (*units, *free_blocks(groups, request.kinds, here))
+    if request.runtime is not None:
+        require_held(groups, cut, request.runtime)
     least = {g.id: min(g.units, math.ceil(chosen.budget.floor * widths[root(g.id)])) for g in cut if g.slots}
     check_target(groups, replace(chosen, candidates=cut), least, request, cost_now(now, request.budget))
     start = tuple(replace(g, id=root(g.id)) for g in cut)

@@ -36,7 +36,7 @@ def model_card(work: Work, result: Result, generic: bool, onnx: bool, calls: Seq
     if base is not None:
         said |= {"base_model": base, "base_model_relation": "finetune"}  # the nearest of those that the hub knows
     data = ModelCardData(library_name="transformers", tags=tags, **said)
-    body = "\n".join([*what_it_is(work, result), *usage(generic, onnx, calls)])
+    body = "\n".join([*what_it_is(work, result), *usage(generic, onnx, calls), *elsewhere(work.recipe)])
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
@@ -57,6 +57,14 @@ def what_it_is(work: Work, result: Result) -> list[str]:
         text = describe_text(asked.data, work.source.parameter_count(), asked.held_out)
         lines += [f"Text: {text['source']}; held out: {text['held_out']}.", ""]
     return lines
+
+
+def elsewhere(recipe: Recipe | None) -> list[str]:
+    """How the runtime that it was made for opens it, and how that is known."""
+    runtime = recipe.prune.wanted if recipe is not None else None
+    if runtime is None:
+        return []
+    return ["", f"For {runtime.name} (`{runtime.files}`): `{runtime.opened}`. Known {runtime.checked}."]
 
 
 def row(measure: Measure) -> str:

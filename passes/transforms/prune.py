@@ -16,6 +16,7 @@ from graphprune.pipeline.stages import PrunePass
 from graphprune.pruning.options import Pruning
 from graphprune.pruning.rounds import Pruned, Request, Surroundings, prune
 from graphprune.pruning.stock_widths import allowed_counts, has_stock_form, require_stock, without_heads
+from graphprune.runtimes.limits import narrow
 from graphprune.spec import parse_spec
 
 
@@ -41,7 +42,8 @@ class Prune(PrunePass, Pruning, Aimed):
     Before `linear(x, w[44, 32])`, after `linear(x, w[27, 32])`: parameters, buffers and the integers that follow them.
     `quantity` is what the target counts, in its own units: `parameters`, `cache`, `file{precision=int4}` or `latency`.
     `final` is the target of the last of several prunings, which the kinds are chosen for. `uniform` gives equal widths
-    that a configuration of the source's architecture has. Raises BudgetError, and UsageError where none has them.
+    that a configuration of the source's architecture has, `runtime` those that its stock model has. Raises
+    BudgetError, and UsageError where none has them.
     """
 
     name: ClassVar[str] = "prune"
@@ -64,7 +66,7 @@ class Prune(PrunePass, Pruning, Aimed):
         source, here = context.source or graph, context.placed(graph)
         stage = prunings(graph) - prunings(source)
         request, batches = self.request(source), context.windows(max(0, stage)) or ()
-        if self.uniform:
+        if self.equal_layers:
             result = prune_to_stock(here, request, batches, context)
         else:
             result = prune(here, request, batches, surroundings(context))
@@ -75,16 +77,17 @@ class Prune(PrunePass, Pruning, Aimed):
     def request(self, source: Graph) -> Request:
         """The options resolved for a source model."""
         target, final = self.known or self.read_targets(source)
+        budget = Budget(
+            target.most,
+            self.min_units,
+            0.0,
+            self.round_to,
+            self.equal_layers,
+            within=self.shares,
+            quantity=target.quantity,
+        )
         return Request(
-            Budget(
-                target.most,
-                self.min_units,
-                0.0,
-                self.round_to,
-                self.uniform,
-                within=self.shares,
-                quantity=target.quantity,
-            ),
+            narrow(budget, self.wanted) if self.wanted else budget,
             parse_spec("importance", self.importance),
             parse_spec("allocation", self.allocation),
             self.kinds,
@@ -95,6 +98,7 @@ class Prune(PrunePass, Pruning, Aimed):
             final.most if final is not None else None,
             self.scope,
             self.ends,
+            self.wanted,
         )
 
     def read_targets(self, source: Graph) -> Known:

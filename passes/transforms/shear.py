@@ -106,7 +106,7 @@ class Shear(PrunePass, Weighing, TextOptions, Masks, Steps, Aimed):
     def towards(self, target: Target, final: Target | None, options: Pruning) -> "Shear":
         """The pass for a target; raises UsageError for options of pruning that have no place in it."""
         plain = Pruning()
-        for name in ("importance", "allocation", "compensation", "steps", "statistics", "within"):
+        for name in ("importance", "allocation", "compensation", "steps", "statistics", "within", "runtime"):
             if getattr(options, name) != getattr(plain, name):
                 raise UsageError(f"{name} has no place in shear, which learns what goes; leave it out of prune")
         kinds = self.kinds if options.kinds == plain.kinds else options.kinds

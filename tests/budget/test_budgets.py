@@ -67,7 +67,7 @@ def test_widths_respect_floors_rounding_and_kinds() -> None:
     assert [width.levels.tolist() for width in widths] == [[8, 16, 20], [3, 4, 5, 6, 7, 8]]
     only = free_widths([heads], Budget(1, allowed={"attention": frozenset({2, 4, 8})}))
     assert only[0].levels.tolist() == [2, 4, 8]
-    with pytest.raises(BudgetError, match="no allowed width of h"):
+    with pytest.raises(BudgetError, match="no allowed width for h"):
         free_widths([heads], Budget(1, allowed={"attention": frozenset({3}), "mlp": frozenset({1})}, min_units=4))
 
 

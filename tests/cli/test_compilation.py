@@ -47,7 +47,7 @@ def test_every_option_of_the_library_is_one_of_the_command_and_has_its_default(e
     plain = CompileOptions("demo", "60%", tmp_path / "x")
     assert run(["compile", "demo", "--target-params", "60%", "-o", str(tmp_path / "x")]) == 0
     assert asked == [plain]
-    words = {"settings": "--set", "out": "--out", "model": ""}
+    words = {"settings": "--set", "runtime": "--for", "out": "--out", "model": ""}
     names = {words.get(field.name, f"--{field.name.replace('_', '-')}") for field in fields(CompileOptions)}
     parameters = inspect.signature(compile_command).parameters
     assert len(parameters) == len(names) + 2, "and --json, and the context"

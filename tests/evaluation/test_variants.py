@@ -87,3 +87,13 @@ def test_one_model_alone_has_nothing_to_be_compared_with(graphs: tuple[Path, Gra
     assert measured(tmp_path) == {}
     shutil.copytree(graphs[0] / "gguf", tmp_path / "gguf")
     assert measured(tmp_path) == {"model-f16": 7}
+
+
+def test_every_file_for_the_web_is_measured(graphs: tuple[Path, Graph, Graph], tmp_path: Path) -> None:
+    out, one, _ = graphs
+    (tmp_path / "web").mkdir()
+    shutil.copytree(out / "onnx", tmp_path / "web" / "onnx")
+    shutil.copyfile(out / "config.json", tmp_path / "web" / "config.json")
+    found = measured(tmp_path)
+    assert found["web model"] == bytes_of(out / "onnx")
+    assert found["held-out perplexity, web model"] == pytest.approx(perplexity(one, HELD_OUT), rel=1e-4)

@@ -37,6 +37,7 @@ LAYERS = (
     "frontend",
     "analysis",
     "budget",
+    "runtimes",
     "edits",
     "rewriting",
     "gates",
