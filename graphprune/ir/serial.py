@@ -106,7 +106,7 @@ def narrowest_dtype(graph: Graph) -> torch.dtype:
 def is_exact_in(tensor: Tensor, dtype: torch.dtype) -> bool:
     """Say whether a narrower type holds every value, some rows at a time."""
     rows = max(1, _PART * len(tensor) // max(1, tensor.numel())) if tensor.dim() else 1
-    parts = tensor.split(rows) if tensor.dim() else (tensor,)
+    parts = torch.split(tensor, rows) if tensor.dim() else (tensor,)
     return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)
 
 
