@@ -15,6 +15,7 @@ from graphprune.pipeline.recipes import find_recipe, read_recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.run_file import SUFFIXES
 from graphprune.pipeline.run_text import RUN, run_template
+from graphprune.runtimes.known import NAMES
 from graphprune.suggestions import check_choice
 
 # Where a model may run, and the backends that write for it.
@@ -23,8 +24,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "transformers": ("huggingface",),
     "onnxruntime": ("huggingface", "onnx"),
     "edge": ("huggingface", "ort{precision=int4}"),
-    "llama.cpp": ("huggingface", "gguf"),
 }
+WHERE = (*PLACES, *NAMES)  # the names are those of runtimes, which limit what may be cut
 METHOD_HELP = "taylor cuts at once; adapt-pruner-ls takes longer and loses less. `graphprune list methods` has all."
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -55,9 +56,9 @@ QUESTIONS = (
     Question("data", "Which text shall it look at: a file, a data set, or stdlib?", CompileOptions.data, len),
     Question(
         "where",
-        f"Where shall it run: {', '.join(PLACES)}?",
+        f"Where shall it run: {', '.join(WHERE)}?",
         next(iter(PLACES)),
-        lambda text: check_choice("--where", text, list(PLACES)),
+        lambda text: check_choice("--where", text, list(WHERE)),
     ),
 )
 
@@ -76,7 +77,7 @@ def init_command(
     method: Annotated[str | None, typer.Option(metavar="NAME", help=METHOD_HELP)] = None,
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Text like what the model will be used on.")] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="PLACE", help=f"Where it shall run: {', '.join(PLACES)}.")
+        str | None, typer.Option(metavar="PLACE", help=f"Where it shall run: {', '.join(WHERE)}.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: what is left out has its default.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
@@ -130,7 +131,8 @@ def fields_of(answers: Mapping[str, str], yes: bool) -> dict[str, Any]:
         del values["target_params"]  # there is no size to reach
     if recipe.recover is not None and "tokens" not in recipe.recover:
         values["train_tokens"] = answer(TOKENS, None, yes)
-    values["backends"] = PLACES[answers["where"]]
+    place = answers["where"]
+    values |= {"backends": PLACES[place]} if place in PLACES else {"runtime": place}
     values["out"] = Path(f"{Path(answers['model']).name or 'model'}-small")
     resolve_recipe(CompileOptions(**values), plugins=False)
     return values

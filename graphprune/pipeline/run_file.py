@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from graphprune.errors import UsageError, first_line
 from graphprune.paths import is_file, path_of
 from graphprune.pipeline.moved_names import move_names
-from graphprune.pipeline.options import CompileOptions, typed_fields
+from graphprune.pipeline.options import CompileOptions, option_name, typed_fields
 from graphprune.pipeline.recipes import PlainLoader
 from graphprune.spec import split_commas
 from graphprune.suggestions import did_you_mean
@@ -49,7 +49,7 @@ def is_run_file(name: str) -> bool:
 
 def key_of(field: str) -> str:
     """What a field is called in a run file: as its option is, without dashes in front."""
-    return "set" if field == "settings" else field.replace("_", "-")
+    return option_name(field).removeprefix("--")
 
 
 def read_run(path: Path, folder: Path | None = None) -> dict[str, Any]:

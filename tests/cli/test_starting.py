@@ -10,6 +10,7 @@ import pytest
 from graphprune.cli.main import run
 from graphprune.cli.starting import PLACES
 from graphprune.pipeline.options import CompileOptions
+from graphprune.pipeline.resolution import backends_for, resolve_recipe
 from graphprune.pipeline.run_file import read_run
 from graphprune.registry import names
 
@@ -33,8 +34,10 @@ def test_with_yes_it_takes_defaults_and_what_is_given(here: Path, capsys: Any) -
     line = ["init", "other.yml", "--yes", "--model", "./llama", "--target-params", "1B", "--where", "llama.cpp"]
     assert run(line) == 0
     read = read_run(here / "other.yml")
-    assert (read["model"], read["out"], read["backends"]) == ("./llama", Path("llama-small"), ("huggingface", "gguf"))
-    CompileOptions(**read)
+    assert (read["model"], read["out"], read["runtime"]) == ("./llama", Path("llama-small"), "llama.cpp")
+    assert "\nfor: llama.cpp\n" in (here / "other.yml").read_text()
+    options = CompileOptions(**read)
+    assert backends_for(resolve_recipe(options), options.backends) == ("huggingface", "gguf")
 
 
 def test_a_method_has_what_it_needs_and_no_size_where_there_is_none(here: Path) -> None:
