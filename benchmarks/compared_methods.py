@@ -218,10 +218,12 @@ What each method is: [LLM-Pruner](llm-pruner.md), [FLAP](flap.md), [Wanda-sp and
 
 - Without recovery `adapt-pruner-ls` has the least bits per byte in every table of published methods, on all four
   models; `evolve`, which begins with it, is 1 % above in perplexity on SmolLM2 at 80 % (42.7, 42.2) and 30 % below
-  at 60 % (78.2, 110.9), in four times the time. After recovery on 131,072 tokens `adapt-pruner-ls` has the least in
-  eight of nine: babyllama at 80 % goes to `minitron`, 1.292 against 1.322, whose recipe trains on the teacher's
-  predictions alone, where this one trains on the text. Trained alike ("trained alike", below) both are the same on
-  the teacher's predictions, 1.293 and 1.292, and on the text it is 1.322 against 1.355.
+  at 60 % (78.2, 110.9), in four times the time. On the small models, three seeds, `evolve` is better in eight of nine
+  cells ("searched", below), most on babyllama at 80 % (1.191, 1.367); on stories3M at 80 % it has 0.944 for 0.941.
+- After recovery on 131,072 tokens `adapt-pruner-ls` has the least in eight of nine: babyllama at 80 % goes to
+  `minitron`, 1.292 against 1.322, whose recipe trains on the teacher's predictions alone, where this one trains on the
+  text. Trained alike ("trained alike", below) both are the same on the teacher's predictions, 1.293 and 1.292, and on
+  the text it is 1.322 against 1.355.
 - The published methods are at or below the code of their authors where there are figures of it: LLM-Pruner and FLAP on
   stories3M at all three sizes, and on SmolLM2 at both. `adapt-pruner` on stories3M is 0.012 above at 80 %, where the
   official row has one seed and seeds differ by 0.007 here, and 0.064 below at 60 %.
