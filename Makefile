@@ -7,7 +7,7 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-everywhere test-quantisers lint types check golden wheel conformance fuzz clean
+.PHONY: help demo test test-everywhere test-quantisers lint types check golden wheel docs conformance fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -50,7 +50,13 @@ golden: $(READY) ## Rewrite the golden files from what the code prints now
 wheel: $(READY) ## Build the wheel, install it elsewhere and try it
 	rm -rf build/lib build/bdist.* $(WHEELS) # setuptools would put what is left there into the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	$(BIN)/twine check --strict $(WHEELS)/graphprune-*.whl
 	BIN=$(CURDIR)/$(BIN) tests/wheel_smoke $(WHEELS)/graphprune-*.whl
+
+docs: ## Build the pages as a site, build/site/index.html, in an environment of its own
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.29'
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet --strict
 
 conformance: $(READY) ## Run every model of transformers' mappings through the compiler (hours; goes on)
 	$(BIN)/python -W ignore benchmarks/conformance.py --suite all

@@ -2,10 +2,13 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 
 import graphprune
 from graphprune.cli.main import make_app
@@ -23,6 +26,7 @@ OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict
 OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS | {"--kills", "--before", "--after", "--only", "--count"}
 OTHERS_OPTIONS |= {"--drop", "--calibration", "--held"}  # of benchmarks/depth_pairs.py
 OTHERS_OPTIONS |= {"--picture"}  # of benchmarks/web_runtime.py
+OTHERS_OPTIONS |= {"--image"}  # of examples/clip_tower.py
 OTHERS_OPTIONS |= {"--size", "--prompt", "--skew", "--cold"}  # of benchmarks/offload.py
 
 
@@ -64,3 +68,23 @@ def test_the_plugin_shown_is_the_one_that_is_tested() -> None:
     shown = (ROOT / "docs" / "writing-a-pass.md").read_text(encoding="utf-8")
     source = (ROOT / "tests" / "plugin" / "graphprune_example.py").read_text(encoding="utf-8")
     assert source[source.index("@final") :].strip() in shown
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    # its Python handler's options are written in one line, which YAML reads as any
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    named = list(leaves(site["nav"]))
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if "docs" in page.parts]
+    own = {page for page in pages if not page.startswith("decisions/") and page != "releasing.md"}
+    assert set(named) == own
+    assert len(named) == len(own), "a page is named twice"
+    reference = re.findall(r"(?m)^::: ([\w.]+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"))
+    found = {id(getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])) for name in reference}
+    assert found == {id(getattr(graphprune, name)) for name in graphprune.__all__}
+
+
+def leaves(nav: object) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    for each in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from leaves(each)

@@ -76,9 +76,7 @@ def init_command(
     target_params: Annotated[str | None, typer.Option(metavar="SIZE", help="Its size: 60%, 1B.")] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help=METHOD_HELP)] = None,
     data: Annotated[str | None, typer.Option(metavar="TEXT", help="Text like what the model will be used on.")] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="PLACE", help=f"Where it shall run: {', '.join(WHERE)}.")
-    ] = None,
+    where: Annotated[str | None, typer.Option(metavar="PLACE", help=f"Where it shall run: {', '.join(WHERE)}.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: what is left out has its default.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
 ) -> None:

@@ -85,11 +85,16 @@ def choose_candidates(
         raise BudgetError(
             f"the target of {budget.quantity.show(budget.target)} is out of reach: {budget.quantity.show(reach)} is "
             f"the least with every MLP, attention and the residual width at {share}; lower --floor, name more --prune "
-            "kinds, or raise the target"
+            f"kinds,{fewer_tokens(groups, budget)} or raise the target"
         )
     left = budget.quantity.show(wide)
     note = f"MLP and attention at {half.floor:.0%} still leave {left}: the residual width is cut too"
     return Choice(wider, budget, (note,))
+
+
+def fewer_tokens(groups: Groups, budget: Budget) -> str:
+    """What helps where much of a model is its tokens: nothing where they cannot go, or cost nothing."""
+    return " keep fewer tokens (--vocabulary)," if counted(groups, ("vocabulary",), budget) else ""
 
 
 def with_spare(groups: Groups, first: tuple[Group, ...], spare: Sequence[str], budget: Budget) -> Choice:

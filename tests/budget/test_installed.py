@@ -98,4 +98,4 @@ from graphprune.budget.installed import backend_classes
 print([c.name for c in backend_classes()], [m for m in {heavy} if m in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "['gguf', 'huggingface', 'onnx', 'ort'] []"
+    assert result.stdout.strip() == "['decilm', 'gguf', 'huggingface', 'onnx', 'openelm', 'ort', 'web'] []"

@@ -155,3 +155,11 @@ def test_auto_takes_query_heads_exactly_where_the_key_heads_of_a_block_are_one()
     assert taken("a") == ["two"]
     assert taken("a", "b") == []
     assert taken(None) == [], "heads that all blocks share"
+
+
+def test_where_tokens_are_what_is_left_the_error_says_how_to_have_fewer() -> None:
+    groups = made()
+    terms = {(STREAM, "embed.weight:0"): 1, (CHANNELS, STREAM): 2}
+    costs = replace(groups.costs, parameters=Polynomial(terms))
+    with pytest.raises(BudgetError, match=r"kinds, keep fewer tokens \(--vocabulary\), or raise"):
+        choose_candidates(replace(groups, costs=costs), ("auto",), Budget(10), None)
