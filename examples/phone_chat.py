@@ -29,7 +29,8 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(asked.out, trust_remote_code=False)  # graphprune knows it
     text = asked.prompt
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": text}], True, tokenize=False)
+        said = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
     made = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=40, do_sample=False)
     print(tokenizer.decode(made[0], skip_special_tokens=True))
 

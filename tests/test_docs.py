@@ -26,7 +26,7 @@ OTHERS_OPTIONS = {"--debug", "--version", "--help", "--update-golden", "--strict
 OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS | {"--kills", "--before", "--after", "--only", "--count"}
 OTHERS_OPTIONS |= {"--drop", "--calibration", "--held"}  # of benchmarks/depth_pairs.py
 OTHERS_OPTIONS |= {"--picture"}  # of benchmarks/web_runtime.py
-OTHERS_OPTIONS |= {"--image"}  # of examples/clip_tower.py
+OTHERS_OPTIONS |= {"--image", "--target"}  # of examples
 OTHERS_OPTIONS |= {"--size", "--prompt", "--skew", "--cold"}  # of benchmarks/offload.py
 
 

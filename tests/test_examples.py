@@ -1,16 +1,19 @@
 """The examples run from end to end, on tiny models in the place of the real ones, and are as short as they promise."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+import graphprune
 from tests.support.tiny_encoder import write_encoder
 from tests.support.tiny_pairs import write_clip
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LINES = 40
+DEMO = Path(graphprune.__file__).parent / "demo" / "model"
 
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -21,17 +24,11 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_a_chat_model_is_cut_written_and_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, prompt = tmp_path / "out", "def read_lines(path):"
-    run(
-        "phone_chat.py",
-        monkeypatch,
-        "demo",
-        "--target=80%",
-        "--method=magnitude-sp",
-        f"--out={out}",
-        "--prompt",
-        prompt,
-    )
+    model, out, prompt = tmp_path / "model", tmp_path / "out", "def read_lines(path):"
+    shutil.copytree(DEMO, model)
+    (model / "chat_template.jinja").write_text("{% for each in messages %}{{ each.content }}{% endfor %}\n")
+    asked = ("--target=80%", "--method=magnitude-sp", f"--out={out}", f"--prompt={prompt}")
+    run("phone_chat.py", monkeypatch, str(model), *asked)
     said = capsys.readouterr().out
     assert "parameters: 2828736.0 -> 226" in said
     assert len(said[said.index("def read_lines") :]) > len(prompt)
