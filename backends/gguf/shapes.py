@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphprune.backends.layered.layers import (
+    ROTATIONS,
+    require_class,
+    require_head_size,
+    require_rotation,
+    rotation_of,
+)
 from graphprune.errors import ExportError
 from graphprune.ir.graph import Graph
 from graphprune.ir.serial import stored_tensors
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 
 # Classes of transformers that compute what llama.cpp's architectures `llama` and `deci` do.
 _CLASSES = frozenset({"LlamaForCausalLM", "MistralForCausalLM"})
+_FORM = "gguf"
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _PARTS = {
     "input_layernorm.weight": "attn_norm.weight",
@@ -66,7 +74,7 @@ def read_shape(graph: Graph) -> Shape:
     """Read a graph as llama.cpp would. Raises ExportError with the reason where it would not compute the same."""
     config = check_source(graph)
     layers, outside = sort_tensors(graph)
-    head_size = check_heads(graph, config)
+    head_size = require_head_size(graph, config, _FORM)
     tensors, heads, key_heads, channels = dict(outside), list[int](), list[int](), list[int]()
     for index, layer in enumerate(layers):
         layer, sizes = complete(layer, head_size, outside["token_embd.weight"])
@@ -75,8 +83,8 @@ def read_shape(graph: Graph) -> Shape:
             known.append(size)
     if not any(heads):
         raise ExportError("llama.cpp needs attention in some layer, and none is left")
-    rope = rope_of(config)
-    if rope.get("rope_type") == "llama3":
+    rope = rotation_of(config)
+    if rope["rope_type"] == "llama3":
         tensors["rope_freqs.weight"] = llama3_factors(rope, head_size)
     vocabulary, width = outside["token_embd.weight"].shape
     return Shape(
@@ -87,8 +95,8 @@ def read_shape(graph: Graph) -> Shape:
         tuple(heads),
         tuple(key_heads),
         tuple(channels),
-        float(rope.get("rope_theta", 10000.0)),
-        float(rope["factor"]) if rope.get("rope_type") == "linear" else None,
+        float(rope["rope_theta"]),
+        float(rope["factor"]) if rope["rope_type"] == "linear" else None,
         float(config.rms_norm_eps),
         tensors,
     )
@@ -96,34 +104,12 @@ def read_shape(graph: Graph) -> Shape:
 
 def check_source(graph: Graph) -> "PretrainedConfig":
     """The configuration of a source that llama.cpp's architectures compute. Raises ExportError."""
-    if graph.source.kind != "decoder" or graph.source.architecture not in _CLASSES:
-        found = graph.source.architecture or "this model"
-        raise ExportError(f"gguf is written for {', '.join(sorted(_CLASSES))}, and {found} is none of them")
-    config = graph.source.model_config
-    if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
-        raise ExportError(f"llama.cpp computes silu in this architecture, and the model {config.hidden_act}")
-    if getattr(config, "sliding_window", None):
-        raise ExportError("llama.cpp has no sliding window in this architecture, and the model has one")
-    kind = rope_of(config).get("rope_type", "default")
-    if kind not in ("default", "linear", "llama3"):
-        raise ExportError(f"gguf is not written for rotary embeddings of type {kind}")
+    config = require_class(graph, _CLASSES, _FORM)
+    require_rotation(config, ROTATIONS, _FORM, "")
     width = graph.tensors()["model.embed_tokens.weight"].shape[1]
     if graph.lineage.plan.statistics == "exact" and width != config.hidden_size:
         raise ExportError("llama.cpp's norms average over what is kept; prune with --statistics survivors")
     return config
-
-
-def rope_of(config: "PretrainedConfig") -> dict[str, Any]:
-    return dict(getattr(config, "rope_parameters", None) or {})
-
-
-def check_heads(graph: Graph, config: "PretrainedConfig") -> int:
-    """The head size, which must be the source's: rotations go with it. Raises ExportError."""
-    found = {int(n.meta["value"].shape[3]) for name, n in graph.placeholders.items() if name.startswith("past_key")}
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    if found - {size}:
-        raise ExportError(f"llama.cpp needs heads of one size, {size} here; prune no head_dim")
-    return size
 
 
 def sort_tensors(graph: Graph) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:

@@ -33,10 +33,9 @@ class HuggingFace(Backend):
         return ""
 
     def quantity(self, graph: "Graph") -> "FileBytes":
-        from graphprune.budget.quantities import FileBytes
+        from graphprune.budget.quantities import checkpoint_bytes
 
-        half = graph.source.dtype is not None and graph.source.dtype.itemsize == 2
-        return FileBytes("half" if half else "fp32", buffers=False, place=self.label)
+        return checkpoint_bytes(graph, self.label)
 
     def export(self, graph: "Graph", folder: Path) -> list[Path]:
         """Write the checkpoint; returns the paths of its files.

@@ -38,10 +38,9 @@ class DeciLm(Backend):
         return self.folder
 
     def quantity(self, graph: "Graph") -> "FileBytes":
-        from graphprune.budget.quantities import FileBytes
+        from graphprune.budget.quantities import checkpoint_bytes
 
-        half = graph.source.dtype is not None and graph.source.dtype.itemsize == 2
-        return FileBytes("half" if half else "fp32", buffers=False, place=self.label)
+        return checkpoint_bytes(graph, self.label)
 
     def require_source(self, graph: "Graph") -> None:
         from graphprune.backends.layered.decilm_form import check_source

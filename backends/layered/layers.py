@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from graphprune.ir.graph import Graph
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_WEIGHTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ROTATIONS = ("default", "linear", "llama3")
 TABLE, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
@@ -70,10 +69,6 @@ def require_rotation(config: "PretrainedConfig", known: tuple[str, ...], form: s
     return rope
 
 
-def head_size_of(config: "PretrainedConfig") -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def read_decoder(graph: "Graph", form: str) -> Decoder:
     """The layers of a graph. Raises ExportError for what has no place in them."""
     from graphprune.backends.huggingface.generic_checkpoint import narrowed_tensors
@@ -104,7 +99,7 @@ def read_decoder(graph: "Graph", form: str) -> Decoder:
 def require_head_size(graph: "Graph", config: "PretrainedConfig", form: str) -> int:
     """The head size, which must be the source's: rotations go with it. Raises ExportError."""
     found = {int(n.meta["value"].shape[3]) for name, n in graph.placeholders.items() if name.startswith("past_key")}
-    size = head_size_of(config)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     if found - {size}:
         raise ExportError(f"{form} needs heads of one size, {size} here; prune no head_dim")
     return size

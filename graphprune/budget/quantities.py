@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from graphprune.amounts import show_bytes
 from graphprune.analysis.cost import ONE, Polynomial
 from graphprune.analysis.groups import Groups
 from graphprune.errors import UsageError
 from graphprune.spec import build, split_spec
+
+if TYPE_CHECKING:
+    from graphprune.ir.graph import Graph
 
 Precision = Literal["fp32", "half", "int8", "int4"]
 _OPERATOR_BYTES = 450  # of an operator in a model file: names, attributes, and what it becomes
@@ -133,6 +136,12 @@ class Latency(Quantity):
 
     def show(self, cost: int) -> str:
         return f"{cost / self.unit:.1%} of the time of a token"
+
+
+def checkpoint_bytes(graph: "Graph", place: str) -> FileBytes:
+    """What a checkpoint takes: weights in the source's type where that has two bytes, no buffers."""
+    half = graph.source.dtype is not None and graph.source.dtype.itemsize == 2
+    return FileBytes("half" if half else "fp32", buffers=False, place=place)
 
 
 _KNOWN: dict[str, type[Quantity]] = {cls.name: cls for cls in (Parameters, CacheBytes, FileBytes, Latency)}

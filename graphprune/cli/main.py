@@ -4,6 +4,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Annotated
 
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end, uncollected
+from graphprune.suggestions import did_you_mean
 from graphprune.threads import wait_asleep
 
 with uncollected():  # a twentieth of the time of `graphprune --help` went into looking for garbage among imports
@@ -141,8 +143,18 @@ def describe(error: GraphpruneError | typer.TyperException) -> str:
     if isinstance(error, GraphpruneError):
         return " ".join(str(error).split())
     context = getattr(error, "ctx", None)
-    text = " ".join(error.format_message().split())
+    text = with_guess(" ".join(error.format_message().split()))
     return f"{text} See {context.command_path} --help" if context else text
+
+
+def with_guess(text: str) -> str:
+    """What typer says of a wrong choice, without pydantic's own words and with the near one."""
+    text = text.replace(": Value error, ", ": ")
+    found = re.fullmatch(r"Invalid value for .+: '(.*)' is not one of ('.*)\.", text)
+    if found is None:
+        return text
+    guess = did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
+    return f"{text} {guess[:1].upper()}{guess[1:]}".rstrip()
 
 
 def report(text: str, code: int) -> int:

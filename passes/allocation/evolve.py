@@ -77,10 +77,10 @@ class Evolve(Allocation):
     rows (of 4,096 tokens at most), unseen by the library: all on some of these, the best of a generation on all of
     them. What each width does alone is measured first, and the best sums of that are where evolution starts from. Then
     a library with finer steps is made around the best, and so on. Other widths, such as the residual width, are set
-    beforehand: of a few shares that they might take, the one whose model is best when it is cut and solved in full. In
-    the end the exact budget is filled up. `effort` says how many models are judged; `search=false` takes the start.
-    `library` is a folder that keeps levels for later searches. After
-    Týr (arXiv 2503.09657), which zeroes query heads: here whole groups go.
+    beforehand: of a few shares that they might take, those whose models are best when they are cut and solved in full,
+    two unless `effort` is `quick`, are each searched from. In the end the exact budget is filled up. `effort` says how
+    many models are judged; `search=false` takes the better start. `library` is a folder that keeps levels for later
+    searches. After Týr (arXiv 2503.09657), which zeroes query heads: here whole groups go.
     """
 
     name: ClassVar[str] = "evolve"
@@ -108,11 +108,11 @@ class Evolve(Allocation):
             journal = Journal(folder / "search.jsonl")
             rates = self.choose_rates(problem, texts, journal)
             found = [self.search_from(problem, problem.start(each), texts, folder, journal) for each in rates]
-        best, counts = min(found, key=lambda each: each[0].value)
+        (best, counts), own = min(zip(found, rates, strict=True), key=lambda each: each[0][0].value)
         scene.note(
             f"evolve judged {len(journal.asked):,} models; the best is {best.value:.4f} nats a token from the source"
         )
-        return Allotment(problem.fill(counts, rates[0]))
+        return Allotment(problem.fill(counts, own))
 
     def choose_rates(self, problem: Problem, texts: Texts, journal: Journal) -> Sequence[Rates]:
         """How fast groups give up their units, for the shares of widths outside of branches that are searched from."""

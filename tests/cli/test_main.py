@@ -131,6 +131,12 @@ def test_apply_takes_a_plan_and_a_model(engine: list[Any], tmp_path: Path) -> No
         ("compile demo -o x --target-params 60% --steps 0", "--steps must be 1 or more, not 0"),
         ("compile demo -o x --target-params 60% --floor 1", "--floor is the share"),
         ("compile demo -o x --target-params 60% --statistics mean", "Invalid value for '--statistics'"),
+        (
+            "compile demo -o x --target-params 60% --statistics exakt",
+            "'exakt' is not one of 'survivors', 'exact'. Did you",
+        ),
+        ("compile demo -o x --target-params 60% --for vlm", "'--for': 'vlm' is not one of 'vllm', 'sglang',"),
+        ("inspect demo --for vlm", "Did you mean vllm? See graphprune inspect --help"),
         ("compile demo -o x --target-params 60% --sed 1", "No such option: --sed"),
         ("apply plan.json demo", "where to? give -o OUT"),
         ("verify no-such-folder", "no folder at no-such-folder"),
