@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adapt_accel_cost import measure_cost
 from adapt_accel_page import page
 from adapt_accel_runs import (
     CHOICE,
@@ -35,7 +36,6 @@ from adapt_accel_runs import (
     Run,
     Subject,
     measure,
-    measure_cost,
     prepare,
     read_lines,
     write_line,
