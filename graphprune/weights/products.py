@@ -25,13 +25,12 @@ def multiply(x: Tensor, held: Tensor, dtype: torch.dtype) -> Tensor:
     most = _PART if x.device == held.device else _FAR
     if held.numel() <= most:
         return x @ held.to(x.device).to(dtype)
-    k, n = held.shape
     if held.stride(0) <= held.stride(1):  # columns lie together: a weight [n, k], transposed
-        result = x.new_empty(len(x), n)
+        result = x.new_empty(len(x), held.shape[1])
         for start, wide in widened(held.t(), x, dtype, most):
             torch.mm(x, wide.t(), out=result.narrow(1, start, len(wide)))
         return result
-    result = x.new_zeros(len(x), n)
+    result = x.new_zeros(len(x), held.shape[1])
     for start, wide in widened(held, x, dtype, most):
         result.addmm_(x.narrow(1, start, len(wide)), wide)
     return result
