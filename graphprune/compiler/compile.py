@@ -20,15 +20,15 @@ from graphprune.compiler.disk import bytes_to_write, require_disk
 from graphprune.compiler.dry_run import dry_run
 from graphprune.compiler.examples import read_examples
 from graphprune.compiler.goal import find_aim
+from graphprune.compiler.own_text import with_own_text
 from graphprune.compiler.preflight import check_request
 from graphprune.compiler.publishing import publish
 from graphprune.compiler.request import (
     asked_of,
     device_notes,
     foresee,
+    notes_of,
     require_part,
-    runtime_notes,
-    text_notes,
     tuned_backends,
     with_precision,
     without_text,
@@ -98,17 +98,18 @@ def compile_model(
     with staging(options.out, options.overwrite, options.model) as folder:
         source = capture_for_work(*read)
         check_source(source, backends)
+        read_from = with_own_text(options, source, progress)
         asked, recipe = recipe, without_text(recipe, options, source)
-        with threads_for(source.parameter_count()), run_folder(options, recipe, source, progress) as kept:
+        with threads_for(source.parameter_count()), run_folder(read_from, recipe, source, progress) as kept:
             began -= earlier_seconds(kept, began) if kept is not None else 0.0
             aim = find_aim(options, recipe, source, backends, kept, progress)
             require_disk(folder, options.out, bytes_to_write(source, backends, aim.target))
             meet_followers(recipe)
-            with begin(options, aim, source, progress) as start:
-                graph, method = run_method(options, start, kept, device, progress)
+            with begin(read_from, aim, source, progress) as start:
+                graph, method = run_method(read_from, start, kept, device, progress)
                 leave()
                 work = Work(
-                    asked_of(options),
+                    asked_of(read_from),
                     aim.recipe,
                     source,
                     analyze(source),
@@ -119,7 +120,7 @@ def compile_model(
                     aim.measured,
                     start.vocabulary,
                     device,
-                    (*text_notes(recipe, asked), *device_notes(aim.recipe, options, device), *runtime_notes(recipe)),
+                    (*notes_of(options, read_from, recipe, asked), *device_notes(aim.recipe, options, device)),
                     began,
                     memory=options.memory if device.type == "cpu" else None,
                     examples=method.examples,
@@ -152,9 +153,9 @@ def follow(options: CompileOptions, recipe: Recipe, backends: Sequence[Backend],
             options.model, options.trust_remote_code, options.part, no_progress, options.memory, device
         )
         meet_followers(recipe)
-        folder = work_folder(options.out)
-        with begin(options, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:
-            run_method(options, start, folder, device, no_progress)
+        folder, read_from = work_folder(options.out), with_own_text(options, source, no_progress)
+        with begin(read_from, find_aim(options, recipe, source, backends, folder), source, no_progress) as start:
+            run_method(read_from, start, folder, device, no_progress)
             leave()
     return Result(None)
 

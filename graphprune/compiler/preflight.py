@@ -12,6 +12,7 @@ from graphprune.frontend.places import look_at
 from graphprune.ir.plan import read_plan
 from graphprune.pipeline.declared import make_declared
 from graphprune.pipeline.options import ApplyOptions, CompileOptions
+from graphprune.pipeline.own_text import own_text
 from graphprune.pipeline.resolution import backends_for, resolve_recipe
 from graphprune.processes import is_first
 
@@ -29,10 +30,16 @@ def check_request(options: CompileOptions) -> None:
         check_place(options.out, options.overwrite, options.model)
     look_at(options.model, not options.dry_run, options.trust_remote_code)
     if not options.dry_run:
-        for text in filter(None, (options.data, options.held_out)):
-            look_at_text(text, options.field)
+        check_texts(options)
         if push is not None and is_first():
             check_push(push)
+
+
+def check_texts(options: CompileOptions) -> None:
+    """Open the texts; what the model is to write itself is not there yet. Raises UsageError, DataError."""
+    asked = (options.data if own_text(options.data) is None else None, options.held_out)
+    for text in filter(None, asked):
+        look_at_text(text, options.field)
 
 
 def check_replay(options: ApplyOptions) -> None:

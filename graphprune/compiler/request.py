@@ -91,6 +91,16 @@ def text_notes(recipe: Recipe, asked: Recipe) -> tuple[str, ...]:
     return (f"units were ranked by {TEXTLESS}: the method {asked.name} looks at text, which this model does not read",)
 
 
+def notes_of(given: CompileOptions, options: CompileOptions, recipe: Recipe, asked: Recipe) -> tuple[str, ...]:
+    """What the user should know of where `given` options and the `asked` recipe came to others."""
+    own = (
+        ()
+        if given.data == options.data
+        else (f"the text is what the model wrote itself ({given.data}): {options.data}",)
+    )
+    return (*own, *text_notes(recipe, asked), *runtime_notes(recipe))
+
+
 def runtime_notes(recipe: Recipe) -> tuple[str, ...]:
     """How what was made for a runtime is opened there, and how that is known."""
     runtime = recipe.prune.wanted

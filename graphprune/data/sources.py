@@ -1,5 +1,6 @@
 """Sources: texts from a file, a folder, a datasets id, or the Python library."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _FILE_SUFFIXES = {*_ROW_SUFFIXES, ".txt", ".text", ".md", ".py", ".gz", ".zst"}
 
 # Sixteen times as many tokens as are drawn give varied windows; text has about four bytes a token.
 _VARIETY, _BYTES_PER_TOKEN = 16, 4
+_OWN = re.compile(r"self\s*(\{.*)?(#.*)?", re.DOTALL)
 _LOOKED_AT = 1 << 16  # bytes
 _PATIENCE = 5.0  # seconds
 
@@ -52,6 +54,11 @@ def look_at_text(spec: str, field: str) -> None:
         if domain.spec not in LIBRARY and has_rows(domain.spec):
             check_dataset(split_name(domain.spec)[0])
         next(read_texts(domain.spec, field, _LOOKED_AT))
+
+
+def is_own(spec: str) -> bool:
+    """Whether a source is what the model writes itself: `self` and its options, whatever file has that name."""
+    return _OWN.fullmatch(spec.strip()) is not None
 
 
 def shown_source(spec: str) -> str:
@@ -106,6 +113,11 @@ def open_rows(spec: str, field: str | None = None) -> Iterator[Row]:
 
 def check_dataset(spec: str) -> None:
     """Raise DataError for the name of a data set that is neither here nor on the hub, which is asked once."""
+    if is_own(spec):
+        raise DataError(
+            f"{spec[:40]} is what a model writes itself, which stands alone in --data of compile and sweep; elsewhere "
+            "name the file that they keep it in, which a note of compile says"
+        )
     name = spec.partition(":")[0]
     if is_named_file(spec) or path_of(spec).exists() or path_of(name).exists():
         return

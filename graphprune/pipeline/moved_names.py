@@ -10,6 +10,7 @@ from graphprune.data.library import LIBRARY
 from graphprune.data.splits import split_name
 from graphprune.data.stream.domains import split_weight
 from graphprune.paths import path_of
+from graphprune.pipeline.own_text import own_text
 
 _TEXTS = {"data", "held_out"}
 _WORDS = {"demo", *LIBRARY}  # names of ours, whatever lies beside them
@@ -49,6 +50,8 @@ def move_text(spec: str, old: Path, new: Path) -> str:
         name, part = split_name(one)
         return f"{move_name(name, old, new)}#{part}" if part else move_name(name, old, new)
 
+    if own_text(spec) is not None:
+        return spec
     if "," not in spec or is_there(split_name(spec)[0], old):
         return move(spec)
     named = [(split_weight(part.strip())[0], part.strip()) for part in spec.split(",")]

@@ -156,7 +156,11 @@ class CompileOptions:
     settings: Annotated[tuple[str, ...], Option("Another field of the recipe: recover.clip=0.5.", "KEY=VALUE")] = ()
     data: Annotated[
         str,
-        Option("A text, jsonl, json, csv or parquet file, a datasets id, or stdlib, Python's own library.", "TEXT"),
+        Option(
+            "A text, jsonl, json, csv or parquet file, a datasets id, stdlib, Python's own library, or self, what the "
+            "model writes: self{tokens=2M}.",
+            "TEXT",
+        ),
     ] = "stdlib"
     field: Annotated[str, Option("The field of the text in files with records and data sets.", "NAME")] = "text"
     held_out: Annotated[

@@ -13,9 +13,11 @@ from graphprune.comparison.cells import content, hash_of
 from graphprune.comparison.methods import printable
 from graphprune.compiler.compile import capture_for_work
 from graphprune.compiler.deliver import read_text
+from graphprune.compiler.own_text import with_own_text
+from graphprune.compiler.preflight import check_texts
 from graphprune.compiler.request import asked_of
 from graphprune.data.calibration import Text, count_bytes, split_end
-from graphprune.data.sources import look_at_text, shown_source
+from graphprune.data.sources import shown_source
 from graphprune.data.tokens import encode
 from graphprune.errors import DataError, GraphpruneError, UsageError
 from graphprune.frontend.places import look_at
@@ -52,8 +54,7 @@ def check_sweep(options: SweepOptions) -> Recipe:
     if "vocabulary" in recipe.prune.kinds:
         raise UsageError("sweep cuts no tokens, since every size would have a tokenizer of its own; use compile")
     look_at(options.model, True, options.trust_remote_code)
-    for text in filter(None, (options.data, options.held_out)):
-        look_at_text(text, options.field)
+    check_texts(options.compilation(options.points[0]))
     return recipe
 
 
@@ -114,7 +115,8 @@ def target_of(source: Graph, recipe: Recipe, text: str) -> Target:
 
 def text_of(options: SweepOptions, recipe: Recipe, source: Graph, progress: Progress) -> Text:
     """The text, of which as much is held out as every model is measured on. Raises UsageError, DataError."""
-    text = read_text(asked_of(options.compilation(options.points[0])), recipe, source, True, progress)
+    asked = with_own_text(options.compilation(options.points[0]), source, progress)
+    text = read_text(asked_of(asked), recipe, source, True, progress)
     if text is None or text.tokenizer is None:
         raise UsageError("sweep measures bits per byte of a text, so it takes language models with a tokenizer")
     held, _ = split_end(list(text.documents), max(0, count_bytes(text.documents) - options.text_bytes))

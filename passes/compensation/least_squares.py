@@ -16,6 +16,8 @@ from graphprune.ir.plan import Edit
 from graphprune.pruning.interfaces import Compensation, Scene
 from graphprune.pruning.reconstruct import reconstruct
 from graphprune.pruning.ridge import Ridge
+from graphprune.pruning.sparsity.solutions import solutions_of
+from graphprune.spec import print_spec
 
 _ROUGH = 1e-3  # damping, from which sums of one batch need no float64
 
@@ -51,7 +53,16 @@ class LeastSquares(Compensation):
         # Damping hides what float32 rounds; means are taken away from biased calls, which leaves less.
         rough = (self.damping is None or self.damping >= _ROUGH) and not any(call.bias for call in calls)
         ridge = Ridge(self.damping, torch.float32 if rough else torch.float64)
-        return reconstruct(dense, cut, calls, ridge, batches, target=self.target, progress=scene.progress)
+        return reconstruct(
+            dense,
+            cut,
+            calls,
+            ridge,
+            batches,
+            target=self.target,
+            progress=scene.progress,
+            solutions=solutions_of(scene, cut, print_spec(self)),
+        )
 
     def edits(self, scene: Scene) -> tuple[Edit, ...]:
         if not self.intercept:

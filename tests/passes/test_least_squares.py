@@ -1,6 +1,8 @@
 """Compensation: what least squares and mean activations must get exactly right, on graphs of several families."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +19,10 @@ from graphprune.passes.allocation.uniform import Uniform
 from graphprune.passes.compensation.bias import Bias
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.magnitude import Magnitude
-from graphprune.pruning.activations.moments import read
+from graphprune.pruning.activations.moments import Moments, read
 from graphprune.pruning.interfaces import view
+from graphprune.pruning.reconstruct import Solution
+from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.rounds import Request, Surroundings, prune
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs, graph_inputs
@@ -282,3 +286,33 @@ def test_a_head_of_many_tokens_costs_no_more_than_its_weights(monkeypatch: pytes
     head = next(c for c in find_linear_calls(source) if "lm_head" in c.weight)
     assert head.x.name in ran
     assert head.node.name not in ran
+
+
+@pytest.mark.parametrize("name", families(("llama", "gpt2")))
+def test_what_was_solved_before_a_kill_is_not_solved_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = graph(name)
+    cut = apply(source, halves(groups_of(name, "mlp", "attention")))
+    scene, method = replace(view(source, None, BATCHES), folder=tmp_path), LeastSquares(consumers="all")
+    whole = method.compensate(source, cut, replace(scene, folder=None)).parameters()
+    solve, solved, limit = Ridge.__call__, list[str](), [3]
+
+    def stopped(ridge: Ridge, seen: Moments, *rest: Any) -> Solution:
+        if len(solved) == limit[0]:
+            raise KeyboardInterrupt
+        solved.append(seen.name)
+        return solve(ridge, seen, *rest)
+
+    monkeypatch.setattr(Ridge, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        method.compensate(source, cut, scene)
+    limit[0] = -1
+    found = method.compensate(source, cut, scene).parameters()
+    assert all(torch.equal(whole[each], found[each]) for each in whole)
+    count = len(solved)
+    assert count == len(list(tmp_path.rglob("*.safetensors")))
+    method.compensate(source, cut, scene)
+    assert len(solved) == count, "all is known"
+    replace(method, damping=0.5).compensate(source, cut, scene)
+    assert len(solved) == 2 * count, "another damping is another solution"

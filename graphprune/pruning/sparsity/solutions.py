@@ -4,8 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+from graphprune.data.tensor_names import name_tensors
+from graphprune.ir.graph import Graph
+from graphprune.pruning.interfaces import Scene
 from graphprune.pruning.reconstruct import Solution
 from graphprune.pruning.search.library import Library
+from graphprune.running.inputs import by_name
 
 _ONE = 0  # what the library has of a call here: one solution
 
@@ -27,3 +31,14 @@ class SolutionFolder:
 
     def write(self, name: str, solution: Solution) -> None:
         Library(self.folder).write(name, {_ONE: solution})
+
+
+def solutions_of(scene: Scene, cut: Graph, asked: str) -> SolutionFolder | None:
+    """Where the solutions of a cut graph's calls on a scene's text are kept; None where the run keeps nothing.
+
+    `asked` says how they are solved.
+    """
+    if scene.folder is None:
+        return None
+    texts = {f"text {i} {name}": t for i, batch in enumerate(scene.batches) for name, t in by_name(batch).items()}
+    return SolutionFolder(scene.folder / f"solved-{name_tensors({**cut.tensors(), **texts}, asked)}")
