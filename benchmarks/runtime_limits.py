@@ -48,10 +48,14 @@ def main() -> None:
         "| for | parameters | held-out perplexity | attention groups | MLP channels |\n|---|---|---|---|---|",
         flush=True,
     )
-    with tempfile.TemporaryDirectory() as name:
-        places = Path(name)
-        plain = CompileOptions(given.model, given.target, places / "plain", backends=("huggingface",), **common)
-        print(row("nothing", plain), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        places = Path(folder)
+        for name, step in (("nothing, exact widths", 1), ("nothing", None)):
+            place = places / name.replace(" ", "-")
+            options = CompileOptions(
+                given.model, given.target, place, backends=("huggingface",), round_to=step, **common
+            )
+            print(row(name, options), flush=True)
         for runtime in given.runtimes.split(","):
             print(
                 row(runtime, CompileOptions(given.model, given.target, places / runtime, runtime=runtime, **common)),

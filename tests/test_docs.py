@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -88,3 +90,8 @@ def leaves(nav: object) -> Iterator[str]:
         yield nav
     for each in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
         yield from leaves(each)
+
+
+def test_the_page_that_says_which_method_is_what_the_tables_make() -> None:
+    made = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "which_method.py"), "--check"], check=False)
+    assert made.returncode == 0, "run benchmarks/which_method.py"

@@ -14,6 +14,8 @@ from graphprune.errors import BudgetError, UsageError
 
 # Widths of plain channels; a count of heads, experts or rotary pairs gains nothing from a multiple.
 ROUNDED_KINDS = frozenset({"mlp", "residual", "vocabulary", "other"})
+EVEN_KINDS = frozenset({"mlp", "residual"})  # of these, what matrices are multiplied over
+_FINE = 32
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Budget:
     """What the result may cost, and what every group keeps at least.
 
     `target` is in units of the cost of `quantity`. A group keeps at least `min_units` units and the share `floor` of
-    its units. Widths other than heads are multiples of `round_to`, or stay whole. With `uniform`, groups of one kind
+    its units. Widths other than heads are multiples of `round_to`, or stay whole, and of `even` as far as that costs
+    little, see `even_step`. With `uniform`, groups of one kind
     and one width keep the same count. `allowed[kind]` lists the only counts that groups of a kind may keep;
     `least[id]` is what one group keeps at least,
     `within[kind]` the share of their units that all candidates of a kind keep together. Kinds in `equal` are as with
@@ -38,10 +41,11 @@ class Budget:
     within: Mapping[str, float] = field(default_factory=dict)
     equal: frozenset[str] = frozenset()
     multiples: Mapping[str, int] = field(default_factory=dict)
+    even: int = 1
     quantity: Quantity = field(default_factory=Parameters)
 
     def __post_init__(self) -> None:
-        if self.target < 1 or self.min_units < 1 or self.round_to < 1:
+        if self.target < 1 or self.min_units < 1 or self.round_to < 1 or self.even < 1:
             raise UsageError("target, minimum units and rounding must be 1 or more")
         if not 0 <= self.floor <= 1:
             raise UsageError(f"the floor is the share that a group keeps at least, between 0 and 1, not {self.floor}")
@@ -70,7 +74,8 @@ def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
         return numpy.arange(budget.least.get(group.id, 0), 2, dtype=numpy.int64)
     share = math.ceil(budget.floor * group.units - 1e-9)
     least = min(group.units, max(budget.min_units, share, budget.least.get(group.id, 1), group.least))
-    step = math.lcm(budget.round_to if group.kind in ROUNDED_KINDS else 1, group.multiple)
+    rounding = budget.round_to if group.kind in ROUNDED_KINDS else 1
+    step = math.lcm(rounding, even_step(group, budget), group.multiple)
     counts: NDArray[numpy.int64] = numpy.arange(least, group.units + 1, dtype=numpy.int64)
     counts = counts[(counts % step == 0) | (counts == group.units)]
     strict = budget.multiples.get(group.kind, 1)
@@ -81,6 +86,17 @@ def levels_of(group: Group, budget: Budget) -> NDArray[numpy.int64]:
         such = f"multiple of {strict}" if strict > 1 else "allowed width"
         raise BudgetError(f"no {such} for {group.id} ({group.kind}) lies between {least} and {group.units}")
     return counts
+
+
+def even_step(group: Group, budget: Budget) -> int:
+    """What a width is a multiple of because hardware likes it: the largest power of two that `even` and the width have,
+    of which the width holds `_FINE` at least, so that the budget is met nearly as well as without."""
+    if group.kind not in EVEN_KINDS or group.kind in budget.allowed:
+        return 1
+    step = math.gcd(budget.even, group.units)
+    while step * _FINE > group.units:
+        step //= 2
+    return max(1, step)
 
 
 def free_widths(candidates: Sequence[Group], budget: Budget) -> tuple[Width, ...]:

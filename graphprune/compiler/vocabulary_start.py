@@ -119,7 +119,7 @@ def room(options: CompileOptions, aim: Aim, source: Graph) -> tuple[int, bool, B
     """The tokens that the target has room for, whether nothing else is cut, and the limits on widths."""
     groups, prune = analyze(source), aim.recipe.prune
     fit = fitting_count(groups, vocabulary_group(groups), aim.target.quantity, aim.target.most)
-    step = prune.round_to if isinstance(options.round_to, int) or options.round_to is None else 1
+    step = 1 if isinstance(options.round_to, str) else prune.round_to or 1
     budget = Budget(aim.target.most, prune.min_units, prune.floor or 0.0, step)
     return fit, not later_kinds(options, aim.recipe), budget
 

@@ -105,7 +105,8 @@ class CompileOptions:
     round_to: Annotated[
         Count | Literal["auto"] | None,
         Option(
-            "Make widths multiples of this; auto measures which widths onnxruntime is fast with.",
+            "Make widths multiples of this, 1 for exact ones; auto measures which widths onnxruntime is fast with. "
+            "[dim]default: 8, and 64 for vllm and sglang, where a width has many of them[/dim]",
             "N|auto",
             sets="prune.round_to",
         ),

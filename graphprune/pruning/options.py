@@ -17,6 +17,7 @@ from graphprune.suggestions import AUTO, check_choice
 
 PRUNABLE = ("mlp", "attention", "residual", "head_dim", "query", "blocks", "layers", "experts", "vocabulary", "other")
 WHOLE = ("blocks", "layers")  # of these, what goes as a whole
+_EVEN = 8  # what kernels of processors take at a time
 Floor = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -25,7 +26,8 @@ class Pruning:
     """How units are chosen. `importance`, `allocation` and `compensation` are specs, `kinds` is what may shrink.
 
     `steps` counts the rounds, of one stage where there are several; every group keeps `floor` of its width, and
-    `min_units`, at least; widths are multiples of `round_to`. `uniform` gives widths that a stock checkpoint has.
+    `min_units`, at least; widths are multiples of `round_to`; without a number of what hardware likes, 8 or what the
+    runtime does, where a width has many. `uniform` gives widths that a stock checkpoint has.
     `scope` is a regular expression that the module's name of what may shrink has in it; of the layers, so many of the
     first and of the last stay whole as `protect` says, or such a share of all, rounded down, where it is below 1.
     `within` are shares of units that all groups of a kind keep together at least, `attention=0.8`. `runtime` is the one
@@ -39,7 +41,7 @@ class Pruning:
     steps: Count = 1
     statistics: Statistics = "survivors"
     floor: Floor | None = None
-    round_to: Count = 1
+    round_to: Count | None = None
     min_units: Count = 1
     uniform: bool = False
     scope: str | None = None
@@ -63,6 +65,13 @@ class Pruning:
     def wanted(self) -> Runtime | None:
         """The runtime that the result is to fit."""
         return find_runtime(self.runtime) if self.runtime else None
+
+    @property
+    def even(self) -> int:
+        """What widths are a multiple of where nobody said of what, as far as it costs little."""
+        if self.round_to is not None:
+            return 1
+        return self.wanted.even if self.wanted is not None else _EVEN
 
     @property
     def equal_layers(self) -> bool:

@@ -14,6 +14,7 @@ _MLX = Source("ml-explore/mlx-lm@269906b mlx_lm/models/openelm.py")
 _LLAMA = Source("llama.cpp b11549 src/models/deci.cpp, run here", "2026-11-29")
 _EXECUTORCH = Source("transformers 5.23 integrations/executorch.py, run here", "2026-11-23")
 
+_TILE = 64  # channels of a tile of tensor cores in two bytes
 _ONE_SIZE = "one head size stands in the configuration, and rotations follow from it"
 
 
@@ -47,6 +48,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         "vllm serve OUT/decilm --trust-remote-code",
         "by the names and shapes that its loader asks for; not run here",
         block_limits(_VLLM, _VLLM),
+        _TILE,
     ),
     Runtime(
         "sglang",
@@ -66,6 +68,7 @@ RUNTIMES: tuple[Runtime, ...] = (
                 256,
             ),
         ),
+        _TILE,
     ),
     Runtime(
         "mlx",

@@ -46,7 +46,8 @@ class Runtime:
     """A runtime: the class of its own that holds a pruned model, what may differ from layer to layer there, and limits.
 
     `backends` are the specs that write its form, the file for it last. `files` is where they lie in OUT, `opened` the
-    way to open them there. `checked` says how it is known that they open: by being run, or by the loader's own names.
+    way to open them there. Widths are multiples of `even` by default, which its kernels like. `checked` says how it is
+    known that they open: by being run, or by the loader's own names.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Runtime:
     opened: str
     checked: str
     limits: tuple[Limit, ...] = ()
+    even: int = 8
 
     def kinds_under(self, rule: Rule) -> tuple[str, ...]:
         """The kinds that a rule is about here."""

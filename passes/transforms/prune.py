@@ -81,9 +81,10 @@ class Prune(PrunePass, Pruning, Aimed):
             target.most,
             self.min_units,
             0.0,
-            self.round_to,
+            self.round_to or 1,
             self.equal_layers,
             within=self.shares,
+            even=self.even,
             quantity=target.quantity,
         )
         return Request(

@@ -116,7 +116,7 @@ class Shear(PrunePass, Weighing, TextOptions, Masks, Steps, Aimed):
             quantity=target.spec,
             kinds=kinds,
             uniform=options.uniform,
-            round_to=options.round_to,
+            round_to=options.round_to or 1,
             min_units=options.min_units,
             floor=options.floor or None,
             scope=options.scope,

@@ -15,6 +15,7 @@ from graphprune.budget.budgets import Budget, check_reachable, free_widths, reac
 from graphprune.budget.quantities import CacheBytes
 from graphprune.budget.solver import solve
 from graphprune.errors import BudgetError, GraphpruneError, UsageError
+from graphprune.pruning.options import Pruning
 
 
 def make_group(id: str, units: int, kind: Kind = "mlp") -> Group:
@@ -69,6 +70,29 @@ def test_widths_respect_floors_rounding_and_kinds() -> None:
     assert only[0].levels.tolist() == [2, 4, 8]
     with pytest.raises(BudgetError, match="no allowed width for h"):
         free_widths([heads], Budget(1, allowed={"attention": frozenset({3}), "mlp": frozenset({1})}, min_units=4))
+
+
+@pytest.mark.parametrize(
+    ("units", "even", "step"),
+    [
+        *[(1536, 8, 8), (1536, 64, 32), (2048, 64, 64), (512, 64, 16), (512, 8, 8), (172, 8, 4), (100, 8, 2)],
+        *[(24, 8, 1), (1001, 8, 1), (64, 64, 2), (1, 8, 1), (14336, 64, 64)],
+    ],
+)
+def test_widths_are_even_as_far_as_that_costs_little(units: int, even: int, step: int) -> None:
+    levels = free_widths([make_group("m", units)], Budget(1, even=even))[0].levels.tolist()
+    assert levels == list(range(step, units + 1, step))
+    assert free_widths([make_group("h", units, "attention")], Budget(1, even=even))[0].levels.tolist()[0] == 1
+
+
+def test_what_is_asked_for_comes_before_what_is_even() -> None:
+    group = make_group("m", 512)
+    only = Budget(1, allowed={"mlp": frozenset({300, 301})}, even=8)
+    assert free_widths([group], only)[0].levels.tolist() == [300, 301]
+    assert Pruning().even == 8
+    assert Pruning(runtime="vllm").even == 64
+    assert Pruning(round_to=1).even == 1
+    assert Pruning(round_to=5, runtime="vllm").even == 1
 
 
 def test_uniform_ties_equal_groups_of_one_kind() -> None:
