@@ -16,6 +16,7 @@ from graphprune.errors import DataError
 from graphprune.frontend.source import capture
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.own_text import OwnText
+from tests.support.families import families, graph
 from tests.support.tiny_source import write_source
 
 
@@ -102,6 +103,30 @@ def test_a_document_may_not_end_at_once_and_writes_no_special_token() -> None:
     allowed = allow(6, np.array([2, 3, 5]), 1)
     assert np.flatnonzero(allowed(0) == 0).tolist() == [2, 3, 5]
     assert np.flatnonzero(allowed(16) == 0).tolist() == [1, 2, 3, 5]
+
+
+class Letters:
+    """A tokenizer of single ids without a first token."""
+
+    bos_token_id, eos_token_id, all_special_ids = None, 1, (0, 1)
+
+    def __len__(self) -> int:
+        return 50
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [5]}
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.mark.parametrize("name", families(("gpt2", "mamba", "falcon_h1", "gemma3")))
+def test_models_with_other_caches_and_without_a_first_token_write_too(name: str) -> None:
+    writer = written.Writer(written.graph_runner(graph(name)), Letters(), OwnText(length=20))  # type: ignore[arg-type]
+    documents = list(writer.fitted(20, 61).documents(0))
+    assert len({text.split()[0] for text, _ in documents}) > 8, "any token may be the first"
+    assert all(len(text.split()) == size <= 20 for text, size in documents)
+    assert {int(token) for text, _ in documents for token in text.split()} <= set(range(2, 50))
 
 
 def test_a_compilation_without_a_corpus(model: Path, tmp_path: Path, kept: Path) -> None:
