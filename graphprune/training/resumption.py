@@ -105,6 +105,5 @@ def restore(session: Session, saved: Snapshot, learned: Mapping[str, Any] | None
     for name, parameter in session.trainee.trainable.items():
         fill(parameter, saved.weights[name])
     write_moments(session.optimizer, session.trainee.trainable, saved.moments)
-    if learned is not None:
-        tensors = {n.removeprefix(LEARNED): t for n, t in saved.weights.items() if n.startswith(LEARNED)}
-        session.learning.load(Kept(tensors, learned))
+    tensors = {n.removeprefix(LEARNED): t for n, t in saved.weights.items() if n.startswith(LEARNED)}
+    session.learning.load(Kept(tensors, learned or {}))
