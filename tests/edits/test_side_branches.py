@@ -66,10 +66,10 @@ def test_what_they_add_is_cut_as_the_rest_and_kinds_and_branches_stay(name: str)
 
 @LLAMA
 def test_what_is_no_linear_call_or_has_a_branch_is_refused() -> None:
-    with pytest.raises(PlanError, match="embed_tokens.weight is not the weight of one linear call"):
+    with pytest.raises(PlanError, match=r"embed_tokens.weight is not the weight of one linear call"):
         branch_off(graph("llama"), ["model.embed_tokens.weight"], SideBranch(2))
     once = branch_off(graph("llama"), [DOWN], SideBranch(2))
-    with pytest.raises(PlanError, match="the model has a tensor .*down_proj_side_read.weight already"):
+    with pytest.raises(PlanError, match=r"the model has a tensor .*down_proj_side_read.weight already"):
         branch_off(once, [DOWN], SideBranch(2))
-    with pytest.raises(PlanError, match="side_read.weight is not the weight of one linear call"):
+    with pytest.raises(PlanError, match=r"side_read.weight is not the weight of one linear call"):
         branch_off(once, [branch_names(DOWN)[0]], SideBranch(2))

@@ -19,7 +19,6 @@ from graphprune.training.adapters import Trainee
 from graphprune.training.objective.sums import Blend
 from graphprune.training.options import TrainOptions
 
-
 # Of a tensor and its gradient, when it is stepped, what is added to its first moment; None for nothing.
 Pull = Callable[[Tensor, Tensor], Tensor | None]
 

@@ -1,4 +1,4 @@
-"""The learner `ast`: dense weights under a mask that follows them, and a pull on what is masked (Adaptive Sparse Trainer).
+"""The learner `ast`, Adaptive Sparse Trainer: dense weights under a mask that follows them, and a pull on the masked.
 
 Source: arXiv 2407.20584. The mask keeps the largest weights and is made anew every few steps; gradients reach masked
 weights as if there were no mask; a pull towards zero that grows lets masks wander first and freezes them later.

@@ -15,7 +15,7 @@ Unit = Literal["gradient", "absolute"]
 
 
 def strength(step: int, steps: int, ramp: float, decay: float) -> float:
-    """lambda at a step: 0 at the first, `decay` from `ramp` of all steps on."""
+    """The strength at a step: 0 at the first, `decay` from `ramp` of all steps on."""
     return decay * min(1.0, step / max(1.0, ramp * steps))
 
 

@@ -140,7 +140,7 @@ def test_the_best_weights_have_the_masks_that_they_were_measured_with(tmp_path: 
             same = train(tiny_graph(), short, Rows(), None, held_out(), learner=Ast(refresh=1))
             assert equal(trained.graph, same.graph)
         else:
-            made, learning = begun(Ast(refresh=1))
+            _, learning = begun(Ast(refresh=1))
             assert all(torch.equal(trained.graph.parameters()[n], w) for n, w in learning.merged().items())
         assert len(kept_entries(trained.graph.companions)) == 14
 
