@@ -50,8 +50,9 @@ def branch_off(graph: Graph, weights: Sequence[str], options: SideBranch) -> Gra
         for each in (read, write):
             require_free(tensors, each)
         old, (outputs, inputs) = tensors[name], calls[name].matrix(tensors[name]).shape
-        tensors[read] = torch.nn.Parameter(pooling(options.rank, inputs).to(old), old.requires_grad)
-        tensors[write] = torch.nn.Parameter(old.detach().new_zeros(outputs, options.rank), old.requires_grad)
+        summing, nothing = pooling(options.rank, inputs), torch.zeros(outputs, options.rank)
+        tensors[read] = torch.nn.Parameter(summing.to(old.device, old.dtype), old.requires_grad)
+        tensors[write] = torch.nn.Parameter(nothing.to(old.device, old.dtype), old.requires_grad)
         add_branch(fork.module.graph, nodes, calls[name], (read, tensors[read]), (write, tensors[write]))
     return with_all(fork, tensors)
 

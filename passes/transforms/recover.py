@@ -263,7 +263,10 @@ def describe(trained: Trained, name: str = "recover") -> str:
     """One line about a finished training."""
     loss: Any = "not measured" if trained.loss is None else f"{trained.loss:.3f}"
     held = "" if trained.held_out is None else f", held out {trained.held_out:.3f} after step {trained.best_step}"
-    return f"{name}: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
+    told = f"; {trained.told}" if trained.told else ""
+    return (
+        f"{name}: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}{told}"
+    )
 
 
 def domains_told(trained: Trained) -> str:

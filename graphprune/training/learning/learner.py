@@ -109,6 +109,10 @@ class Learning(ABC):
     def load(self, kept: Kept) -> None:  # noqa: B027 - a hook may do nothing
         """Go on from a state; without plain data the tensors alone are taken back, with weights of an earlier step."""
 
+    def told(self) -> str:
+        """What the log says of what was learned, in a few words; nothing where there is nothing to say."""
+        return ""
+
     def finish(self, graph: Graph) -> Graph:
         """The result, of the graph with its weights as they are now."""
         return graph

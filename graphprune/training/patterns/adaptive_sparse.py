@@ -179,6 +179,11 @@ class AdaptiveSparse(Learning):
         if "flips" in kept.plain:
             self.flips = [(int(step), now, since) for step, now, since in kept.plain["flips"]]
 
+    def told(self) -> str:
+        zeros, size = sum(int((~kept).sum()) for kept in self.kept.values()), sum(k.numel() for k in self.kept.values())
+        since = changed(self.kept, self.first)
+        return f"{zeros:,} zeros among {size:,} weights, {since:.1%} of the mask is another than at first"
+
     def finish(self, graph: Graph) -> Graph:
         return graph.note(*self.places.notes, *unsettled(self.flips))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Unit = Literal["gradient", "absolute"]
+_TINY = 1e-30  # below any size of weights: of none at all there is nothing to pull
 
 
 def strength(step: int, steps: int, ramp: float, decay: float) -> float:
@@ -25,11 +26,11 @@ def pull(weight: Tensor, gradient: Tensor, kept: Tensor, strength: float, unit: 
     In the unit of gradients a masked weight as large as the weights are in the mean (root mean square) is pulled as
     hard as `strength` mean gradients of this step, so that it depends neither on the loss's scale nor on the batch's.
     """
-    if unit == "gradient":
-        size = root_mean_square(weight)
-        strength = strength * root_mean_square(gradient) / size if size > 0 else 0.0
-    return strength * torch.where(kept, 0.0, weight)
+    masked = strength * torch.where(kept, 0.0, weight)
+    if unit == "absolute":
+        return masked
+    return masked * (root_mean_square(gradient) / root_mean_square(weight).clamp_min(_TINY))
 
 
-def root_mean_square(tensor: Tensor) -> float:
-    return float(tensor.float().square().mean().sqrt())
+def root_mean_square(tensor: Tensor) -> Tensor:
+    return tensor.float().square().mean().sqrt()
