@@ -107,7 +107,7 @@ class Learning(ABC):
         return Kept()
 
     def load(self, kept: Kept) -> None:  # noqa: B027 - a hook may do nothing
-        """Go on from a state; without plain data the tensors alone are taken back, with weights of an earlier step."""
+        """Go on from a state; where weights of an earlier step are taken back, with its tensors and today's data."""
 
     def told(self) -> str:
         """What the log says of what was learned, in a few words; nothing where there is nothing to say."""

@@ -109,8 +109,7 @@ class AdamW(torch.optim.Optimizer):
         state, group = self.begin(parameter), self.group_of(parameter)
         own, gradient = parameter.detach(), parameter.grad.reshape(-1)
         weight = own.reshape(-1)
-        number = (self.seed * 1_000_003 + int(state["step"])) * 65_537 + self.places[parameter]
-        draw = torch.Generator(weight.device).manual_seed(number % (1 << 62))
+        draw = self.draw(parameter, int(state["step"])) if self.states != "float32" else None
         pulling = self.pulls.get(parameter)
         pulled = None if pulling is None else pulling(own, parameter.grad)
         for start in range(0, weight.numel(), _SLICE):
@@ -125,6 +124,11 @@ class AdamW(torch.optim.Optimizer):
         if weight.data_ptr() != own.data_ptr():  # memory in another order was copied
             own.copy_(weight.view(own.shape))
         state["step"] += 1
+
+    def draw(self, parameter: nn.Parameter, step: int) -> torch.Generator:
+        """What rounds the moments of a parameter in this step."""
+        number = (self.seed * 1_000_003 + step) * 65_537 + self.places[parameter]
+        return torch.Generator(parameter.device).manual_seed(number % (1 << 62))
 
     def group_of(self, parameter: nn.Parameter) -> dict[str, Any]:
         return next(group for group in self.param_groups if any(parameter is each for each in group["params"]))

@@ -176,8 +176,7 @@ class AdaptiveSparse(Learning):
     def load(self, kept: Kept) -> None:
         for name, mask in kept.tensors.items():
             self.kept[name].copy_(mask)
-        if "flips" in kept.plain:
-            self.flips = [(int(step), now, since) for step, now, since in kept.plain["flips"]]
+        self.flips = [(int(step), now, since) for step, now, since in kept.plain.get("flips", ())]
 
     def told(self) -> str:
         zeros, size = sum(int((~kept).sum()) for kept in self.kept.values()), sum(k.numel() for k in self.kept.values())
