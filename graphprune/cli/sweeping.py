@@ -13,6 +13,7 @@ from graphprune.cli.console.terminal import say
 from graphprune.errors import InterruptedRunError
 from graphprune.garbage import importing
 from graphprune.pipeline.options import explained_options, typed_fields
+from graphprune.runtimes.known import find_runtime
 from graphprune.spec import split_commas
 from graphprune.sweeping.options import SweepOptions, option_of
 
@@ -25,6 +26,8 @@ graphprune sweep ./llama -o OUT --targets 90%:30% --data corpus.txt
 
 graphprune sweep ./llama -o OUT --targets 85% --data corpus.txt
 
+graphprune sweep ./llama -o OUT --targets 90%:50% --for vllm --data corpus.txt
+
 graphprune sweep ./llama -o OUT --targets 95%:60%:5% --method adapt-pruner-ls --data train.txt --held-out test.txt
 
 graphprune apply OUT/points/60%/plan.json ./llama -o small
@@ -36,7 +39,7 @@ were solved for it, of which apply makes a checkpoint and an ONNX model; and in 
 scores, libraries of levels, and every model that a search judged. The same command goes on after a stop, and one with \
 other sizes adds to those that are there. work may be removed."""
 PANELS = {
-    "What to cut": ("targets", "prune", "round_to"),
+    "What to cut": ("targets", "prune", "round_to", "runtime"),
     "How to choose": ("method", "effort", "settings", "seed"),
     "What text": ("data", "held_out", "field", "text_bytes", "samples", "length"),
     "How to run": ("device", "restart"),
@@ -118,4 +121,6 @@ def print_curve(curve: "Curve", options: SweepOptions) -> None:
     print_table(found.title, found.columns, [[entry.text for entry in row] for row in found.rows])
     for note in (*found.notes, *advise(curve)):
         say(note)
-    say(f"the curve is in {options.out}/sweep.html; graphprune apply {options.out}/points/SIZE/plan.json makes a model")
+    how = f" --backends {','.join(find_runtime(options.runtime).backends)}" if options.runtime else ""
+    say(f"the curve is in {options.out}/sweep.html")
+    say(f"a model of a size: graphprune apply {options.out}/points/SIZE/plan.json {options.model} -o small{how}")

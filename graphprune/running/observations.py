@@ -80,12 +80,20 @@ def observe(runner: Runner, inputs: Mapping[str, Tensor]) -> Observations:
         logits, past = runner(steps[:, index : index + 1], mask, position, past)
         stepped.append(logits[:, -1])
     found["cached steps"] = torch.stack(stepped, 1)
+    return {
+        **{name: tensor.detach().cpu().contiguous() for name, tensor in found.items()},
+        **observe_padded(runner, inputs),
+    }
+
+
+def observe_padded(runner: Runner, inputs: Mapping[str, Tensor]) -> Observations:
+    """Logits of a left-padded batch, one row of which has no padding, and of a cached step after that."""
     ids, mask, token = inputs["input.padded"], inputs["input.mask"], inputs["input.padded_step"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     logits, past = runner(ids, mask, positions, None)
-    found["left-padded batch"] = logits[:, -1]
-    mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    found["left-padded cached step"] = runner(token, mask, positions[:, -1:] + 1, past)[0][:, -1]
+    longer = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    step = runner(token, longer, positions[:, -1:] + 1, past)[0]
+    found = {"left-padded batch": logits[:, -1], "left-padded cached step": step[:, -1]}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 

@@ -10,6 +10,7 @@ from graphprune.bounds import Count, describe_bounds, wrong_fields
 from graphprune.drivers import check_device
 from graphprune.errors import UsageError
 from graphprune.pipeline.options import DEVICE_HELP, CompileOptions, Held, Option, Seed, Window, option_name
+from graphprune.runtimes.known import RuntimeName
 from graphprune.suggestions import AUTO, check_choice
 
 _STEP = Decimal(10)  # percent
@@ -38,6 +39,9 @@ class SweepOptions:
     ] = None
     prune: Annotated[tuple[str, ...] | None, Option("What may shrink, as for compile.", "KINDS")] = None
     round_to: Annotated[Count | None, Option("Make widths multiples of this.", "N")] = None
+    runtime: Annotated[
+        RuntimeName | None, Option("Only what this runtime holds, as for compile; apply then takes its --backends.")
+    ] = None
     settings: Annotated[tuple[str, ...], Option("Another field of the recipe.", "KEY=VALUE")] = ()
     data: Annotated[str, Option("Text to calibrate on, as for compile.", "TEXT")] = CompileOptions.data
     field: Annotated[str, Option("The field of the text in files with records and data sets.", "NAME")] = "text"
@@ -91,6 +95,7 @@ class SweepOptions:
             effort="quick" if searches else self.effort,
             prune=self.prune,
             round_to=self.round_to,
+            runtime=self.runtime,
             settings=self.settings,
             data=self.data,
             field=self.field,

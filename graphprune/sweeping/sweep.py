@@ -155,6 +155,10 @@ def command_line(options: SweepOptions) -> str:
     words = ["graphprune", "sweep", model_name(options.model), "-o", "OUT", "--targets", str(options.targets)]
     words += ["--method", last_name(options.method) if "/" in options.method else options.method]
     words += ["--effort", options.effort] if options.effort else []
+    words += ["--prune", ",".join(options.prune)] if options.prune else []
+    words += ["--round-to", str(options.round_to)] if options.round_to else []
+    words += ["--for", options.runtime] if options.runtime else []
+    words += [word for each in options.settings for word in ("--set", each)]
     words += ["--data", shown_source(options.data)]
     words += ["--held-out", shown_source(options.held_out)] if options.held_out else []
     return printable(shlex.join(words))

@@ -25,16 +25,31 @@ def multiply(x: Tensor, held: Tensor, dtype: torch.dtype) -> Tensor:
     most = _PART if x.device == held.device else _FAR
     if held.numel() <= most:
         return x @ held.to(x.device).to(dtype)
-    k, n = held.shape
     if held.stride(0) <= held.stride(1):  # columns lie together: a weight [n, k], transposed
-        result = x.new_empty(len(x), n)
-        for start, size in parts(n, k, most):
-            torch.mm(x, held.narrow(1, start, size).to(x.device).to(dtype), out=result.narrow(1, start, size))
+        result = x.new_empty(len(x), held.shape[1])
+        for start, wide in widened(held.t(), x, dtype, most):
+            torch.mm(x, wide.t(), out=result.narrow(1, start, len(wide)))
         return result
-    result = x.new_zeros(len(x), n)
-    for start, size in parts(k, n, most):
-        result.addmm_(x.narrow(1, start, size), held.narrow(0, start, size).to(x.device).to(dtype))
+    result = x.new_zeros(len(x), held.shape[1])
+    for start, wide in widened(held, x, dtype, most):
+        result.addmm_(x.narrow(1, start, len(wide)), wide)
     return result
+
+
+def widened(held: Tensor, x: Tensor, dtype: torch.dtype, most: int) -> Iterator[tuple[int, Tensor]]:
+    """Some rows of a narrow matrix at a time in a wide type where x is, and the first one's place.
+
+    On the processor all are in one memory in turn: new memory for each costs far more than the widening.
+    """
+    rows, lines = held.shape
+    memory = None
+    for start, size in parts(rows, lines, most):
+        part = held.narrow(0, start, size)
+        if x.device != held.device:
+            yield start, part.to(x.device).to(dtype)
+            continue
+        memory = torch.empty(size, lines, dtype=dtype, device=x.device) if memory is None else memory
+        yield start, memory[:size].copy_(part)
 
 
 def multiply_and_add(bias: Tensor, x: Tensor, held: Tensor, dtype: torch.dtype) -> Tensor:

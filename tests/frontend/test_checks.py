@@ -227,3 +227,15 @@ def test_an_adapter_beside_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(SourceError, match="has an adapter beside the model"):
         check_no_extras(tmp_path, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("size", [1, 3, 8, 31, 1000])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(size: int, value: float, dtype: torch.dtype) -> None:
+    for place in {0, size // 2, size - 1}:
+        tensor = torch.randn(size).to(dtype)
+        check_finite("m", [("w", tensor)])
+        tensor[place] = value
+        with pytest.raises(SourceError, match="holds 1 NaN or infinite"):
+            check_finite("m", [("w", tensor)])

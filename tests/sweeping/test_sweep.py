@@ -11,9 +11,11 @@ import torch
 
 from graphprune.artefacts.outputs import check_output
 from graphprune.cli.main import run
+from graphprune.compiler.compile import apply_plan
 from graphprune.errors import BudgetError, UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.plan import read_plan
+from graphprune.pipeline.options import ApplyOptions
 from graphprune.rewriting.solved_weights import apply_solved, read_solved
 from graphprune.sweeping import points as made_points
 from graphprune.sweeping.kept import read_points
@@ -140,9 +142,19 @@ def test_the_command_and_its_json(
     assert [each["target"] for each in data["points"]] == ["80%"]
     assert data["command"].startswith("graphprune sweep swept0 -o OUT --targets 80%")
     assert "text.txt" in command_line(asked())
+    changes = {"prune": ("mlp",), "round_to": 8, "runtime": "vllm", "settings": ("prune.floor=0.2",)}
+    assert "--prune mlp --round-to 8 --for vllm --set prune.floor=0.2" in command_line(asked(**changes))
     assert str(model) not in data["command"]
     assert run(line[:-1]) == 0
     shown = capsys.readouterr().out
     assert "sweep.html" in shown
     assert run(["apply", str(tmp_path / "out/points/80%/plan.json"), str(model), "-o", str(tmp_path / "small")]) == 0
     assert made_points.POINTS.name == "points"
+
+
+def test_sizes_for_a_runtime_are_what_it_holds(asked: Asked, model: Path, tmp_path: Path) -> None:
+    sweep(asked(targets="70%", runtime="vllm"))
+    plan = tmp_path / "out" / "points" / "70%" / "plan.json"
+    apply_plan(ApplyOptions(str(model), plan, tmp_path / "small", backends=("decilm",)))
+    config = json.loads((tmp_path / "small" / "decilm" / "config.json").read_text())
+    assert config["architectures"] == ["DeciLMForCausalLM"]
