@@ -145,6 +145,15 @@ def test_the_best_weights_have_the_masks_that_they_were_measured_with(tmp_path: 
         assert len(kept_entries(trained.graph.companions)) == 14
 
 
+def test_it_is_the_same_whatever_is_held_for_backward() -> None:
+    def trained(**changes: Any) -> Any:
+        return train(tiny_graph(), replace(OPTIONS, **changes), Rows(), tiny_graph(), learner=Ast(refresh=3))
+
+    held = trained(checkpoint="off")
+    assert all(equal(trained(checkpoint=way).graph, held.graph) for way in ("selective", "full"))
+    assert trained(precision="bf16").loss == pytest.approx(held.loss, abs=0.02)
+
+
 def test_branches_begin_with_the_mean_of_what_is_masked_and_lower_the_error() -> None:
     source = branched(8)
     inputs = decoder_inputs(source, ids(2, 12))
