@@ -46,8 +46,8 @@ class Ast(Learner):
     name: ClassVar[str] = "ast"
     pattern: str = "2:4"
     refresh: Whole = 10
-    decay: NotNegative = 1.0
-    ramp: Share = 0.25
+    decay: NotNegative = 3.0
+    ramp: Share = 0.1
     unit: Unit = "gradient"
     slorb: Whole = 0
     per: Literal["auto", "matrix", "row"] = "auto"

@@ -83,14 +83,14 @@ def test_the_pull_ends_the_wandering_and_without_it_masks_go_on() -> None:
     options = replace(OPTIONS, steps=200, accumulate=1, rows=4, keep="last")
     rates: dict[float, list[float]] = {}
     notes = {}
-    for decay in (1.0, 0.0):
+    for decay in (3.0, 0.0):
         trained = train(tiny_graph(), options, Rows(), learner=Ast(refresh=2, decay=decay))
         rates[decay] = [now for _, now, _ in trained.learned["flips"]]
         notes[decay] = trained.graph.notes
     last = {decay: sum(found[-10:]) / 10 for decay, found in rates.items()}
-    assert last[1.0] < 0.1 * max(rates[1.0]), (last, max(rates[1.0]))
-    assert last[0.0] > 2 * last[1.0], last
-    assert not any("masks still moved" in note for note in notes[1.0])
+    assert last[3.0] < 0.1 * max(rates[3.0]), (last, max(rates[3.0]))
+    assert last[0.0] > 2 * last[3.0], last
+    assert not any("masks still moved" in note for note in notes[3.0])
 
 
 def test_without_pull_and_refresh_it_is_training_under_a_fixed_mask_to_the_bit() -> None:
