@@ -12,6 +12,7 @@ from graphprune.ir.types import TensorType
 
 _ADD = torch.ops.aten.add.Tensor
 STREAM_MAP = "stream_map.weight"  # how the names of the matrices end that lie on a stream and belong to no branch
+SIDE_READ, SIDE_WRITE = "_side_read.weight", "_side_write.weight"  # and those of a second path beside a linear call
 
 
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
@@ -70,7 +71,14 @@ def is_scaled(node: fx.Node) -> bool:
 
 
 def is_sum(node: fx.Node) -> bool:
-    return node.target is _ADD and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
+    plain = node.target is _ADD and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
+    return plain and not any(map(is_side_branch, node.all_input_nodes))
+
+
+def is_side_branch(node: fx.Node) -> bool:
+    """Whether this is what a side branch adds to a linear call, with which it is one; its name says so."""
+    weight = node.args[1] if node.target is torch.ops.aten.linear.default else None
+    return isinstance(weight, fx.Node) and str(weight.target).endswith(SIDE_WRITE)
 
 
 def is_inner_sum(node: fx.Node) -> bool:

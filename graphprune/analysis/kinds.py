@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from graphprune.analysis.branches import exclusive_nodes, side_nodes, uncast, upstream
+from graphprune.analysis.branches import SIDE_READ, SIDE_WRITE, exclusive_nodes, side_nodes, uncast, upstream
 from graphprune.analysis.groups import Branch, Kind
 from graphprune.axes.algebra import Axis
 from graphprune.axes.inference import Inference
@@ -106,6 +106,8 @@ class Kinds:
                 return kind
         if atom in self.siblings:  # a part of a fused projection, or queries where the output projection has them too
             return "query" if len(self.matrices.intersection(parameters)) > 1 else "other"
+        if all(name.endswith((SIDE_READ, SIDE_WRITE)) for name in parameters):  # no channels: a rank
+            return "other"
         return "mlp" if self.block(parameters) else "other"
 
     def block(self, parameters: list[str]) -> str | None:

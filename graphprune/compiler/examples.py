@@ -9,8 +9,9 @@ from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.measure import Measure
 from graphprune.evaluation.measures import finite
 from graphprune.ir.graph import Graph
+from graphprune.pipeline.made_passes import make_recover
 from graphprune.pipeline.options import CompileOptions
-from graphprune.pipeline.recipes import Recipe, make_recover
+from graphprune.pipeline.recipes import Recipe
 from graphprune.pipeline.stages import needs_text
 from graphprune.progress import Progress
 from graphprune.reporting.work import Asked, Work

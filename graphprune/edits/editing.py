@@ -13,6 +13,7 @@ from graphprune.edits.centring import centre
 from graphprune.edits.experts import Experts, with_experts
 from graphprune.edits.growth import Grow, grow
 from graphprune.edits.norm_folding import fold_norms
+from graphprune.edits.side_branches import SideBranch, branch_off
 from graphprune.edits.stream_maps import map_streams
 from graphprune.edits.untying import untie
 from graphprune.errors import PlanError, UsageError
@@ -35,6 +36,7 @@ KINDS: Mapping[str, Editing] = {
 WITH_OPTIONS: Mapping[str, tuple[type, Callable[[Graph, Sequence[str], Any], Graph]]] = {
     "experts": (Experts, with_experts),
     "grow": (Grow, grow),
+    "side-branch": (SideBranch, branch_off),
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from graphprune.errors import PlanError
 from graphprune.ir.plan import Plan
 
-LATE = frozenset({"bias"})  # edits that give the same before a cut as after it
+LATE = frozenset({"bias", "side-branch"})  # edits that give the same before a cut as after it
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def compose(first: Plan, second: Plan, apart: bool = False) -> Plan:
     """
     if first.keep and second.keep and first.statistics != second.statistics:
         raise PlanError("plans with different norm statistics cannot be one plan; use the same for every step")
-    late = next((edit for edit in second.edits if edit.kind not in LATE and edit not in first.edits), None)
+    late = next((edit for edit in second.edits if edit.name not in LATE and edit not in first.edits), None)
     if late is not None and (first.keep or first.dropped) and not apart:
         raise PlanError(
             f"the edit {late} would be of a graph that was cut already; make all edits before anything is cut"

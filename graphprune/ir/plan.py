@@ -42,6 +42,11 @@ class Edit:
     kind: str
     of: str
 
+    @property
+    def name(self) -> str:
+        """The kind without its options."""
+        return self.kind.partition("{")[0]
+
     def __str__(self) -> str:
         return f"{self.kind} {self.of}"
 

@@ -1,6 +1,5 @@
 """Recipes: a method as data. A YAML file names the parts of a method and the schedule that they follow."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,11 @@ from graphprune.bounds import Count
 from graphprune.errors import UsageError, first_line
 from graphprune.paths import is_file
 from graphprune.pipeline.declared import declare, make_declared
+from graphprune.pipeline.made_passes import check_learner, make_recover, option_text, with_pattern
 from graphprune.pipeline.options import Held, Window
 from graphprune.pipeline.token_shares import Shares
 from graphprune.pruning.options import PRUNABLE, WHOLE, Pruning
-from graphprune.spec import build, option_types, parse_spec, print_value, split_spec
+from graphprune.spec import build, option_types, parse_spec, split_spec
 from graphprune.suggestions import AUTO, check_choice, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipe_files"
@@ -94,6 +94,12 @@ class Recipe(BaseModel):
         return self.cut != "prune"
 
     @property
+    def learner(self) -> str | None:
+        """The spec of the learner of `recover`, where it has another than the usual."""
+        spec = (self.recover or {}).get("learner")
+        return None if spec is None else str(spec)
+
+    @property
     def cuts_units(self) -> bool:
         """Whether units go, so that there is a size to reach."""
         return bool(self.prune.kinds)
@@ -152,8 +158,10 @@ def read_recipe(method: str, changes: Sequence[Change] = (), plugins: bool = Tru
     check_plugins(recipe, label, plugins)
     if recipe.recover is None or not plugins:
         return recipe
-    made = make_recover(recipe.recover)  # what YAML reads as text, such as 3e-4, becomes a number
-    return recipe.model_copy(update={"recover": {key: getattr(made, key) for key in recipe.recover}})
+    recover, sparsify = with_pattern(recipe.recover, recipe.sparsify, label)
+    made = make_recover(recover)  # what YAML reads as text, such as 3e-4, becomes a number
+    read = {key: getattr(made, key) for key in recover}
+    return recipe.model_copy(update={"recover": read, "sparsify": sparsify})
 
 
 def find_recipe(method: str) -> Path:
@@ -268,6 +276,7 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         ("prune.allocation", "allocation", prune.allocation),
         ("prune.compensation", "compensation", prune.compensation),
         ("cut", "passes", recipe.cut),
+        ("recover.learner", "training", recipe.learner),
         *(("before", "passes", spec) for spec in recipe.before),
         *(("after", "passes", spec) for spec in recipe.after),
     ]
@@ -289,6 +298,8 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
     for what in prune.kinds:
         check_choice(label("prune.kinds"), what.removesuffix("?"), (AUTO, *PRUNABLE))
     check_stages(recipe, label)
+    if imported and recipe.learner is not None:
+        check_learner(recipe.learner, recipe.stages, recipe.cuts_units, label)
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
     for name, options in (("recover", recipe.recover), ("sparsify", recipe.sparsify)):
@@ -329,18 +340,3 @@ def check_options(name: str, options: Options, label: Label, imported: bool) -> 
             build(cls, name, {key: option_text(value)})
         except UsageError as error:
             raise UsageError(f"{label(f'{name}.{key}')}: {error}") from error
-
-
-def option_text(value: Any) -> str:
-    """A YAML value as a spec writes it; 3e-4, which is text in YAML, is the number."""
-    return value if isinstance(value, str) and re.fullmatch(r"[\w.+-]+", value) else print_value(value)
-
-
-def make_recover(options: Mapping[str, Any]) -> Any:
-    """The pass `recover` with these options."""
-    return make_pass("recover", options)
-
-
-def make_pass(name: str, options: Mapping[str, Any]) -> Any:
-    """The pass of this name with options as a recipe has them."""
-    return build(registry.load("passes", name), name, {key: option_text(value) for key, value in options.items()})

@@ -61,6 +61,7 @@ def check_forms(recipe: Recipe, backends: Sequence[str]) -> None:
     """Raise UsageError where a method adds operators and the result is to have a form that has no place for them."""
     parts = [parse_spec("passes", spec) for spec in (*recipe.before, *recipe.after)]
     parts += [parse_spec("compensation", recipe.prune.compensation)] if recipe.prune.compensation else []
+    parts += [parse_spec("training", recipe.learner)] if recipe.learner is not None else []
     adding = next((part.name for part in parts if part.reshapes), None)
     if adding is None:
         return

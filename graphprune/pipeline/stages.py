@@ -17,8 +17,9 @@ from graphprune.edits.editing import edited
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place
+from graphprune.pipeline.made_passes import make_pass, make_recover
 from graphprune.pipeline.passes import Context, Pass, run_passes
-from graphprune.pipeline.recipes import Recipe, make_pass, make_recover, read_recipe, split_kinds
+from graphprune.pipeline.recipes import Recipe, read_recipe, split_kinds
 from graphprune.pipeline.token_shares import split_whole, stage_shares
 from graphprune.pruning.options import Pruning
 from graphprune.pruning.rounds import Request, final_choice, prepare, source_widths

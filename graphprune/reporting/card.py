@@ -11,7 +11,8 @@ from graphprune.amounts import show_amount
 from graphprune.data.calibration import describe_text
 from graphprune.evaluation.measure import Measure
 from graphprune.ir.graph import Source
-from graphprune.pipeline.recipes import Recipe, make_pass
+from graphprune.pipeline.made_passes import make_pass
+from graphprune.pipeline.recipes import Recipe
 from graphprune.reporting.report import summarise_training
 from graphprune.reporting.results import Result
 from graphprune.reporting.schema import Stage
@@ -164,6 +165,8 @@ def describe_method(recipe: Recipe | None) -> str:
     parts = parts if recipe.cuts_units else {}
     if recipe.sparsify is not None:
         parts |= {"zeros": print_spec(make_pass("sparsify", recipe.sparsify))}
+    if recipe.learner is not None:
+        parts |= {"trained by": recipe.learner}
     shown = ", ".join(f"{name} `{spec}`" for name, spec in parts.items() if spec)
     stages = f" in {recipe.stages} stages" if recipe.stages > 1 else ""
     return f"method `{recipe.name}`{stages}, {shown}"

@@ -100,11 +100,10 @@ def resume(session: Session, identity: Mapping[str, object]) -> tuple[Session, S
 
 
 def restore(session: Session, saved: Snapshot, learned: Mapping[str, Any] | None = None) -> None:
-    """Put weights and moments back, and what the learner remembers where that is known; the values are copied, so that
-    memory is aligned as it was."""
+    """Put weights and moments back, and what the learner remembers: its tensors, and as plain data what is known, or
+    else what it has now. The values are copied, so that memory is aligned as it was."""
     for name, parameter in session.trainee.trainable.items():
         fill(parameter, saved.weights[name])
     write_moments(session.optimizer, session.trainee.trainable, saved.moments)
-    if learned is not None:
-        tensors = {n.removeprefix(LEARNED): t for n, t in saved.weights.items() if n.startswith(LEARNED)}
-        session.learning.load(Kept(tensors, learned))
+    tensors = {n.removeprefix(LEARNED): t for n, t in saved.weights.items() if n.startswith(LEARNED)}
+    session.learning.load(Kept(tensors, session.learning.state().plain if learned is None else learned))

@@ -146,7 +146,7 @@ def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], c
         model.compile()
     if sharded:
         trainee = shard(trainee, model, device)
-    made = make_adamw(trainee.trainable, options, learning.rates())
+    made = make_adamw(trainee.trainable, options, learning.rates(), learning.pulls())
     if options.in_backward and isinstance(made, AdamW):
         step_in_backward(trainee, made, accelerator)
     own = Own(learning.reads, learning.terms) if learning.reads else None
@@ -168,7 +168,8 @@ def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], c
 
 def require_possible(learning: Learning, options: TrainOptions, accelerator: "Accelerator", sharded: bool) -> None:
     """Raise UsageError for what this learner cannot be trained with."""
-    plain, several = learning.runs_plain and not learning.rates(), accelerator.num_processes > 1
+    plain = learning.runs_plain and not learning.rates() and not learning.pulls()
+    several = accelerator.num_processes > 1
     if options.in_backward and not plain:
         raise UsageError("in_backward=true is for a learner that trains all weights and nothing else; leave it out")
     if sharded and not plain:

@@ -30,8 +30,8 @@ from graphprune.training.session import Session, State, Stream, make_accelerator
 class Trained:
     """The trained graph, the steps and tokens it took, the last training loss, the held-out loss of these weights and
     after how many steps they were reached. Losses are in nats per token, None where not measured. `learned` is what the
-    learner remembers, as plain data, `domains` the last loss on each domain, and `segments` what each weighed, from
-    which row on."""
+    learner remembers, as plain data, and `told` what it says of it; `domains` the last loss on each domain, and
+    `segments` what each weighed, from which row on."""
 
     graph: Graph
     steps: int
@@ -40,6 +40,7 @@ class Trained:
     held_out: float | None
     best_step: int
     learned: Mapping[str, Any] = field(default_factory=dict)
+    told: str = ""
     domains: Mapping[str, float] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
 
@@ -121,6 +122,7 @@ def result(session: Session, graph: Graph, state: State, held_out: float | None,
         held_out,
         best_step,
         session.learning.state().plain,
+        session.learning.told(),
         state.domains,
         segments_of(session.stream),
     )

@@ -13,9 +13,11 @@ from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.placement import place_like
+from graphprune.ir.plan import Edit, Plan
 from graphprune.passes.transforms.trained_text import TextOptions, continued, find_domains, kept_segments, open_text
 from graphprune.pipeline.passes import Context, Pass
 from graphprune.processes import process_count
+from graphprune.rewriting.apply import apply
 from graphprune.running.devices import choose_device
 from graphprune.running.loss import Loss
 from graphprune.spec import parse_spec
@@ -23,6 +25,7 @@ from graphprune.training.embedding_terms import Terms
 from graphprune.training.embedding_training import EmbeddingOptions, Epochs, train_embeddings
 from graphprune.training.execution.compiled import missing_compiler
 from graphprune.training.learning.domains import Weighing
+from graphprune.training.learning.learner import Learner
 from graphprune.training.metrics import Moment, Report
 from graphprune.training.options import Conduct, LoraOptions, Steps, TrainOptions, Updates, require
 from graphprune.training.train import Trained, train
@@ -140,8 +143,9 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             teacher = (context.source or graph) if self.distill > 0 else None
             self.say_if_not_compiled(context, options)
             report = report_to(context, max(1, options.steps // _EVALUATIONS))
-            learner = parse_spec("training", self.learner) if self.learner is not None else None
-            trained = train(graph, options, stream, teacher, context.held_out, context.folder, report, learner, domains)
+            edits = self.edits(graph, context.seed)
+            start, learner = apply(graph, Plan(edits=edits)) if edits else graph, self.made_learner
+            trained = train(start, options, stream, teacher, context.held_out, context.folder, report, learner, domains)
             context.log(describe(trained))
             told = (f"recover by domain{domains_told(trained)}",) if trained.domains else ()
             graph, segments = trained.graph.note(*told), trained.segments
@@ -153,9 +157,19 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
         }
         return graph.remember("schedule", memory | kept_segments(segments))
 
+    @property
+    def made_learner(self) -> Learner | None:
+        """The learner that is named, with its options. Raises UsageError."""
+        return None if self.learner is None else parse_spec("training", self.learner)
+
+    def edits(self, graph: Graph, seed: int) -> tuple[Edit, ...]:
+        learner = self.made_learner
+        return () if learner is None else learner.edits(graph)
+
     def train_embeddings(self, graph: Graph, context: Context, epochs: Epochs, loss: Loss) -> Graph:
         """Train a model of embeddings with the unpruned one as its teacher. Raises UsageError for options of others."""
         require(self.lora == 0, "lora of recover is of language models; leave it out")
+        require(self.learner is None, "a learner of recover is of language models; leave it out")
         require(self.distill == 0, "distill of recover is of language models; take similarity, feature and hidden")
         options = EmbeddingOptions(
             self.tokens,
@@ -249,7 +263,10 @@ def describe(trained: Trained, name: str = "recover") -> str:
     """One line about a finished training."""
     loss: Any = "not measured" if trained.loss is None else f"{trained.loss:.3f}"
     held = "" if trained.held_out is None else f", held out {trained.held_out:.3f} after step {trained.best_step}"
-    return f"{name}: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}"
+    told = f"; {trained.told}" if trained.told else ""
+    return (
+        f"{name}: {trained.steps} steps, {trained.tokens:,} tokens, last loss {loss}{held}{domains_told(trained)}{told}"
+    )
 
 
 def domains_told(trained: Trained) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from graphprune.analysis.analyse import analyze, analyze_axes
+from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.edits.editing import KINDS, WITH_OPTIONS, edited, edited_groups
 from graphprune.edits.segments import segment_edits, segments
 from graphprune.errors import PlanError
@@ -38,7 +39,8 @@ def difference(one: Graph, other: Graph) -> float:
 
 def all_edits(name: str) -> tuple[Edit, ...]:
     bias = (Edit("bias", BIASED[name]),) if name in BIASED else ()
-    return (*bias, *segment_edits(graph(name)))
+    beside = [Edit("side-branch{rank=3}", call.weight) for call in find_linear_calls(graph(name))[:-1]]
+    return (*bias, *beside, *segment_edits(graph(name)))
 
 
 @pytest.mark.parametrize("name", families(TAKEN))
@@ -90,7 +92,7 @@ def test_what_stands_in_the_way_is_named(name: str, message: str) -> None:
 @LLAMA
 def test_kinds_that_nobody_knows_and_edits_after_a_cut_are_refused() -> None:
     assert set(KINDS) == {"bias", "untie", "fold-norm", "center", "stream-map"}
-    assert set(WITH_OPTIONS) == {"experts", "grow"}
+    assert set(WITH_OPTIONS) == {"experts", "grow", "side-branch"}
     with pytest.raises(PlanError, match="an edit 'untied', which this version does not know; did you mean untie"):
         edited(graph("llama"), [Edit("untied", "x")])
     cut = apply(graph("llama"), Plan({"model.layers.0.mlp.gate_proj.weight:0": (0, 1)}))
@@ -101,7 +103,8 @@ def test_kinds_that_nobody_knows_and_edits_after_a_cut_are_refused() -> None:
     tokens, late = Plan({"model.embed_tokens.weight:0": (0, 1)}), Plan(edits=(Edit("untie", "x"),))
     assert compose(tokens, late, apart=True) == replace(tokens, edits=late.edits)
     weight = "model.layers.0.mlp.down_proj.weight"
-    assert apply(cut, Plan(edits=(Edit("bias", weight),))).lineage.plan.edits == (Edit("bias", weight),)
+    for late in (Edit("bias", weight), Edit("side-branch{rank=3}", weight)):
+        assert apply(cut, Plan(edits=(late,))).lineage.plan.edits == (late,)
 
 
 def test_plans_of_old_name_their_biases(tmp_path: Path) -> None:

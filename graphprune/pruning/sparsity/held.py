@@ -1,6 +1,6 @@
 """Held: a graph that computes with the zeros of its patterns, whatever values its weights take while it is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,11 @@ def held(graph: Graph) -> Graph:
     Gradients of the others are zero then, and what an optimizer adds to them counts for nothing. The graph itself where
     no weight has a pattern.
     """
-    kept = kept_entries(graph.companions)
+    return multiplied(graph, kept_entries(graph.companions), torch.ops.aten.mul.Tensor)
+
+
+def multiplied(graph: Graph, kept: Mapping[str, Tensor], product: Callable[..., Tensor]) -> Graph:
+    """The graph whose calls read products of these weights with what is kept of them; tensors are shared."""
     nodes = copy_nodes(graph.module.graph)
     tensors = dict(graph.tensors())
     found = [node for node in nodes.find_nodes(op="get_attr") if str(node.target) in kept]
@@ -28,22 +32,22 @@ def held(graph: Graph) -> Graph:
     for node in found:
         name = f"{node.target}{_SUFFIX}"
         tensors[name] = kept[str(node.target)].to(tensors[str(node.target)].device)
-        multiply(node, name)
+        multiply(node, name, product)
     module = fx.GraphModule(tensors, nodes)
     module.train(graph.module.training)
     return replace(graph, module=module)
 
 
-def multiply(node: fx.Node, name: str) -> None:
+def multiply(node: fx.Node, name: str, product: Callable[..., Tensor]) -> None:
     """Let all that reads a parameter read its product with a buffer of this name."""
     nodes, kind, scope = node.graph, node.meta["value"], node.meta.get("scope", "")
     with nodes.inserting_after(node):
         mask = nodes.get_attr(name)
     mask.meta |= {"value": TensorType(torch.bool, kind.shape), "scope": scope}
     with nodes.inserting_after(mask):
-        product = nodes.call_function(torch.ops.aten.mul.Tensor, (node, mask))
-    product.meta |= {"value": kind, "scope": scope}
-    node.replace_all_uses_with(product, delete_user_cb=lambda user: user is not product)
+        made = nodes.call_function(product, (node, mask))
+    made.meta |= {"value": kind, "scope": scope}
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
 
 
 def with_zeros(weights: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:

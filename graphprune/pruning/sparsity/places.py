@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphprune.analysis.analyse import analyze
+from graphprune.analysis.branches import SIDE_READ, SIDE_WRITE
 from graphprune.analysis.layers import find_layers
 from graphprune.analysis.linear_calls import LinearCall, find_linear_calls
 from graphprune.errors import UsageError
@@ -34,6 +35,7 @@ def find_places(graph: Graph, pattern: Pattern, scope: str | None, skip: Sequenc
         call
         for call in find_linear_calls(graph)
         if call.weight not in words
+        and not call.weight.endswith((SIDE_READ, SIDE_WRITE))
         and (scope is None or re.search(scope, call.weight))
         and not any(re.search(each, call.weight) for each in skip)
     ]
@@ -68,6 +70,7 @@ def left_whole(
         for name, parameter in graph.parameters().items()
         if parameter.ndim > 1
         and id(parameter) not in taken
+        and not name.endswith((SIDE_READ, SIDE_WRITE))  # dense on purpose: they make up for zeros beside them
         and (scope is None or re.search(scope, name))
         and not any(re.search(each, name) for each in skip)
     ]

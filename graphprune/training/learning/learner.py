@@ -6,7 +6,7 @@ a training that was killed goes on to the same bits.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,10 +14,13 @@ from torch import Tensor
 
 from graphprune.bounds import require_limits
 from graphprune.ir.graph import Graph
-from graphprune.ir.plan import Plan
+from graphprune.ir.plan import Edit, Plan
 from graphprune.training.adapters import Trainee
 from graphprune.training.objective.sums import Blend
 from graphprune.training.options import TrainOptions
+
+# Of a tensor and its gradient, when it is stepped, what is added to its first moment; None for nothing.
+Pull = Callable[[Tensor, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Learning(ABC):
         """The trained tensors that are no weights, and how they are stepped."""
         return {}
 
+    def pulls(self) -> Mapping[str, Pull]:
+        """What is added to the first moment of trained tensors where a step uses it, without staying in it."""
+        return {}
+
     def before_forward(self, step: int, part: int) -> None:  # noqa: B027 - a hook may do nothing
         """Make ready for the forward of a part of a step, such as by drawing masks."""
 
@@ -100,7 +107,11 @@ class Learning(ABC):
         return Kept()
 
     def load(self, kept: Kept) -> None:  # noqa: B027 - a hook may do nothing
-        """Go on from a state."""
+        """Go on from a state; where weights of an earlier step are taken back, with its tensors and today's data."""
+
+    def told(self) -> str:
+        """What the log says of what was learned, in a few words; nothing where there is nothing to say."""
+        return ""
 
     def finish(self, graph: Graph) -> Graph:
         """The result, of the graph with its weights as they are now."""
@@ -115,6 +126,15 @@ class Learner(ABC):
 
     def __post_init__(self) -> None:
         require_limits(self, self.name)
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether it adds operators, so that no class of the source's own computes the result."""
+        return False
+
+    def edits(self, graph: Graph) -> tuple[Edit, ...]:
+        """The edits of a graph that come before its training; weights are not looked at."""
+        return ()
 
     @abstractmethod
     def begin(self, graph: Graph, options: TrainOptions) -> Learning:

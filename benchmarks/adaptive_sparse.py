@@ -1,0 +1,120 @@
+"""AST against one-shot pruning and against training under a fixed mask, at equal steps.
+
+    python benchmarks/adaptive_sparse.py --data-root ../shared/data [--only stories3M] [--pattern 2:4] [--steps 1500]
+        [--seeds 3] [--rows dense magnitude wanda fixed ast no-kd slorb] [--set decay=2,ramp=0.5]
+
+Rows: `magnitude` and `wanda` are cut once and not trained; `fixed` trains what Wanda left, with the teacher, and
+`fixed-largest` what magnitude leaves; `ast` is the learner of the recipe, `no-kd` the same without a teacher, `no-pull`
+without a decay, `slorb` with side branches of one sum for 16 inputs. --set gives other options of the learner. Prints
+bits per byte on text that nothing was trained on or chosen by, parameters and seconds, and means over the seeds.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import graphprune
+from graphprune.data.calibration import prepare_text
+from graphprune.data.tokens import encode, load_tokenizer
+from graphprune.ir.graph import Graph
+from graphprune.pipeline.passes import Context, Pass, run_passes
+from graphprune.pipeline.recipes import read_recipe
+from graphprune.running.perplexity import perplexity
+from graphprune.spec import parse_spec
+from graphprune.weights.patterns import kept_entries
+
+MODELS = {"stories260K": "stories260K-hf", "stories3M": "stories3M-hf", "babyllama": "babyllama-tok105-hf"}
+LENGTH, BATCH = 64, 8
+ROWS: Mapping[str, tuple[str, ...]] = {
+    "dense": (),
+    "magnitude": ("sparsify{pattern=%(pattern)s,method=magnitude}",),
+    "wanda": ("sparsify{pattern=%(pattern)s,method=wanda}",),
+    "fixed": ("sparsify{pattern=%(pattern)s,method=wanda}", "recover{%(kd)s,%(same)s}"),
+    "fixed-largest": ("sparsify{pattern=%(pattern)s,method=magnitude}", "recover{%(kd)s,%(same)s}"),
+    "ast": ("recover{learner=ast{pattern=%(pattern)s%(more)s},%(kd)s,%(same)s}",),
+    "no-kd": ("recover{learner=ast{pattern=%(pattern)s%(more)s},%(same)s}",),
+    "no-pull": ("recover{learner=ast{pattern=%(pattern)s,decay=0},%(kd)s,%(same)s}",),
+    "slorb": ("recover{learner=ast{pattern=%(pattern)s,slorb=16%(more)s},%(kd)s,%(same)s}",),
+}
+USUAL = ("dense", "magnitude", "wanda", "fixed", "ast", "no-kd", "slorb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--only", nargs="*", choices=tuple(MODELS), default=("stories3M",))
+    parser.add_argument("--pattern", default="2:4")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="*", choices=tuple(ROWS), default=USUAL)
+    parser.add_argument("--lr", help="in place of the recipe's")
+    parser.add_argument("--set", dest="more", default="", help="other options of the learner: decay=2,ramp=0.5")
+    given = parser.parse_args()
+    for model in given.only:
+        source = graphprune.capture(str(given.data_root / "models" / MODELS[model]))
+        found: dict[str, list[float]] = {row: [] for row in given.rows}
+        for seed in range(given.seeds):
+            context = surroundings(given.data_root, source, seed)
+            for row in given.rows:
+                found[row].append(run_row(given, f"{model} {given.pattern} seed {seed} {row}", source, row, context))
+        for row, values in found.items():
+            print(f"{model} {given.pattern} {row}: {mean(values):.4f} bits per byte, mean of {len(values)}", flush=True)
+
+
+def run_row(given: argparse.Namespace, told: str, source: Graph, row: str, context: Context) -> float:
+    """The bits per byte of a row, which are printed with what it took."""
+    began = time.monotonic()
+    graph = run_passes(source, passes_of(given, row), context)
+    seconds = time.monotonic() - began
+    bits = measure(given.data_root, graph)
+    zeros = sum(int((~kept).sum()) for kept in kept_entries(graph.companions).values())
+    print(
+        f"{told}: {bits:.4f} bits per byte, {graph.parameter_count():,} parameters, {zeros:,} zeros, {seconds:.0f} s",
+        *(note for note in graph.notes if note.startswith("ast")),
+        flush=True,
+    )
+    return bits
+
+
+def passes_of(given: argparse.Namespace, row: str) -> list[Pass]:
+    """The passes of a row: the recipe's training but for its length."""
+    own: Mapping[str, Any] = read_recipe("ast").recover or {}
+    kd = f"distill={own['distill']},temperature={own['temperature']}"
+    names = ("min_lr", "schedule", "warmup", "weight_decay")
+    same = [f"lr={given.lr or own['lr']}", *(f"{name}={own[name]}" for name in names)]
+    same += [f"rows={BATCH}", f"length={LENGTH}", f"tokens={given.steps * BATCH * LENGTH}"]
+    told = {"pattern": given.pattern, "kd": kd, "same": ",".join(same), "more": f",{given.more}" if given.more else ""}
+    return [parse_spec("passes", spec % told) for spec in ROWS[row]]
+
+
+def surroundings(root: Path, source: Graph, seed: int) -> Context:
+    """The text to calibrate and to train on; the best weights are chosen by text that is not reported on."""
+    train = str(root / "corpora" / "tinystories" / "tinystories_train_head_2MiB.txt")
+    text: Any = prepare_text(source, train, 128, 128, seed)
+    return Context(
+        calibration=text.batches,
+        draw=text.draw,
+        seed=seed,
+        source=source,
+        tokenizer=text.tokenizer,
+        data=f"{train}#train",
+        held_out=text.held_out[:20_000],
+    )
+
+
+def measure(root: Path, graph: Graph) -> float:
+    """Bits per byte on 100 kB of the validation split."""
+    assert graph.source.files is not None
+    held = root / "corpora" / "tinystories" / "tinystories_val_794K.txt"
+    data = held.read_bytes()[:100_000].decode("utf-8", "ignore")
+    tokens = encode(load_tokenizer(graph.source.files), data.split("<|endoftext|>"))
+    found = perplexity(graph, tokens, 256, 8)
+    return found.nats_per_token * found.tokens / math.log(2) / len(data.encode())
+
+
+if __name__ == "__main__":
+    main()
