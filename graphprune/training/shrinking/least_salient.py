@@ -28,7 +28,7 @@ Compensate = Literal["none", "obs"]
 class LeastSalient(Learner):
     """Train all weights, and let the least salient units go until the model costs `target`, in the last step.
 
-    `least` are ids of groups that may shrink with the units that stay at least, `model.layers.0.mlp.up_proj.weight:0=3`.
+    `least` are ids of groups that may shrink with how many units stay, `model.layers.0.mlp.up_proj.weight:0=3`;
     `target` is in units of the cost of `quantity`. Every `every` steps units are switched off, so many that the cost
     falls evenly; when they make up `batch` of it they are cut out. Saliency is a running mean that keeps `memory` of
     what it was. With `compensate=obs` the weights that stay take over. Source: EfficientLLM, arXiv 2502.06663.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from graphprune.pruning.signals.unit_sums import Layout, line_sums, unit_scores, widen
+from graphprune.pruning.signals.unit_sums import Key, Layout, line_sums, unit_scores, widen
 
 
 def measure_saliency(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -19,7 +19,7 @@ def measure_saliency(layout: Layout, parameters: Mapping[str, Tensor]) -> dict[s
 
     A parameter without a gradient counts for nothing. An entry that two units own counts for both.
     """
-    lines = {}
+    lines = dict[Key, Tensor]()
     with torch.no_grad():
         for name, keys in layout.by_parameter().items():
             gradient = parameters[name].grad

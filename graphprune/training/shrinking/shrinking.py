@@ -21,8 +21,6 @@ from graphprune.training.shrinking.removal import Course, Step, choose_steps
 from graphprune.training.shrinking.saliency import follow, measure_saliency
 from graphprune.training.shrinking.takeover import Reader, find_readers, second_moment, take_over
 
-Gone = Mapping[str, Sequence[Any]]  # by kind: how many units, and the saliency of the last for what it saved
-
 
 @dataclass(frozen=True, eq=False)
 class Aim:
@@ -52,7 +50,11 @@ class Aim:
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What is remembered from one cut to the next: saliency [units] by the groups' ids in the source, second moments
-    [k, k] by what linear calls read, and for each batch that was cut out a line of the log."""
+    [k, k] by what linear calls read, and a line of the log for each batch that was cut out.
+
+    A line says after which step it was, what the model costs then, and for each kind how many units went, and what the
+    last of them counted for what it saved.
+    """
 
     saliency: Mapping[str, Tensor] = field(default_factory=dict)
     moments: Mapping[str, Tensor] = field(default_factory=dict)
@@ -69,6 +71,9 @@ class Shrunk(Learning):
     @property
     def trainee(self) -> Trainee:
         return self.made
+
+    def remarks(self) -> Mapping[str, float]:
+        return counts_of(self.log)
 
     def state(self) -> Kept:
         return Kept(plain={"log": list(self.log)})
@@ -181,14 +186,14 @@ class Shrinking(Learning):
                 stay = reader.inputs({id: kept[id] for id in reader.owners}, True).to(self.moments[name].device)
                 moments[name] = self.moments[name][stay][:, stay]
         cost = cost_of(groups := analyze(graph), self.aim.budget)(groups.sizes())
-        kinds = {kind: {"units": count, "saliency": last} for kind, (count, last) in self.gone.items()}
-        log = (*self.log, {"step": self.done, "cost": cost, "gone": kinds})
+        log = (*self.log, {"step": self.done, "cost": cost, "gone": self.gone})
         if cost <= self.aim.budget.target:
             return Shrunk(graph, log)
         return Shrinking(graph, self.aim, Seen(saliency, moments, log))
 
     def remarks(self) -> Mapping[str, float]:
-        return {"cost": float(self.cost()), **{f"gone/{kind}": float(count) for kind, (count, _) in self.gone.items()}}
+        """What share of the first cost is left, and how many units of each kind are gone."""
+        return {"left": self.cost() / self.aim.start, **counts_of((*self.log, {"gone": self.gone}))}
 
     def state(self) -> Kept:
         tensors = {f"saliency/{id}": value for id, value in self.saliency.items()}
@@ -207,6 +212,15 @@ class Shrinking(Learning):
         self.log, self.done = tuple(kept.plain["log"]), kept.plain["done"]
         self.gone = {kind: list(found) for kind, found in kept.plain["gone"].items()}
         self.set_gates()
+
+
+def counts_of(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How many units of each kind a log tells of."""
+    found = dict[str, float]()
+    for line in log:
+        for kind, (count, _) in line["gone"].items():
+            found[kind] = found.get(kind, 0.0) + count
+    return found
 
 
 def name_of(reader: Reader) -> str:
