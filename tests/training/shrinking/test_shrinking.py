@@ -20,6 +20,7 @@ from graphprune.training.session import Session, make_accelerator, prepare
 from graphprune.training.shrinking.least_salient import LeastSalient
 from graphprune.training.shrinking.shrinking import Shrinking, Shrunk
 from graphprune.training.train import train
+from tests.support import oracle
 from tests.support.families import graph as family
 from tests.support.rows import Rows
 from tests.support.tiny_llama import ids, tiny_graph
@@ -60,11 +61,6 @@ def logits(graph: Graph) -> torch.Tensor:
     return result[graph.outputs.index("logits")].detach()
 
 
-def wide(graph: Graph) -> Graph:
-    """The graph in fp64."""
-    return graph.with_tensors({n: torch.nn.Parameter(p.detach().double()) for n, p in graph.parameters().items()})
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "phi3"])
 def test_what_is_cut_computes_what_ran_with_it_off(name: str) -> None:
     graph = tiny_graph() if name == "llama" else family(name)
@@ -73,17 +69,19 @@ def test_what_is_cut_computes_what_ran_with_it_off(name: str) -> None:
     smaller = compacted(session, plan)
     with torch.no_grad():
         torch.testing.assert_close(logits(session.trainee.graph), logits(smaller.graph), rtol=1e-3, atol=1e-4)
-    now = replace(build(session), companions={})
-    ids_of = {g.id for g in learning.candidates}
-    candidates = [g for g in analyze(now).groups if g.id in ids_of]
-    gated = gate(wide(now), candidates, "survivors")
+    now = oracle.double(replace(build(session), companions={}))
+    known = {group.id for group in learning.candidates}
+    gated = gate(now, [group for group in analyze(now).groups if group.id in known], "survivors")
     values = {id: mask.double() for id, mask in learning.live.items()}
-    inputs = [x.double() if x.is_floating_point() else x for x in decoder_inputs(now, ids(2, 12) % 40)]
-    place = now.outputs.index("logits")
+    cut = apply(now, plan)
     with torch.no_grad():
-        off, gone = gated(values, *inputs)[place], apply(wide(now), plan)
-        cut = [x.double() if x.is_floating_point() else x for x in decoder_inputs(gone, ids(2, 12) % 40)]
-        torch.testing.assert_close(gone(*cut)[place], off, rtol=1e-5, atol=1e-9)
+        off, gone = gated(values, *inputs(now)), cut(*inputs(cut))
+    place = now.outputs.index("logits")
+    torch.testing.assert_close(gone[place], off[place], rtol=1e-9, atol=1e-9)
+
+
+def inputs(graph: Graph) -> list[torch.Tensor]:
+    return [x.double() if x.is_floating_point() else x for x in decoder_inputs(graph, ids(2, 12) % 40)]
 
 
 def test_moments_are_those_of_the_units_that_stay() -> None:
