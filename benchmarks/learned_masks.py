@@ -5,8 +5,8 @@
         [--shrink memory=0.9,every=1] [--distill 0]
 
 Rows: `taylor` and `random` are cut once and trained on all tokens; `sheared` trains masks on `--part` of them and what
-is left on the rest; `scratch` trains the shape that the row before it came to, from drawn weights, on all of them. Those
-lose the same share of every width, as far as whole units allow. `efficientllm` lets units go on `--part` of the tokens,
+is left on the rest; `scratch` trains the shape that the last learned row came to, from drawn weights, on all of them.
+Those lose the same share of every width, as far as whole units allow. `efficientllm` lets units go on `--part` of all,
 with the options of `--shrink`, `efficientllm-obs` with `compensate=obs`; `ls` is cut once as adapt-pruner-ls does.
 Prints bits per byte on held-out text after the training, parameters and seconds.
 """

@@ -45,6 +45,7 @@ class Removals:
     memory: Share = LeastSalient.memory
     damping: NotNegative = LeastSalient.damping
     batch: Share = LeastSalient.batch
+    factors: tuple[str, ...] = ()
     clip: NotNegative = 1.0
     distill: Share = 0.0
     temperature: Positive = 2.0
@@ -73,6 +74,7 @@ class Shrink(Weighing, TextOptions, Removals, Steps, Aimed):
         self.as_pruning().check()
         require(BLOCKS.isdisjoint(self.kinds), "shrink removes units, and blocks and layers have none; cut them before")
         require("vocabulary" not in self.kinds, "shrink does not cut tokens; name vocabulary in prune.kinds of others")
+        LeastSalient(factors=self.factors)
 
     def request(self, source: Graph) -> Request:
         found = super().request(source)
@@ -138,6 +140,7 @@ class Shrink(Weighing, TextOptions, Removals, Steps, Aimed):
             self.compensate,
             self.damping,
             self.batch,
+            self.factors,
         )
 
     def train_options(self, steps: int, row: int, context: Context) -> TrainOptions:

@@ -37,6 +37,7 @@ class Aim:
     solves: bool
     damping: float
     batch: float
+    factors: Mapping[str, float]
 
     def cost_after(self, done: int) -> int:
         """What the model may cost after so many steps: it falls evenly, to the target in the last."""
@@ -128,7 +129,8 @@ class Shrinking(Learning):
         if not self.aim.due(done):
             return None
         target = self.aim.budget.target
-        saliency = pool_scores(self.plain.graph, self.candidates, self.saliency)
+        counted = {g.id: self.saliency[g.id] * self.aim.factors.get(g.kind, 1.0) for g in self.candidates}
+        saliency = pool_scores(self.plain.graph, self.candidates, counted)
         steps = choose_steps(self.course, self.live, saliency, self.aim.cost_after(done), target)
         self.switch_off(steps)
         now = self.cost()
