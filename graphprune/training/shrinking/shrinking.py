@@ -133,9 +133,9 @@ class Shrinking(Learning):
         saliency = pool_scores(self.plain.graph, self.candidates, counted)
         steps = choose_steps(self.course, self.live, saliency, self.aim.cost_after(done), target)
         self.switch_off(steps)
-        now = self.cost()
-        full = self.course.cost(self.course.sizes) - now >= self.aim.batch * self.aim.start
-        return self.plan() if now < self.course.cost(self.course.sizes) and (full or now <= target) else None
+        now, whole_cost = self.cost(), self.course.cost(self.course.sizes)
+        enough = whole_cost - now >= self.aim.batch * self.aim.start or now <= target or done == self.aim.steps
+        return self.plan() if enough and now < whole_cost else None
 
     def cost(self) -> int:
         """What the model costs without what is off."""
