@@ -127,4 +127,4 @@ def test_too_few_tokens_and_targets_out_of_reach_are_said(text: str) -> None:
     with pytest.raises(UsageError, match=r"2 removals of 25% of the model each, with 48 tokens between them; give it"):
         few.request(tiny_graph())
     with pytest.raises(BudgetError, match="out of reach"):
-        replace(SMALL, target="5%", tokens=4800).run(tiny_graph(), context(text))
+        replace(SMALL, kinds=("mlp",)).run(tiny_graph(), context(text))
