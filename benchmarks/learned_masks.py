@@ -1,12 +1,14 @@
-"""Masks learned while training against cutting once, at equal tokens in all, mask training included.
+"""What training decides against cutting once, at equal tokens in all, those on which units are chosen included.
 
     python benchmarks/learned_masks.py --data-root ../shared/data [--only stories3M] [--targets 60% 40%]
         [--tokens 131072] [--seeds 3] [--rows taylor random sheared scratch] [--part 0.5] [--lr 3e-4]
+        [--shrink memory=0.9,every=1] [--distill 0]
 
 Rows: `taylor` and `random` are cut once and trained on all tokens; `sheared` trains masks on `--part` of them and what
-is left on the rest; `scratch` trains the shape that `sheared` came to, from drawn weights, on all of them. All lose the
-same share of every width, as far as whole units allow. Prints bits per byte on held-out text after the training,
-parameters and seconds.
+is left on the rest; `scratch` trains the shape that the last learned row came to, from drawn weights, on all of them.
+Those lose the same share of every width, as far as whole units allow. `efficientllm` lets units go on `--part` of all,
+with the options of `--shrink`, `efficientllm-obs` with `compensate=obs`; `ls` is cut once as adapt-pruner-ls does.
+Prints bits per byte on held-out text after the training, parameters and seconds.
 """
 
 import argparse
@@ -28,7 +30,8 @@ from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
 
 MODELS = {"stories260K": "stories260K-hf", "stories3M": "stories3M-hf", "babyllama": "babyllama-tok105-hf"}
-ROWS = ("taylor", "random", "sheared", "scratch")
+ROWS = ("taylor", "random", "sheared", "efficientllm", "efficientllm-obs", "ls", "scratch")
+LEARNED = ("sheared", "efficientllm", "efficientllm-obs")
 LENGTH, BATCH, SPREAD = 64, 8, 0.02
 
 
@@ -39,9 +42,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=("60%", "40%"))
     parser.add_argument("--tokens", type=int, default=131_072)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS)
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=("taylor", "random", "sheared", "scratch"))
     parser.add_argument("--part", type=float, default=0.5)
     parser.add_argument("--lr", default="3e-4")
+    parser.add_argument("--shrink", default="")
+    parser.add_argument("--distill", default="0.0")
     given = parser.parse_args()
     for model in given.only:
         source = graphprune.capture(str(given.data_root / "models" / MODELS[model]))
@@ -51,7 +56,7 @@ def main() -> None:
 
 
 def run_rows(given: argparse.Namespace, model: str, source: Graph, target: str, seed: int) -> None:
-    """All rows of a seed; that from scratch has the shape of `sheared`."""
+    """All rows of a seed; that from scratch has the shape of the last that was learned."""
     made: Graph | None = None
     for row in given.rows:
         began = time.monotonic()
@@ -60,7 +65,7 @@ def run_rows(given: argparse.Namespace, model: str, source: Graph, target: str, 
             continue
         start = source if row != "scratch" else drawn(made or source, seed)
         graph = run_passes(start, passes_of(given, row, target), context)
-        made = graph if row == "sheared" else made
+        made = graph if row in LEARNED else made
         bits = measure(given, source, graph)
         seconds = time.monotonic() - began
         print(
@@ -73,15 +78,23 @@ def run_rows(given: argparse.Namespace, model: str, source: Graph, target: str, 
 
 def passes_of(given: argparse.Namespace, row: str, target: str) -> list[Pass]:
     """The passes of a row."""
-    masks = round(given.part * given.tokens)
-    after = given.tokens - masks if row == "sheared" else given.tokens
+    learned = round(given.part * given.tokens)
+    after = given.tokens - learned if row in LEARNED else given.tokens
     same = f"rows={BATCH},length={LENGTH},lr={given.lr}"
+    every = "kinds=[mlp,attention,residual]"
+    own = f",{given.shrink}" if given.shrink else ""
+    shrink = f"shrink{{target={target},tokens={learned},distill={given.distill}{own},{same}"
+    solved = "importance=obs,allocation=adaptive{amplitude=0.6},compensation=least-squares{consumers=all}"
     cut = {
-        "taylor": f"prune{{target={target},importance=taylor,allocation=uniform,kinds=[mlp,attention,residual]}}",
-        "random": f"prune{{target={target},importance=random,allocation=uniform,kinds=[mlp,attention,residual]}}",
-        "sheared": f"shear{{target={target},tokens={masks},{same}}}",
+        "taylor": f"prune{{target={target},importance=taylor,allocation=uniform,{every}}}",
+        "random": f"prune{{target={target},importance=random,allocation=uniform,{every}}}",
+        "sheared": f"shear{{target={target},tokens={learned},{same}}}",
+        "efficientllm": f"{shrink}}}",
+        "efficientllm-obs": f"{shrink},compensate=obs}}",
+        "ls": f"prune{{target={target},{solved}}}",
     }
-    train = f"recover{{tokens={after},schedule=cosine,warmup=0.03,moments=reset,{same}}}"
+    goes_on = "warmup=0.0,moments=carry" if row.startswith("efficientllm") else "warmup=0.03,moments=reset"
+    train = f"recover{{tokens={after},schedule=cosine,{goes_on},distill={given.distill},{same}}}"
     specs = ([cut[row]] if row in cut else []) + [train]
     return [parse_spec("passes", spec) for spec in specs]
 

@@ -1,5 +1,6 @@
 """The report: everything about a run as plain data."""
 
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -108,7 +109,8 @@ def describe_method(recipe: Recipe | None) -> dict[str, object]:
 
 
 def summarise_training(files: Sequence[Path]) -> list[schema.Stage]:
-    """One row a stage: its tokens, its last step in the whole schedule and loss, and the first and last held-out loss.
+    """One row a stage: its tokens, those on which a cut was learned too, its last step in the whole schedule and loss,
+    and the first and last held-out loss.
 
     Losses are in nats per token; None where not measured.
     """
@@ -121,13 +123,20 @@ def summarise_training(files: Sequence[Path]) -> list[schema.Stage]:
             schema.Stage(
                 stage=stage,
                 step=last["step"],
-                tokens=last["tokens"],
+                tokens=tokens_of(own),
                 loss=last["loss"],
                 held_out_first=held[0] if held else None,
                 held_out_last=held[-1] if held else None,
             )
         )
     return rows
+
+
+def tokens_of(lines: Sequence[Line]) -> int:
+    """The tokens of trainings one after the other, each of which counts from its own beginning."""
+    counts = [line["tokens"] for line in lines]
+    ends = [before for before, after in itertools.pairwise(counts) if after <= before]
+    return sum(ends) + counts[-1]
 
 
 def read_metrics(files: Sequence[Path]) -> list[Line]:

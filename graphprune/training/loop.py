@@ -96,7 +96,7 @@ def advance(session: Session, step: int) -> Measured:
     session.optimizer.step()
     session.optimizer.zero_grad()
     values = torch.cat([accelerator.reduce(sums, "sum") / tokens, norm.detach().reshape(1).to(sums)])
-    return Measured(step + 1, values, rate, session.tokens_per_step, said)
+    return Measured(step + 1, values, rate, session.tokens_per_step, said, learning.remarks())
 
 
 def gradient_norm(session: Session) -> Tensor:
@@ -180,6 +180,8 @@ def describe_step(session: Session, measured: Measured, values: Sequence[float],
     }
     if measured.terms:
         line["terms"] = {name: float(term) for name, term in measured.terms.items()}
+    if measured.remarks:
+        line["learner"] = dict(measured.remarks)
     return line
 
 

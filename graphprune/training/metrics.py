@@ -28,6 +28,7 @@ class Line(TypedDict):
     tokens_per_s: float
     held_out: float | None
     terms: NotRequired[dict[str, float]]
+    learner: NotRequired[dict[str, float]]
     domains: NotRequired[dict[str, float]]
     weights: NotRequired[list[float]]
 
@@ -84,13 +85,14 @@ class Writer(Protocol):
 @dataclass(frozen=True, eq=False)
 class Measured:
     """One step, still on the device: [loss, cross entropy, divergence, gradient norm], the rate, the tokens, and what
-    its learner adds to the loss, by name, in nats a token."""
+    its learner adds to the loss, by name, in nats a token, and what else it remarks."""
 
     step: int
     values: Tensor
     rate: float
     tokens: int
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    remarks: Mapping[str, float] = field(default_factory=dict)
 
 
 @final

@@ -35,6 +35,7 @@ SHIPPED = {
     *FORWARD_ONLY,
     "ast",
     "bypass",
+    "efficientllm",
     "evolve",
     "minitron",
     "mope-clip",
@@ -70,7 +71,7 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    trained = ("adapt-accel", "ast", "minitron", "llm-pruner-lora", "saap-tuned", "sheared", "upcycle")
+    trained = ("adapt-accel", "ast", "efficientllm", "minitron", "llm-pruner-lora", "saap-tuned", "sheared", "upcycle")
     assert (recipe.recover is not None) == name.startswith(trained)
     assert expand(recipe, Target(Parameters(), 600, 1000))
 

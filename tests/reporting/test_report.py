@@ -56,6 +56,12 @@ def test_a_trained_stage_is_its_last_step_and_the_first_and_last_held_out_loss(t
     assert summarise_training([]) == []
 
 
+def test_tokens_of_a_cut_that_was_learned_count_with_those_of_the_training_after_it(tmp_path: Path) -> None:
+    learned = metrics(tmp_path, 0, [4.0, None, 3.5]).rename(tmp_path / "learned.jsonl")
+    (row,) = summarise_training([learned, metrics(tmp_path, 0, [3.0])])
+    assert (row.tokens, row.held_out_first, row.held_out_last) == (192, 4.0, 3.0)
+
+
 def test_stages_in_one_file_are_told_apart(trained: tuple[Path, Path], tmp_path: Path) -> None:
     joined = tmp_path / "all.jsonl"
     joined.write_text("".join(path.read_text() for path in trained))

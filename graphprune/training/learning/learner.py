@@ -90,6 +90,10 @@ class Learning(ABC):
     def after_backward(self, step: int) -> None:  # noqa: B027 - a hook may do nothing
         """Look at the gradients of a step, which are whole and not yet clipped."""
 
+    def remarks(self) -> Mapping[str, float]:
+        """What is written beside the losses of the step that has just been computed, by name."""
+        return {}
+
     def after_step(self, done: int) -> Plan | None:
         """What is cut after so many steps, at once, with weights and moments; None for nothing."""
         return None
