@@ -76,9 +76,8 @@ def compile_model(
 
     OUT appears complete or not at all. A run that trains keeps its state beside OUT and goes on from there when it is
     started again. Raises UsageError for a request that cannot be met, another GraphpruneError where a stage fails.
-    With `dry_run` only the configuration is read and nothing is written. Of several processes (torchrun) all train and
-    the first does the rest. `began` is when the command began, for its seconds in the report (default: now).
-    `spare` is a process to check in, where the caller has one.
+    With `dry_run` only the configuration is read and nothing is written. Of several processes all train and the first
+    does the rest. `began` is when the command began, `spare` a process to check in, where the caller has one.
     """
     began = time.time() if began is None else began
     check_request(options)
