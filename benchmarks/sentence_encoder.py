@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--target", default="70%")
     parser.add_argument("--rows", default=",".join(ROWS), help="some of the rows, by their names")
     parser.add_argument("--train-tokens", help="in place of the 500k of rows that train")
+    parser.add_argument("--lr", type=float, help="in place of the 3e-4 of rows that train")
     parser.add_argument("--importance", help="in place of the recipe's, of rows that look at text")
     given = parser.parse_args()
     source = capture_for_work(given.model, False)
@@ -81,6 +82,8 @@ def options(given: argparse.Namespace, name: str, data: Path) -> CompileOptions:
     chosen = dict(ROWS[name])
     if given.train_tokens and "train_tokens" in chosen:
         chosen["train_tokens"] = given.train_tokens
+    if given.lr and "lr" in chosen:
+        chosen["lr"] = given.lr
     if given.importance and chosen["method"] != "magnitude-sp":
         chosen["importance"] = given.importance
     return CompileOptions(given.model, given.target, dry_run=True, data=str(data), **chosen)
