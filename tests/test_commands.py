@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in MODELS:
         shutil.copytree(source, folder / name)
     texts = {name for line in SHOWN for name in re.findall(r"[\w.-]+\.txt", line)}
-    for name in sorted(texts | {"A", "B"}):
+    for name in sorted(texts | {"A", "B", "TEXT"}):
         (folder / name).write_text(f"{name} {WORDS}" * 400)
     (folder / "my.yaml").write_text("name: mine\nprune: {importance: magnitude}\n")
     (folder / "run.yaml").write_text("model: ./llama\ntarget_params: 60%\nout: made\ndata: corpus.txt\n")

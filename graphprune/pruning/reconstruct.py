@@ -155,7 +155,8 @@ class Joint:
         self.done(self.wants(call))
         self.put(call.weight, call.matrix(found.weight))
         if call.bias is not None and found.shift is not None:
-            self.put(call.bias, self.cut.tensors[call.bias].double() + found.shift)
+            bias = self.cut.tensors[call.bias].double()
+            self.put(call.bias, bias + found.shift.to(bias.device))
         self.readers[call.x] -= 1
         if not self.readers[call.x]:
             self.readings.pop(call.x, None)
@@ -190,7 +191,8 @@ class Joint:
 
     def put(self, name: str, value: Tensor) -> None:
         """Use a new value for a parameter, in its own type, in the result and, if sequential, from here on."""
-        new = value.to(self.cut.tensors[name].dtype).contiguous()
+        old = self.cut.tensors[name]
+        new = value.to(old.device, old.dtype).contiguous()  # what was kept comes from a file
         self.solved[name] = new
         if self.sequential:
             self.cut.replace(name, new)

@@ -40,8 +40,8 @@ class Library:
 
     def write(self, call: str, levels: Mapping[int, Solution]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{count}.weight": level.weight.contiguous() for count, level in levels.items()}
-        tensors |= {f"{count}.shift": level.shift for count, level in levels.items() if level.shift is not None}
+        tensors = {f"{count}.weight": level.weight.cpu().contiguous() for count, level in levels.items()}
+        tensors |= {f"{count}.shift": level.shift.cpu() for count, level in levels.items() if level.shift is not None}
         part = self.folder / f".{call}.part"
         save_file(tensors, part)
         os.replace(part, self.path(call))
