@@ -16,6 +16,7 @@ from graphprune.data.stream.packing import Stream
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Plan
+from graphprune.passes.transforms.recover import own_name
 from graphprune.passes.transforms.trained_text import TextOptions, kept_segments, open_text
 from graphprune.pipeline.passes import Context
 from graphprune.pipeline.stages import PrunePass
@@ -24,8 +25,10 @@ from graphprune.pruning.rounds import Request
 from graphprune.pruning.stock_widths import has_stock_form
 from graphprune.rewriting.apply import apply
 from graphprune.spec import parse_spec
+from graphprune.training.options import Steps, TrainOptions
 
-NEVER = 1e9  # nats above the best loss: what is cut while it is trained makes the loss rise
+EVALUATIONS = 5  # of a training; a cut is made for each
+_NEVER = 1e9  # nats above the best loss: what is cut while it is trained makes the loss rise
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,31 @@ class Aimed(PrunePass, ABC):
             scope=self.scope,
             protect=self.as_pruning().ends,
         )
+
+
+def cutting_options(
+    asked: Steps, steps: int, row: int, clip: float, save_every: int | None, context: Context
+) -> TrainOptions:
+    """The options of a training of so many steps that cuts, from this row of the text on: the last weights stay."""
+    every = max(1, steps // EVALUATIONS)
+    return TrainOptions(
+        steps=steps,
+        rows=asked.rows,
+        accumulate=asked.accumulate,
+        lr=asked.lr,
+        min_lr=asked.min_lr,
+        schedule=asked.schedule,
+        warmup=asked.warmup,
+        decay=asked.decay,
+        clip=clip,
+        keep="last",
+        divergence=_NEVER,
+        first_row=row,
+        eval_every=every,
+        save_every=every if save_every is None else save_every,
+        seed=context.seed,
+        device=own_name(context),
+    )
 
 
 def opened(text: TextOptions, graph: Graph, context: Context, length: int, batch: int, steps: int) -> Stream | Mixture:

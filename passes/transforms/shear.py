@@ -10,8 +10,16 @@ from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage
 from graphprune.ir.placement import place_like
-from graphprune.passes.transforms.aimed import NEVER, Aimed, first_row, is_stock, opened, told_apart
-from graphprune.passes.transforms.recover import describe, own_name, report_to
+from graphprune.passes.transforms.aimed import (
+    EVALUATIONS,
+    Aimed,
+    cutting_options,
+    first_row,
+    is_stock,
+    opened,
+    told_apart,
+)
+from graphprune.passes.transforms.recover import describe, report_to
 from graphprune.passes.transforms.trained_text import TextOptions, find_domains
 from graphprune.pipeline.passes import Context
 from graphprune.processes import process_count
@@ -24,7 +32,6 @@ from graphprune.training.shearing.masks import HardConcrete
 from graphprune.training.shearing.shape import LAYERS, Shape, find_shape, read_shape
 from graphprune.training.train import train
 
-_EVALUATIONS = 5  # a cut is made for each
 _NEAR = 0.02
 
 
@@ -98,7 +105,7 @@ class Shear(Weighing, TextOptions, Masks, Steps, Aimed):
             None,
             context.held_out,
             context.folder,
-            report_to(context, max(1, steps // _EVALUATIONS), self.name, "shearing"),
+            report_to(context, max(1, steps // EVALUATIONS), self.name, "shearing"),
             self.learner(shape.keep, shape.layers),
             find_domains(text, weighing, graph, context, stream),
         )
@@ -124,26 +131,8 @@ class Shear(Weighing, TextOptions, Masks, Steps, Aimed):
         return shape
 
     def train_options(self, steps: int, row: int, context: Context) -> TrainOptions:
-        every = max(1, steps // _EVALUATIONS)
-        return TrainOptions(
-            steps=steps,
-            rows=self.rows,
-            accumulate=self.accumulate,
-            lr=self.lr,
-            min_lr=self.min_lr,
-            schedule=self.schedule,
-            warmup=self.warmup,
-            decay=self.decay,
-            clip=self.clip,
-            moments="reset",
-            keep="last",
-            divergence=NEVER,
-            first_row=row,
-            eval_every=every,
-            save_every=every if self.save_every is None else self.save_every,
-            seed=context.seed,
-            device=own_name(context),
-        )
+        options = cutting_options(self, steps, row, self.clip, self.save_every, context)
+        return replace(options, moments="reset")
 
 
 def told(learned: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:

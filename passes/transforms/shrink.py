@@ -13,8 +13,16 @@ from graphprune.ir.contract import fitting_length
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage
 from graphprune.ir.placement import place_like
-from graphprune.passes.transforms.aimed import NEVER, Aimed, first_row, is_stock, opened, told_apart
-from graphprune.passes.transforms.recover import describe, own_name, report_to
+from graphprune.passes.transforms.aimed import (
+    EVALUATIONS,
+    Aimed,
+    cutting_options,
+    first_row,
+    is_stock,
+    opened,
+    told_apart,
+)
+from graphprune.passes.transforms.recover import describe, report_to
 from graphprune.passes.transforms.trained_text import TextOptions, find_domains
 from graphprune.pipeline.passes import Context
 from graphprune.processes import process_count
@@ -29,7 +37,6 @@ from graphprune.training.shearing.shape import find_shape
 from graphprune.training.shrinking.least_salient import Compensate, LeastSalient
 from graphprune.training.train import train
 
-_EVALUATIONS = 5
 _HEARD = 0.05
 _MOST = 0.1  # of the source that may go at once: what is left has the steps in between to make up for it
 
@@ -111,7 +118,7 @@ class Shrink(Weighing, TextOptions, Removals, Steps, Aimed):
             (context.source or graph) if self.distill > 0 else None,
             context.held_out,
             context.folder,
-            heard(context, max(1, steps // _EVALUATIONS)),
+            heard(context, max(1, steps // EVALUATIONS)),
             self.learner(graph, context),
             find_domains(text, weighing, graph, context, stream),
         )
@@ -144,27 +151,8 @@ class Shrink(Weighing, TextOptions, Removals, Steps, Aimed):
         )
 
     def train_options(self, steps: int, row: int, context: Context) -> TrainOptions:
-        every = max(1, steps // _EVALUATIONS)
-        return TrainOptions(
-            steps=steps,
-            rows=self.rows,
-            accumulate=self.accumulate,
-            lr=self.lr,
-            min_lr=self.min_lr,
-            schedule=self.schedule,
-            warmup=self.warmup,
-            decay=self.decay,
-            clip=self.clip,
-            distill=self.distill,
-            temperature=self.temperature,
-            keep="last",
-            divergence=NEVER,
-            first_row=row,
-            eval_every=every,
-            save_every=every if self.save_every is None else self.save_every,
-            seed=context.seed,
-            device=own_name(context),
-        )
+        options = cutting_options(self, steps, row, self.clip, self.save_every, context)
+        return replace(options, distill=self.distill, temperature=self.temperature)
 
 
 def with_stock_form(graph: Graph, choice: Choice) -> tuple[Group, ...]:
