@@ -10,20 +10,18 @@ bits per byte on text that nothing was trained on or chosen by, parameters and s
 """
 
 import argparse
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from learned_masks import measure, surroundings
+
 import graphprune
-from graphprune.data.calibration import prepare_text
-from graphprune.data.tokens import encode, load_tokenizer
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, Pass, run_passes
 from graphprune.pipeline.recipes import read_recipe
-from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
 from graphprune.weights.patterns import kept_entries
 
@@ -58,7 +56,7 @@ def main() -> None:
         source = graphprune.capture(str(given.data_root / "models" / MODELS[model]))
         found: dict[str, list[float]] = {row: [] for row in given.rows}
         for seed in range(given.seeds):
-            context = surroundings(given.data_root, source, seed)
+            context = surroundings(given.data_root, source, 128, 128, seed)
             for row in given.rows:
                 found[row].append(run_row(given, f"{model} {given.pattern} seed {seed} {row}", source, row, context))
         for row, values in found.items():
@@ -89,31 +87,6 @@ def passes_of(given: argparse.Namespace, row: str) -> list[Pass]:
     same += [f"rows={BATCH}", f"length={LENGTH}", f"tokens={given.steps * BATCH * LENGTH}"]
     told = {"pattern": given.pattern, "kd": kd, "same": ",".join(same), "more": f",{given.more}" if given.more else ""}
     return [parse_spec("passes", spec % told) for spec in ROWS[row]]
-
-
-def surroundings(root: Path, source: Graph, seed: int) -> Context:
-    """The text to calibrate and to train on; the best weights are chosen by text that is not reported on."""
-    train = str(root / "corpora" / "tinystories" / "tinystories_train_head_2MiB.txt")
-    text: Any = prepare_text(source, train, 128, 128, seed)
-    return Context(
-        calibration=text.batches,
-        draw=text.draw,
-        seed=seed,
-        source=source,
-        tokenizer=text.tokenizer,
-        data=f"{train}#train",
-        held_out=text.held_out[:20_000],
-    )
-
-
-def measure(root: Path, graph: Graph) -> float:
-    """Bits per byte on 100 kB of the validation split."""
-    assert graph.source.files is not None
-    held = root / "corpora" / "tinystories" / "tinystories_val_794K.txt"
-    data = held.read_bytes()[:100_000].decode("utf-8", "ignore")
-    tokens = encode(load_tokenizer(graph.source.files), data.split("<|endoftext|>"))
-    found = perplexity(graph, tokens, 256, 8)
-    return found.nats_per_token * found.tokens / math.log(2) / len(data.encode())
 
 
 if __name__ == "__main__":

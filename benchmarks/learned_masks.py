@@ -60,13 +60,13 @@ def run_rows(given: argparse.Namespace, model: str, source: Graph, target: str, 
     made: Graph | None = None
     for row in given.rows:
         began = time.monotonic()
-        context = surroundings(given, source, seed)
+        context = surroundings(given.data_root, source, read_recipe("taylor").calibration.samples, LENGTH, seed)
         if row == "scratch" and made is None:
             continue
         start = source if row != "scratch" else drawn(made or source, seed)
         graph = run_passes(start, passes_of(given, row, target), context)
         made = graph if row in LEARNED else made
-        bits = measure(given, source, graph)
+        bits = measure(given.data_root, graph)
         seconds = time.monotonic() - began
         print(
             f"{model} {target} seed {seed} {row}: {bits:.3f} bits per byte, {graph.parameter_count():,} parameters, "
@@ -99,12 +99,10 @@ def passes_of(given: argparse.Namespace, row: str, target: str) -> list[Pass]:
     return [parse_spec("passes", spec) for spec in specs]
 
 
-def surroundings(given: argparse.Namespace, source: Graph, seed: int) -> Context:
+def surroundings(root: Path, source: Graph, samples: int, length: int, seed: int) -> Context:
     """The text to calibrate and to train on; the best weights are chosen by text that is not reported on."""
-    stories = given.data_root / "corpora" / "tinystories"
-    train = str(stories / "tinystories_train_head_2MiB.txt")
-    recipe = read_recipe("taylor").calibration
-    text: Any = prepare_text(source, train, recipe.samples, LENGTH, seed)
+    train = str(root / "corpora" / "tinystories" / "tinystories_train_head_2MiB.txt")
+    text: Any = prepare_text(source, train, samples, length, seed)
     return Context(
         calibration=text.batches,
         draw=text.draw,
@@ -128,12 +126,12 @@ def drawn(graph: Graph, seed: int) -> Graph:
     return replace(graph.with_tensors(new), companions={}, memo={})
 
 
-def measure(given: argparse.Namespace, source: Graph, graph: Graph) -> float:
+def measure(root: Path, graph: Graph) -> float:
     """Bits per byte on 100 kB that nothing was trained on or chosen by."""
-    assert source.source.files is not None
-    held = given.data_root / "corpora" / "tinystories" / "tinystories_val_794K.txt"
+    assert graph.source.files is not None
+    held = root / "corpora" / "tinystories" / "tinystories_val_794K.txt"
     data = held.read_bytes()[:100_000].decode("utf-8", "ignore")
-    tokens = encode(load_tokenizer(source.source.files), data.split("<|endoftext|>"))
+    tokens = encode(load_tokenizer(graph.source.files), data.split("<|endoftext|>"))
     found = perplexity(graph, tokens, 256, 8)
     return found.nats_per_token * found.tokens / math.log(2) / len(data.encode())
 

@@ -30,7 +30,7 @@ from graphprune.pipeline.options import (
 from graphprune.pipeline.panels import PANELS
 from graphprune.pipeline.run_file import Merged, is_run_file, merge_run
 from graphprune.processes import Spare, is_first, process_began, spare_process
-from graphprune.progress import no_progress
+from graphprune.progress import Progress, no_progress
 from graphprune.reporting.results import Result
 from graphprune.spec import split_commas
 from graphprune.suggestions import AUTO
@@ -189,16 +189,33 @@ def run_compile(options: CompileOptions) -> Result:
         resolve_recipe(options)  # a wrong option of a plug-in is told before all else is imported
         from graphprune.compiler.compile import compile_model
 
+    def work(progress: Progress, spare: Spare | None) -> Result:
+        return compile_model(options, progress, process_began(), spare)
+
     shown = progress_on_stderr(COMPILATION) if is_first() else contextlib.nullcontext(no_progress)
-    with spare_for_check(fresh and is_first() and not options.dry_run) as spare, shown as progress:
-        try:
-            return compile_model(options, progress, process_began(), spare)
-        except KeyboardInterrupt as error:
-            if options.out is None or not work_folder(options.out).exists():
-                raise
-            raise InterruptedRunError(
-                f"interrupted; the same command goes on from {work_folder(options.out)}, with --restart it begins again"
-            ) from error
+    try:
+        return done_whole(work, fresh and is_first() and not options.dry_run, shown)
+    except KeyboardInterrupt as error:
+        if options.out is None or not work_folder(options.out).exists():
+            raise
+        raise InterruptedRunError(
+            f"interrupted; the same command goes on from {work_folder(options.out)}, with --restart it begins again"
+        ) from error
+
+
+def done_whole(
+    work: Callable[[Progress, Spare | None], Result], fresh: bool, shown: contextlib.AbstractContextManager[Progress]
+) -> Result:
+    """What a work makes while its progress is shown; one that is stopped when all is there says so."""
+    made: list[Result] = []
+    try:
+        with spare_for_check(fresh) as spare, shown as progress:
+            made.append(work(progress, spare))
+    except KeyboardInterrupt as error:
+        if not made or made[0].out is None:
+            raise
+        raise InterruptedRunError(after_writing(made[0].out)) from error
+    return made[0]
 
 
 def apply_command(
@@ -225,6 +242,7 @@ def apply_command(
     with importing():
         from graphprune.compiler.compile import apply_plan
 
-    with spare_for_check(fresh) as spare, progress_on_stderr() as progress:
-        result = apply_plan(options, progress, process_began(), spare)
-    print_written(result, as_json)
+    def work(progress: Progress, spare: Spare | None) -> Result:
+        return apply_plan(options, progress, process_began(), spare)
+
+    print_written(done_whole(work, fresh, progress_on_stderr()), as_json)

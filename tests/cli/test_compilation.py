@@ -1,9 +1,10 @@
 """`graphprune compile` and `apply`: every option of the library has one, and an interruption says how to go on."""
 
+import contextlib
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from graphprune.cli.main import run
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
+from graphprune.progress import Progress, no_progress
 from graphprune.reporting.results import Result
 
 Asked = list[Any]
@@ -102,6 +104,19 @@ def test_a_stop_while_the_result_is_printed_says_that_it_is_there(monkeypatch: A
         compilation.print_written(Result(tmp_path / "out"), False)
     with pytest.raises(KeyboardInterrupt):
         compilation.print_written(Result(None), False)
+
+
+@contextlib.contextmanager
+def stopped_at_its_end() -> Iterator[Progress]:
+    yield no_progress
+    raise KeyboardInterrupt
+
+
+def test_a_stop_between_the_writing_and_the_printing_says_that_it_is_there(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError, match="out was complete before"):
+        compilation.done_whole(lambda *_: Result(tmp_path / "out"), False, stopped_at_its_end())
+    with pytest.raises(KeyboardInterrupt):
+        compilation.done_whole(lambda *_: Result(None), False, stopped_at_its_end())
 
 
 def test_a_dry_run_that_is_interrupted_has_kept_nothing(engine: Any) -> None:
