@@ -229,6 +229,19 @@ def test_signals_are_as_before_after_a_command_and_what_was_ignored_stays_so(
         signal.signal(signal.SIGHUP, before[0])
 
 
+ENDED = """
+import os, signal, sys
+from graphprune.cli.main import run_stoppable
+code = run_stoppable(["list", "backends"], signal.SIG_IGN)
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(code)
+"""
+
+
+def test_a_stop_while_a_process_ends_does_not_make_a_failure_of_what_was_done() -> None:
+    assert subprocess.run([sys.executable, "-c", ENDED], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
 CODE = """
 import time
 time.sleep(0.3)  # what it imports before it asks

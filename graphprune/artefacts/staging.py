@@ -26,29 +26,40 @@ def staging(out: Path, overwrite: bool, model: str | None = None) -> Iterator[Pa
     is what the run reads, which is never replaced.
     """
     check_output(out, overwrite, model)
-    done = False
+    with telling_of(out), contextlib.ExitStack() as stack:
+        folder = begin(out, stack)
+        try:
+            yield folder
+            publish(folder, out, overwrite, model)
+        except ExportError as error:  # the user knows OUT, not the folder beside it
+            raise ExportError(str(error).replace(str(folder), str(out))) from error
+        except safetensors_error() as error:
+            raise ExportError(f"cannot write {out}: {error}") from error
+        except OSError as error:
+            raise explained(error, out) from error
+
+
+@contextlib.contextmanager
+def telling_of(out: Path | None) -> Iterator[None]:
+    """Say of a block that is stopped when `out` has its new content that it is whole: a user would begin again.
+
+    It is seen by the folder itself, since a stop can come between any two steps of the program.
+    """
+    before = identity(out)
     try:
-        with contextlib.ExitStack() as stack:
-            folder = begin(out, stack)
-            try:
-                yield folder
-                publish(folder, out, overwrite, model)
-                done = True
-            except ExportError as error:  # the user knows OUT, not the folder beside it
-                raise ExportError(str(error).replace(str(folder), str(out))) from error
-            except safetensors_error() as error:
-                raise ExportError(f"cannot write {out}: {error}") from error
-            except OSError as error:
-                raise explained(error, out) from error
+        yield
     except KeyboardInterrupt as error:
-        if done:
-            raise InterruptedRunError(after_writing(out)) from error
-        raise
+        if identity(out) in (None, before):
+            raise
+        raise InterruptedRunError(f"interrupted, but {out} was complete before: it is new and whole") from error
 
 
-def after_writing(out: Path) -> str:
-    """What is said where a run is stopped when all that it was asked for is there."""
-    return f"interrupted, but {out} was complete before: it is new and whole"
+def identity(folder: Path | None) -> tuple[int, int] | None:
+    """What tells a folder from one that takes its place; None where there is none."""
+    if folder is None or not folder.is_dir():
+        return None
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def begin(out: Path, stack: contextlib.ExitStack) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from graphprune.artefacts.staging import after_writing
+from graphprune.artefacts.staging import telling_of
 from graphprune.cli.arguments import Backends, Json, Model, ModelOrRun, Out, Overwrite, Trust
 from graphprune.cli.completion import values_of
 from graphprune.cli.console.estimate import COMPILATION
@@ -30,7 +30,7 @@ from graphprune.pipeline.options import (
 from graphprune.pipeline.panels import PANELS
 from graphprune.pipeline.run_file import Merged, is_run_file, merge_run
 from graphprune.processes import Spare, is_first, process_began, spare_process
-from graphprune.progress import Progress, no_progress
+from graphprune.progress import no_progress
 from graphprune.reporting.results import Result
 from graphprune.spec import split_commas
 from graphprune.suggestions import AUTO
@@ -145,9 +145,10 @@ def compile_command(context: typer.Context, as_json: bool, **typed: Any) -> None
     from graphprune.compiler.preflight import check_request
 
     check_request(options)
-    result = run_compile(options)
-    if is_first():
-        print_written(result, as_json)
+    with telling_how_to_go_on(options.out), telling_of(options.out):
+        result = run_compile(options)
+        if is_first():
+            print_result(result, as_json)
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -156,14 +157,17 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is None or source.name != "DEFAULT"
 
 
-def print_written(result: Result, as_json: bool) -> None:
-    """Print what was made; where that is interrupted, say that it is there all the same."""
+@contextlib.contextmanager
+def telling_how_to_go_on(out: Path | None) -> Iterator[None]:
+    """Say of a run that is stopped, and has kept its state, that it can go on."""
     try:
-        print_result(result, as_json)
+        yield
     except KeyboardInterrupt as error:
-        if result.out is None:
+        if out is None or not work_folder(out).exists():
             raise
-        raise InterruptedRunError(after_writing(result.out)) from error
+        raise InterruptedRunError(
+            f"interrupted; the same command goes on from {work_folder(out)}, with --restart it begins again"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -189,33 +193,9 @@ def run_compile(options: CompileOptions) -> Result:
         resolve_recipe(options)  # a wrong option of a plug-in is told before all else is imported
         from graphprune.compiler.compile import compile_model
 
-    def work(progress: Progress, spare: Spare | None) -> Result:
-        return compile_model(options, progress, process_began(), spare)
-
     shown = progress_on_stderr(COMPILATION) if is_first() else contextlib.nullcontext(no_progress)
-    try:
-        return done_whole(work, fresh and is_first() and not options.dry_run, shown)
-    except KeyboardInterrupt as error:
-        if options.out is None or not work_folder(options.out).exists():
-            raise
-        raise InterruptedRunError(
-            f"interrupted; the same command goes on from {work_folder(options.out)}, with --restart it begins again"
-        ) from error
-
-
-def done_whole(
-    work: Callable[[Progress, Spare | None], Result], fresh: bool, shown: contextlib.AbstractContextManager[Progress]
-) -> Result:
-    """What a work makes while its progress is shown; one that is stopped when all is there says so."""
-    made: list[Result] = []
-    try:
-        with spare_for_check(fresh) as spare, shown as progress:
-            made.append(work(progress, spare))
-    except KeyboardInterrupt as error:
-        if not made or made[0].out is None:
-            raise
-        raise InterruptedRunError(after_writing(made[0].out)) from error
-    return made[0]
+    with spare_for_check(fresh and is_first() and not options.dry_run) as spare, shown as progress:
+        return compile_model(options, progress, process_began(), spare)
 
 
 def apply_command(
@@ -242,7 +222,7 @@ def apply_command(
     with importing():
         from graphprune.compiler.compile import apply_plan
 
-    def work(progress: Progress, spare: Spare | None) -> Result:
-        return apply_plan(options, progress, process_began(), spare)
-
-    print_written(done_whole(work, fresh, progress_on_stderr()), as_json)
+    with telling_of(out):
+        with spare_for_check(fresh) as spare, progress_on_stderr() as progress:
+            result = apply_plan(options, progress, process_began(), spare)
+        print_result(result, as_json)

@@ -163,8 +163,11 @@ def report(text: str, code: int) -> int:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[list[int]]:
-    """Let SIGTERM, and SIGHUP of a terminal that closes, stop a command as Ctrl-C does; gives those that came."""
+def stoppable(afterwards: signal.Handlers | None = None) -> Iterator[list[int]]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, stop a command as Ctrl-C does; gives those that came.
+
+    `afterwards` is what they do then, by default what they did before.
+    """
     came: list[int] = []
     last = -math.inf
 
@@ -182,12 +185,12 @@ def stoppable() -> Iterator[list[int]]:
         yield came
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if afterwards is None else afterwards)
 
 
-def run_stoppable(arguments: Sequence[str]) -> int:
+def run_stoppable(arguments: Sequence[str], afterwards: signal.Handlers | None = None) -> int:
     """Run one command line; 128 and the signal's number where one stopped it, as shells have it."""
-    with stoppable() as came:
+    with stoppable(afterwards) as came:
         code = run(arguments, came)
     return 128 + came[0] if came and code == INTERRUPTED else code
 
@@ -196,4 +199,4 @@ def main() -> None:
     """The entry point of the console script."""
     wait_asleep()
     prepare_streams()
-    end(run_stoppable(sys.argv[1:]))
+    end(run_stoppable(sys.argv[1:], signal.SIG_IGN))  # what is done is done: a stop now would tell of a failure

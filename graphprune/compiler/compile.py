@@ -13,7 +13,7 @@ import torch
 
 from graphprune.analysis.analyse import analyze
 from graphprune.artefacts.export import load_backends
-from graphprune.artefacts.staging import after_writing, staging
+from graphprune.artefacts.staging import staging
 from graphprune.budget.backend import Backend
 from graphprune.compiler.deliver import finish, read_text
 from graphprune.compiler.disk import bytes_to_write, require_disk
@@ -42,7 +42,7 @@ from graphprune.compiler.vocabulary_start import (
 from graphprune.data.calibration import Text, held_out_part, measured_part, training_part, watched_part
 from graphprune.data.fingerprints import fingerprint
 from graphprune.encoders.examples import Examples
-from graphprune.errors import CaptureError, InterruptedRunError
+from graphprune.errors import CaptureError
 from graphprune.frontend.places import locate
 from graphprune.frontend.room import describe_room, read_room, require_room, stays_in_file
 from graphprune.frontend.source import READING, capture
@@ -132,12 +132,9 @@ def compile_model(
 def completed(result: Result, options: CompileOptions, kept: bool, progress: Progress) -> Result:
     """The result, when OUT is whole: what the run has `kept` goes, and OUT is uploaded where that is asked for."""
     assert options.out is not None
-    try:
-        if kept:
-            shutil.rmtree(work_folder(options.out), ignore_errors=True)
-        return replace(result, notes=(*result.notes, *publish(options, progress)))
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError(after_writing(options.out)) from error
+    if kept:
+        shutil.rmtree(work_folder(options.out), ignore_errors=True)
+    return replace(result, notes=(*result.notes, *publish(options, progress)))
 
 
 def check_source(source: Graph, backends: Sequence[Backend]) -> None:

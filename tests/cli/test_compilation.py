@@ -1,23 +1,21 @@
 """`graphprune compile` and `apply`: every option of the library has one, and an interruption says how to go on."""
 
-import contextlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from graphprune.cli import compilation
 from graphprune.cli.compilation import apply_command, compile_command, read_rounding, run_compile
-from graphprune.cli.main import run
+from graphprune.cli.main import call, run
 from graphprune.errors import InterruptedRunError, UsageError
 from graphprune.ir.plan import Plan
 from graphprune.pipeline.options import ApplyOptions, CompileOptions, work_folder
-from graphprune.progress import Progress, no_progress
 from graphprune.reporting.results import Result
 
 Asked = list[Any]
@@ -84,39 +82,34 @@ def test_another_rounding_is_refused(text: str) -> None:
 
 def test_an_interrupted_run_that_kept_its_state_says_how_to_go_on(engine: Any, tmp_path: Path) -> None:
     engine(KeyboardInterrupt())
-    options = CompileOptions("demo", "60%", tmp_path / "x")
+    command = ["compile", "demo", "--target-params", "60%", "-o", str(tmp_path / "x")]
     with pytest.raises(KeyboardInterrupt):
-        run_compile(options)
+        call(command)
     work_folder(tmp_path / "x").mkdir()
     with pytest.raises(InterruptedRunError) as caught:
-        run_compile(options)
+        call(command)
     assert str(caught.value) == (
         f"interrupted; the same command goes on from {tmp_path / '.x.graphprune-run'}, with --restart it begins again"
     )
 
 
-def test_a_stop_while_the_result_is_printed_says_that_it_is_there(monkeypatch: Any, tmp_path: Path) -> None:
-    def stopped(*_: object) -> None:
+@pytest.mark.parametrize("old", [True, False])
+def test_a_stop_between_the_writing_and_the_end_says_that_out_is_there(
+    old: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever runs then: the memory that is freed, the last line of the progress, the printing, an upload."""
+    out = tmp_path / "out"
+    if old:
+        out.mkdir()
+
+    def done(*_: object) -> NoReturn:
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new").replace(out)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compilation, "print_result", stopped)
-    with pytest.raises(InterruptedRunError, match="out was complete before"):
-        compilation.print_written(Result(tmp_path / "out"), False)
-    with pytest.raises(KeyboardInterrupt):
-        compilation.print_written(Result(None), False)
-
-
-@contextlib.contextmanager
-def stopped_at_its_end() -> Iterator[Progress]:
-    yield no_progress
-    raise KeyboardInterrupt
-
-
-def test_a_stop_between_the_writing_and_the_printing_says_that_it_is_there(tmp_path: Path) -> None:
-    with pytest.raises(InterruptedRunError, match="out was complete before"):
-        compilation.done_whole(lambda *_: Result(tmp_path / "out"), False, stopped_at_its_end())
-    with pytest.raises(KeyboardInterrupt):
-        compilation.done_whole(lambda *_: Result(None), False, stopped_at_its_end())
+    monkeypatch.setattr(compilation, "run_compile", done)
+    with pytest.raises(InterruptedRunError, match="out was complete before: it is new and whole"):
+        call(["compile", "demo", "--target-params", "60%", "-o", str(out)])
 
 
 def test_a_dry_run_that_is_interrupted_has_kept_nothing(engine: Any) -> None:

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 
 from graphprune.cli.main import run
-from graphprune.compiler import compile as compiling
 from graphprune.compiler import publishing
 from graphprune.compiler.publishing import Push, check_push, publish, read_push
-from graphprune.errors import ExportError, InterruptedRunError, UsageError
-from graphprune.pipeline.options import CompileOptions, work_folder
+from graphprune.errors import ExportError, UsageError
+from graphprune.pipeline.options import CompileOptions
 from graphprune.progress import no_progress
-from graphprune.reporting.results import Result
 from tests.support.tiny_source import write_source
 
 pytestmark = pytest.mark.xdist_group("compile")
@@ -138,17 +136,3 @@ def test_a_compilation_is_pushed_when_it_is_complete(hub: Hub, tmp_path: Path, c
 def test_a_dry_run_asks_the_hub_nothing(hub: Hub) -> None:
     assert run(["compile", "demo", "--target-params", "60%", "--dry-run", "--push-to-hub", "me/tiny"]) == 0
     assert hub.asked == []
-
-
-def test_a_stop_while_it_is_uploaded_says_that_out_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(compiling, "publish", stopped)
-    kept = work_folder(tmp_path / "out")
-    kept.mkdir()
-    with pytest.raises(InterruptedRunError, match="out was complete before"):
-        compiling.completed(
-            Result(tmp_path / "out"), CompileOptions("demo", "60%", tmp_path / "out"), True, no_progress
-        )
-    assert not kept.exists()
