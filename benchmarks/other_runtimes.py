@@ -1,15 +1,18 @@
-"""Which runtimes beside onnxruntime take a compiled model: OpenVINO, ExecuTorch, llama.cpp and mlx-lm, tried here.
+"""Which runtimes beside onnxruntime take a compiled model: OpenVINO, ExecuTorch, llama.cpp, mlx-lm, vLLM.
 
     pip install openvino executorch torchao llama-cpp-python 'mlx[cpu]' mlx-lm
-    python benchmarks/other_runtimes.py
+    python benchmarks/other_runtimes.py [--model demo] [--target 60%] [--data TEXT] [--vllm PYTHON]
 
-Compiles the embedded model twice, with equal layers and with layers that differ, and prints a table: the largest
-difference of logits as a share of the largest logit, or the error. A runtime that is not installed is said to be so.
-Each is tried in a process of its own. docs/runtimes.md has what was found.
+Compiles a model twice, with equal layers and with layers that differ, and once for vLLM, and prints a table: the
+largest difference of logits as a share of the largest logit, or the error; for vLLM that of the logarithms of how
+likely it finds the tokens of a prompt, and how many of its greedy tokens are the graph's. A runtime that is not
+installed is said to be so. Each is tried in a process of its own; vLLM by the Python of an environment that has it,
+since it wants other versions than graphprune's. docs/runtimes.md has what was found.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ import numpy
 import torch
 
 BACKENDS = ("huggingface", "onnx", "ort", "ort{precision=int4}", "gguf{precision=f32}", "openelm")
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
 PACKAGES = {"openvino": "openvino", "executorch": "executorch", "llama.cpp": "llama-cpp-python", "mlx": "mlx-lm"}
 
 
@@ -83,7 +87,7 @@ def try_executorch(out: Path, _: str) -> float:
 
 
 def try_llama(out: Path, place: str) -> float:
-    from graphprune.artefacts.gguf_check import check_gguf
+    from graphprune.artefacts.checks.gguf_check import check_gguf
 
     return max(check.difference for check in check_gguf(out / place, reference(out)) if "tokens" not in check.name)
 
@@ -97,6 +101,28 @@ def try_mlx(out: Path, place: str) -> float:
     model.set_dtype(mlx.core.float32)
     logits = model(mlx.core.array(expected["input.prompt"].numpy()))
     return distance(numpy.array(logits), expected["prefill"])
+
+
+def try_vllm(out: Path, place: str, python: str) -> str:
+    """Tokens after the prompt, and how likely each token of the prompt is, by vLLM on a processor."""
+    expected = reference(out)
+    prompt, wanted = expected["input.prompt"][0].tolist(), expected["greedy.tokens"].tolist()
+    command = [
+        python,
+        str(Path(__file__).with_name("vllm_tokens.py")),
+        str(out / place),
+        json.dumps(prompt),
+        str(len(wanted)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **VLLM}, check=False)
+    if done.returncode:
+        return failure(done.stderr)
+    answer = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"tokens"')))
+    likely = torch.log_softmax(expected["prefill"][0], -1)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
+    pairs = zip(answer["tokens"], wanted, strict=True)
+    equal = next((index for index, (made, own) in enumerate(pairs) if made != own), len(wanted))
+    apart = (torch.tensor(answer["likely"]) - likely).abs().max().item()
+    return f"{apart:.1e}, {equal} of {len(wanted)} tokens"
 
 
 TRIALS: dict[str, Any] = {
@@ -118,12 +144,20 @@ def in_process(runtime: str, out: Path, place: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return f"{json.loads(done.stdout.splitlines()[-1]):.1e}"
-    lines = [line for line in done.stderr.splitlines() if "Error" in line]
+    return failure(done.stderr)
+
+
+def failure(said: str) -> str:
+    lines = [line for line in said.splitlines() if "Error" in line]
     return f"does not: {(lines or ['it ended'])[-1].strip()[:120]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--target", default="60%")
+    parser.add_argument("--data", default="stdlib")
+    parser.add_argument("--vllm", help="a Python that has vLLM")
     parser.add_argument("--trial", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.trial:
@@ -135,7 +169,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for form, uniform in (("equal layers", True), ("layers that differ", False)):
             out = Path(name) / form.replace(" ", "-")
-            options = graphprune.CompileOptions("demo", "60%", out, samples=16, uniform=uniform, backends=BACKENDS)
+            common: dict[str, Any] = {"samples": 16, "data": arguments.data}
+            options = graphprune.CompileOptions(
+                arguments.model, arguments.target, out, uniform=uniform, backends=BACKENDS, **common
+            )
             graphprune.compile(options)
             for runtime, places in FILES.items():
                 try:
@@ -145,6 +182,12 @@ def main() -> None:
                     continue
                 for place in places:
                     print(f"| {label} | {form} | {place} | {in_process(runtime, out, place)} |", flush=True)
+        if arguments.vllm:
+            out = Path(name) / "vllm"
+            graphprune.compile(
+                graphprune.CompileOptions(arguments.model, arguments.target, out, runtime="vllm", **common)
+            )
+            print(f"| vLLM | layers that differ | decilm | {try_vllm(out, 'decilm', arguments.vllm)} |", flush=True)
 
 
 if __name__ == "__main__":

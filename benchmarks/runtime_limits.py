@@ -1,6 +1,6 @@
 """What fitting a runtime costs: one model compiled for each, beside the plan that nothing limits.
 
-    python benchmarks/runtime_limits.py [--model demo] [--target 60%] [--method taylor] [--data TEXT]
+    python benchmarks/runtime_limits.py [--model demo] [--target 60%] [--method taylor] [--data TEXT] [--keep FOLDER]
 
 Prints a table: parameters, held-out perplexity, and what the layers keep. The embedded model takes a minute for each.
 docs/runtimes.md has what was found.
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--target", default="60%")
     parser.add_argument("--method", default=CompileOptions.method)
     parser.add_argument("--data", default=CompileOptions.data)
+    parser.add_argument("--keep", type=Path, help="a folder for what is made")
     parser.add_argument("--runtimes", default=",".join(NAMES))
     given = parser.parse_args()
     common: dict[str, Any] = {"method": given.method, "data": given.data}
@@ -49,7 +50,7 @@ def main() -> None:
         flush=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        places = Path(folder)
+        places = given.keep or Path(folder)
         for name, step in (("nothing, exact widths", 1), ("nothing", None)):
             place = places / name.replace(" ", "-")
             options = CompileOptions(

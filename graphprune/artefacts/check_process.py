@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphprune.artefacts import genai_check, gguf_check
-from graphprune.artefacts.call_check import check_calls
+from graphprune.artefacts.checks import genai_check, gguf_check, mlx_check
+from graphprune.artefacts.checks.call_check import check_calls
+from graphprune.artefacts.checks.tokenizer_check import check_tokenizers
 from graphprune.artefacts.loading import DECODERS, is_generic_form, load_checkpoint, onnx_runner, require_own_code
 from graphprune.artefacts.parity import ENCODINGS, REFERENCE
 from graphprune.artefacts.source_tokens import check_tokenizer
-from graphprune.artefacts.tokenizer_check import check_tokenizers
 from graphprune.budget.installed import open_model, opener_of
 from graphprune.errors import GraphpruneError, ParityError, first_line
 from graphprune.frontend.room import is_checked_in_file
@@ -101,6 +101,8 @@ def check_all(out: Path, memory: str | None = None) -> Iterator[Check]:
             let_go()
         for path in sorted(out.glob("*/*.gguf")) if gguf_check.can_check() else ():
             yield from gguf_check.check_gguf(path, expected)
+        for folder in sorted(path.parent for path in out.glob("*/config.json") if mlx_check.can_check(path.parent)):
+            yield from mlx_check.check_mlx(folder, expected)
 
 
 def read_reference(out: Path) -> tuple[Observations, str]:

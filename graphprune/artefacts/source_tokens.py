@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphprune.artefacts.tokenizer_check import TEXTS as PLAIN
+from graphprune.artefacts.checks.tokenizer_check import TEXTS as PLAIN
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import DataError, ForeignError, foreign_code
 from graphprune.running.comparison import Check

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from graphprune.artefacts.genai_check import require_known
+from graphprune.artefacts.checks.genai_check import require_known
 from graphprune.budget.installed import backend_class
 from graphprune.errors import GraphpruneError
 

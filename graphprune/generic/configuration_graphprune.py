@@ -15,7 +15,7 @@ class GraphpruneConfig(PreTrainedConfig):
     # the folder, on stdin, even to those who open the tokenizer alone. The model still needs `trust_remote_code=True`,
     # or graphprune.
     model_type = "t5_gemma_module"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012
     graph: str = ""
     num_hidden_layers: int = 0
     use_cache: bool = True

@@ -179,14 +179,16 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
+        """As every causal language model; the cache is `past_key_values` before transformers 5.24 and `cache` since."""
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("a graphprune model takes input_ids; inputs_embeds are not supported")
         if attention_mask is not None and attention_mask.ndim != 2:
             raise ValueError("a graphprune model takes an attention mask of shape [batch, past + sequence]")
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = past_key_values
+        cache = past_key_values if cache is None else cache
         if cache is None and use_cache:
             cache = cache_utils.DynamicCache(config=self.config)
         past = self.past_length(cache, input_ids, attention_mask)
@@ -201,7 +203,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
         if labels is not None:
             options = {k: v for k, v in kwargs.items() if k in ("num_items_in_batch", "ignore_index", "shift_labels")}
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **options)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
+        return CausalLMOutputWithPast(loss, logits, cache if use_cache else None)  # by place: the field was renamed
 
     def past_length(self, cache: Any, ids: Tensor, mask: Tensor | None) -> int:
         if not self.grows:  # no attention is left: what is stored has no length, the mask alone knows

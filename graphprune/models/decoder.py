@@ -54,9 +54,22 @@ def accepts(model: "PreTrainedModel", name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
+def cache_arguments() -> tuple[str, ...]:
+    """The names that this transformers has for caches, the usual one first: `cache` in all models since 5.24."""
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    renamed = "cache" in CausalLMOutputWithPast.__dataclass_fields__
+    return (*(("cache",) if renamed else ()), "past_key_values", "cache_params")
+
+
 def cache_argument(model: "PreTrainedModel") -> str | None:
-    """The name under which the model takes and returns its cache."""
-    return next((name for name in ("past_key_values", "cache_params") if accepts(model, name)), None)
+    """The name under which the model takes and returns its cache.
+
+    XLM and Flaubert have a dictionary of their own under that name, which generation does not know.
+    """
+    taken = inspect.signature(model.forward).parameters
+    names = (name for name in cache_arguments() if name in taken and "dict" not in str(taken[name].annotation))
+    return next(names, None)
 
 
 def is_decoder(model: "PreTrainedModel") -> bool:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from graphprune.amounts import show_amount
-from graphprune.artefacts.genai_check import NAME as GENAI
+from graphprune.artefacts.checks.genai_check import NAME as GENAI
 from graphprune.reporting.charts import both, draw_bars, draw_curves, draw_heat
 from graphprune.reporting.schema import Check, Measure, Report, Target, Width
 from graphprune.reporting.verdict import WORDS
@@ -123,6 +123,8 @@ def compatibility(report: Report) -> list[dict[str, str]]:
         if f"{place}/genai_config.json" in paths:
             rows.append(("onnxruntime-genai", f"{place}/ (0.15 or newer)", place in in_genai))
     rows += [("llama.cpp", path, "gguf" in checked) for path in sorted(paths) if path.endswith(".gguf")]
+    rows += [("mlx-lm", "openelm/", "openelm" in checked)] if "openelm/config.json" in paths else []
+    rows += [("vLLM, SGLang", "decilm/", False)] if "decilm/config.json" in paths else []
     said = {True: "loaded and compared", False: "written for it; not run here"}
     return [{"runtime": runtime, "what": what, "checked": said[tried]} for runtime, what, tried in rows]
 

@@ -46,7 +46,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         ("huggingface", "decilm"),
         "decilm/",
         "vllm serve OUT/decilm --trust-remote-code",
-        "by the names and shapes that its loader asks for; not run here",
+        "by the names and shapes that its loader asks for, and by running vLLM on a processor, make test-runtimes",
         block_limits(_VLLM, _VLLM),
         _TILE,
     ),
@@ -77,7 +77,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         ("huggingface", "openelm"),
         "openelm/",
         "mlx_lm.generate --model OUT/openelm",
-        "by the names and shapes that its loader makes; not run here",
+        "by running it, where mlx-lm is installed, and by the names and shapes that its loader makes",
         (Limit("whole", ("head_dim",), _ONE_SIZE, _MLX),),
     ),
     Runtime(

@@ -14,8 +14,8 @@ import torch
 import transformers
 
 from graphprune.analysis.analyse import analyze
-from graphprune.artefacts.call_check import NAME, check_calls, run_call
 from graphprune.artefacts.check_process import check_all, read_reference
+from graphprune.artefacts.checks.call_check import NAME, check_calls, run_call
 from graphprune.artefacts.example_calls import (
     TRUST,
     Written,
@@ -171,7 +171,7 @@ def test_a_call_that_fails_is_a_failed_check(out: Path, monkeypatch: pytest.Monk
     def failing(*_: object) -> tuple[str, ...]:
         return ("raise ValueError('no\\nsuch label')", "import no_such_library")
 
-    monkeypatch.setattr("graphprune.artefacts.call_check.example_calls", failing)
+    monkeypatch.setattr("graphprune.artefacts.checks.call_check.example_calls", failing)
     failed, missing = check_calls(out, {}, "encoder")
     assert not failed.passed
     assert failed.detail == "it fails: ValueError: no"

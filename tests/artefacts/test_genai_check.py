@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune.artefacts import genai_check
-from graphprune.artefacts.genai_check import require_known
+from graphprune.artefacts.checks import genai_check
+from graphprune.artefacts.checks.genai_check import require_known
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.backends.ort.backend import Ort
 from graphprune.backends.runtime.runner import load

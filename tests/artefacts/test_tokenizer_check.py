@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from graphprune.artefacts.tokenizer_check import (
+from graphprune.artefacts.checks.tokenizer_check import (
     check_in_genai,
     check_tokenizers,
     compare_texts,

@@ -12,7 +12,7 @@ import transformers
 
 from graphprune import Edit, Graph, Plan, analyze, apply, capture
 from graphprune.artefacts import parity
-from graphprune.artefacts.gguf_check import can_check
+from graphprune.artefacts.checks.gguf_check import can_check
 from graphprune.backends.gguf.backend import Gguf
 from graphprune.backends.gguf.shapes import llama3_factors, read_shape
 from graphprune.backends.gguf.tokens import splitting

@@ -11,8 +11,8 @@ import torch
 
 from graphprune.artefacts import parity
 from graphprune.artefacts.check_process import check_all
+from graphprune.artefacts.checks.genai_check import NAME as GENAI
 from graphprune.artefacts.export import load_backends
-from graphprune.artefacts.genai_check import NAME as GENAI
 from graphprune.backends.ort.backend import Ort
 from graphprune.backends.ort.patterns import find_attentions, find_skip_norms, is_causal
 from graphprune.backends.runtime.runner import load

@@ -8,6 +8,7 @@ import transformers
 
 from graphprune import analyze, capture
 from graphprune.errors import CaptureError
+from graphprune.models.decoder import cache_arguments
 from graphprune.running.inputs import decoder_inputs
 
 
@@ -57,14 +58,18 @@ def test_a_model_that_looks_at_values_runs_once_for_real() -> None:
         torch.testing.assert_close(graph(*(inputs[n] for n in graph.inputs))[0], model(**inputs).logits)
 
 
+CACHE = cache_arguments()[0]
+
+
 class Greeting(transformers.LlamaForCausalLM):
     """Says something else as long as its cache is empty."""
 
     def forward(  # type: ignore[override]
-        self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, **kwargs: Any
+        self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, cache: Any = None, **kwargs: Any
     ) -> Any:
-        first = past_key_values is None or past_key_values.get_seq_length() == 0
-        output = super().forward(input_ids, attention_mask, past_key_values=past_key_values, **kwargs)
+        cache = past_key_values if cache is None else cache
+        first = cache is None or cache.get_seq_length() == 0
+        output = super().forward(input_ids, attention_mask, **{CACHE: cache}, **kwargs)
         output.logits = output.logits + 1 if first else output.logits
         return output
 

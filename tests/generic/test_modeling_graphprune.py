@@ -70,11 +70,13 @@ def test_the_loss_is_that_of_the_next_token(model: Any, cut: Graph) -> None:
     assert model(tokens).loss is None
 
 
-def test_a_cache_gives_what_the_whole_text_gives(model: Any, cut: Graph) -> None:
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_gives_what_the_whole_text_gives(name: str, model: Any, cut: Graph) -> None:
+    """`generate` passes it by the first name before transformers 5.24, and by the second since."""
     tokens, cache = ids(2, 7, seed=1), transformers.DynamicCache(config=model.config)
     with torch.no_grad():
         for start, end in ((0, 4), (4, 5), (5, 7)):
-            output = model(tokens[:, start:end], past_key_values=cache)
+            output = model(tokens[:, start:end], **{name: cache})
             torch.testing.assert_close(output.logits, logits(cut, tokens)[:, start:end], rtol=1e-4, atol=1e-5)
     assert output.past_key_values is cache
     assert [layer.keys.shape for layer in cache.layers] == [(2, 4, 7, 4), (2, 3, 7, 4)]

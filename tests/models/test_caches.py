@@ -8,7 +8,7 @@ import transformers
 
 from graphprune.ir.contract import State
 from graphprune.models.caches import fill, keeps_keys, layer_tensors, read_states
-from graphprune.models.decoder import new_cache
+from graphprune.models.decoder import cache_argument, new_cache
 from tests.support.families import model
 
 DECODERS = ["llama", "falcon", "mamba", "qwen3_next", "falcon_h1"]
@@ -16,7 +16,7 @@ IDS = torch.randint(3, 60, (2, 7), generator=torch.Generator().manual_seed(0))
 
 
 def after(name: str, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-    argument = "cache_params" if name == "mamba" else "past_key_values"
+    argument = str(cache_argument(model(name)))
     with torch.no_grad():
         output = model(name)(input_ids=ids, **{argument: cache}, use_cache=True)
     return output.logits, output[argument]

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from graphprune.artefacts.genai_check import NAME as GENAI
+from graphprune.artefacts.checks.genai_check import NAME as GENAI
 from graphprune.reporting.charts import NARROW, WIDE, Frame, both, draw_bars, draw_curves, draw_heat, position
 from graphprune.reporting.page import compatibility, report_page
 from graphprune.reporting.schema import Report, json_schema
@@ -163,6 +163,11 @@ def test_other_runtimes_are_listed_with_what_was_tried() -> None:
         "what": "gguf/model-f16.gguf",
         "checked": "written for it; not run here",
     }
+    files += [{"path": f"{name}/config.json", "bytes": 1, "sha256": "00"} for name in ("openelm", "decilm")]
+    check = {**REPORT["parity"][1], "artefact": "openelm"}
+    rows = {row["runtime"]: row for row in compatibility(made(parity=[check], files=files))}
+    assert rows["mlx-lm"]["checked"] == "loaded and compared"
+    assert rows["vLLM, SGLang"]["checked"] == "written for it; not run here"
 
 
 def test_the_published_schema_is_the_one_that_reports_meet() -> None:

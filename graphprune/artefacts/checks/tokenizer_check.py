@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphprune.artefacts.genai_check import require_known
+from graphprune.artefacts.checks.genai_check import require_known
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import DataError, first_line, foreign
 from graphprune.running.comparison import Check
