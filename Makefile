@@ -66,7 +66,7 @@ wheel: $(READY) ## Build the wheel, install it elsewhere and try it
 
 docs: ## Build the pages as a site, build/site/index.html, in an environment of its own
 	$(PYTHON) -m venv build/docs
-	build/docs/bin/pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.29'
+	build/docs/bin/pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.29' 'mkdocs-jupyter>=0.25'
 	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet --strict
 
 conformance: $(READY) ## Run every model of transformers' mappings through the compiler (hours; goes on)

@@ -79,6 +79,7 @@ def test_the_site_has_every_page_and_every_public_name() -> None:
     named = list(leaves(site["nav"]))
     pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if "docs" in page.parts]
     own = {page for page in pages if not page.startswith("decisions/") and page != "releasing.md"}
+    own |= {f"notebooks/{path.name}" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")}
     assert set(named) == own
     assert len(named) == len(own), "a page is named twice"
     reference = re.findall(r"(?m)^::: ([\w.]+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"))
