@@ -7,7 +7,7 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-everywhere test-quantisers test-runtimes lint types check golden wheel docs conformance fuzz clean
+.PHONY: help demo test test-everywhere test-quantisers test-runtimes test-newest lint types check golden wheel docs conformance fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,12 @@ test-runtimes: $(READY) ## Run what needs mlx-lm and vLLM, on a processor, in en
 	build/runtimes/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec # of another build of torch
 	build/runtimes/mlx/bin/python -W ignore -m pytest -n 0 -p no:cacheprovider tests/backends/test_layered_runtimes.py
 	build/runtimes/vllm/bin/python -W ignore -m pytest -n 0 -p no:cacheprovider tests/backends/test_layered_runtimes.py
+
+test-newest: $(READY) ## Run what reads and writes checkpoints with the newest transformers, in an environment of its own on top of this one
+	$(PYTHON) -m venv build/newest
+	ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/newest/lib/python*/site-packages)/base.pth
+	build/newest/bin/pip install --quiet --upgrade transformers
+	build/newest/bin/python -m pytest -p no:cacheprovider tests/generic tests/models tests/frontend tests/artefacts tests/backends/test_huggingface.py
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

@@ -31,6 +31,7 @@ from graphprune.pruning.search.problem import Counts, Grid, Problem, Start, near
 from graphprune.pruning.search.shared_out import Rates, WholeModels, by_quality
 from graphprune.pruning.search.surrogate import measure_alone, proposals
 from graphprune.pruning.selection import select
+from graphprune.pruning.sparsity.solutions import LevelledSolutions
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch, rows
 
@@ -163,9 +164,14 @@ class Evolve(Allocation):
 
     def make_library(self, dense: Graph, start: Graph, solver: LevelSolver, texts: Texts, scene: Scene) -> Graph:
         """The start with all its calls solved, those of the library at their expected levels."""
-        known = {node.name for node in dense.nodes}
-        calls = [call for call in find_linear_calls(start) if call.node.name in known]
-        return reconstruct(dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress)
+        names = {node.name for node in dense.nodes}
+        calls = [call for call in find_linear_calls(start) if call.node.name in names]
+        tensors = start.tensors()
+        inputs = {call.weight: call.matrix(tensors[call.weight]).shape[1] for call in calls}
+        known = LevelledSolutions(solver.library, solver.levels, inputs)
+        return reconstruct(
+            dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress, solutions=known
+        )
 
 
 def rates_of(scene: Scene, outside: Sequence[float]) -> Sequence[Rates]:

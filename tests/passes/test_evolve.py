@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from graphprune.budget.budgets import Budget
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage
+from graphprune.passes.allocation import evolve
 from graphprune.passes.allocation.evolve import Evolve, split
 from graphprune.passes.compensation.least_squares import LeastSquares
 from graphprune.passes.importance.obs import Obs
@@ -90,11 +92,20 @@ def same(left: Graph, right: Graph) -> bool:
     return all(torch.equal(tensor, right.tensors()[name]) for name, tensor in left.tensors().items())
 
 
+class NoSolver:
+    work = torch.float32
+
+    def __call__(self, *_: object) -> NoReturn:
+        raise AssertionError("something is solved again")
+
+
 @pytest.mark.xdist_group("llama")
-def test_levels_are_used_again_from_a_folder(tmp_path: Path) -> None:
+def test_levels_are_used_again_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of the library is solved again."""
     first = run("llama", 0.7, ("mlp",), tmp_path / "one", library=str(tmp_path / "levels"))
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "levels").rglob("*.safetensors")}
-    assert made
+    assert {path.parent.name for path in made} >= {"calls"}, "calls without levels are kept, too"
+    monkeypatch.setattr(evolve, "Ridge", lambda *_: NoSolver())
     second = run("llama", 0.7, ("mlp",), tmp_path / "two", library=str(tmp_path / "levels"))
     assert same(first.graph, second.graph)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "levels").rglob("*.safetensors")} == made

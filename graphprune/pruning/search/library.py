@@ -38,6 +38,11 @@ class Library:
             found = file.get_tensor(shift) if shift in set(file.keys()) else None
             return Solution(file.get_tensor(f"{count}.weight"), found)
 
+    def expected(self, call: str, levels: "Levels", inputs: int) -> Solution:
+        """What later calls expect of a call, over all of its inputs."""
+        level, kept = self.read(call, levels.expected), levels.kept[levels.expected]
+        return Solution(spread(level.weight, kept, level.weight.new_empty(len(level.weight), inputs)), level.shift)
+
     def write(self, call: str, levels: Mapping[int, Solution]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{count}.weight": level.weight.cpu().contiguous() for count, level in levels.items()}
@@ -80,8 +85,7 @@ class LevelSolver:
             self.library.write(
                 seen.name, {n: solve_level(self.ridge, seen, weight, wanted, k, centred) for n, k in own.kept.items()}
             )
-        level = self.library.read(seen.name, own.expected)
-        return Solution(spread(level.weight, own.kept[own.expected], weight), level.shift)
+        return self.library.expected(seen.name, own, weight.shape[1])
 
 
 def solve_level(
