@@ -64,6 +64,18 @@ def find_layer(cache: Any, index: int) -> Any:
     return layer
 
 
+def require_past(caches: Caches, cache: Any, ids: Tensor, mask: Tensor | None) -> None:
+    """Raise where a mask covers tokens before these and no cache has them: what follows would be made without a past.
+
+    So it was when transformers 5.24 gave caches another name, which a model of before did not look at.
+    """
+    if cache is None and caches and mask is not None and mask.shape[1] > ids.shape[1]:
+        raise ValueError(
+            f"the attention mask covers {mask.shape[1]} tokens, the input has {ids.shape[1]}, and no cache was given: pass "
+            "it as past_key_values or cache; where generate did this, compile the model again with a newer graphprune"
+        )
+
+
 def read_past(caches: Caches, cache: Any, past: int, empty: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The states that a cache holds by the name of the input, and those of `empty` where it holds none."""
     inputs = {}

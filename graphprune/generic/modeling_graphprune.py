@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import ModelOutput
 
-from .caches_graphprune import cache_names, read_past, store_present
+from .caches_graphprune import cache_names, read_past, require_past, store_present
 from .configuration_graphprune import GraphpruneConfig as GraphpruneConfig  # its place for `auto_map`
 from .modules_graphprune import Call, find_calls, input_embedding, make_module, output_layer, place_calls, scope_of
 from .program_graphprune import Program, element_type, pack, unpack
@@ -189,6 +189,7 @@ class GraphpruneForCausalLM(GraphprunePreTrainedModel, GenerationMixin):
             raise ValueError("a graphprune model takes an attention mask of shape [batch, past + sequence]")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = past_key_values if cache is None else cache
+        require_past(self.caches, cache, input_ids, attention_mask)
         if cache is None and use_cache:
             cache = cache_utils.DynamicCache(config=self.config)
         past = self.past_length(cache, input_ids, attention_mask)

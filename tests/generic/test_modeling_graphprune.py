@@ -83,6 +83,14 @@ def test_a_cache_gives_what_the_whole_text_gives(name: str, model: Any, cut: Gra
     assert model(tokens, use_cache=False).past_key_values is None
 
 
+def test_a_cache_by_a_name_that_nobody_knows_makes_no_other_tokens(model: Any) -> None:
+    """As checkpoints of before did under transformers 5.24: each step saw one token, and no past."""
+    tokens, cache = ids(2, 7, seed=1), transformers.DynamicCache(config=model.config)
+    model(tokens[:, :4], past_key_values=cache)
+    with pytest.raises(ValueError, match="covers 5 tokens, the input has 1, and no cache was given"):
+        model(tokens[:, 4:5], attention_mask=torch.ones(2, 5), kept=cache)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_it_generates_what_the_graph_thinks_likeliest(kind: str, model: Any, cut: Graph) -> None:
     text = ids(2, 7, seed=1)
