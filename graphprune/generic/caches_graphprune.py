@@ -71,8 +71,8 @@ def require_past(caches: Caches, cache: Any, ids: Tensor, mask: Tensor | None) -
     """
     if cache is None and caches and mask is not None and mask.shape[1] > ids.shape[1]:
         raise ValueError(
-            f"the attention mask covers {mask.shape[1]} tokens, the input has {ids.shape[1]}, and no cache was given: pass "
-            "it as past_key_values or cache; where generate did this, compile the model again with a newer graphprune"
+            f"the attention mask covers {mask.shape[1]} tokens, the input has {ids.shape[1]}, and no cache was given: "
+            "pass it as past_key_values or cache; where generate did this, compile again with a newer graphprune"
         )
 
 
