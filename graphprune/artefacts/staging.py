@@ -45,7 +45,8 @@ def telling_of(out: Path | None) -> Iterator[None]:
 
     It is seen by the folder itself, since a stop can come between any two steps of the program.
     """
-    before = identity(out)
+    # What a killed run had moved aside comes back, and is no new content.
+    before = identity(out) or (identity(place_beside(out) / _OLD) if out is not None else None)
     try:
         yield
     except KeyboardInterrupt as error:

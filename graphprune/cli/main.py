@@ -10,7 +10,8 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, final
 
 from graphprune.errors import GraphpruneError, InterruptedRunError, first_line
 from graphprune.garbage import end, uncollected
@@ -84,16 +85,30 @@ def start(
         print(context.get_help())
 
 
-def run(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
+@final
+@dataclass(eq=False)
+class Stops:
+    """The signals that came to stop a command; those that come when it has done its work are too `late`."""
+
+    came: list[int] = field(default_factory=list)
+    late: bool = False
+
+
+def run(arguments: Sequence[str], stops: Stops | None = None) -> int:
     """Run one command line and return its exit code; errors become one line on stderr, or a traceback with --debug.
 
-    `stopped` are the signals that came to stop it: libraries make other errors of what they interrupt.
+    `stops` has the signals that came to stop it: libraries make other errors of what they interrupt.
     """
+    stops = stops or Stops()
     if "--debug" in arguments:
-        return call([argument for argument in arguments if argument != "--debug"])
+        code = call([argument for argument in arguments if argument != "--debug"])
+        stops.late = True
+        return code
+    stopped = stops.came
     try:
         with warnings.catch_warnings(action="ignore"):
             code = call(arguments)
+            stops.late = True
         sys.stdout.flush()
         return code
     except (GraphpruneError, typer.TyperException) as error:
@@ -163,40 +178,41 @@ def report(text: str, code: int) -> int:
 
 
 @contextlib.contextmanager
-def stoppable(afterwards: signal.Handlers | None = None) -> Iterator[list[int]]:
+def stoppable(ends: bool = False) -> Iterator[Stops]:
     """Let SIGTERM, and SIGHUP of a terminal that closes, stop a command as Ctrl-C does; gives those that came.
 
-    `afterwards` is what they do then, by default what they did before.
+    Where the process `ends` with it, signals after a command that was done are ignored: what they would make of it is
+    a failure.
     """
-    came: list[int] = []
+    stops = Stops()
     last = -math.inf
 
     def stop(number: int, _: object) -> None:
         nonlocal last
-        came.append(number)
+        stops.came.append(number)
         last, before = time.monotonic(), last
-        if last - before > REPEATED:
+        if not stops.late and last - before > REPEATED:
             raise KeyboardInterrupt
 
     old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in (number for number, handler in old.items() if handler is not signal.SIG_IGN):
         signal.signal(number, stop)
     try:
-        yield came
+        yield stops
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler if afterwards is None else afterwards)
+            signal.signal(number, signal.SIG_IGN if ends and stops.late else handler)
 
 
-def run_stoppable(arguments: Sequence[str], afterwards: signal.Handlers | None = None) -> int:
+def run_stoppable(arguments: Sequence[str], ends: bool = False) -> int:
     """Run one command line; 128 and the signal's number where one stopped it, as shells have it."""
-    with stoppable(afterwards) as came:
-        code = run(arguments, came)
-    return 128 + came[0] if came and code == INTERRUPTED else code
+    with stoppable(ends) as stops:
+        code = run(arguments, stops)
+    return 128 + stops.came[0] if stops.came and code == INTERRUPTED else code
 
 
 def main() -> None:
     """The entry point of the console script."""
     wait_asleep()
     prepare_streams()
-    end(run_stoppable(sys.argv[1:], signal.SIG_IGN))  # what is done is done: a stop now would tell of a failure
+    end(run_stoppable(sys.argv[1:], ends=True))

@@ -34,6 +34,7 @@ from graphprune.pruning.selection import select
 from graphprune.pruning.sparsity.solutions import LevelledSolutions
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import Batch, rows
+from graphprune.weights.patterns import kept_entries
 
 _EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(generations=0, offspring=0, close=0, parents=1, glance=0.25),
@@ -146,7 +147,10 @@ class Evolve(Allocation):
         cut = apply(dense, select(scene.groups, grid.fixed, problem.scores))
         parts = grid.parts(cut, expected)
         levels = {part.call.weight: part.levels for part in parts}
-        library = Library(self.home(folder) / library_key(cut.tensors(), texts.solved, levels, f"carry={self.carry}"))
+        kept = {f"kept of {name}": entries for name, entries in kept_entries(cut.companions).items()}
+        library = Library(
+            self.home(folder) / library_key({**cut.tensors(), **kept}, texts.solved, levels, f"carry={self.carry}")
+        )
         solved = self.make_library(dense, cut, LevelSolver(library, levels, Ridge(None, torch.float32)), texts, scene)
         close, glance = (
             replace(measure_dense(dense, part, scene.loss), graph=solved) for part in (texts.close, texts.glance)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from graphprune.artefacts import staging as module
-from graphprune.artefacts.staging import staging
+from graphprune.artefacts.staging import place_beside, staging
 from graphprune.errors import InterruptedRunError
 from tests.artefacts.test_staging import fill, written
 
@@ -30,6 +30,15 @@ def test_a_stop_after_the_last_step_says_that_out_is_new(
         fill(folder)
     assert (out / "model").read_text() == "new"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_killed_run_had_moved_aside_is_not_new(tmp_path: Path) -> None:
+    old = written(tmp_path / "out")
+    (place := place_beside(old)).mkdir()
+    old.rename(place / "old")
+    with pytest.raises(KeyboardInterrupt), staging(old, True):
+        raise KeyboardInterrupt
+    assert (old / "model").read_text() == "old"
 
 
 def test_a_stop_before_is_none_of_the_kind(tmp_path: Path) -> None:

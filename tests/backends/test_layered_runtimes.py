@@ -99,6 +99,13 @@ def test_mlx_reads_decilm_in_steps_of_256(tmp_path: Path) -> None:
     torch.testing.assert_close(found, logits(small), rtol=1e-4, atol=1e-4)
 
 
+def test_code_that_a_configuration_names_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "openelm", "model_file": "model.py"}')
+    (tmp_path / "model.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ParityError, match="names a model_file, which is code"):
+        mlx_check.open_model(tmp_path)
+
+
 def test_only_its_own_form_is_opened(tmp_path: Path) -> None:
     assert mlx_check.model_type(tmp_path) is None
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

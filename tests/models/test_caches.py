@@ -22,6 +22,14 @@ def after(name: str, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
     return output.logits, output[argument]
 
 
+def test_the_name_of_a_cache_is_that_of_this_transformers() -> None:
+    usual = "cache" if hasattr(transformers.modeling_outputs.ModelOutput, "cache_params") else "past_key_values"
+    assert cache_argument(model("llama")) == usual
+    assert cache_argument(model("mamba")) == ("cache" if usual == "cache" else "cache_params")
+    xlm = transformers.XLMConfig(vocab_size=64, emb_dim=32, n_layers=1, n_heads=2)
+    assert cache_argument(transformers.XLMWithLMHeadModel(xlm)) is None
+
+
 def names(cache: Any) -> list[list[str]]:
     return [[part for part, _ in layer_tensors(layer)] for layer in cache.layers]
 

@@ -12,6 +12,7 @@ from graphprune.artefacts.loading import load_checkpoint
 from graphprune.backends.huggingface.backend import HuggingFace
 from graphprune.errors import SourceError, UsageError
 from graphprune.frontend.source import capture
+from graphprune.models.decoder import cache_arguments
 from graphprune.offload.captured import capture_offloaded
 from graphprune.offload.experts import experts_in
 from graphprune.offload.opening import Offloaded, open_offloaded
@@ -40,7 +41,8 @@ def steps(model: Any) -> list[torch.Tensor]:
     """Logits of a prompt, and of a token after it from the cache."""
     with torch.no_grad():
         first = model(IDS, use_cache=True)
-        return [first.logits, model(IDS[:, :1], past_key_values=first.past_key_values).logits]
+        name = cache_arguments()[0]
+        return [first.logits, model(IDS[:, :1], **{name: first[name]}).logits]
 
 
 def require_same(resident: Any, offloaded: Offloaded) -> None:

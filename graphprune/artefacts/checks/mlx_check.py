@@ -22,11 +22,21 @@ def can_check(folder: Path) -> bool:
     return installed and model_type(folder) == _TYPE
 
 
-def model_type(folder: Path) -> str | None:
+def model_type(folder: Path) -> object:
     """What the configuration of a folder says that it is, if there is one."""
+    return read_config(folder).get("model_type")
+
+
+def read_config(folder: Path) -> Mapping[str, object]:
     path = folder / "config.json"
     read = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return read.get("model_type") if isinstance(read, dict) else None
+    return read if isinstance(read, dict) else {}
+
+
+def require_own(folder: Path) -> None:
+    """Raise ParityError where a configuration names code: mlx-lm before 0.32 runs it without being asked."""
+    if "model_file" in read_config(folder):
+        raise ParityError(f"{folder / 'config.json'} names a model_file, which is code; graphprune writes none")
 
 
 def check_mlx(folder: Path, expected: Mapping[str, Tensor]) -> Iterator[Check]:
@@ -45,6 +55,7 @@ def check_mlx(folder: Path, expected: Mapping[str, Tensor]) -> Iterator[Check]:
 
 def open_model(folder: Path) -> tuple[Any, Any]:
     """The model and an empty cache for it. Raises ParityError where mlx-lm does not load it."""
+    require_own(folder)
     core: Any = importlib.import_module("mlx.core")
     utils: Any = importlib.import_module("mlx_lm.utils")
     core.set_default_device(core.cpu)
