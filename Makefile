@@ -7,7 +7,7 @@ WHEELS := build/wheels
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-everywhere test-quantisers test-runtimes test-newest lint types check golden wheel docs conformance fuzz clean
+.PHONY: help demo test test-everywhere test-quantisers test-runtimes test-newest test-commands lint types check golden wheel docs conformance fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ test-newest: $(READY) ## Run what reads and writes checkpoints with the newest t
 	ls -d $(CURDIR)/$(VENV)/lib/python*/site-packages > $$(echo build/newest/lib/python*/site-packages)/base.pth
 	build/newest/bin/pip install --quiet --upgrade transformers
 	build/newest/bin/python -m pytest -p no:cacheprovider tests/generic tests/models tests/frontend tests/artefacts tests/backends/test_huggingface.py tests/offload tests/running tests/evaluation
+
+test-commands: $(READY) ## Let every command that README and the docs show do its work, on tiny models (a quarter of an hour)
+	$(BIN)/python -m pytest -n 0 tests/test_commands.py --really -k does_its_work
 
 lint: $(READY) ## Check format and style
 	$(BIN)/ruff format --check .

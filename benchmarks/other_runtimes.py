@@ -17,12 +17,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
+
+if TYPE_CHECKING:
+    from graphprune.running.comparison import Check
 
 BACKENDS = ("huggingface", "onnx", "ort", "ort{precision=int4}", "gguf{precision=f32}", "openelm")
 VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
@@ -39,8 +43,16 @@ def distance(found: Any, wanted: torch.Tensor) -> float:
     return float(numpy.abs(numpy.asarray(found) - wanted.numpy()).max() / wanted.abs().max())
 
 
-def try_openvino(out: Path, place: str) -> float:
-    """A prompt and a cached step."""
+def told(apart: float, made: Sequence[int], expected: dict[str, torch.Tensor]) -> str:
+    """How far logits lie apart, and how many greedy tokens are the graph's."""
+    wanted = expected["greedy.tokens"].tolist()
+    pairs = zip(made, wanted, strict=True)
+    equal = next((index for index, (one, own) in enumerate(pairs) if one != own), len(wanted))
+    return f"{apart:.1e}, {equal} of {len(wanted)} tokens"
+
+
+def try_openvino(out: Path, place: str) -> str:
+    """A prompt and a cached step, and greedy tokens."""
     import openvino
 
     expected, core = reference(out), openvino.Core()
@@ -57,14 +69,22 @@ def try_openvino(out: Path, place: str) -> float:
     step = {"attention_mask": numpy.ones((1, length + 1), int), "position_ids": numpy.array([[length]]), **past}
     second = model({"input_ids": expected["input.steps"].numpy()[:, :1], **step})
     logits = next(values for port, values in second.items() if port.get_any_name() == "logits")
-    return max(
+    apart = max(
         distance(first["logits"], expected["prefill"]),
         distance(logits[:, -1], expected["cached steps"][:, 0]),
     )
+    made, values = list[int](), first
+    for at in range(length, length + len(expected["greedy.tokens"])):
+        made.append(int(values["logits"][0, -1].argmax()))
+        past = {name.replace("present", "past_key_values"): v for name, v in values.items() if name != "logits"}
+        step = {"attention_mask": numpy.ones((1, at + 1), int), "position_ids": numpy.array([[at]]), **past}
+        found = model({"input_ids": numpy.array([[made[-1]]]), **step})
+        values = {port.get_any_name(): array.copy() for port, array in found.items()}
+    return told(apart, made, expected)
 
 
-def try_executorch(out: Path, _: str) -> float:
-    """The checkpoint through transformers' exporter and XNNPACK, one token with a static cache."""
+def try_executorch(out: Path, _: str) -> str:
+    """The checkpoint through transformers' exporter and XNNPACK with a static cache: a prompt, and greedy tokens."""
     import transformers
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -75,33 +95,39 @@ def try_executorch(out: Path, _: str) -> float:
     loader: Any = transformers.AutoModelForCausalLM
     model = loader.from_pretrained(out, trust_remote_code=generic, dtype=torch.float32).eval()
     model.generation_config.update(use_cache=True, cache_implementation="static")
-    model.generation_config.cache_config = {"batch_size": 1, "max_cache_len": 64}
+    model.generation_config.cache_config = {"batch_size": 1, "max_cache_len": 128}
     token, place = torch.tensor([[1]]), torch.tensor([0])
     exported = TorchExportableModuleForDecoderOnlyLM(model).export(input_ids=token, cache_position=place)
     program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     with tempfile.NamedTemporaryFile(suffix=".pte") as file:
         file.write(program.buffer)
         file.flush()
-        logits = Runtime.get().load_program(file.name).load_method("forward").execute([token, place])[0]
-    with torch.no_grad():
-        return distance(logits.detach(), model(token).logits)
+        method = Runtime.get().load_program(file.name).load_method("forward")
+        expected, rows, made = reference(out), list[torch.Tensor](), list[int]()
+        prompt = expected["input.prompt"][0].tolist()
+        for at in range(len(prompt) + len(expected["greedy.tokens"]) - 1):
+            word = prompt[at] if at < len(prompt) else made[-1]
+            rows.append(method.execute([torch.tensor([[word]]), torch.tensor([at])])[0].clone()[0, -1])
+            if at + 1 >= len(prompt):
+                made.append(int(rows[-1].argmax()))
+    return told(distance(torch.stack(rows[: len(prompt)]), expected["prefill"][0]), made, expected)
 
 
-def try_llama(out: Path, place: str) -> float:
+def try_llama(out: Path, place: str) -> str:
     from graphprune.artefacts.checks.gguf_check import check_gguf
 
-    return max(check.difference for check in check_gguf(out / place, reference(out)) if "tokens" not in check.name)
+    return told_by(list(check_gguf(out / place, reference(out))))
 
 
-def try_mlx(out: Path, place: str) -> float:
-    """A prompt, in float32; the weights are stored in bf16."""
-    import mlx.core
-    from mlx_lm.utils import load_model
+def try_mlx(out: Path, place: str) -> str:
+    from graphprune.artefacts.checks.mlx_check import check_mlx
 
-    expected, model = reference(out), load_model(out / place)[0]
-    model.set_dtype(mlx.core.float32)
-    logits = model(mlx.core.array(expected["input.prompt"].numpy()))
-    return distance(numpy.array(logits), expected["prefill"])
+    return told_by(list(check_mlx(out / place, reference(out))))
+
+
+def told_by(checks: Sequence["Check"]) -> str:
+    apart = max(check.difference for check in checks if "tokens" not in check.name)
+    return ", ".join([f"{apart:.1e}", *(check.detail for check in checks if "tokens" in check.name)])
 
 
 def try_vllm(out: Path, place: str, python: str) -> str:
@@ -120,10 +146,8 @@ def try_vllm(out: Path, place: str, python: str) -> str:
         return failure(done.stderr)
     answer = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"tokens"')))
     likely = torch.log_softmax(expected["prefill"][0], -1)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
-    pairs = zip(answer["tokens"], wanted, strict=True)
-    equal = next((index for index, (made, own) in enumerate(pairs) if made != own), len(wanted))
     apart = (torch.tensor(answer["likely"]) - likely).abs().max().item()
-    return f"{apart:.1e}, {equal} of {len(wanted)} tokens"
+    return told(apart, answer["tokens"], expected)
 
 
 TRIALS: dict[str, Any] = {
@@ -144,7 +168,7 @@ def in_process(runtime: str, out: Path, place: str) -> str:
     command = [sys.executable, "-W", "ignore", __file__, "--trial", runtime, str(out), place]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        return f"{json.loads(done.stdout.splitlines()[-1]):.1e}"
+        return str(json.loads(done.stdout.splitlines()[-1]))
     return failure(done.stderr)
 
 

@@ -121,7 +121,7 @@ def in_node(out: Path, modules: Path) -> dict[str, Any]:
     script = modules.parent / "graphprune-try.mjs"  # beside the modules, where node finds them
     script.write_text(NODE)
     try:
-        command = ["node", str(script), str(out), PROMPT, str(COUNT), *TYPES]
+        command = ["node", str(script), str(out), PROMPT, str(COUNT), *types_in(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     finally:
         script.unlink()
@@ -132,7 +132,7 @@ def in_node(out: Path, modules: Path) -> dict[str, Any]:
 def in_chromium(out: Path, modules: Path, picture: Path) -> dict[str, Any]:
     answers: queue.Queue[dict[str, Any]] = queue.Queue()
     done = threading.Event()
-    asked = {"prompt": PROMPT, "count": COUNT, "types": list(TYPES)}
+    asked = {"prompt": PROMPT, "count": COUNT, "types": list(types_in(out))}
     places = {"models": out, "modules": modules}
     handler = functools.partial(Pages, places=places, asked=asked, answers=answers, done=done)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -148,6 +148,11 @@ def in_chromium(out: Path, modules: Path, picture: Path) -> dict[str, Any]:
     return answers.get_nowait() if not answers.empty() else {"chromium": "the page gave no answer"}
 
 
+def types_in(out: Path) -> dict[str, str]:
+    """The types of weights that a folder has files of, with what their names end in."""
+    return {kind: end for kind, end in TYPES.items() if (out / "web" / "onnx" / f"model{end}.onnx").is_file()}
+
+
 def in_python(out: Path) -> dict[str, list[int]]:
     """The tokens of the checkpoint, and of each file in onnxruntime."""
     import torch
@@ -160,7 +165,7 @@ def in_python(out: Path) -> dict[str, list[int]]:
     ids = transformers.AutoTokenizer.from_pretrained(out)(PROMPT, return_tensors="pt")
     made = {"checkpoint": model.generate(**ids, max_new_tokens=COUNT, do_sample=False)[0].tolist()}
     prompt = ids["input_ids"][0].tolist()
-    for name, suffix in TYPES.items():
+    for name, suffix in types_in(out).items():
         made[name] = prompt + load(out / "web" / "onnx" / f"model{suffix}.onnx").generate([prompt], COUNT)[0]
     return made
 
@@ -193,6 +198,7 @@ def main() -> None:
         out = given.out or Path(name) / "out"
         if given.out is None:
             compile_demo(out)
+        types = types_in(out)
         wanted, found = in_python(out), dict[str, dict[str, Any]]()
         tried = {"node": in_node, "chromium": functools.partial(in_chromium, picture=given.picture)}
         for program, run in tried.items():
@@ -201,7 +207,7 @@ def main() -> None:
     print(", ".join(f"{package} {version_of(given.modules, package)}" for package in packages))
     print("| where | weights | the checkpoint's tokens | the same file in onnxruntime |\n|---|---|---|---|")
     for program, made in found.items():
-        for kind in TYPES:
+        for kind in types:
             tokens = made.get(kind, next(iter(made.values()), None))
             print(f"| {program} | {kind} | {verdict(tokens, wanted['checkpoint'])} | {verdict(tokens, wanted[kind])} |")
 

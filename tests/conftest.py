@@ -28,6 +28,7 @@ GOLDEN_FOLDER = Path(__file__).parent / "golden"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files from what is printed now")
     parser.addoption("--order", metavar="N|reversed", help="another order of files and of tests in them, drawn from N")
+    parser.addoption("--really", action="store_true", help="let the commands that the docs show do their work")
     parser.addoption(
         "--stand-in", action="store_true", help="run the tests of a GPU on its stand-in (tests/support/stand_in.py)"
     )
