@@ -2,12 +2,13 @@
 
     python benchmarks/sparsity.py MODEL --data TEXT --held-out TEXT [--patterns 50%,2:4] [--methods a,b] [--seeds 1]
         [--samples 128] [--length 128] [--bytes 100000 | --tokens 8192 --window 512 --no-bos] [--work FOLDER]
-        [--prune 80%]
+        [--prune 80%] [--tasks NAMES --eval-data FOLDER --task-limit 200]
 
 One cell is a process of its own, so that its peak memory is its own; with --work cells are kept there and not measured
 again. Text is measured as `graphprune compare` does: windows of 256 behind BOS, or with --tokens, --window and --no-bos
-windows without overlap. With --prune the model is cut first, by `taylor` with least squares. Methods are specs of the
-pass `sparsify` without the pattern, by names that are below, or as `name=spec options`.
+windows without overlap. With --prune the model is cut first, by `taylor` with least squares. With --tasks the
+last column is the mean accuracy over them, as `graphprune eval` asks. Methods are specs of the pass `sparsify` without
+the pattern, by names that are below, or as `name=spec options`.
 """
 
 import argparse
@@ -19,7 +20,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphprune.ir.graph import Graph
 
 METHODS: Mapping[str, str] = {
     "magnitude": "method=magnitude",
@@ -50,6 +55,9 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--no-bos", action="store_true")
     parser.add_argument("--prune", default="")
+    parser.add_argument("--tasks", default="")
+    parser.add_argument("--eval-data", type=Path)
+    parser.add_argument("--task-limit", type=int, default=200)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--cell", help="of the process of one cell")
     given = parser.parse_args()
@@ -60,8 +68,8 @@ def main() -> None:
     for pattern in given.patterns.split(","):
         chosen = [each.strip() for each in given.methods.split(",")]
         cells += [{"method": m, "pattern": pattern, "seed": s} for m in chosen for s in range(given.seeds)]
-    print("| pattern | method | seed | perplexity | bits per byte | zeros | seconds | of processor | peak GB |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("| pattern | method | seed | perplexity | bits per byte | zeros | seconds | of processor | peak GB | tasks |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as scratch:
         for cell in cells:
             print(row(cell, run(given, cell, given.work or Path(scratch))), flush=True)
@@ -69,7 +77,8 @@ def main() -> None:
 
 def run(given: argparse.Namespace, cell: Mapping[str, Any], work: Path) -> Mapping[str, Any]:
     """A cell's numbers, kept in a file that is named by all that decides them."""
-    told = [given.model.name, given.prune, given.samples, given.length, given.bytes, given.tokens, *cell.values()]
+    asked = [given.samples, given.length, given.bytes, given.tokens]
+    told = [given.model.name, given.prune, *asked, *cell.values(), given.tasks]
     path = work / ("-".join(str(each).replace("/", "_") for each in told if each not in (None, "")) + ".json")
     if path.is_file():
         found: Mapping[str, Any] = json.loads(path.read_text())
@@ -82,10 +91,10 @@ def run(given: argparse.Namespace, cell: Mapping[str, Any], work: Path) -> Mappi
 
 
 def row(cell: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    bits = "" if found["bits"] is None else f"{found['bits']:.3f}"
+    bits, tasks = ("" if found.get(name) is None else f"{found[name]:.3f}" for name in ("bits", "tasks"))
     return (
         f"| {cell['pattern'] or '-'} | {cell['method']} | {cell['seed']} | {found['perplexity']:.3f} | {bits} | "
-        f"{found['zeros']:,} | {found['seconds']:.0f} | {found['processor']:.0f} | {found['peak']:.2f} |"
+        f"{found['zeros']:,} | {found['seconds']:.0f} | {found['processor']:.0f} | {found['peak']:.2f} | {tasks} |"
     )
 
 
@@ -128,7 +137,19 @@ def measure(given: argparse.Namespace, cell: Mapping[str, Any]) -> dict[str, Any
         "seconds": seconds,
         "processor": processor,
         "peak": peak,
+        "tasks": accuracy(given, made, text.tokenizer) if given.tasks else None,
     }
+
+
+def accuracy(given: argparse.Namespace, made: "Graph", tokenizer: Any) -> float:
+    """The mean over the tasks of their accuracies."""
+    from graphprune.evaluation.language_model import of_graph
+    from graphprune.evaluation.task_scores import score_tasks
+
+    scores = score_tasks(of_graph(made, tokenizer), given.tasks.split(","), given.eval_data, given.task_limit)
+    values = {score.task: score.value for score in reversed(scores) if score.metric == "acc"}
+    print(values, file=sys.stderr)
+    return mean(values[name] for name in given.tasks.split(","))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graphprune.pruning.interfaces import Allocation, Importance
     from graphprune.rewriting.apply import apply
     from graphprune.rewriting.inheritance import inherit
+    from graphprune.running.semi_structured import pack_semi_structured
     from graphprune.spec import parse_spec
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "gate",
     "inherit",
     "open_offloaded",
+    "pack_semi_structured",
     "parse_spec",
     "read_plan",
     "read_recipe",
@@ -90,6 +92,7 @@ _HOMES = {
     "gate": "gates.gated:gate",
     "inherit": "rewriting.inheritance:inherit",
     "open_offloaded": "offload.opening:open_offloaded",
+    "pack_semi_structured": "running.semi_structured:pack_semi_structured",
     "parse_spec": "spec:parse_spec",
     "read_plan": "ir.plan:read_plan",
     "read_recipe": "pipeline.recipes:read_recipe",

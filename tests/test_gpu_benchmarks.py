@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "gpu"
-PARTS = ("checks", "throughput", "held", "accel", "smollm2", "onnx-cuda", "compile-1b")
+PARTS = ("checks", "throughput", "held", "accel", "smollm2", "onnx-cuda", "compile-1b", "sparse")
 
 
 @functools.cache
@@ -51,6 +51,7 @@ KEYS = {
     "smollm2": {"share", "state_of_model", "perplexity", "bits_per_byte", "parameters"},
     "onnx-cuda": {"model", "what", "provider", "difference", "prefill", "decode"},
     "compile-1b": {"method", "phase", "seconds", "host_gib", "gpu_gib"},
+    "sparse": {"what", "tokens", "dense", "packed", "gain", "difference"},
 }
 
 

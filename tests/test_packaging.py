@@ -42,6 +42,7 @@ PUBLIC = {
     "gate",
     "inherit",
     "open_offloaded",
+    "pack_semi_structured",
     "parse_spec",
     "read_plan",
     "read_recipe",
