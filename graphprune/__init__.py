@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graphprune.rewriting.inheritance import inherit
     from graphprune.running.semi_structured import pack_semi_structured
     from graphprune.spec import parse_spec
+    from graphprune.vocabulary.prompt_tokens import with_prompt_tokens
 
 __all__ = [
     "Allocation",
@@ -67,6 +68,7 @@ __all__ = [
     "rotate",
     "run_passes",
     "run_recipe",
+    "with_prompt_tokens",
 ]
 
 _HOMES = {
@@ -99,6 +101,7 @@ _HOMES = {
     "rotate": "edits.rotation:rotate",
     "run_passes": "pipeline.passes:run_passes",
     "run_recipe": "pipeline.stages:run_recipe",
+    "with_prompt_tokens": "vocabulary.prompt_tokens:with_prompt_tokens",
 }
 
 # onnxruntime 1.32 and onnxruntime-genai keep an id of the device under the user's home and send events, unless this

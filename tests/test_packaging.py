@@ -49,6 +49,7 @@ PUBLIC = {
     "rotate",
     "run_passes",
     "run_recipe",
+    "with_prompt_tokens",
 }
 
 

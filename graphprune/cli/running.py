@@ -88,7 +88,7 @@ def generate_command(
     from graphprune.data.tokens import load_tokenizer
     from graphprune.running.sampling import Sampling
 
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed, never_chosen(out))
     model, end = open_writer(out, variant, provider, memory, loads)
     tokenizer = load_tokenizer(out)
     with encoding():
@@ -205,6 +205,12 @@ def stop_tokens(out: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, .
     found = read_config(out, "generation_config.json").get("eos_token_id", tokenizer.eos_token_id)
     listed = found if isinstance(found, list) else [found]
     return tuple(each for each in listed if isinstance(each, int))
+
+
+def never_chosen(out: Path) -> tuple[int, ...]:
+    """The tokens that the generation configuration has never chosen, such as those of a prompt."""
+    found = read_config(out, "generation_config.json").get("suppress_tokens")
+    return tuple(each for each in found if isinstance(each, int)) if isinstance(found, list) else ()
 
 
 def decode_stream(tokenizer: "PreTrainedTokenizerBase", ids: list[int], stream: Iterable[int]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from graphprune.ir.placement import place
 from graphprune.progress import Progress
 from graphprune.running.devices import memory_errors
 from graphprune.running.perplexity import Perplexity, perplexity
+from graphprune.vocabulary.prompts import lead_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +66,7 @@ def measure_text(graph: Graph, protocol: Protocol, device: torch.device, progres
         )
     tokens, size = read_tokens(tokenizer, protocol.text, protocol.field, protocol.text_bytes, protocol.text_tokens)
     check_tokens(tokens, vocabulary, 2, protocol.text)
-    here = graph if device.type == "cpu" else place(graph, device)
+    here, lead = graph if device.type == "cpu" else place(graph, device), lead_of(graph, tokenizer)
     with memory_errors("lower --window, or compute with --device cpu"):
         found = perplexity(
             here,
@@ -75,6 +76,7 @@ def measure_text(graph: Graph, protocol: Protocol, device: torch.device, progres
             stride=protocol.stride,
             bos=tokenizer.bos_token_id if protocol.bos else None,
             text_bytes=size,
+            lead=lead,
             progress=lambda done, total: progress("measuring", done, total),
         )
     if not math.isfinite(found.nats_per_token) or found.bits_per_byte is None:

@@ -22,9 +22,11 @@ from graphprune.compiler.vocabulary_start import (
     vocabulary_notes,
 )
 from graphprune.data.calibration import Text, held_out_part, measured_part, prepare_text, training_part
+from graphprune.data.stream.lead import NO_LEAD
 from graphprune.data.tokenizer_files import has_tokenizer
 from graphprune.data.tokens import load_tokenizer, tokens_beyond
 from graphprune.edits.editing import edited_groups
+from graphprune.edits.growth import Prompt
 from graphprune.encoders.examples import Left
 from graphprune.errors import DataError
 from graphprune.evaluation.measures import (
@@ -70,6 +72,7 @@ from graphprune.rewriting.apply import apply
 from graphprune.rewriting.oracle import check_against_masked, require_same_structure
 from graphprune.running import comparison
 from graphprune.running.perplexity import Perplexity
+from graphprune.vocabulary.prompts import lead_of, prompt_size
 
 
 def read_text(asked: Asked, recipe: Recipe, source: Graph, apart: bool, progress: Progress) -> Text | None:
@@ -118,6 +121,7 @@ def finish(
     work: Work, backends: Sequence[Backend], folder: Path, progress: Progress, spare: Spare | None = None
 ) -> Result:
     """Write every artefact, check it in a fresh process or a spare one, measure, and write the report."""
+    work = replace(work, text=led_text(work))
     graph, plan, text = work.graph, work.graph.lineage.plan, work.text
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
@@ -220,17 +224,32 @@ def token_notes(graph: Graph, text: Text | None) -> tuple[str, ...]:
 
 def edit_notes(plan: Plan) -> tuple[str, ...]:
     """What was done to the model before it was cut; biases are told of by what fills them."""
-    counts = Counter(edit.kind for edit in plan.edits if edit.kind != "bias")
+    counts = Counter(edit.kind for edit in plan.edits if edit.kind != "bias" and edit.name != Prompt.name)
     told = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
-    return (f"edited before the cut, which leaves what is computed as it is: {told}",) if told else ()
+    made = (f"edited before the cut, which leaves what is computed as it is: {told}",) if told else ()
+    tokens = prompt_size(plan)
+    prompt = (
+        f"its tokenizer puts a prompt of {tokens} learned tokens before every text; readers with a tokenizer of their "
+        "own, such as llama.cpp and genai, are to be given its ids",
+    )
+    return (*made, *(prompt if tokens else ()))
 
 
 def source_text(work: Work) -> Text | None:
     """What is measured on, in the source's tokens: they are others where tokens were cut."""
-    if work.vocabulary is None or work.recipe is None or work.text is None:
-        return work.text
+    if work.text is None:
+        return None
+    if work.vocabulary is None or work.recipe is None:
+        return replace(work.text, lead=NO_LEAD)
     text = read_text(work.asked, work.recipe, work.source, True, no_progress)
     return measured_part(text, work.source.parameter_count()) if text else None
+
+
+def led_text(work: Work) -> Text | None:
+    """What the result is measured on: behind the prompt that its tokenizer puts before every text, where it has one."""
+    if work.text is None or work.text.tokenizer is None:
+        return work.text
+    return replace(work.text, lead=lead_of(work.graph, work.text.tokenizer))
 
 
 def shape_made(work: Work) -> Graph:

@@ -13,6 +13,7 @@ from graphprune.compiler.goal import Aim
 from graphprune.data.calibration import Text, held_out_part, training_part
 from graphprune.errors import UsageError
 from graphprune.evaluation.measure import Measure
+from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 from graphprune.ir.lineage import Lineage, Step, chain
 from graphprune.ir.plan import Plan
@@ -20,6 +21,7 @@ from graphprune.pipeline.options import CompileOptions
 from graphprune.pipeline.recipes import Recipe
 from graphprune.progress import Progress
 from graphprune.rewriting.apply import apply
+from graphprune.spec import parse_spec
 from graphprune.vocabulary.cutting import (
     VocabularyCut,
     choose_count,
@@ -28,6 +30,8 @@ from graphprune.vocabulary.cutting import (
     parse_size,
     require_same_texts,
 )
+from graphprune.vocabulary.prompt_tokens import prompted_source, with_prompt_tokens
+from graphprune.vocabulary.prompts import prompt_size
 from graphprune.vocabulary.ranking import Ranking, rank_tokens, vocabulary_group
 
 
@@ -36,7 +40,8 @@ class Beginning:
     """The model that the passes see as their source, what they are to do, and what was done to the vocabulary.
 
     Its lineage is empty; `lineage` is how it was made of the source. `counted` says whether tokens of the text were
-    counted for the vocabulary, which text that is measured on must then stand apart from.
+    counted for the vocabulary, which text that is measured on must then stand apart from. `folder` is an empty place
+    for a tokenizer that the passes may need.
     """
 
     graph: Graph
@@ -44,15 +49,25 @@ class Beginning:
     vocabulary: VocabularyCut | None = None
     lineage: Lineage = field(default_factory=Lineage)
     counted: bool = False
+    folder: Path | None = None
 
     def rooted(self, graph: Graph) -> Graph:
-        """What the passes made, with the one plan that makes it from the source."""
-        # What edits do to a row of the table they do to every row, so they can come before the cut of tokens.
-        return replace(graph, lineage=chain(self.lineage, graph.lineage, apart=True)) if self.vocabulary else graph
+        """What the passes made, with the one plan that makes it from the source, and the tokens of its prompt."""
+        if self.vocabulary is not None:
+            # What edits do to a row of the table they do to every row, so they can come before the cut of tokens.
+            return replace(graph, lineage=chain(self.lineage, graph.lineage, apart=True))
+        return graph if self.folder is None else with_prompt_tokens(graph, self.folder)
 
 
 def cuts_vocabulary(options: CompileOptions, recipe: Recipe) -> bool:
     return options.vocabulary is not None or "vocabulary" in recipe.prune.kinds
+
+
+def require_no_prompt(recipe: Recipe) -> None:
+    """Raise UsageError where a vocabulary that is cut would get a prompt too: one plan could not tell their tokens."""
+    learner = None if recipe.learner is None else parse_spec("training", recipe.learner)
+    if learner is not None and learner.adds_tokens:
+        raise UsageError("cut tokens in one compilation, and learn a prompt of its result in the next")
 
 
 def later_kinds(options: CompileOptions, recipe: Recipe) -> tuple[str, ...]:
@@ -75,11 +90,12 @@ def begin(options: CompileOptions, aim: Aim, source: Graph, progress: Progress) 
 
     Raises UsageError where the tokenizer cannot be changed, BudgetError where too little would be left.
     """
-    if not cuts_vocabulary(options, aim.recipe):
-        yield Beginning(source, aim)
-        return
     with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
-        yield shortened(options, aim, source, Path(name), progress)
+        if cuts_vocabulary(options, aim.recipe):
+            require_no_prompt(aim.recipe)
+            yield shortened(options, aim, source, Path(name), progress)
+        else:
+            yield Beginning(source, aim, folder=Path(name))
 
 
 def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, progress: Progress) -> Beginning:
@@ -104,7 +120,15 @@ def shortened(options: CompileOptions, aim: Aim, source: Graph, folder: Path, pr
 
 @contextlib.contextmanager
 def planned_vocabulary(source: Graph, plan: Plan) -> Iterator[tuple[Graph, VocabularyCut | None]]:
-    """The source with the tokens that a saved plan keeps, and what was cut; the source where it keeps all."""
+    """The source with the tokens that a saved plan keeps, and what was cut; the source where it keeps all.
+
+    Where the plan appends a prompt its files are for that, and its tokens as they were.
+    """
+    prompt, rows = prompt_size(plan), vocabulary_size(source)
+    if prompt and rows is not None:
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as name:
+            yield replace(source, source=prompted_source(source.source, rows, prompt, Path(name))), None
+        return
     group = next((g for g in analyze(source).groups if g.kind == "vocabulary" and g.id in plan.keep), None)
     if group is None:
         yield source, None
@@ -127,6 +151,7 @@ def room(options: CompileOptions, aim: Aim, source: Graph) -> tuple[int, bool, B
 def shorten_evenly(options: CompileOptions, aim: Aim, source: Graph) -> tuple[Graph, Aim]:
     """The same for a dry run, which reads no text: so many tokens, whichever they are. Raises UsageError."""
     group = vocabulary_group(analyze(source))
+    require_no_prompt(aim.recipe)
     fit, alone, budget = room(options, aim, source)
     if options.vocabulary is None and not alone:
         raise UsageError("--dry-run reads no text, which decides how many tokens stay; give --vocabulary N")

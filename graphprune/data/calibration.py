@@ -17,6 +17,7 @@ from graphprune.data.stream.domains import (
     split_domains,
     train_of,
 )
+from graphprune.data.stream.lead import NO_LEAD, Lead
 from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
 from graphprune.data.windows import draw_windows, tokenise
 from graphprune.errors import DataError
@@ -38,7 +39,8 @@ class Text:
     """Calibration batches [rows, length], the held-out stream with its number of bytes, the tokenizer, and the held-out
     documents as they were read.
 
-    `draw` gives the batches of any stage of pruning: each has its own, from the same documents.
+    `draw` gives the batches of any stage of pruning: each has its own, from the same documents. `lead` stands before
+    what is measured on.
     """
 
     batches: tuple[Tensor, ...]
@@ -48,6 +50,7 @@ class Text:
     tokenizer: "PreTrainedTokenizerBase | None" = None
     documents: tuple[str, ...] = ()
     draw: Callable[[int], tuple[Tensor, ...]] | None = None
+    lead: Lead = NO_LEAD
 
 
 def prepare_text(

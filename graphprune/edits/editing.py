@@ -11,7 +11,7 @@ from graphprune.analysis.groups import Groups
 from graphprune.edits.biases import add_biases
 from graphprune.edits.centring import centre
 from graphprune.edits.experts import Experts, with_experts
-from graphprune.edits.growth import Grow, grow
+from graphprune.edits.growth import Grow, Prompt, grow, with_prompt
 from graphprune.edits.norm_folding import fold_norms
 from graphprune.edits.side_branches import SideBranch, branch_off
 from graphprune.edits.stream_maps import map_streams
@@ -36,6 +36,7 @@ KINDS: Mapping[str, Editing] = {
 WITH_OPTIONS: Mapping[str, tuple[type, Callable[[Graph, Sequence[str], Any], Graph]]] = {
     "experts": (Experts, with_experts),
     "grow": (Grow, grow),
+    "prompt": (Prompt, with_prompt),
     "side-branch": (SideBranch, branch_off),
 }
 

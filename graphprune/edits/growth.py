@@ -46,6 +46,23 @@ class Grow:
         require_limits(self, self.name)
 
 
+@final
+@dataclass(frozen=True)
+class Prompt:
+    """The options of the edit that appends tokens without a text of their own, for a learner to give them a meaning."""
+
+    name: ClassVar[str] = "prompt"
+    tokens: Count
+
+    def __post_init__(self) -> None:
+        require_limits(self, self.name)
+
+
+def with_prompt(graph: Graph, ids: Sequence[str], options: Prompt) -> Graph:
+    """Return the graph with the tokens of a prompt appended to its vocabulary; their rows are the mean of all."""
+    return grow(graph, ids, Grow(options.tokens, 0))
+
+
 def grow(graph: Graph, ids: Sequence[str], options: Grow) -> Graph:
     """Return the graph with units appended to these groups, the channels of an MLP or the tokens of the model.
 
@@ -70,7 +87,8 @@ def grow_one(graph: Graph, id: str, options: Grow) -> Graph:
     new = {n: grown(t, analysis.inference.axes[nodes[n]], larger, fills.get(n, "copy")) for n, t in old.items()}
     made = graph.with_tensors({name: tensor for name, tensor in new.items() if tensor is not old[name]})
     widen(graph, made, analysis, larger)
-    return replace(made, companions={})
+    kinds = {kind: {n: t for n, t in own.items() if new[n] is old[n]} for kind, own in graph.companions.items()}
+    return replace(made, companions={kind: own for kind, own in kinds.items() if own})
 
 
 def fills_of(graph: Graph, group: Group) -> Mapping[str, Fill]:

@@ -45,7 +45,8 @@ def held_out_perplexity(
         return None
     here = graph if device.type == "cpu" else place(graph, device)
     with memory_errors("the model does not fit beside what it computes; give --device cpu"):
-        return perplexity(here, text.held_out, _WINDOW, bos=text.bos, text_bytes=text.held_out_bytes, progress=report)
+        size = text.held_out_bytes
+        return perplexity(here, text.held_out, _WINDOW, bos=text.bos, text_bytes=size, lead=text.lead, progress=report)
 
 
 def cost_measures(before: Groups, after: Groups) -> tuple[Measure, ...]:

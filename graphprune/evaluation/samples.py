@@ -40,7 +40,8 @@ def two_samples(text: Text | None, source: Graph, after: str) -> tuple[tuple[str
 def prompt_of(text: Text, graph: Graph) -> list[int]:
     """The first tokens of the held-out text, after the one that texts start with."""
     first = [] if text.bos is None else [text.bos]
-    return [*first, *text.held_out[:_PROMPT_TOKENS].tolist()][: lengths(graph)[0]]
+    ids = torch.tensor([*first, *text.held_out[:_PROMPT_TOKENS].tolist()][: lengths(graph)[0]])
+    return [int(id) for id in text.lead.before(ids[None])[0]]
 
 
 def read_tokens(text: Text, graph: Graph, made: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from graphprune.data.stream.lead import NO_LEAD, find_lead
 from graphprune.data.tokens import check_tokens, read_tokens
 from graphprune.errors import UsageError
 from graphprune.evaluation.language_model import Interface, LanguageModel
@@ -102,15 +103,16 @@ def score_text(
 ) -> TextScore:
     """The perplexity of the text of these questions."""
     assert questions.text is not None
-    window = choose_window(model, questions.window)
     tokenizer = model.tokenizer
+    lead = find_lead(tokenizer) if questions.bos else NO_LEAD
+    window = choose_window(model.context - lead.longest, questions.window)
     stage = f"{questions.text} on {label}"
     progress(stage, 0, 0)
     tokens, size = read_tokens(tokenizer, questions.text, questions.field, questions.text_bytes, questions.text_tokens)
     check_tokens(tokens, model.vocabulary, 2, questions.text)
     bos = tokenizer.bos_token_id if questions.bos else None
     found = stream_perplexity(
-        model.logits,
+        lead.around(model.logits),
         tokens,
         window,
         questions.batch,
@@ -134,11 +136,11 @@ def score_text(
     )
 
 
-def choose_window(model: LanguageModel, window: int | None) -> int:
+def choose_window(context: int, window: int | None) -> int:
     """The window's length. Raises UsageError for one that is longer than the model's context."""
-    if window is not None and window > model.context:
-        raise UsageError(f"windows of {window} tokens are longer than the model's context of {model.context}")
-    return window or min(_WINDOW, model.context)
+    if window is not None and window > context:
+        raise UsageError(f"windows of {window} tokens are longer than the model's context of {context}")
+    return window or min(_WINDOW, context)
 
 
 def count_unknown(tokenizer: "PreTrainedTokenizerBase", tokens: Tensor) -> int:

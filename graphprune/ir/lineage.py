@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from graphprune.errors import PlanError
 from graphprune.ir.plan import Plan
 
-LATE = frozenset({"bias", "side-branch"})  # edits that give the same before a cut as after it
+LATE = frozenset({"bias", "side-branch", "prompt"})  # edits that give the same before a cut as after it
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def check_learner(spec: str, stages: int, cuts_units: bool, label: Callable[[str
     learner = parse_spec("training", spec)
     if stages > 1 and learns_pattern(type(learner)):
         raise UsageError(f"{label('stages')}: {learner.name} makes weights sparse in one training; leave stages out")
-    if cuts_units and learner.reshapes:
+    if cuts_units and (learner.reshapes or learner.adds_tokens):
         raise UsageError(
             f"{label('recover.learner')}: {spec[:60]} adds parameters behind the cut, which no target counts; train so "
             "first, and cut the result by a second compilation"

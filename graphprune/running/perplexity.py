@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphprune.context import check_windows
+from graphprune.data.stream.lead import NO_LEAD, Lead
 from graphprune.data.tokens import check_tokens, split_rows
 from graphprune.errors import UsageError
 from graphprune.ir.contract import fitting_length, vocabulary_size
@@ -45,14 +46,15 @@ def perplexity(
     stride: int | None = None,
     bos: int | None = None,
     text_bytes: int | None = None,
+    lead: Lead = NO_LEAD,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Predict each token of a stream once, in windows of `window` tokens, or of as many as the model was made for; see
-    `stream_perplexity`."""
-    window = min(window, max(2, fitting_length(graph, window)))
-    whole = window - 1 if len(tokens) >= _LONG * window else None
+    `stream_perplexity`. Windows stand behind the `lead`, which is not counted among their tokens."""
+    window = min(window, max(2, fitting_length(graph, window + lead.longest) - lead.longest))
+    whole = window - 1 + lead.longest if len(tokens) >= _LONG * window else None
     return stream_perplexity(
-        graph_logits(graph, whole),
+        lead.around(graph_logits(graph, whole)),
         tokens,
         window,
         batch,

@@ -18,7 +18,7 @@ class Sampling:
     """Greedy at temperature 0; else drawn from the `top_k` best (0: all) that `top_p` of the probability needs.
 
     `repetition_penalty` above 1 makes tokens that were read or made before less likely: logits are divided by it where
-    they are positive, and multiplied where not (arXiv 1909.05858).
+    they are positive, and multiplied where not (arXiv 1909.05858). Tokens of `never` are not chosen.
     """
 
     temperature: float = 0.0
@@ -26,6 +26,7 @@ class Sampling:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0:
@@ -44,6 +45,9 @@ class Sampling:
         """
         if self.repetition_penalty != 1 and seen:
             logits = self.penalise(logits, seen)
+        if self.never:
+            logits = logits.copy()
+            logits[:, self.never] = -np.inf
         if self.temperature <= 0:
             return np.asarray(logits.argmax(-1), np.int64)
         scaled = logits.astype(np.float64) / self.temperature

@@ -122,7 +122,7 @@ def own_rows(session: Session, step: int) -> Iterator[tuple[Tensor, Tensor]]:
     first = options.first_row + step * options.rows * options.accumulate * processes
     for part in range(options.accumulate):
         number = part * processes + session.accelerator.process_index
-        yield session.stream.rows(first + number * options.rows, options.rows)
+        yield session.learning.lead.rows(*session.stream.rows(first + number * options.rows, options.rows))
 
 
 @contextlib.contextmanager
@@ -243,11 +243,12 @@ def domain_losses(session: Session) -> dict[str, float]:
 
 def held_out_loss(session: Session, text: Tensor) -> float:
     """In nats per token; a model in shards is whole in none of its processes and is run as it is trained."""
-    window, rows = session.stream.length, session.options.rows
+    window, rows, lead = session.stream.length, session.options.rows, session.learning.lead
     if session.model.layers:
-        return stream_perplexity(session.model.logits, text, window, rows, vocabulary=session.words).nats_per_token
+        logits = lead.around(session.model.logits)
+        return stream_perplexity(logits, text, window, rows, vocabulary=session.words).nats_per_token
     measured = session.learning.measured(session.trainee.graph)
-    return perplexity(measured, text, window, rows).nats_per_token
+    return perplexity(measured, text, window, rows, lead=lead).nats_per_token
 
 
 def keep(session: Session, best: Snapshot) -> Snapshot | Path:

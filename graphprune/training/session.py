@@ -139,9 +139,10 @@ def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], c
     trainee = learning.trainee
     require_possible(learning, options, accelerator, sharded)
     words = vocabulary_size(trainee.graph)
-    way = choose_way(learning, options, around.stream.length, device, sharded)
+    length = around.stream.length + learning.lead.longest
+    way = choose_way(learning, options, length, device, sharded)
     run = routed_form(trainee.graph, options.balance / options.accumulate, options.routing)
-    model = Predictor(run, options.rows, around.stream.length, plain=learning.runs_plain, way=way)
+    model = Predictor(run, options.rows, length, plain=learning.runs_plain, way=way)
     if options.compile and not learning.runs_plain:  # layers that others have wrapped stay as they are
         model.compile()
     if sharded:
@@ -168,7 +169,7 @@ def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], c
 
 def require_possible(learning: Learning, options: TrainOptions, accelerator: "Accelerator", sharded: bool) -> None:
     """Raise UsageError for what this learner cannot be trained with."""
-    plain = learning.runs_plain and not learning.rates() and not learning.pulls()
+    plain = learning.runs_plain and learning.keeps_moments and not learning.rates() and not learning.pulls()
     several = accelerator.num_processes > 1
     if options.in_backward and not plain:
         raise UsageError("in_backward=true is for a learner that trains all weights and nothing else; leave it out")

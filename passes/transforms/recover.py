@@ -125,12 +125,17 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             self.learner is None or self.lora == self.lora_block == 0,
             "a learner of recover trains as it says itself; leave lora out",
         )
+        learner = self.made_learner
+        require(
+            self.distill == 0 or learner is None or not learner.adds_tokens,
+            f"recover: the learner {self.learner} adds tokens, which no teacher knows; leave distill out",
+        )
         self.train_options(Place(self.first_step or 0, 0, None, 0, 0), 0)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if context.epochs is not None and context.loss is not None:
             return self.train_embeddings(graph, context, context.epochs, context.loss)
-        length, segments = fitting_length(graph, self.length), tuple[Segment, ...]()
+        length, segments = self.fitting(graph), tuple[Segment, ...]()
         batch = self.rows * self.accumulate * process_count()
         place = self.place(graph, batch, length)
         options = replace(self.train_options(place, context.seed), device=self.device or own_name(context))
@@ -156,6 +161,12 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
             "rows": place.row + place.steps * batch,
         }
         return graph.remember("schedule", memory | kept_segments(segments))
+
+    def fitting(self, graph: Graph) -> int:
+        """The tokens of a row: no more than the model was made for, with those that its learner puts before them."""
+        learner = self.made_learner
+        more = learner.adds_tokens + 1 if learner is not None and learner.adds_tokens else 0
+        return max(2, fitting_length(graph, self.length + more) - more)
 
     @property
     def made_learner(self) -> Learner | None:

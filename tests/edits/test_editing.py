@@ -92,7 +92,7 @@ def test_what_stands_in_the_way_is_named(name: str, message: str) -> None:
 @LLAMA
 def test_kinds_that_nobody_knows_and_edits_after_a_cut_are_refused() -> None:
     assert set(KINDS) == {"bias", "untie", "fold-norm", "center", "stream-map"}
-    assert set(WITH_OPTIONS) == {"experts", "grow", "side-branch"}
+    assert set(WITH_OPTIONS) == {"experts", "grow", "prompt", "side-branch"}
     with pytest.raises(PlanError, match="an edit 'untied', which this version does not know; did you mean untie"):
         edited(graph("llama"), [Edit("untied", "x")])
     cut = apply(graph("llama"), Plan({"model.layers.0.mlp.gate_proj.weight:0": (0, 1)}))

@@ -39,6 +39,7 @@ SHIPPED = {
     "evolve",
     "minitron",
     "mope-clip",
+    "prompt",
     "saap",
     "saap-tuned",
     "self-pruner",
@@ -71,7 +72,8 @@ def test_a_shipped_recipe_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.summary
     assert recipe.source
-    trained = ("adapt-accel", "ast", "efficientllm", "minitron", "llm-pruner-lora", "saap-tuned", "sheared", "upcycle")
+    trained = ("adapt-accel", "ast", "efficientllm", "minitron", "llm-pruner-lora", "prompt", "saap-tuned", "sheared")
+    trained = (*trained, "upcycle")
     assert (recipe.recover is not None) == name.startswith(trained)
     assert expand(recipe, Target(Parameters(), 600, 1000))
 

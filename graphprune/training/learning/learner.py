@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from graphprune.bounds import require_limits
+from graphprune.data.stream.lead import NO_LEAD, Lead
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Edit, Plan
 from graphprune.training.adapters import Trainee
@@ -55,6 +56,7 @@ class Learning(ABC):
     keeps_moments: bool = True
     draws: bool = False
     reads: tuple[str, ...] = ()  # the outputs of the trainee's graph that `terms` looks at, beside logits
+    lead: Lead = NO_LEAD  # what stands before every row, in training and where text is measured
 
     @property
     @abstractmethod
@@ -135,6 +137,11 @@ class Learner(ABC):
     def reshapes(self) -> bool:
         """Whether it adds operators, so that no class of the source's own computes the result."""
         return False
+
+    @property
+    def adds_tokens(self) -> int:
+        """The tokens that it appends to the vocabulary, which then stand before every text."""
+        return 0
 
     def edits(self, graph: Graph) -> tuple[Edit, ...]:
         """The edits of a graph that come before its training; weights are not looked at."""
