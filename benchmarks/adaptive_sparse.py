@@ -1,12 +1,14 @@
 """AST against one-shot pruning and against training under a fixed mask, at equal steps.
 
     python benchmarks/adaptive_sparse.py --data-root ../shared/data [--only stories3M] [--pattern 2:4] [--steps 1500]
-        [--seeds 3] [--rows dense magnitude wanda fixed ast no-kd slorb] [--set decay=2,ramp=0.5]
+        [--seeds 3] [--first 0] [--rows wanda fixed ast no-kd] [--fixed-lr 4e-4] [--set decay=2,ramp=0.5]
 
-Rows: `magnitude` and `wanda` are cut once and not trained; `fixed` trains what Wanda left, with the teacher, and
-`fixed-largest` what magnitude leaves; `ast` is the learner of the recipe, `no-kd` the same without a teacher, `no-pull`
-without a decay, `slorb` with side branches of one sum for 16 inputs. --set gives other options of the learner. Prints
-bits per byte on text that nothing was trained on or chosen by, parameters and seconds, and means over the seeds.
+Rows: `magnitude`, `wanda` and `solved` (`alternating`, which the recipe begins with) are cut once and not trained;
+`fixed` trains what Wanda left, with the teacher, `fixed-largest` what magnitude leaves and `fixed-solved` what the
+solver does, all at --fixed-lr; `ast` is the recipe, `no-kd` the same without a teacher. `ast-dense` and `no-kd-dense`
+begin with dense weights, `no-pull` too and without a decay, `slorb` too and with side branches of one sum for 16
+inputs. --set gives other options of the learner. Prints bits per byte on text that nothing was trained on or chosen by,
+parameters and seconds, and means over the seeds, of which --first is the first.
 """
 
 import argparse
@@ -31,14 +33,18 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "dense": (),
     "magnitude": ("sparsify{pattern=%(pattern)s,method=magnitude}",),
     "wanda": ("sparsify{pattern=%(pattern)s,method=wanda}",),
-    "fixed": ("sparsify{pattern=%(pattern)s,method=wanda}", "recover{%(kd)s,%(same)s}"),
-    "fixed-largest": ("sparsify{pattern=%(pattern)s,method=magnitude}", "recover{%(kd)s,%(same)s}"),
-    "ast": ("recover{learner=ast{pattern=%(pattern)s%(more)s},%(kd)s,%(same)s}",),
-    "no-kd": ("recover{learner=ast{pattern=%(pattern)s%(more)s},%(same)s}",),
+    "solved": ("sparsify{pattern=%(pattern)s}",),
+    "fixed": ("sparsify{pattern=%(pattern)s,method=wanda}", "recover{%(kd)s,%(fixed)s}"),
+    "fixed-largest": ("sparsify{pattern=%(pattern)s,method=magnitude}", "recover{%(kd)s,%(fixed)s}"),
+    "fixed-solved": ("sparsify{pattern=%(pattern)s}", "recover{%(kd)s,%(fixed)s}"),
+    "ast": ("sparsify{pattern=%(pattern)s}", "recover{learner=ast{pattern=%(pattern)s%(more)s},%(kd)s,%(same)s}"),
+    "no-kd": ("sparsify{pattern=%(pattern)s}", "recover{learner=ast{pattern=%(pattern)s%(more)s},%(same)s}"),
+    "ast-dense": ("recover{learner=ast{pattern=%(pattern)s%(more)s},%(kd)s,%(same)s}",),
+    "no-kd-dense": ("recover{learner=ast{pattern=%(pattern)s%(more)s},%(same)s}",),
     "no-pull": ("recover{learner=ast{pattern=%(pattern)s,decay=0},%(kd)s,%(same)s}",),
     "slorb": ("recover{learner=ast{pattern=%(pattern)s,slorb=16%(more)s},%(kd)s,%(same)s}",),
 }
-USUAL = ("dense", "magnitude", "wanda", "fixed", "ast", "no-kd", "slorb")
+USUAL = ("dense", "wanda", "solved", "fixed", "fixed-solved", "ast", "no-kd", "ast-dense")
 
 
 def main() -> None:
@@ -49,13 +55,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", choices=tuple(ROWS), default=USUAL)
-    parser.add_argument("--lr", help="in place of the recipe's")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--lr", help="of ast, in place of the recipe's")
+    parser.add_argument("--fixed-lr", default="4e-4")
     parser.add_argument("--set", dest="more", default="", help="other options of the learner: decay=2,ramp=0.5")
     given = parser.parse_args()
     for model in given.only:
         source = graphprune.capture(str(given.data_root / "models" / MODELS[model]))
         found: dict[str, list[float]] = {row: [] for row in given.rows}
-        for seed in range(given.seeds):
+        for seed in range(given.first, given.first + given.seeds):
             context = surroundings(given.data_root, source, 128, 128, seed)
             for row in given.rows:
                 found[row].append(run_row(given, f"{model} {given.pattern} seed {seed} {row}", source, row, context))
@@ -83,9 +91,11 @@ def passes_of(given: argparse.Namespace, row: str) -> list[Pass]:
     own: Mapping[str, Any] = read_recipe("ast").recover or {}
     kd = f"distill={own['distill']},temperature={own['temperature']}"
     names = ("min_lr", "schedule", "warmup", "weight_decay")
-    same = [f"lr={given.lr or own['lr']}", *(f"{name}={own[name]}" for name in names)]
-    same += [f"rows={BATCH}", f"length={LENGTH}", f"tokens={given.steps * BATCH * LENGTH}"]
-    told = {"pattern": given.pattern, "kd": kd, "same": ",".join(same), "more": f",{given.more}" if given.more else ""}
+    rest = [f"{name}={own[name]}" for name in names]
+    rest += [f"rows={BATCH}", f"length={LENGTH}", f"tokens={given.steps * BATCH * LENGTH}"]
+    same, fixed = (",".join([f"lr={lr}", *rest]) for lr in (given.lr or own["lr"], given.fixed_lr))
+    told = {"pattern": given.pattern, "kd": kd, "same": same, "fixed": fixed}
+    told["more"] = f",{given.more}" if given.more else ""
     return [parse_spec("passes", spec % told) for spec in ROWS[row]]
 
 

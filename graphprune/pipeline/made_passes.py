@@ -8,7 +8,7 @@ from graphprune import registry
 from graphprune.errors import UsageError
 from graphprune.spec import build, option_types, parse_spec, print_spec, print_value, split_spec
 
-_PATTERN = "pattern"
+_PATTERN, _METHOD = "pattern", "method"
 
 
 def option_text(value: Any) -> str:
@@ -36,7 +36,8 @@ def with_pattern(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The options of `recover` and `sparsify`; where the learner learns a pattern, those of the second are its own.
 
-    Raises UsageError for options that are of solvers.
+    With a `method` of sparsify the pass runs too, and the learner goes on from what it leaves; with null, or without,
+    it begins with dense weights. Raises UsageError for options that are of solvers then.
     """
     spec = recover.get("learner")
     if not isinstance(spec, str) or sparsify is None:
@@ -45,11 +46,17 @@ def with_pattern(
     cls = registry.load("training", name)
     if not learns_pattern(cls):
         return recover, sparsify
-    other = next((key for key in sparsify if key not in option_types(cls)), None)
-    if other is not None:
-        raise UsageError(f"{label(f'sparsify.{other}')}: {name} learns the zeros while it trains and has no {other}")
-    learner = build(cls, name, {**own, **{key: option_text(value) for key, value in sparsify.items()}})
-    return {**recover, "learner": print_spec(learner)}, None
+    given = {key: value for key, value in sparsify.items() if key != _METHOD}
+    solved = sparsify.get(_METHOD) is not None
+    other = next((key for key in given if key not in option_types(cls)), None)
+    if other is not None and not solved:
+        raise UsageError(
+            f"{label(f'sparsify.{other}')}: {name} begins with dense weights and has no {other}; name a "
+            "sparsify.method that it is to go on from"
+        )
+    same = {key: option_text(value) for key, value in given.items() if key in option_types(cls)}
+    learner = build(cls, name, {**own, **same})
+    return {**recover, "learner": print_spec(learner)}, sparsify if solved else None
 
 
 def check_learner(spec: str, stages: int, cuts_units: bool, label: Callable[[str], str]) -> None:

@@ -302,7 +302,8 @@ def check_plugins(recipe: Recipe, label: Label, imported: bool) -> None:
         check_learner(recipe.learner, recipe.stages, recipe.cuts_units, label)
     if AUTO in prune.kinds and len(prune.kinds) > 1:
         raise UsageError(f"{label('prune.kinds')}: auto stands alone; name the kinds instead")
-    for name, options in (("recover", recipe.recover), ("sparsify", recipe.sparsify)):
+    sparsify = {k: v for k, v in (recipe.sparsify or {}).items() if v is not None or recipe.learner is None}
+    for name, options in (("recover", recipe.recover), ("sparsify", sparsify)):
         check_options(name, options or {}, label, imported)
 
 

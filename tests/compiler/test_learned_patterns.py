@@ -14,7 +14,6 @@ from graphprune.errors import UsageError
 from graphprune.frontend.source import capture
 from graphprune.ir.plan import read_plan
 from graphprune.pipeline.options import CompileOptions
-from graphprune.pipeline.recipes import read_recipe
 from graphprune.pipeline.resolution import resolve_recipe
 from graphprune.pipeline.stages import expand
 from graphprune.rewriting.apply import apply
@@ -44,7 +43,7 @@ def test_the_pattern_is_exact_in_what_ships_with_a_cut_and_without(target: str |
     assert len(linear(tmp_path / "out")) == 14
     assert all(fits_groups(kept_by_zeros(weight), Grouped(2, 4), 1) for weight in linear(tmp_path / "out").values())
     steps = [each["spec"] for each in result.report["history"]]  # type: ignore[index]
-    assert [step.partition("{")[0] for step in steps] == (["recover"] if target is None else ["prune", "recover"])
+    assert [step.partition("{")[0] for step in steps] == ["prune", "sparsify", "recover"][target is None :]
     rows = {measure.name: measure for measure in result.measures}
     assert rows["weights, zeros packed"].after < rows["weights, zeros packed"].before  # type: ignore[operator]
 
@@ -77,15 +76,21 @@ def test_options_of_the_pattern_go_to_the_learner_and_wrong_ones_are_told(tmp_pa
     given = options(tmp_path, tmp_path / "out", pattern="50%", settings=("sparsify.skip=[down_proj]",))
     recipe = resolve_recipe(given)
     assert recipe.learner == "ast{pattern=50%,skip=[down_proj]}"
-    assert recipe.sparsify is None
-    assert not recipe.solves_patterns
+    assert recipe.sparsify == {"pattern": "50%", "method": "alternating", "skip": ("down_proj",)}
+    assert recipe.solves_patterns
     target: Any = type("Target", (), {"source": 100, "most": 100})()
-    assert [each.name for each in expand(recipe, target)] == ["recover"]
-    assert read_recipe("ast").learner == "ast"
+    assert [each.name for each in expand(recipe, target)] == ["sparsify", "recover"]
+    dense = resolve_recipe(replace(given, settings=("sparsify.method=null",)))
+    assert dense.learner == "ast{pattern=50%}"
+    assert dense.sparsify is None
+    assert [each.name for each in expand(dense, target)] == ["recover"]
     other = replace(given, method="adapt-pruner-ls", target_params="80%", train_tokens="1k")
     assert resolve_recipe(replace(other, settings=("recover.learner=ast",))).learner == "ast{pattern=50%}"
     for changes, message in (
-        ({"settings": ("sparsify.method=wanda",)}, r"ast learns the zeros while it trains and has no method"),
+        (
+            {"settings": ("sparsify.method=null", "sparsify.damping=0.1")},
+            r"ast begins with dense weights and has no damping; name a sparsify.method",
+        ),
         ({"settings": ("recover.learner=ast{decay=-1}",)}, r"decay of ast is 0 or more"),
         ({"settings": ("recover.learner=ats",)}, r"did you mean ast"),
         ({"pattern": "4:2"}, r"--pattern 4:2: a pattern is a share of zeros"),

@@ -19,6 +19,9 @@ def test_the_options_of_sparsify_go_to_a_learner_of_patterns_alone() -> None:
     assert recover == {"learner": "ast{pattern=50%,slorb=16,skip=[down_proj]}", "tokens": 10}
     assert sparsify is None
     assert make_recover(recover).made_learner == Ast(pattern="50%", slorb=16, skip=("down_proj",))
+    solved = {**asked, "method": "alternating", "damping": 0.05}
+    assert with_pattern(given, solved, label) == (recover, solved)
+    assert with_pattern(given, {**asked, "method": None}, label) == (recover, None)
     for other in ({"tokens": 10}, {"learner": "full"}):
         assert with_pattern(other, asked, label) == (other, asked)
     assert with_pattern(given, None, label) == (given, None)
@@ -28,7 +31,7 @@ def test_the_options_of_sparsify_go_to_a_learner_of_patterns_alone() -> None:
 
 
 def test_what_does_not_go_with_a_learner_is_told_with_its_key() -> None:
-    with pytest.raises(UsageError, match=r"my.yaml: sparsify.start: ast learns the zeros .* and has no start"):
+    with pytest.raises(UsageError, match=r"my.yaml: sparsify.start: ast begins with dense weights and has no start"):
         with_pattern({"learner": "ast"}, {"start": "wanda"}, label)
     with pytest.raises(UsageError, match=r"my.yaml: stages: ast makes weights sparse in one training"):
         check_learner("ast", 2, False, label)

@@ -5,7 +5,7 @@ weights as if there were no mask; a pull towards zero that grows lets masks wand
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, final
@@ -35,6 +35,8 @@ _SETTLED = 0.1  # of the most that changed at once, in the last tenth of the mas
 @dataclass(frozen=True)
 class Ast(Learner):
     """Train towards a `pattern` of zeros, a share (`50%`) of each matrix or `row`, or `2:4` along inputs.
+
+    Weights may be dense, or have the pattern: then the first mask is what is kept of them, and the others begin at 0.
 
     The mask is made anew every `refresh` steps, 0 for never. Masked weights are pulled towards zero, with a strength
     that rises to `decay` over the first `ramp` of the steps: in mean gradients a step for a weight of the usual size,
@@ -77,14 +79,16 @@ class Ast(Learner):
         return branch_edits(graph, self.places(graph).calls, self.slorb) if self.slorb else ()
 
     def places(self, graph: Graph) -> Places:
-        """The weights that are to have the pattern. Raises UsageError where there are none, and for sparse ones."""
+        """The weights that are to have the pattern. Raises UsageError where there are none, or some have another."""
         found, sparse = find_places(graph, self.wanted, self.scope, self.skip), kept_entries(graph.companions)
-        lost = next((call.weight for call in found.calls if call.weight in sparse), None)
-        if lost is not None:
-            raise UsageError(
-                f"{lost} has a pattern of zeros already, and ast learns one of dense weights; leave sparsify out, or "
-                "train with recover alone, which keeps the zeros"
-            )
+        calls, tensors = [call for call in found.calls if call.weight in sparse], graph.tensors()
+        largest_now = largest(calls, {call.weight: tensors[call.weight] for call in calls}, self.wanted)
+        for name, kept in largest_now.items():
+            if bool((sparse[name].to(kept.device) & ~kept).any()):
+                raise UsageError(
+                    f"{name} has another pattern of zeros than {self.pattern}, in which ast cannot go on; give both "
+                    "the same pattern, or train with recover alone, which keeps the zeros"
+                )
         return found
 
     def begin(self, graph: Graph, options: TrainOptions) -> Learning:
@@ -104,7 +108,7 @@ class AdaptiveSparse(Learning):
     def __init__(self, graph: Graph, places: Places, asked: Ast, options: TrainOptions) -> None:
         self.given, self.places, self.asked, self.options = graph, places, asked, options
         self.pattern = asked.wanted
-        self.plain = whole(graph)
+        self.plain = whole(without_kept(graph, {call.weight for call in places.calls}))
         self.first = largest(places.calls, self.plain.trainable, self.pattern)
         self.kept = {name: kept.clone() for name, kept in self.first.items()}
         self.begin_branches()
@@ -185,6 +189,12 @@ class AdaptiveSparse(Learning):
 
     def finish(self, graph: Graph) -> Graph:
         return graph.note(*self.places.notes, *unsettled(self.flips))
+
+
+def without_kept(graph: Graph, names: Collection[str]) -> Graph:
+    """The graph without the patterns of these weights, whose zeros may then become other numbers."""
+    kinds = {kind: {n: t for n, t in part.items() if n not in names} for kind, part in graph.companions.items()}
+    return replace(graph, companions={kind: part for kind, part in kinds.items() if part})
 
 
 def unsettled(flips: list[tuple[int, float, float]]) -> tuple[str, ...]:

@@ -177,9 +177,27 @@ def test_branches_begin_with_the_mean_of_what_is_masked_and_lower_the_error() ->
     assert not any("_side_" in each for each in kept)
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+def test_it_goes_on_from_a_pattern_that_is_there(pattern: str) -> None:
+    """The first mask is what is kept, what runs is the sparse model, and zeros learn."""
+    fixed = run_passes(tiny_graph(), [Sparsify(pattern=pattern, method="magnitude")], Context())
+    scaled = fixed.with_tensors({n: p.detach() * 1.5 for n, p in fixed.parameters().items() if "mlp" in n})
+    _, learning = begun(Ast(pattern=pattern), scaled)
+    given = kept_entries(scaled.companions)
+    assert all(torch.equal(kept, given[name]) for name, kept in learning.kept.items())
+    text = ids(2, 8)
+    with torch.no_grad():
+        runs, was = (each(*decoder_inputs(each, text))[0] for each in (learning.trainee.graph, scaled))
+    assert torch.equal(runs, was)
+    trained = train(scaled, replace(OPTIONS, lr=3e-2), Rows(), learner=Ast(pattern=pattern, refresh=1, decay=0.0))
+    kept = kept_entries(trained.graph.companions)
+    assert any(bool((mask & ~given[name]).any()) for name, mask in kept.items())
+    assert trained.graph.companions.keys() >= scaled.companions.keys()
+
+
 def test_what_it_cannot_train_is_said() -> None:
-    fixed = run_passes(tiny_graph(), [Sparsify(pattern="2:4", method="magnitude")], Context())
-    with pytest.raises(UsageError, match=r"has a pattern of zeros already, and ast learns one of dense weights"):
+    fixed = run_passes(tiny_graph(), [Sparsify(pattern="50%", method="magnitude")], Context())
+    with pytest.raises(UsageError, match=r"has another pattern of zeros than 2:4, in which ast cannot go on"):
         train(fixed, OPTIONS, Rows(), learner=Ast())
     with pytest.raises(UsageError, match=r"has no side branch, which slorb=8 trains"):
         train(tiny_graph(), OPTIONS, Rows(), learner=Ast(slorb=8))
