@@ -15,13 +15,15 @@ class Problem:
     """min over W* with a pattern of E|W* x - y|², of a call that reads x and should give y.
 
     `weight` [outputs, inputs] is the one that it has, `gram` is E[x xᵀ], `cross` is E[y xᵀ] [outputs, inputs]: all in
-    one type and on one device. `best` are the weights, without a pattern, that give y best.
+    one type and on one device. `best` are the weights, without a pattern, that give y best, and `lacking` is what their
+    descent leaves, next to nothing.
     """
 
     weight: Tensor
     gram: Tensor
     cross: Tensor
     best: Tensor
+    lacking: Tensor
 
     @classmethod
     def of(cls, weight: Tensor, gram: Tensor, cross: Tensor, damping: float = 0.0) -> "Problem":
@@ -30,7 +32,8 @@ class Problem:
         if damping:
             cross = cross + damping * energy * weight
             gram = gram + torch.diag(damping * energy)
-        return cls(weight, gram, cross, free_solution(weight, gram, cross))
+        best = free_solution(weight, gram, cross)
+        return cls(weight, gram, cross, best, cross - best @ gram)
 
     @property
     def live(self) -> Tensor:
@@ -40,8 +43,7 @@ class Problem:
     def error(self, weight: Tensor) -> float:
         """How much worse a weight is than the best without a pattern: E|W* x - y|² without what no weight mends."""
         away = weight - self.best
-        lacking = self.cross - self.best @ self.gram
-        return max(0.0, float((away * (away @ self.gram - 2 * lacking)).sum(dtype=torch.float64)))
+        return max(0.0, float((away * (away @ self.gram - 2 * self.lacking)).sum(dtype=torch.float64)))
 
     def descent(self, weight: Tensor) -> Tensor:
         """Minus half the gradient of the error."""
@@ -52,7 +54,8 @@ class Problem:
         scale = self.gram.diagonal().clamp(min=0).sqrt()
         inverse = torch.where(scale > 0, 1 / scale.clamp(min=1e-30), 0.0)
         gram = self.gram * inverse[:, None] * inverse
-        return Problem(self.weight * scale, gram, self.cross * inverse, self.best * scale), scale
+        lacking = self.lacking * inverse
+        return Problem(self.weight * scale, gram, self.cross * inverse, self.best * scale, lacking), scale
 
 
 def free_solution(weight: Tensor, gram: Tensor, cross: Tensor) -> Tensor:

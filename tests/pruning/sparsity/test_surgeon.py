@@ -49,5 +49,5 @@ def test_dead_inputs_get_zeros_and_it_beats_leaving_the_rest_as_it_is() -> None:
     assert given.error(found) < given.error(plain)
     gram = given.gram.clone()
     gram[5], gram[:, 5] = 0, 0
-    dead = Problem(given.weight, gram, given.weight @ gram, given.weight)
+    dead = Problem(given.weight, gram, given.weight @ gram, given.weight, torch.zeros_like(given.weight))
     assert not sparse_gpt(dead, Grouped(2, 4))[:, 5].any()
