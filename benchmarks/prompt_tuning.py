@@ -23,6 +23,7 @@ from graphprune.ir.graph import Graph
 from graphprune.pipeline.passes import Context, run_passes
 from graphprune.running.perplexity import perplexity
 from graphprune.spec import parse_spec
+from graphprune.training.adapters import chosen_calls
 from graphprune.vocabulary.prompts import lead_of
 
 MODELS = {"stories260K": "stories260K-hf", "stories3M": "stories3M-hf"}
@@ -58,7 +59,7 @@ def main() -> None:
                 seconds.append(time.monotonic() - began)
                 found.append(measured(given.data_root, source, made))
                 added = made.parameter_count() - source.parameter_count()
-                trained = added or (0 if row == "lora" else source.parameter_count())
+                trained = added or (adapters(source) if row == "lora" else source.parameter_count())
             print(line(model, row, trained, found, seconds), flush=True)
 
 
@@ -75,6 +76,12 @@ def run_row(given: argparse.Namespace, source: Graph, row: str, seed: int) -> Gr
         held_out=text.held_out[:WATCHED],
     )
     return run_passes(source, [parse_spec("passes", spec)], context)
+
+
+def adapters(source: Graph) -> int:
+    """The numbers of adapters of rank 4 on every linear layer but the head."""
+    tensors = source.tensors()
+    return sum(4 * sum(tensors[f"{layer}.weight"].shape) for layer in chosen_calls(source, ()))
 
 
 def play(root: Path) -> str:

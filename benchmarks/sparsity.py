@@ -77,8 +77,10 @@ def main() -> None:
 
 def run(given: argparse.Namespace, cell: Mapping[str, Any], work: Path) -> Mapping[str, Any]:
     """A cell's numbers, kept in a file that is named by all that decides them."""
-    asked = [given.samples, given.length, given.bytes, given.tokens]
-    told = [given.model.name, given.prune, *asked, *cell.values(), given.tasks]
+    asked = [given.samples, given.length, given.bytes, given.tokens, given.window, "no-bos" if given.no_bos else ""]
+    texts = [given.data.stem, given.held_out.stem]
+    limit = given.task_limit if given.tasks else ""
+    told = [given.model.name, given.prune, *texts, *asked, *cell.values(), given.tasks, limit]
     path = work / ("-".join(str(each).replace("/", "_") for each in told if each not in (None, "")) + ".json")
     if path.is_file():
         found: Mapping[str, Any] = json.loads(path.read_text())

@@ -9,6 +9,7 @@ import torch
 
 from graphprune.comparison.cells import Protocol
 from graphprune.comparison.schema import TaskResult
+from graphprune.data.stream.lead import NO_LEAD, find_lead
 from graphprune.data.tokens import check_tokens, load_tokenizer, read_tokens
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.language_model import of_graph
@@ -19,7 +20,6 @@ from graphprune.ir.placement import place
 from graphprune.progress import Progress
 from graphprune.running.devices import memory_errors
 from graphprune.running.perplexity import Perplexity, perplexity
-from graphprune.vocabulary.prompts import lead_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,15 +58,17 @@ def measure_text(graph: Graph, protocol: Protocol, device: torch.device, progres
     vocabulary, tokenizer = vocabulary_size(graph), tokenizer_of(graph)
     if vocabulary is None or "logits" not in graph.outputs:
         raise UsageError(f"{graph.source.name} is no language model; a comparison is measured by bits per byte")
-    window = protocol.window
-    if fitting_length(graph, window) < window:
+    window, lead = protocol.window, find_lead(tokenizer) if protocol.bos else NO_LEAD
+    bos = lead.begin(tokenizer.bos_token_id if protocol.bos else None)
+    more = lead.more(bos)
+    if fitting_length(graph, window + more) < window + more:
         raise UsageError(
-            f"windows of {window} tokens are longer than the model's context of {fitting_length(graph, window)}; "
-            "lower --window"
+            f"windows of {window} tokens are longer than the model's context of "
+            f"{fitting_length(graph, window + more) - more}; lower --window"
         )
     tokens, size = read_tokens(tokenizer, protocol.text, protocol.field, protocol.text_bytes, protocol.text_tokens)
     check_tokens(tokens, vocabulary, 2, protocol.text)
-    here, lead = graph if device.type == "cpu" else place(graph, device), lead_of(graph, tokenizer)
+    here = graph if device.type == "cpu" else place(graph, device)
     with memory_errors("lower --window, or compute with --device cpu"):
         found = perplexity(
             here,
@@ -74,7 +76,7 @@ def measure_text(graph: Graph, protocol: Protocol, device: torch.device, progres
             window,
             max(1, min(_MOST_ROWS, _LOGITS // (window * vocabulary))),
             stride=protocol.stride,
-            bos=tokenizer.bos_token_id if protocol.bos else None,
+            bos=bos,
             text_bytes=size,
             lead=lead,
             progress=lambda done, total: progress("measuring", done, total),

@@ -22,7 +22,6 @@ from graphprune.compiler.vocabulary_start import (
     vocabulary_notes,
 )
 from graphprune.data.calibration import Text, held_out_part, measured_part, prepare_text, training_part
-from graphprune.data.stream.lead import NO_LEAD
 from graphprune.data.tokenizer_files import has_tokenizer
 from graphprune.data.tokens import load_tokenizer, tokens_beyond
 from graphprune.edits.editing import edited_groups
@@ -121,8 +120,7 @@ def finish(
     work: Work, backends: Sequence[Backend], folder: Path, progress: Progress, spare: Spare | None = None
 ) -> Result:
     """Write every artefact, check it in a fresh process or a spare one, measure, and write the report."""
-    work = replace(work, text=led_text(work))
-    graph, plan, text = work.graph, work.graph.lineage.plan, work.text
+    graph, plan, text = work.graph, work.graph.lineage.plan, led_text(work)
     small = work.source.parameter_count() <= LARGEST_MEASURED
     progress("comparing with the masked model", 0, 0)
     own_checks = check_against_masked(work.source, shape_made(work), plan, work.asked.seed) if small else ()
@@ -170,7 +168,7 @@ def finish(
 def measure_quality(work: Work, small: bool, progress: Progress) -> Quality:
     """Both models on the text that is held out, where they are small enough for it."""
     progress("measuring")
-    before, text = source_text(work), work.text
+    before, text = source_text(work), led_text(work)
 
     def measure(graph: Graph, own: Text | None, name: str) -> Perplexity | None:
         if not small or own is None or before is None:
@@ -216,8 +214,13 @@ def token_notes(graph: Graph, text: Text | None) -> tuple[str, ...]:
         tokenizer = load_tokenizer(graph.source.files)
     rows = vocabulary_size(graph)
     beyond = tokens_beyond(tokenizer, rows) if tokenizer is not None else []
+    prompted = text is not None and text.lead.prompt and not prompt_size(graph.lineage.plan)
+    led = (
+        "the source has a learned prompt, behind which both are measured, and which scores and trainings did not see; "
+        "better cut the model that it was learned for, and learn one of the result",
+    )
     if not beyond:
-        return ()
+        return led if prompted else ()
     named = f"{beyond[0]!r}" if len(beyond) == 1 else f"{beyond[0]!r} and {len(beyond) - 1} more"
     return (f"the tokenizer has tokens that the model, with {rows:,} rows, cannot read: {named}; do not use them",)
 
@@ -237,19 +240,18 @@ def edit_notes(plan: Plan) -> tuple[str, ...]:
 
 def source_text(work: Work) -> Text | None:
     """What is measured on, in the source's tokens: they are others where tokens were cut."""
-    if work.text is None:
-        return None
-    if work.vocabulary is None or work.recipe is None:
-        return replace(work.text, lead=NO_LEAD)
+    if work.vocabulary is None or work.recipe is None or work.text is None:
+        return work.text
     text = read_text(work.asked, work.recipe, work.source, True, no_progress)
     return measured_part(text, work.source.parameter_count()) if text else None
 
 
 def led_text(work: Work) -> Text | None:
     """What the result is measured on: behind the prompt that its tokenizer puts before every text, where it has one."""
-    if work.text is None or work.text.tokenizer is None:
+    if work.text is None or work.text.tokenizer is None or not prompt_size(work.graph.lineage.plan):
         return work.text
-    return replace(work.text, lead=lead_of(work.graph, work.text.tokenizer))
+    lead = lead_of(work.graph, work.text.tokenizer)
+    return replace(work.text, lead=lead, bos=lead.begin(work.text.bos))
 
 
 def shape_made(work: Work) -> Graph:

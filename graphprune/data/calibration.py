@@ -17,7 +17,7 @@ from graphprune.data.stream.domains import (
     split_domains,
     train_of,
 )
-from graphprune.data.stream.lead import NO_LEAD, Lead
+from graphprune.data.stream.lead import NO_LEAD, Lead, find_lead
 from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
 from graphprune.data.windows import draw_windows, tokenise
 from graphprune.errors import DataError
@@ -76,8 +76,9 @@ def prepare_text(
     def draw(stage: int) -> tuple[Tensor, ...]:
         return split_rows(draw_windows(documents, samples, length, seed, stage), rows)
 
-    stream, first = encode(tokenizer, held), documents.first
-    return Text(draw(0), stream, count_bytes(held), first, tokenizer, tuple(held), draw)
+    stream, lead = encode(tokenizer, held), find_lead(tokenizer)
+    first = lead.begin(documents.first)
+    return Text(draw(0), stream, count_bytes(held), first, tokenizer, tuple(held), draw, lead)
 
 
 def measured_bytes(parameters: int) -> int:

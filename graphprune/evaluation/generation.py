@@ -9,11 +9,16 @@ from graphprune.evaluation.language_model import LanguageModel
 
 
 def greedy_texts(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int, stop: Sequence[str] = ()
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    stop: Sequence[str] = (),
+    never: Sequence[int] = (),
 ) -> list[str]:
     """Go on from each prompt by at most `new_tokens` likeliest tokens; a text ends before its first stop string.
 
-    The tokenizer's end token ends a text too. Prompts are token ids, none of them empty.
+    The tokenizer's end token ends a text too. Prompts are token ids, none of them empty; tokens of
+    `never` are not chosen.
     """
     ids, mask = pad_left(prompts)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -22,7 +27,9 @@ def greedy_texts(
     for _ in range(new_tokens):
         with torch.no_grad():
             logits, past = model.runner(ids, mask, positions, past)
-        ids = logits[:, -1].argmax(-1, keepdim=True).cpu()
+        last = logits[:, -1].clone()
+        last[:, list(never)] = -torch.inf
+        ids = last.argmax(-1, keepdim=True).cpu()
         mask, positions = torch.cat([mask, torch.ones_like(ids)], 1), positions[:, -1:] + 1
         for row in tuple(running):
             token = int(ids[row])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict, final
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from graphprune.data.stream.lead import find_lead
 from graphprune.data.tokenizer_files import encoding
 from graphprune.errors import UsageError
 from graphprune.evaluation.generation import greedy_texts
@@ -36,6 +37,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self.model, self.batch, self.progress = model, batch, progress
         self.tokenizer = model.tokenizer
+        self.lead = find_lead(model.tokenizer)
 
     @property
     def eot_token_id(self) -> int:
@@ -78,10 +80,18 @@ class Harness(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[object, list[int], list[int]]], **kwargs: object
     ) -> list[tuple[float, bool]]:
-        """Score (text, context, continuation); contexts lose their oldest tokens where they are too long."""
-        wanted = [Continuation(tuple(context), tuple(tokens)) for _, context, tokens in requests]
+        """Score (texts, context, continuation); contexts lose their oldest tokens where they are too long.
+
+        One without a text is what stands before texts.
+        """
+        wanted = [Continuation(self.begun(texts, context), tuple(tokens)) for texts, context, tokens in requests]
         scores = score_continuations(self.model.reader, wanted, self.batch, self.model.context, self.progress)
         return [(score.log_probability, score.greedy) for score in scores]
+
+    def begun(self, texts: object, context: Sequence[int]) -> tuple[int, ...]:
+        """The context, or where its text is empty the learned prompt, if the tokenizer has one."""
+        empty = isinstance(texts, tuple) and not texts[0]
+        return self.lead.tokens if empty and self.lead.prompt else tuple(context)
 
     def loglikelihood_rolling(self, requests: list["Instance"], disable_tqdm: bool = True) -> list[float]:
         """The log-probability of whole texts in windows of the context, each token predicted once.
@@ -95,13 +105,18 @@ class Harness(TemplateLM):  # type: ignore[misc]
         return [sum(next(scores)[0] for _ in group) for group in windows]
 
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """What is predicted behind what; every window behind the learned prompt, if the tokenizer has one."""
+        before = list(self.lead.tokens)
         rolled = get_rolling_token_windows(
-            token_list=self.tok_encode(text),
+            token_list=self.tok_encode(text, add_special_tokens=False if before else None),
             prefix_token=self.prefix_token_id,
-            max_seq_len=self.max_length,
+            max_seq_len=self.max_length - len(before),
             context_len=1,
         )
-        return [make_disjoint_window(pair) for pair in rolled]
+        pairs = [make_disjoint_window(pair) for pair in rolled]
+        if not before:
+            return pairs
+        return [([*before, *(context if place else [])], wanted) for place, (context, wanted) in enumerate(pairs)]
 
     def generate_until(self, requests: list["Instance"], disable_tqdm: bool = True) -> list[str]:
         """Greedy texts through the cache, each ended by the first of the request's stop strings or the end token.
@@ -130,7 +145,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
         stop = [until] if isinstance(until, str) else list(until)
         count = min(int(options.get("max_gen_toks", _NEW_TOKENS)), max(1, self.max_length // 2))
         ids = [self.tok_encode(prompt)[-(self.max_length - count) :] or [self.prefix_token_id] for prompt in prompts]
-        return greedy_texts(self.model, ids, count, [each for each in stop if each])
+        return greedy_texts(self.model, ids, count, [each for each in stop if each], self.lead.prompt)
 
 
 def group_by_options(order: Sequence[int], requests: Sequence["Instance"], size: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphprune.data.stream.lead import find_lead
 from graphprune.data.tokenizer_files import encoding
 from graphprune.errors import DataError, UsageError
 from graphprune.evaluation.language_model import LanguageModel, of_graph
@@ -86,11 +87,14 @@ def parse_pair(line: str, place: str) -> Pair:
 
 
 def sentence(tokenizer: "PreTrainedTokenizerBase", text: str) -> Continuation:
-    """A whole sentence after the first token, with the space that lm-eval puts between a prompt and its answer."""
-    first = first_token(tokenizer)
+    """A whole sentence after the first token, with the space that lm-eval puts between a prompt and its answer.
+
+    Where the tokenizer has a learned prompt it stands behind that.
+    """
+    first, lead = first_token(tokenizer), find_lead(tokenizer)
     with encoding():
         tokens = tokenizer.encode(f" {text}", add_special_tokens=False)
-    return Continuation((first,), tuple(tokens[1:] if tokens[:1] == [first] else tokens))
+    return Continuation(lead.tokens or (first,), tuple(tokens[1:] if tokens[:1] == [first] else tokens))
 
 
 def first_token(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -16,16 +16,18 @@ from graphprune.running.runners import graph_runner
 _PROMPT_TOKENS, _SAMPLE_TOKENS = 16, 48
 
 
-def lengths(graph: Graph) -> tuple[int, int]:
-    """The tokens of the prompt and after it."""
-    return fitting_run(context_length(graph), _PROMPT_TOKENS, _SAMPLE_TOKENS)
+def lengths(graph: Graph, text: Text) -> tuple[int, int]:
+    """The tokens of the prompt and after it, where what stands before them takes its part of the context."""
+    context = context_length(graph)
+    left = None if context is None else max(2, context - text.lead.more(text.bos))
+    return fitting_run(left, _PROMPT_TOKENS, _SAMPLE_TOKENS)
 
 
 def prompt_for(text: Text | None, graph: Graph) -> tuple[list[int], int]:
     """A prompt from the held-out text and how many tokens are to follow it; nothing where there is no such text."""
     if text is None or graph.source.files is None or len(text.held_out) < _PROMPT_TOKENS:
         return [], 0
-    return prompt_of(text, graph), lengths(graph)[1]
+    return prompt_of(text, graph), lengths(graph, text)[1]
 
 
 def two_samples(text: Text | None, source: Graph, after: str) -> tuple[tuple[str, str], ...]:
@@ -33,14 +35,14 @@ def two_samples(text: Text | None, source: Graph, after: str) -> tuple[tuple[str
     if not after or text is None or source.parameter_count() > LARGEST_MEASURED:
         return ()
     with torch.no_grad():
-        made, _ = greedy(graph_runner(source), torch.tensor([prompt_of(text, source)]), lengths(source)[1])
+        made, _ = greedy(graph_runner(source), torch.tensor([prompt_of(text, source)]), lengths(source, text)[1])
     return (("before", read_tokens(text, source, made.tolist())), ("after", after))
 
 
 def prompt_of(text: Text, graph: Graph) -> list[int]:
     """The first tokens of the held-out text, after the one that texts start with."""
     first = [] if text.bos is None else [text.bos]
-    ids = torch.tensor([*first, *text.held_out[:_PROMPT_TOKENS].tolist()][: lengths(graph)[0]])
+    ids = torch.tensor([*first, *text.held_out[:_PROMPT_TOKENS].tolist()][: lengths(graph, text)[0]])
     return [int(id) for id in text.lead.before(ids[None])[0]]
 
 

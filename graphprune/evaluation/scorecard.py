@@ -105,12 +105,12 @@ def score_text(
     assert questions.text is not None
     tokenizer = model.tokenizer
     lead = find_lead(tokenizer) if questions.bos else NO_LEAD
-    window = choose_window(model.context - lead.longest, questions.window)
+    bos = lead.begin(tokenizer.bos_token_id if questions.bos else None)
+    window = choose_window(model.context - lead.more(bos), questions.window)
     stage = f"{questions.text} on {label}"
     progress(stage, 0, 0)
     tokens, size = read_tokens(tokenizer, questions.text, questions.field, questions.text_bytes, questions.text_tokens)
     check_tokens(tokens, model.vocabulary, 2, questions.text)
-    bos = tokenizer.bos_token_id if questions.bos else None
     found = stream_perplexity(
         lead.around(model.logits),
         tokens,

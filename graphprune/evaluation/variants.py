@@ -36,5 +36,6 @@ def variant_measures(folder: Path, text: Text | None, parameters: int, progress:
 def token_perplexity(model: Path, text: Text) -> float:
     """Of an ONNX folder, or a file, on the held-out text."""
     opened = of_onnx(model)
-    window = max(2, fitting(opened.context, _WINDOW + text.lead.longest) - text.lead.longest)
+    more = text.lead.more(text.bos)
+    window = max(2, fitting(opened.context, _WINDOW + more) - more)
     return stream_perplexity(text.lead.around(opened.logits), text.held_out, window, 4, bos=text.bos).perplexity

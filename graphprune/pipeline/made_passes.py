@@ -65,8 +65,9 @@ def check_learner(spec: str, stages: int, cuts_units: bool, label: Callable[[str
     `spec` is that of `recover`, in a recipe that cuts units, or does not, in so many stages.
     """
     learner = parse_spec("training", spec)
-    if stages > 1 and learns_pattern(type(learner)):
-        raise UsageError(f"{label('stages')}: {learner.name} makes weights sparse in one training; leave stages out")
+    if stages > 1 and (learns_pattern(type(learner)) or learner.adds_tokens):
+        does = "appends tokens" if learner.adds_tokens else "makes weights sparse"
+        raise UsageError(f"{label('stages')}: {learner.name} {does} in one training; leave stages out")
     if cuts_units and (learner.reshapes or learner.adds_tokens):
         raise UsageError(
             f"{label('recover.learner')}: {spec[:60]} adds parameters behind the cut, which no target counts; train so "

@@ -51,8 +51,9 @@ def perplexity(
 ) -> Perplexity:
     """Predict each token of a stream once, in windows of `window` tokens, or of as many as the model was made for; see
     `stream_perplexity`. Windows stand behind the `lead`, which is not counted among their tokens."""
-    window = min(window, max(2, fitting_length(graph, window + lead.longest) - lead.longest))
-    whole = window - 1 + lead.longest if len(tokens) >= _LONG * window else None
+    more = lead.more(bos)
+    window = min(window, max(2, fitting_length(graph, window + more) - more))
+    whole = window - 1 + more if len(tokens) >= _LONG * window else None
     return stream_perplexity(
         lead.around(graph_logits(graph, whole)),
         tokens,

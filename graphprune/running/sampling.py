@@ -47,7 +47,7 @@ class Sampling:
             logits = self.penalise(logits, seen)
         if self.never:
             logits = logits.copy()
-            logits[:, self.never] = -np.inf
+            logits[:, [id for id in self.never if id < logits.shape[-1]]] = -np.inf
         if self.temperature <= 0:
             return np.asarray(logits.argmax(-1), np.int64)
         scaled = logits.astype(np.float64) / self.temperature

@@ -43,7 +43,8 @@ def pack_semi_structured(model: nn.Module) -> Packed:
     least = (16, 16) if torch.backends.cusparselt.is_available() else (32, 64)
     dense, packed = dict[str, str](), list[str]()
     for name, linear, shared in linears(model):
-        why = "another module has it too" if shared else obstacle(linear.weight, least)
+        why = "another module has it too" if shared else "" if linear.weight.is_cuda else "it is not on the GPU"
+        why = why or obstacle(linear.weight, least)
         if why:
             dense[name] = why
             continue

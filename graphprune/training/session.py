@@ -139,7 +139,7 @@ def assemble(around: Around, graph: Graph, begin: Callable[[Graph], Learning], c
     trainee = learning.trainee
     require_possible(learning, options, accelerator, sharded)
     words = vocabulary_size(trainee.graph)
-    length = around.stream.length + learning.lead.longest
+    length = around.stream.length + len(learning.lead.prompt)
     way = choose_way(learning, options, length, device, sharded)
     run = routed_form(trainee.graph, options.balance / options.accumulate, options.routing)
     model = Predictor(run, options.rows, length, plain=learning.runs_plain, way=way)

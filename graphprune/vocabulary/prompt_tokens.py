@@ -16,7 +16,8 @@ from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph, Source
-from graphprune.json_data import Json, read_object
+from graphprune.json_data import Json, JsonObject, read_object
+from graphprune.vocabulary.prompted_chats import change_templates
 from graphprune.vocabulary.prompts import prompt_size
 from graphprune.vocabulary.token_ids import integers, parts_of
 from graphprune.vocabulary.tokenizer_data import TokenizerData
@@ -25,7 +26,7 @@ from graphprune.vocabulary.tokenizer_folder import copy_inside, read_tokenizer, 
 _PIECE = "<|prompt|>"  # the name of the prompt as a whole, within the rule that puts it before texts
 _RULE = "TemplateProcessing"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-_SUPPRESSED = "suppress_tokens"
+_SUPPRESSED, _SIZE = "suppress_tokens", "vocab_size"
 
 
 def with_prompt_tokens(graph: Graph, folder: Path) -> Graph:
@@ -68,16 +69,26 @@ def prompted_source(source: Source, rows: int, tokens: int, folder: Path) -> Sou
     write_over(folder / "tokenizer.json", with_tokens(data, known, (*unused, *prompt), prompt, ids))
     change_settings(folder, known, (*unused, *prompt))
     change_templates(folder, begin, "".join(prompt))
-    change_generation(folder, ids)
     require_prompt(source.files, folder, first, ids)
+    if (folder / "config.json").is_file():
+        write_over(folder / "config.json", resized(read_object(folder / "config.json"), rows, rows + tokens))
     generation = copy.deepcopy(source.generation_config)
     if generation is not None:
         setattr(generation, _SUPPRESSED, [*(getattr(generation, _SUPPRESSED, None) or ()), *ids])
+    change_generation(folder, None if generation is None else json.loads(generation.to_json_string()), ids)
     config = copy.deepcopy(source.config)
     for part in parts_of(config):
-        if getattr(part, "vocab_size", None) == rows:
-            part.vocab_size = rows + tokens  # type: ignore[attr-defined]
+        if getattr(part, _SIZE, None) == rows:
+            setattr(part, _SIZE, rows + tokens)
     return replace(source, config=config, generation_config=generation, companions=folder)
+
+
+def resized(data: JsonObject, rows: int, more: int) -> JsonObject:
+    """A configuration as JSON has it, with another size of its vocabulary, parts in it too."""
+    inner: JsonObject = {
+        key: resized(value, rows, more) if isinstance(value, dict) else value for key, value in data.items()
+    }
+    return {**inner, _SIZE: more} if inner.get(_SIZE) == rows else inner
 
 
 def with_tokens(
@@ -131,41 +142,14 @@ def change_settings(folder: Path, known: int, names: Sequence[str]) -> None:
         write_over(table, {**read_object(table), **{name: known + place for place, name in enumerate(names)}})
 
 
-def change_templates(folder: Path, begin: str, prompt: str) -> None:
-    """Chat templates: what they write begins with the prompt, or has it behind the token that begins a text."""
-    for path in [*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")]:
-        text = path.read_text(encoding="utf-8")
-        path.unlink()
-        path.write_text(led_template(text, begin, prompt), encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    found = read_object(settings) if settings.is_file() else {}
-    template = found.get("chat_template")
-    if isinstance(template, str):
-        write_over(settings, {**found, "chat_template": led_template(template, begin, prompt)})
-    elif isinstance(template, list):
-        named = [each for each in template if isinstance(each, dict)]
-        several = [{**each, "template": led_template(str(each.get("template")), begin, prompt)} for each in named]
-        write_over(settings, {**found, "chat_template": several})
-
-
-def led_template(template: str, begin: str, prompt: str) -> str:
-    """A template that writes what this one does, with the prompt before it, or behind `begin` where it writes that."""
-    inside = f"{{% set conversation %}}{template}{{% endset %}}"
-    if not begin:
-        return f"{inside}{{{{- {json.dumps(prompt)} + conversation -}}}}"
-    first, led = json.dumps(begin), json.dumps(begin + prompt)
-    return (
-        f"{inside}{{%- if conversation.startswith({first}) -%}}{{{{- {led} + conversation[{len(begin)}:] -}}}}"
-        f"{{%- else -%}}{{{{- {json.dumps(prompt)} + conversation -}}}}{{%- endif -%}}"
-    )
-
-
-def change_generation(folder: Path, ids: Sequence[int]) -> None:
-    """generation_config.json, where there is one: tokens of the prompt are never chosen."""
+def change_generation(folder: Path, known: JsonObject | None, ids: Sequence[int]) -> None:
+    """generation_config.json: tokens of the prompt are never chosen. Without a file it is made of what is `known`."""
     path = folder / "generation_config.json"
     if path.is_file():
         found = read_object(path)
         write_over(path, {**found, _SUPPRESSED: [*integers(found.get(_SUPPRESSED)), *ids]})
+    else:
+        write_over(path, known or {_SUPPRESSED: [*ids]})
 
 
 def require_prompt(old: Path, made: Path, first: int | None, ids: Sequence[int]) -> None:

@@ -37,8 +37,9 @@ def prompt_size(plan: Plan) -> int:
 
 
 def lead_of(graph: Graph, tokenizer: "PreTrainedTokenizerBase") -> Lead:
-    """The lead of a graph with a prompt, by the tokenizer of its source; none without a prompt."""
+    """The lead of a graph with a prompt, by the tokenizer of its source or its own; none without a prompt."""
     tokens, rows = prompt_size(graph.lineage.plan), vocabulary_size(graph)
     if not tokens or rows is None:
         return NO_LEAD
-    return Lead(tuple(range(rows - tokens, rows)), next(iter(begins_with(tokenizer)), None))
+    first = next(iter(begins_with(tokenizer)), None)
+    return Lead(tuple(range(rows - tokens, rows)), None if first is None or first >= rows - tokens else first)

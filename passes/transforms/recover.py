@@ -164,9 +164,10 @@ class Recover(Pass, Weighing, Conduct, Embedded, Taught, Updates, Position, Step
 
     def fitting(self, graph: Graph) -> int:
         """The tokens of a row: no more than the model was made for, with those that its learner puts before them."""
-        learner = self.made_learner
-        more = learner.adds_tokens + 1 if learner is not None and learner.adds_tokens else 0
-        return max(2, fitting_length(graph, self.length + more) - more)
+        more = 0 if self.made_learner is None else self.made_learner.adds_tokens
+        room = fitting_length(graph, self.length + more)
+        require(room >= more + 2, f"recover: {self.learner} leaves no room for a text in a context of {room} tokens")
+        return room - more
 
     @property
     def made_learner(self) -> Learner | None:

@@ -24,10 +24,25 @@ pytestmark = pytest.mark.xdist_group("tiny_llama")
 def test_a_lead_stands_behind_the_first_token_of_a_text(lead: Lead, row: list[int], led: list[int]) -> None:
     rows = torch.tensor([row, row])
     assert lead.before(rows).tolist() == [led, led]
-    found, labels = lead.rows(rows, rows)
-    assert found.tolist() == [led, led]
-    assert labels.tolist() == [[-100] * (len(led) - len(row)) + row] * 2
-    assert len(led) - len(row) <= lead.longest
+    assert len(led) - len(row) == lead.more(row[0])
+
+
+def test_training_rows_are_longer_by_the_prompt_and_nothing_of_it_is_learned() -> None:
+    rows = torch.tensor([[5, 6, 7], [1, 6, 7]])
+    labels = torch.tensor([[5, 6, -100], [1, 6, 7]])
+    assert [each.tolist() for each in NO_LEAD.rows(rows, labels)] == [rows.tolist(), labels.tolist()]
+    ids, wanted = Lead((60, 61)).rows(rows, labels)
+    assert ids.tolist() == [[60, 61, 5, 6, 7], [60, 61, 1, 6, 7]]
+    assert wanted.tolist() == [[-100, -100, 5, 6, -100], [-100, -100, 1, 6, 7]]
+    ids, wanted = Lead((60, 61), 1).rows(rows, labels)
+    assert ids.tolist() == [[1, 60, 61, 5, 6], [1, 60, 61, 6, 7]]
+    assert wanted.tolist() == [[-100, -100, -100, 5, 6], [-100, -100, -100, 6, 7]]
+
+
+def test_where_the_prompt_itself_begins_texts_no_other_token_does() -> None:
+    assert (NO_LEAD.begin(1), NO_LEAD.tokens, NO_LEAD.more(1)) == (1, (), 0)
+    assert (Lead((60,)).begin(1), Lead((60,)).tokens) == (None, (60,))
+    assert (Lead((60,), 1).begin(1), Lead((60,), 1).tokens) == (1, (1, 60))
 
 
 def test_the_logits_of_a_text_are_those_behind_the_lead() -> None:

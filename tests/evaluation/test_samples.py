@@ -11,6 +11,7 @@ import torch
 from graphprune.backends.onnx.backend import Onnx
 from graphprune.budget.installed import open_model
 from graphprune.data.calibration import Text
+from graphprune.data.stream.lead import Lead
 from graphprune.evaluation import samples
 from graphprune.evaluation.samples import lengths, prompt_for, prompt_of, read_tokens, two_samples
 from graphprune.frontend.source import capture
@@ -52,8 +53,11 @@ def test_a_prompt_is_the_start_of_the_held_out_text(graph: Graph) -> None:
 
 def test_a_prompt_leaves_room_in_a_short_context(graph: Graph) -> None:
     short = replace(graph, source=replace(graph.source, config=SimpleNamespace(max_position_embeddings=8)))
-    assert lengths(short) == (2, 6)
+    assert lengths(short, TEXT) == (2, 6)
     assert prompt_of(TEXT, short) == [1, int(HELD_OUT[0])]
+    led = replace(TEXT, lead=Lead((90, 91), 1))
+    assert lengths(short, led) == (1, 4)
+    assert prompt_of(led, short) == [1, 90, 91]
 
 
 def test_both_samples_are_the_prompt_and_what_is_likeliest_after_it(

@@ -26,26 +26,44 @@ class Lead:
     first: int | None = None
 
     @property
-    def longest(self) -> int:
-        """The most tokens by which rows become longer."""
-        return len(self.prompt) + (self.first is not None) if self.prompt else 0
+    def tokens(self) -> tuple[int, ...]:
+        """What stands before a text, the first token included; nothing without a prompt."""
+        first = () if self.first is None else (self.first,)
+        return (*first, *self.prompt) if self.prompt else ()
+
+    def begin(self, bos: int | None) -> int | None:
+        """The token that texts are to begin with where that was `bos`: none where the prompt itself begins them."""
+        return None if self.prompt and self.first is None else bos
+
+    def more(self, bos: int | None) -> int:
+        """The tokens by which `before` makes rows longer that begin with `bos`."""
+        return len(self.prompt) if self.first is None or bos == self.first else len(self.tokens)
 
     def before(self, ids: Tensor) -> Tensor:
-        """Rows behind the lead: [rows, length] to [rows, more]. Such as begin with the first token keep it there."""
+        """Rows behind the lead: [rows, length] to [rows, more]. Where all begin with the first token it stays there."""
         if not self.prompt:
             return ids
         prompt = ids.new_tensor(self.prompt).expand(len(ids), -1)
         if self.first is None:
             return torch.cat([prompt, ids], 1)
         begun = bool((ids[:, 0] == self.first).all())
-        first = ids[:, :1] if begun else torch.full_like(ids[:, :1], self.first)
+        first = torch.full_like(ids[:, :1], self.first)
         return torch.cat([first, prompt, ids[:, int(begun) :]], 1)
 
     def rows(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Training rows behind the lead, of which nothing is learned as text."""
-        led = self.before(ids)
-        lead = labels.new_full((len(labels), led.shape[1] - labels.shape[1]), NO_LOSS)
-        return led, torch.cat([lead, labels], 1)
+        """Training rows behind the lead, longer by the prompt, of which nothing is learned as text.
+
+        Where the tokenizer has a first token each row begins with it: in place of its own, or of its last token.
+        """
+        if not self.prompt:
+            return ids, labels
+        prompt = ids.new_tensor(self.prompt).expand(len(ids), -1)
+        if self.first is None:
+            return torch.cat([prompt, ids], 1), torch.cat([torch.full_like(prompt, NO_LOSS), labels], 1)
+        begun = ids[:, :1] == self.first
+        first, none = torch.full_like(ids[:, :1], self.first), torch.full_like(ids[:, :1], NO_LOSS)
+        texts, wanted = (torch.where(begun, each[:, 1:], each[:, :-1]) for each in (ids, labels))
+        return torch.cat([first, prompt, texts], 1), torch.cat([none, torch.full_like(prompt, NO_LOSS), wanted], 1)
 
     def around(self, logits: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """The same function from ids to logits, token by token, of texts that stand behind the lead."""

@@ -5,23 +5,24 @@ appended to the vocabulary, so that a checkpoint, its tokenizer and every export
 """
 
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from graphprune.bounds import Count
 from graphprune.data.stream.lead import Lead, begins_with
 from graphprune.data.tokens import load_tokenizer
 from graphprune.errors import UsageError
 from graphprune.ir.contract import vocabulary_size
-from graphprune.ir.graph import Graph, copy_nodes
+from graphprune.ir.graph import Graph
+from graphprune.ir.operators import index_origin
 from graphprune.ir.plan import Edit
-from graphprune.ir.types import TensorType
-from graphprune.training.adapters import Trainee
-from graphprune.training.learning.learner import Learner, Learning
+from graphprune.training.adapters import Trainee, whole
+from graphprune.training.learning.learner import Learner, Learning, Rate
 from graphprune.training.options import TrainOptions
 from graphprune.vocabulary.prompt_tokens import prompted_source
 from graphprune.vocabulary.prompts import prompt_edit, prompt_size
@@ -50,6 +51,9 @@ class Prompt(Learner):
         if prompt_size(graph.lineage.plan):
             raise UsageError("this model has a prompt already, learned by an earlier pass; give one of them")
         edit, rows = prompt_edit(graph, self.tokens), vocabulary_size(graph)
+        looked_up(graph)
+        if graph.source.companions is not None:
+            raise UsageError("cut tokens in one compilation, and learn a prompt of its result in the next")
         if rows is not None:
             with tempfile.TemporaryDirectory(prefix="graphprune-") as name:  # a mistake is told before the training
                 prompted_source(graph.source, rows, self.tokens, Path(name))
@@ -66,7 +70,11 @@ class Prompt(Learner):
 
 @final
 class Prompted(Learning):
-    """The last rows of the table of tokens, which stand before every text; all else is as it was."""
+    """The last rows of the table of tokens, which stand before every text; all else is as it was.
+
+    The table is one tensor, as it is where it is used, and the gradient of its other rows is put to zero: with moments
+    of zero no step changes them.
+    """
 
     keeps_moments = False
 
@@ -74,59 +82,46 @@ class Prompted(Learning):
         folder = graph.source.files
         begun = begins_with(load_tokenizer(folder, graph.source.trusted)) if folder is not None else ()
         self.lead = Lead(prompt, next(iter(begun), None))
-        self.table = looked_up(graph)
-        whole = graph.tensors()[self.table].detach()
-        self.old = nn.Parameter(whole[: -len(prompt)].clone(), requires_grad=False)
-        self.mean = whole[-len(prompt) :].clone()
-        self.rows = nn.Parameter(self.first(len(prompt), start, seed))
-        self.made = self.joined(graph)
+        self.name, self.made = looked_up(graph), whole(graph)
+        self.table = self.made.trainable[self.name]
+        for tensor in self.made.trainable.values():
+            tensor.requires_grad_(tensor is self.table)
+        self.given = graph.tensors()[self.name].detach()
+        with torch.no_grad():
+            self.table[-len(prompt) :] = self.first(len(prompt), start, seed)
 
     def first(self, count: int, start: str, seed: int) -> Tensor:
         """The rows before the first step [tokens, width]."""
         if start == "mean":
-            return self.mean.clone()
-        drawn = torch.randint(min(_COMMON, len(self.old)), (count,), generator=torch.Generator().manual_seed(seed))
-        return self.old[drawn.to(self.old.device)].clone()
-
-    def joined(self, graph: Graph) -> Graph:
-        """The graph in which the table of tokens is made of two parts; all other tensors are shared and frozen."""
-        nodes, tensors = copy_nodes(graph.module.graph), dict(graph.tensors())
-        shared = {name for name, tensor in tensors.items() if tensor is tensors[self.table]}
-        names = f"{self.table}_known", f"{self.table}_prompt"
-        for node in [n for n in nodes.find_nodes(op="get_attr") if str(n.target) in shared]:
-            join(node, names, (self.old, self.rows))
-        frozen = {name: t.detach() for name, t in tensors.items() if name not in shared}
-        module = fx.GraphModule({**frozen, names[0]: self.old, names[1]: self.rows}, nodes)
-        module.train(graph.module.training)
-        return replace(graph, module=module)
+            return self.given[-count:]
+        known = min(_COMMON, len(self.given) - count)
+        drawn = torch.randint(known, (count,), generator=torch.Generator().manual_seed(seed))
+        return self.given[drawn.to(self.given.device)]
 
     @property
     def trainee(self) -> Trainee:
-        return Trainee(self.made, {f"{self.table}_prompt": self.rows}, self.merged, forget=self.forget)
+        return Trainee(self.made.graph, {self.name: self.table}, self.merged, forget=self.forget)
+
+    def rates(self) -> Mapping[str, Rate]:
+        """The rows are no weights: they are neither decayed nor clipped with others."""
+        return {self.name: Rate()}
+
+    def after_backward(self, step: int) -> None:
+        if self.table.grad is not None:
+            self.table.grad[: -len(self.lead.prompt)] = 0
 
     def merged(self) -> dict[str, Tensor]:
-        return {self.table: torch.cat([self.old, self.rows]).detach()}
+        count = len(self.lead.prompt)
+        return {self.name: torch.cat([self.given[:-count], self.table.detach()[-count:]])}
 
     @torch.no_grad()
     def forget(self) -> None:
         """Go back to the rows that the edit appends."""
-        self.rows.copy_(self.mean)
+        self.table.copy_(self.given)
 
     def told(self) -> str:
-        return f"{self.rows.numel():,} numbers of {len(self.rows)} tokens were learned"
-
-
-def join(node: fx.Node, names: tuple[str, str], parts: tuple[Tensor, Tensor]) -> None:
-    """Let all that reads a table read its two parts, one behind the other."""
-    nodes, known = node.graph, {"scope": node.meta.get("scope", "")}
-    with nodes.inserting_before(node):
-        reads = [nodes.create_node("get_attr", name) for name in names]
-        made = nodes.call_function(torch.ops.aten.cat.default, (reads,))
-    for read, part in zip(reads, parts, strict=True):
-        read.meta |= {"value": TensorType(part.dtype, tuple(part.shape)), **known}
-    made.meta |= {"value": node.meta["value"], **known}
-    node.replace_all_uses_with(made)
-    nodes.erase_node(node)
+        count = len(self.lead.prompt)
+        return f"{count * self.table.shape[1]:,} numbers of {count} tokens were learned"
 
 
 def looked_up(graph: Graph) -> str:
@@ -134,6 +129,13 @@ def looked_up(graph: Graph) -> str:
     for node in graph.nodes:
         if node.target is _EMBEDDING:
             table, ids = node.args[:2]
-            if isinstance(ids, fx.Node) and ids.target == "input_ids" and isinstance(table, fx.Node):
-                return str(table.target)
+            own = isinstance(ids, fx.Node) and index_origin(ids).target == "input_ids"
+            if own and isinstance(table, fx.Node) and table.op == "get_attr":
+                return first_name(graph, str(table.target))
     raise UsageError("this model does not look its tokens up in one table, so that a prompt has no rows to learn")
+
+
+def first_name(graph: Graph, name: str) -> str:
+    """The name under which a tensor of several is counted among the parameters."""
+    tensor = graph.tensors()[name]
+    return next(each for each, known in graph.parameters().items() if known is tensor)

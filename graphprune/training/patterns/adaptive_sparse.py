@@ -26,7 +26,15 @@ from graphprune.training.options import TrainOptions
 from graphprune.training.patterns.boosting import branch_edits, group_means
 from graphprune.training.patterns.masks import changed, kept_part, largest
 from graphprune.training.patterns.pulls import Unit, pull, strength
-from graphprune.weights.patterns import Pattern, Per, kept_by_zeros, kept_entries, parse_pattern
+from graphprune.weights.patterns import (
+    Grouped,
+    Pattern,
+    Per,
+    kept_by_zeros,
+    kept_entries,
+    only_patterns,
+    parse_pattern,
+)
 
 _SETTLED = 0.1  # of the most that changed at once, in the last tenth of the masks
 
@@ -81,15 +89,20 @@ class Ast(Learner):
     def places(self, graph: Graph) -> Places:
         """The weights that are to have the pattern. Raises UsageError where there are none, or some have another."""
         found, sparse = find_places(graph, self.wanted, self.scope, self.skip), kept_entries(graph.companions)
-        calls, tensors = [call for call in found.calls if call.weight in sparse], graph.tensors()
-        largest_now = largest(calls, {call.weight: tensors[call.weight] for call in calls}, self.wanted)
-        for name, kept in largest_now.items():
-            if bool((sparse[name].to(kept.device) & ~kept).any()):
+        kinds = {name: kind for kind, part in only_patterns(graph.companions).items() for name in part}
+        for call in (each for each in found.calls if each.weight in sparse):
+            kind = self.wanted.kind(0 if call.transposed else 1)
+            if kinds[call.weight] != kind or not self.has_share(call.matrix(sparse[call.weight])):
                 raise UsageError(
-                    f"{name} has another pattern of zeros than {self.pattern}, in which ast cannot go on; give both "
-                    "the same pattern, or train with recover alone, which keeps the zeros"
+                    f"{call.weight} has another pattern of zeros than {self.pattern}, in which ast cannot go on; give "
+                    "both the same pattern, or train with recover alone, which keeps the zeros"
                 )
         return found
+
+    def has_share(self, kept: Tensor) -> bool:
+        """Whether no more is kept [outputs, inputs] than a share keeps, but for an entry of each row."""
+        wanted = self.wanted
+        return isinstance(wanted, Grouped) or float(kept.sum()) <= (1 - wanted.zeros) * kept.numel() + len(kept)
 
     def begin(self, graph: Graph, options: TrainOptions) -> Learning:
         places = self.places(graph)
@@ -109,7 +122,10 @@ class AdaptiveSparse(Learning):
         self.given, self.places, self.asked, self.options = graph, places, asked, options
         self.pattern = asked.wanted
         self.plain = whole(without_kept(graph, {call.weight for call in places.calls}))
-        self.first = largest(places.calls, self.plain.trainable, self.pattern)
+        sparse = {n: kept for n, kept in kept_entries(graph.companions).items() if n in self.plain.trainable}
+        given = {name: kept.to(self.plain.trainable[name].device) for name, kept in sparse.items()}
+        found = largest(places.calls, self.plain.trainable, self.pattern)
+        self.first = {name: given.get(name, kept) for name, kept in found.items()}
         self.kept = {name: kept.clone() for name, kept in self.first.items()}
         self.begin_branches()
         self.running = multiplied(self.plain.graph, self.kept, kept_part)

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from graphprune.errors import UsageError
 from graphprune.ir.graph import Graph
 from graphprune.ir.plan import Edit, Plan, plan_of
+from graphprune.pipeline.passes import Context, run_passes
 from graphprune.rewriting.apply import apply
 from graphprune.running.inputs import decoder_inputs
 from graphprune.running.perplexity import perplexity
@@ -66,11 +67,15 @@ def test_gradients_are_those_of_the_rows_alone() -> None:
     learning = Prompted(source, (64, 65, 66, 67), "mean", 0)
     ids, labels = learning.lead.rows(*Rows().rows(0, 3))
     losses, gradients = [], []
-    for made, tensor in ((learning.trainee.graph, learning.rows), (source, source.tensors()[TABLE])):
+    for made, tensor in ((learning.trainee.graph, learning.table), (source, source.tensors()[TABLE])):
         logits = made(*decoder_inputs(made, ids))[0]
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         losses.append(float(loss.detach()))
-        gradients.append(torch.autograd.grad(loss, tensor.requires_grad_())[0][-4:])
+        gradients.append(torch.autograd.grad(loss, tensor.requires_grad_())[0])
+    learning.table.grad = gradients[0].clone()
+    learning.after_backward(0)
+    assert not learning.table.grad[:-4].any()
+    assert torch.equal(learning.table.grad[-4:], gradients[0][-4:])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
@@ -97,8 +102,8 @@ def test_rows_that_are_no_better_are_taken_back() -> None:
     torch.testing.assert_close(rows[64:], rows[:64].mean(0).expand(4, -1))
 
 
-# Tables of their own and shared ones; a head whose matrix is turned.
-@pytest.mark.parametrize("name", families(("llama", "phi3", "gpt2", "mamba")))
+# Tables of their own and shared ones; positions that are learned; ids that are reshaped before they are looked up.
+@pytest.mark.parametrize("name", families(("llama", "phi3", "gpt2", "mamba", "gemma2")))
 def test_the_edit_is_replayed_and_other_tokens_keep_their_logits(name: str) -> None:
     source = graph(name)
     made = grown(source)
@@ -110,6 +115,10 @@ def test_the_edit_is_replayed_and_other_tokens_keep_their_logits(name: str) -> N
     before, after = (each(*decoder_inputs(each, ids))[0] for each in (source, made))
     assert after.shape[-1] == before.shape[-1] + 4
     torch.testing.assert_close(after[..., :-4], before, rtol=0, atol=1e-5)
+    learned = train(made, replace(OPTIONS, steps=2, eval_every=0), Rows(vocabulary=50), learner=ASKED).graph
+    changed = [n for n, tensor in learned.tensors().items() if not torch.equal(tensor, made.tensors()[n])]
+    (table,) = {id(learned.tensors()[n]): n for n in changed}.values()
+    assert torch.equal(learned.tensors()[table][:-4], made.tensors()[table][:-4])
 
 
 @LLAMA
@@ -124,6 +133,11 @@ def test_what_cannot_be_learned_so_is_said() -> None:
     cut = apply(source, Plan({"model.embed_tokens.weight:0": tuple(range(60))}))
     with pytest.raises(UsageError, match="learn a prompt of its result"):
         ASKED.edits(cut)
+    with pytest.raises(UsageError, match="leaves no room for a text in a context of 48 tokens"):
+        run_passes(source, [parse_spec("passes", "recover{learner=prompt{tokens=47}}")], Context(data="x"))
+    shorter = replace(source, source=replace(source.source, companions=Path("made")))
+    with pytest.raises(UsageError, match="learn a prompt of its result"):
+        ASKED.edits(shorter)
     with pytest.raises(UsageError, match="in_backward"):
         tuned(replace(OPTIONS, in_backward=True, clip=0.0))
     assert Edit("prompt{tokens=4}", "model.embed_tokens.weight:0") in ASKED.edits(source)
