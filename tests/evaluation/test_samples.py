@@ -56,7 +56,7 @@ def test_a_prompt_leaves_room_in_a_short_context(graph: Graph) -> None:
     assert lengths(short, TEXT) == (2, 6)
     assert prompt_of(TEXT, short) == [1, int(HELD_OUT[0])]
     led = replace(TEXT, lead=Lead((90, 91), 1))
-    assert lengths(short, led) == (1, 4)
+    assert lengths(short, led) == (1, 5)
     assert prompt_of(led, short) == [1, 90, 91]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from graphprune.data.stream.lead import NO_LEAD
 from graphprune.errors import TrainingError
 from graphprune.ir.graph import Graph, deep_copy
 from graphprune.running.inputs import decoder_inputs
@@ -79,11 +80,13 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_over_what_counts(ma
 def test_processes_together_take_the_rows_that_one_would_take() -> None:
     def numbers(processes: int, step: int, **changes: Any) -> list[int]:
         asked: list[int] = []
-        stream = SimpleNamespace(rows=lambda start, count: asked.extend(range(start, start + count)))
+        stream = SimpleNamespace(rows=lambda start, count: (asked.extend(range(start, start + count)), None))
+        learning = SimpleNamespace(lead=NO_LEAD)
         for index in range(processes):
             place = SimpleNamespace(num_processes=processes, process_index=index)
             options = SimpleNamespace(**{"first_row": 0, "rows": 2, "accumulate": 2, **changes})
-            list(own_rows(SimpleNamespace(options=options, accelerator=place, stream=stream), step))  # type: ignore[arg-type]
+            made: Any = SimpleNamespace(options=options, accelerator=place, stream=stream, learning=learning)
+            list(own_rows(made, step))
         return asked
 
     assert numbers(1, 0) == [0, 1, 2, 3]
