@@ -136,6 +136,7 @@ class Joint:
         self.patterns = kept_entries(cut.companions)
         self.solved: dict[str, Tensor] = {}
         self.readings: dict[fx.Node, Moments] = {}
+        self.crosses: dict[tuple[fx.Node, fx.Node], tuple[Tensor, Tensor]] = {}
         # Biases that one call alone adds are solved too.
         counts = Counter(call.bias for call in find_linear_calls(cut))
         self.free = {bias for bias, count in counts.items() if bias in cut.parameters() and count == 1}
@@ -160,6 +161,7 @@ class Joint:
         self.readers[call.x] -= 1
         if not self.readers[call.x]:
             self.readings.pop(call.x, None)
+            self.crosses = {pair: found for pair, found in self.crosses.items() if pair[0] is not call.x}
 
     def find(self, call: LinearCall, solver: Solver) -> Solution:
         """What the solver gives a call, from what it reads and should give."""
@@ -168,6 +170,7 @@ class Joint:
         # What is missing from a sum may be huge at a token that the call reads nothing unusual of.
         errors = self.errors(call, weight) if call.node in self.sums else ()
         if errors or call.x not in self.readings:
+            self.crosses.pop((call.x, self.before[call.node.name].x), None)
             self.readings[call.x] = read(self.cut.value(call.x), self.lengths, call.weight, solver.work, errors)
         seen = self.readings[call.x]
         return solver(seen, weight, self.targets(call, seen), call.bias in self.free)
@@ -217,7 +220,7 @@ class Joint:
         old = self.before[call.node.name]
         self.dense.advance(old.node, through=False)
         weight = old.matrix(self.dense.tensors[old.weight])
-        cross, mean = seen.cross(self.dense.value(old.x), weight.shape[1])
+        cross, mean = self.cross(call, old, seen)
         kept = torch.nonzero(self.kept(old.node).to(weight.device)).flatten()
         bias = self.dense.tensors[old.bias].double() if old.bias else weight.new_zeros(len(weight)).double()
         for start in range(0, len(kept), _OUTPUTS):
@@ -225,6 +228,13 @@ class Joint:
             rows = weight[part].double()
             moment = cross @ rows.T + torch.outer(seen.mean, bias[part])
             yield Target(slice(start, start + len(part)), moment, rows @ mean + bias[part])
+
+    def cross(self, call: LinearCall, old: LinearCall, seen: Moments) -> tuple[Tensor, Tensor]:
+        """E[x yᵀ] and E[y] of what the call reads and read: once for calls that share both, as q, k and v do."""
+        if (call.x, old.x) not in self.crosses:
+            wide = old.matrix(self.dense.tensors[old.weight]).shape[1]
+            self.crosses[call.x, old.x] = seen.cross(self.dense.value(old.x), wide)
+        return self.crosses[call.x, old.x]
 
     def sum_targets(self, call: LinearCall, seen: Moments, add: fx.Node) -> Iterator[Target]:
         """What makes the sum that the call's branch goes into what it is in the unpruned model."""

@@ -1,6 +1,7 @@
 """Evolve: the counts whose model, put together from solved levels, comes nearest to the dense one (after Týr)."""
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from graphprune.ir.lineage import Lineage
 from graphprune.passes.allocation.adaptive import Adaptive
 from graphprune.passes.allocation.knapsack import first_rows
 from graphprune.pruning.interfaces import Allocation, Allotment, Scene
+from graphprune.pruning.kept_scores import name_scene
 from graphprune.pruning.reconstruct import reconstruct
 from graphprune.pruning.ridge import Ridge
 from graphprune.pruning.search.candidates import Candidates
@@ -108,7 +110,7 @@ class Evolve(Allocation):
             return Adaptive(_AMPLITUDE, outside=0.25).keep(scene, scores)
         with kept_in(scene.folder) as folder:
             journal = Journal(folder / "search.jsonl")
-            rates = self.choose_rates(problem, texts, journal)
+            rates = self.choose_rates(problem, texts, journal, Journal(folder / "rates.jsonl"))
             found = [self.search_from(problem, problem.start(each), texts, folder, journal) for each in rates]
         (best, counts), own = min(zip(found, rates, strict=True), key=lambda each: each[0][0].value)
         scene.note(
@@ -116,7 +118,7 @@ class Evolve(Allocation):
         )
         return Allotment(problem.fill(counts, own))
 
-    def choose_rates(self, problem: Problem, texts: Texts, journal: Journal) -> Sequence[Rates]:
+    def choose_rates(self, problem: Problem, texts: Texts, journal: Journal, kept: Journal) -> Sequence[Rates]:
         """How fast groups give up their units, for the shares of widths outside of branches that are searched from."""
         scene = problem.scene
         dense = replace(scene.graph, lineage=Lineage())
@@ -125,7 +127,7 @@ class Evolve(Allocation):
         def judge(at: Problem, counts: Counts) -> float:
             return WholeModels(dense, at, texts.solved, close, journal, scene.progress)(counts)
 
-        return by_quality(problem, rates_of(scene, _OUTSIDE[self.effort]), judge)[: _SEARCHES[self.effort]]
+        return by_quality(problem, rates_of(scene, _OUTSIDE[self.effort], kept), judge)[: _SEARCHES[self.effort]]
 
     def search_from(
         self, problem: Problem, start: Start, texts: Texts, folder: Path, journal: Journal
@@ -178,10 +180,19 @@ class Evolve(Allocation):
         )
 
 
-def rates_of(scene: Scene, outside: Sequence[float]) -> Sequence[Rates]:
-    """How fast each group gives up its units, for each share that those outside of branches do."""
-    part = first_rows(scene.batches, rows_of(scene.batches, _MEASURED))
-    found = Adaptive(_AMPLITUDE).rates(replace(scene, batches=part))
+def rates_of(scene: Scene, outside: Sequence[float], kept: Journal) -> Sequence[Rates]:
+    """How fast each group gives up its units, for each share that those outside of branches do.
+
+    What layers change the stream by is of the source alone, so that it is kept for all sizes.
+    """
+    seen = replace(scene, batches=first_rows(scene.batches, rows_of(scene.batches, _MEASURED)))
+    adaptive = Adaptive(_AMPLITUDE)
+    source, measured = name_scene(adaptive, seen), functools.cache(lambda: adaptive.rates(seen))
+
+    def rate(id: str) -> float:
+        return kept.value({"source": source, "group": id}, lambda: measured()[id])
+
+    found = {group.id: rate(group.id) for group in scene.candidates}
     loose = {group.id for group in scene.candidates if group.block is None}
     return [{id: share if id in loose else rate for id, rate in found.items()} for share in outside]
 
