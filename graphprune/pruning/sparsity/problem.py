@@ -45,10 +45,6 @@ class Problem:
         away = weight - self.best
         return max(0.0, float((away * (away @ self.gram - 2 * self.lacking)).sum(dtype=torch.float64)))
 
-    def descent(self, weight: Tensor) -> Tensor:
-        """Minus half the gradient of the error."""
-        return self.cross - weight @ self.gram
-
     def scaled(self) -> tuple["Problem", Tensor]:
         """The same problem with inputs of energy 1, whose weights are those of this one times the scale [inputs]."""
         scale = self.gram.diagonal().clamp(min=0).sqrt()
