@@ -48,6 +48,7 @@ _STEP = 1 / 16  # of the full width, between the levels of the first library
 _FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (), "thorough": (1 / 32,)}
 _JUDGED, _MEASURED = 4096, 16384  # tokens that models are judged on, and that layers are measured on
 _REACH = 4  # levels from where a search begins
+_CALM = 5 / 16  # of widths cut, up to which levels are solved on the source's own inputs: docs/decisions/0067
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1, glance=0.5)
 # What widths outside of branches, such as the residual width, give up of what others do: a model is made for each of
@@ -74,9 +75,11 @@ class Evolve(Allocation):
     """Choose counts by evolution over levels that are solved beforehand, for the least divergence from the dense model.
 
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
-    library has the weight of that call at sixteenths of its width, solved on inputs that carry the errors of earlier
-    groups cut as far as expected (`carry`): by the amount of the start, rounded to a sixteenth, so that targets near
-    to each other have one library. Residual branches, or layers, that may go are searched too. Models put together from
+    library has the weight of that call at sixteenths of its width. Where more than 5/16 is cut, it is solved on inputs
+    that carry the errors of earlier groups cut as far as expected: by the amount of the start, rounded to a sixteenth,
+    so that targets near to each other have one library. Where less is, it is solved on the source's own inputs: what is
+    solved for errors that a candidate does not have would speak for the start. `carry` has it one way for all amounts.
+    Residual branches, or layers, that may go are searched too. Models put together from
     these are judged by the KL divergence of their top logits from the dense model's, on a quarter of the calibration
     rows (of 4,096 tokens at most), unseen by the library: all on some of these, the best of a generation on all of
     them. What each width does alone is measured first, and the best sums of that are where evolution starts from. Then
@@ -91,7 +94,7 @@ class Evolve(Allocation):
     needs_data: ClassVar[bool] = True
     searches: ClassVar[bool] = True
     effort: Literal["quick", "normal", "thorough"] = "normal"
-    carry: bool = True
+    carry: bool | None = None
     search: bool = True
     library: str = ""
 
@@ -136,7 +139,7 @@ class Evolve(Allocation):
         grid = whole_grid(problem, start.expected, _STEP)
         found, counts = self.search_on(problem, grid, start, texts, folder, journal)
         for step in _FINER[self.effort]:
-            again = Start(counts, counts)
+            again = Start(counts, counts, start.amount)
             found, counts = self.search_on(problem, near_grid(problem, counts, step), again, texts, folder, journal)
         return found, counts
 
@@ -145,15 +148,16 @@ class Evolve(Allocation):
     ) -> tuple[Found, Counts]:
         """The best model of the library of a grid."""
         scene, expected = problem.scene, grid.at(grid.genes(start.expected))
+        carry = start.amount > _CALM if self.carry is None else self.carry
         dense = replace(scene.graph, lineage=Lineage())
         cut = apply(dense, select(scene.groups, grid.fixed, problem.scores))
         parts = grid.parts(cut, expected)
         levels = {part.call.weight: part.levels for part in parts}
         kept = {f"kept of {name}": entries for name, entries in kept_entries(cut.companions).items()}
         library = Library(
-            self.home(folder) / library_key({**cut.tensors(), **kept}, texts.solved, levels, f"carry={self.carry}")
+            self.home(folder) / library_key({**cut.tensors(), **kept}, texts.solved, levels, f"carry={carry}")
         )
-        solved = self.make_library(dense, cut, LevelSolver(library, levels, Ridge(None, torch.float32)), texts, scene)
+        solved = make_library(dense, cut, LevelSolver(library, levels, Ridge(None, torch.float32)), texts, scene, carry)
         close, glance = (
             replace(measure_dense(dense, part, scene.loss), graph=solved) for part in (texts.close, texts.glance)
         )
@@ -168,16 +172,17 @@ class Evolve(Allocation):
     def home(self, folder: Path) -> Path:
         return Path(self.library).expanduser() if self.library else folder / "library"
 
-    def make_library(self, dense: Graph, start: Graph, solver: LevelSolver, texts: Texts, scene: Scene) -> Graph:
-        """The start with all its calls solved, those of the library at their expected levels."""
-        names = {node.name for node in dense.nodes}
-        calls = [call for call in find_linear_calls(start) if call.node.name in names]
-        tensors = start.tensors()
-        inputs = {call.weight: call.matrix(tensors[call.weight]).shape[1] for call in calls}
-        known = LevelledSolutions(solver.library, solver.levels, inputs)
-        return reconstruct(
-            dense, start, calls, solver, texts.solved, sequential=self.carry, progress=scene.progress, solutions=known
-        )
+
+def make_library(dense: Graph, start: Graph, solver: LevelSolver, texts: Texts, scene: Scene, carry: bool) -> Graph:
+    """The start with all its calls solved, those of the library at their expected levels."""
+    names = {node.name for node in dense.nodes}
+    calls = [call for call in find_linear_calls(start) if call.node.name in names]
+    tensors = start.tensors()
+    inputs = {call.weight: call.matrix(tensors[call.weight]).shape[1] for call in calls}
+    known = LevelledSolutions(solver.library, solver.levels, inputs)
+    return reconstruct(
+        dense, start, calls, solver, texts.solved, sequential=carry, progress=scene.progress, solutions=known
+    )
 
 
 def rates_of(scene: Scene, outside: Sequence[float], kept: Journal) -> Sequence[Rates]:

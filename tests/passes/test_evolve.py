@@ -92,6 +92,18 @@ def same(left: Graph, right: Graph) -> bool:
     return all(torch.equal(tensor, right.tensors()[name]) for name, tensor in left.tensors().items())
 
 
+@pytest.mark.xdist_group("llama")
+@pytest.mark.parametrize(("share", "carry"), [(0.9, False), (0.5, True)])
+def test_levels_carry_errors_where_much_is_cut(share: float, carry: bool, tmp_path: Path) -> None:
+    def libraries(**options: object) -> set[str]:
+        folder = tmp_path / str(options.get("carry"))
+        run("llama", share, ("mlp", "attention"), search=False, library=str(folder), **options)
+        return {path.name for path in folder.iterdir()}
+
+    assert libraries() == libraries(carry=carry)
+    assert libraries() != libraries(carry=not carry)
+
+
 class NoSolver:
     work = torch.float32
 

@@ -82,7 +82,7 @@ class Problem:
             least = {id: count for width in set_ for id, count in width.at(0).items()}
             if self.cost(scene.groups.sizes() | least) <= scene.budget.target:
                 free = [each if place in self.searched else each[:0] for place, each in enumerate(steps)]
-                return Start(expected, solve(scene.groups, set_, free, scene.budget))
+                return Start(expected, solve(scene.groups, set_, free, scene.budget), rung / _RUNGS)
         raise AssertionError("a budget that was reached is out of reach")
 
     def fill(self, counts: Counts, rates: Mapping[str, float]) -> dict[str, int]:
@@ -103,10 +103,12 @@ def pin(width: Width, counts: Counts) -> Width:
 
 
 class Start(NamedTuple):
-    """The counts that later calls expect of a library's levels, and those that meet the budget."""
+    """The counts that later calls expect of a library's levels, those that meet the budget, and the amount all are cut
+    by, of the rates of groups."""
 
     expected: Counts
     counts: Counts
+    amount: float
 
 
 @dataclass(frozen=True, eq=False)
