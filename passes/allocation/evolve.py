@@ -48,7 +48,7 @@ _STEP = 1 / 16  # of the full width, between the levels of the first library
 _FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (), "thorough": (1 / 32,)}
 _JUDGED, _MEASURED = 4096, 16384  # tokens that models are judged on, and that layers are measured on
 _REACH = 4  # levels from where a search begins
-_CALM = 5 / 16  # of widths cut, up to which levels are solved on the source's own inputs: docs/decisions/0067
+_CALM = 3 / 8  # of widths cut, up to which levels are solved on the source's own inputs: docs/decisions/0067
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1, glance=0.5)
 # What widths outside of branches, such as the residual width, give up of what others do: a model is made for each of
@@ -75,7 +75,7 @@ class Evolve(Allocation):
     """Choose counts by evolution over levels that are solved beforehand, for the least divergence from the dense model.
 
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
-    library has the weight of that call at sixteenths of its width. Where more than 5/16 is cut, it is solved on inputs
+    library has the weight of that call at sixteenths of its width. Where more than 3/8 is cut, it is solved on inputs
     that carry the errors of earlier groups cut as far as expected: by the amount of the start, rounded to a sixteenth,
     so that targets near to each other have one library. Where less is, it is solved on the source's own inputs: what is
     solved for errors that a candidate does not have would speak for the start. `carry` has it one way for all amounts.
