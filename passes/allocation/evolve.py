@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
+from graphprune.analysis.layers import find_layers
 from graphprune.analysis.linear_calls import find_linear_calls
 from graphprune.budget.budgets import check_reachable
 from graphprune.errors import UsageError
@@ -48,7 +49,7 @@ _STEP = 1 / 16  # of the full width, between the levels of the first library
 _FINER: Mapping[str, tuple[float, ...]] = {"quick": (), "normal": (), "thorough": (1 / 32,)}
 _JUDGED, _MEASURED = 4096, 16384  # tokens that models are judged on, and that layers are measured on
 _REACH = 4  # levels from where a search begins
-_CALM = 3 / 8  # of widths cut, up to which levels are solved on the source's own inputs: docs/decisions/0067
+_CALM = 2.5  # layers that cuts are worth, up to which levels are solved on the source's own inputs: docs/decisions/0067
 _AMPLITUDE = 0.6  # as in adapt-pruner-ls
 _NONE = Effort(generations=0, offspring=0, close=0, parents=1, glance=0.5)
 # What widths outside of branches, such as the residual width, give up of what others do: a model is made for each of
@@ -75,10 +76,10 @@ class Evolve(Allocation):
     """Choose counts by evolution over levels that are solved beforehand, for the least divergence from the dense model.
 
     The start is what `adaptive` gives. For each group that one linear call reads, such as heads and MLP channels, a
-    library has the weight of that call at sixteenths of its width. Where more than 3/8 is cut, it is solved on inputs
-    that carry the errors of earlier groups cut as far as expected: by the amount of the start, rounded to a sixteenth,
-    so that targets near to each other have one library. Where less is, it is solved on the source's own inputs: what is
-    solved for errors that a candidate does not have would speak for the start. `carry` has it one way for all amounts.
+    library has the weight of that call at sixteenths of its width, solved on inputs that carry the errors of earlier
+    groups cut as far as expected: by the amount of the start, rounded to a sixteenth, so that targets near to each
+    other have one library. Where all that is cut is worth two layers and a half at most, it is solved on the source's
+    own inputs: what is solved for errors that a candidate does not have speaks for the start. `carry` has it one way.
     Residual branches, or layers, that may go are searched too. Models put together from
     these are judged by the KL divergence of their top logits from the dense model's, on a quarter of the calibration
     rows (of 4,096 tokens at most), unseen by the library: all on some of these, the best of a generation on all of
@@ -148,7 +149,7 @@ class Evolve(Allocation):
     ) -> tuple[Found, Counts]:
         """The best model of the library of a grid."""
         scene, expected = problem.scene, grid.at(grid.genes(start.expected))
-        carry = start.amount > _CALM if self.carry is None else self.carry
+        carry = len(find_layers(scene.groups)) * start.amount > _CALM if self.carry is None else self.carry
         dense = replace(scene.graph, lineage=Lineage())
         cut = apply(dense, select(scene.groups, grid.fixed, problem.scores))
         parts = grid.parts(cut, expected)
