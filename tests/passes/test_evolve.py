@@ -108,6 +108,17 @@ def test_levels_carry_errors_where_much_is_cut(
     assert libraries() != libraries(carry=not carry)
 
 
+@pytest.mark.xdist_group("llama")
+def test_layers_are_measured_once_for_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*_: object) -> NoReturn:
+        raise AssertionError("layers are measured again")
+
+    alone = run("llama", 0.8, ("mlp", "attention"), effort="quick")
+    run("llama", 0.7, ("mlp", "attention"), tmp_path, effort="quick")
+    monkeypatch.setattr(evolve.Adaptive, "rates", again)
+    assert same(run("llama", 0.8, ("mlp", "attention"), tmp_path, effort="quick").graph, alone.graph)
+
+
 class NoSolver:
     work = torch.float32
 
