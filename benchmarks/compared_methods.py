@@ -39,6 +39,7 @@ TOLD = ("--held-out", "corpora/tinystories/tinystories_val_794K.txt", "--bytes",
 WIKI = ("--data", "corpora/wikitext-2/raw_train_first_1MB.txt", "--held-out", "corpora/wikitext-2/test.txt")
 WINDOWS = ("--tokens", "8192", "--window", "512", "--stride", "512", "--no-bos")  # as the anchors were measured
 SAMPLES = ("--samples", "128", "--length", "128")
+LONG = ("--samples", "32", "--length", "512")  # as many tokens, in windows as long as the reported ones
 SMOLLM2 = Path("/tmp/real-smol")
 WORK = Path(__file__).parent / "results" / "compared"
 ITEMS = 200  # of each task
@@ -88,13 +89,18 @@ SMOL = """Official code of others under the same protocol, one seed:
 SIZES = ("--targets", "80%,60%,40%", "--seeds", "3")
 TEACHER = "recover.distill=1.0+recover.temperature=1.0"  # as Minitron's recipe trains
 SEARCHED = "adapt-pruner-ls,evolve"
-REAL = (*WIKI, *WINDOWS, *SAMPLES, "--targets", "80%,60%")
+SIZED = ("--targets", "80%,60%")
+REAL = (*WIKI, *WINDOWS, *SAMPLES, *SIZED)
+BEST = "wanda-sp,flap,taylor,minitron,adapt-pruner-ls,evolve"
 RUNS: Mapping[str, Run] = {
     "stories3M": Run("models/stories3M-hf", (*STORIES, *TOLD, *SIZES), S3),
     "babyllama": Run("models/babyllama-tok105-hf", (*STORIES, *TOLD, *SIZES)),
     "stories260K": Run("models/stories260K-hf", (*STORIES, *TOLD, *SIZES)),
     "smollm2": Run("", REAL, SMOL),
     "smollm2-tasks": Run("", REAL, tasks=TASKS, about=", with tasks"),
+    "smollm2-long": Run(
+        "", (*WIKI, *WINDOWS, *LONG, *SIZED), tasks=TASKS, methods=BEST, tokens="0", about=", on long windows"
+    ),
     "stories3M-joined": Run(
         "models/stories3M-hf",
         (*STORIES, *TOLD, *SIZES),
@@ -129,7 +135,7 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, default=SMOLLM2)
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--only", nargs="*", choices=tuple(RUNS), default=tuple(RUNS))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", help="in the place of those of the run")
     parser.add_argument("--targets", help="in the place of those of the run")
     parser.add_argument("--train-tokens", default="0")
     parser.add_argument("--page-only", action="store_true")
@@ -152,7 +158,7 @@ def command(name: str, arguments: argparse.Namespace) -> list[str]:
         options[1] = str(joined(Path(options[1]), Path(tempfile.gettempdir()) / "graphprune-joined"))
     if arguments.targets:
         options += ["--targets", arguments.targets]
-    methods = ["--methods", run.methods or arguments.methods, "--train-tokens", run.tokens or arguments.train_tokens]
+    methods = ["--methods", arguments.methods or run.methods or ",".join(METHODS), "--train-tokens", run.tokens or arguments.train_tokens]
     program = "from graphprune.cli.main import main; main()"
     return [
         sys.executable,
