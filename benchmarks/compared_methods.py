@@ -158,7 +158,12 @@ def command(name: str, arguments: argparse.Namespace) -> list[str]:
         options[1] = str(joined(Path(options[1]), Path(tempfile.gettempdir()) / "graphprune-joined"))
     if arguments.targets:
         options += ["--targets", arguments.targets]
-    methods = ["--methods", arguments.methods or run.methods or ",".join(METHODS), "--train-tokens", run.tokens or arguments.train_tokens]
+    methods = [
+        "--methods",
+        arguments.methods or run.methods or ",".join(METHODS),
+        "--train-tokens",
+        run.tokens or arguments.train_tokens,
+    ]
     program = "from graphprune.cli.main import main; main()"
     return [
         sys.executable,
