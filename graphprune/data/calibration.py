@@ -18,10 +18,10 @@ from graphprune.data.stream.domains import (
     train_of,
 )
 from graphprune.data.stream.lead import NO_LEAD, Lead, find_lead
-from graphprune.data.tokens import check_documents, encode, load_tokenizer, split_rows
+from graphprune.data.tokens import check_documents, encode, fitting_windows, load_tokenizer, split_rows
 from graphprune.data.windows import draw_windows, tokenise
 from graphprune.errors import DataError
-from graphprune.ir.contract import fitting_length, vocabulary_size
+from graphprune.ir.contract import vocabulary_size
 from graphprune.ir.graph import Graph
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def prepare_text(
     if graph.source.files is None:
         raise DataError("the model has no folder with a tokenizer, so text cannot be read; pass batches instead")
     tokenizer = load_tokenizer(graph.source.files, graph.source.trusted)
-    length = fitting_length(graph, length)
+    samples, length = fitting_windows(graph, samples, length)
     read = partial(read_texts, field=field, render=renderer(tokenizer))
     train, held = split_text(read, spec, _BYTES_PER_WINDOW_TOKEN * samples * length, held_out)
     documents, vocabulary = tokenise(tokenizer, train), vocabulary_size(graph)

@@ -1,5 +1,6 @@
 """Tokens: how text becomes tokens, and which windows are drawn for calibration and evaluation."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,12 @@ def check_largest(largest: int, vocabulary: int | None, spec: str) -> None:
         )
 
 
+def fitting_windows(graph: Graph, samples: int, length: int) -> tuple[int, int]:
+    """How many windows of how many tokens: those asked for, or as many tokens in windows of the model's context."""
+    fit = fitting_length(graph, length)
+    return math.ceil(samples * length / fit), fit
+
+
 def split_rows(windows: Tensor, size: int) -> tuple[Tensor, ...]:
     """Consecutive batches of at most `size` rows."""
     return tuple(windows[start : start + size] for start in range(0, len(windows), size))
@@ -119,7 +126,7 @@ def split_rows(windows: Tensor, size: int) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What text the methods see: `samples` windows of `length` tokens, no longer than the model's context.
+    """What text the methods see: `samples` windows of `length` tokens, or as many tokens in windows that a model takes.
 
     Windows lie within documents, which begin with the tokenizer's first token where it has one, see `draw_windows`.
     """
@@ -136,8 +143,8 @@ class Calibration:
 
     def batches(self, tokenizer: "PreTrainedTokenizerBase", graph: Graph, size: int = 8) -> tuple[Tensor, ...]:
         """The windows as batches of `size` rows: int64 [rows, length]. Reads no more text than it needs."""
-        length = fitting_length(graph, self.length)
-        limit = _VARIETY * _BYTES_PER_TOKEN * self.samples * length
+        samples, length = fitting_windows(graph, self.samples, self.length)
+        limit = _VARIETY * _BYTES_PER_TOKEN * samples * length
         documents = tokenise(tokenizer, read_texts(self.spec, self.field, limit, renderer(tokenizer)))
         check_documents(documents, vocabulary_size(graph), length, self.spec)
-        return split_rows(draw_windows(documents, self.samples, length, self.seed), size)
+        return split_rows(draw_windows(documents, samples, length, self.seed), size)
