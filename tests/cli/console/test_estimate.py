@@ -39,6 +39,14 @@ def test_a_stage_that_nobody_expected_hides_nothing() -> None:
     assert estimate.left(2.0) == pytest.approx(3.0)
 
 
+def test_a_stage_that_nobody_expected_says_how_far_it_is() -> None:
+    estimate = Estimate(EXPECTED, 0.0)
+    estimate.tell(0.0, "write", 0, 0, ONE)
+    estimate.tell(1.0, "least squares", 0, 10, ONE)
+    estimate.tell(41.0, "least squares", 4, 10, ONE)
+    assert estimate.left(41.0) == pytest.approx(60.0 + 3.0), "its own pace, and check behind it"
+
+
 def test_equal_parts_go_on_at_their_own_pace() -> None:
     estimate = Estimate(EXPECTED, 0.0)
     estimate.tell(0.0, "read", 0, 0, ONE)
