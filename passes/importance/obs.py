@@ -15,7 +15,7 @@ from graphprune.bounds import Count, NotNegative, Whole
 from graphprune.errors import UsageError
 from graphprune.pruning.interfaces import Importance, Scene
 from graphprune.pruning.signals.activation_room import segment_ends, shelf_of
-from graphprune.pruning.signals.curvature import Curvature, measure_by_segments, measure_curvature
+from graphprune.pruning.signals.curvature import Curvature, kept_bytes, measure_by_segments, measure_curvature
 from graphprune.pruning.signals.elimination import Consumer, eliminate
 from graphprune.running.inputs import Batch
 from graphprune.running.loss import predictions
@@ -34,9 +34,9 @@ class Obs(Importance):
     solves the weights. Scores are in one currency for all groups: `global{normalize=none}` can compare them.
 
     For units that linear calls read: MLP channels, heads, value dimensions, residual width. Two matrices [k, k] of
-    every value that calls read are held at once; where weights stay in their file, those of one layer. `tokens` of the
-    calibration text are looked at, 0 for all: more were no better. `damping` is relative to each input's own energy;
-    `rounds` limits how often costs are computed anew.
+    every value that calls read are held at once; where weights stay in their file, or much would be held, those of one
+    layer. `tokens` of the calibration text are looked at, 0 for all: more were no better. `damping` is relative to each
+    input's own energy; `rounds` limits how often costs are computed anew.
     """
 
     name: ClassVar[str] = "obs"
@@ -60,7 +60,7 @@ class Obs(Importance):
                 readers.setdefault(name, {}).update(dict.fromkeys(found))
         together = {name: tuple(found) for name, found in readers.items()}
         batches = first_tokens(scene.batches, self.tokens)
-        ends = segment_ends(graph, scene.groups, batches, scene.room)
+        ends = segment_ends(graph, scene.groups, batches, scene.room, kept_bytes(graph, together))
         result, known = dict[str, Tensor](), dict[str, Curvature]()
 
         def eliminate_known(found: Mapping[str, Curvature]) -> None:

@@ -19,6 +19,7 @@ from graphprune.weights.stored import any_stored
 _TOKENS = 512  # that are looked at together, unless a row has more
 _SHARE = 0.5  # of the memory there is, which values for backward may take
 _HANDED = 0.25  # of the memory there is, which what layers hand to each other may take
+_MUCH = 2_000_000_000  # bytes of what a part needs for all layers at once, from which a second forward is cheaper
 _LOGITS = 3  # the logits, what the loss makes of them, and their gradient
 
 
@@ -31,12 +32,20 @@ def small_batches(batches: Sequence[Batch]) -> list[Batch]:
     return found
 
 
-def segment_ends(graph: Graph, groups: Groups, batches: Sequence[Batch], room: int | None) -> list[str] | None:
+def segment_ends(
+    graph: Graph, groups: Groups, batches: Sequence[Batch], room: int | None, sums: int | None = None
+) -> list[str] | None:
     """The names of nodes between which backward has to go segment by segment: the ends of layers. None where the whole
-    graph goes at once, as it does where the weights are in memory, or the values for backward fit into the `room`."""
+    graph goes at once.
+
+    It does where the weights are in memory, unless all layers have `sums` too, bytes that a segment has its share of,
+    and together they are many; of weights in their file, where the values for backward fit into the `room`.
+    """
+    held = max((held_bytes(graph, batch) for batch in batches), default=0)
     if not any_stored(graph.tensors().values()):
-        return None
-    if room is not None and all(held_bytes(graph, batch) <= room * _SHARE for batch in batches):
+        if sums is None or held + sums <= _MUCH:
+            return None
+    elif room is not None and held <= room * _SHARE:
         return None
     return [layer[-1].add for layer in find_layers(groups)]
 

@@ -85,7 +85,7 @@ class Sums:
 
     def __init__(self, graph: Graph, readers: Readers, batches: Sequence[Batch]) -> None:
         self.batches, self.tokens = batches, sum(map(predictions, batches))
-        self.kept = torch.float64 if room_of(graph, readers) <= _ROOM else torch.float32
+        self.kept = kept_type(graph, readers)
         self.source = {name: calls[0].x.name for name, calls in readers.items()}
         self.inputs: dict[str, Tensor] = {}
         self.losses: dict[str, Tensor] = {}
@@ -109,11 +109,21 @@ class Sums:
         return {name: Curvature(inputs[self.source[name]], losses[name]) for name in names}
 
 
-def room_of(graph: Graph, readers: Readers) -> int:
-    """The bytes of all matrices in float64."""
+def kept_bytes(graph: Graph, readers: Readers) -> int:
+    """The bytes of all matrices."""
+    return 2 * kept_type(graph, readers).itemsize * entries(graph, readers)
+
+
+def kept_type(graph: Graph, readers: Readers) -> torch.dtype:
+    """The type that all matrices are kept in."""
+    return torch.float64 if 16 * entries(graph, readers) <= _ROOM else torch.float32
+
+
+def entries(graph: Graph, readers: Readers) -> int:
+    """The entries of one matrix of each of the readers."""
     tensors = graph.tensors()
     first = [calls[0] for calls in readers.values()]
-    return 16 * sum(call.matrix(tensors[call.weight]).shape[1] ** 2 for call in first)
+    return sum(call.matrix(tensors[call.weight]).shape[1] ** 2 for call in first)
 
 
 def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

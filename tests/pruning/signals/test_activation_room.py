@@ -45,10 +45,12 @@ def test_layers_go_one_by_one_only_where_memory_asks_for_it(name: str) -> None:
     groups, held = analyze(whole), held_bytes(whole, IDS)
     layers = {branch.layer for branch in groups.branches}
     assert segment_ends(whole, groups, [IDS], 1) is None
+    assert segment_ends(whole, groups, [IDS], 1, 1_900_000_000) is None
+    much = segment_ends(whole, groups, [IDS], 1, 2_000_000_000)
     ends = segment_ends(stored(whole), groups, [IDS], held)
     assert ends is not None
     assert len(ends) == len(layers)
-    assert segment_ends(stored(whole), groups, [IDS], None) == ends
+    assert segment_ends(stored(whole), groups, [IDS], None) == ends == much, "each layer has its share of the sums"
     assert segment_ends(stored(whole), groups, [IDS], 2 * held) is None
 
 
