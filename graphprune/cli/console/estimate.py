@@ -56,13 +56,13 @@ class Estimate:
             rest = (now - self.parts_began) * (1 - self.parts) / self.parts
             return rest + self.pace(now, before=True) * self.after("pruning")
         running, pace = now - self.since, self.pace(now)
-        rest = running * (1 - self.share) / self.share if self.share else None
+        own = running * (1 - self.share) / self.share if self.share else None
         if self.stage in self.expected:
-            rest = max(0.0, self.expected[self.stage] * pace - running) if rest is None else rest
-            return rest + pace * self.after(self.stage)
+            own = max(0.0, self.expected[self.stage] * pace - running) if own is None else own
+            return own + pace * self.after(self.stage)
         # Passes that only some methods have, such as least squares: what they do themselves says how long they take.
         known = [name for name in self.expected if name in self.spent]
-        return (rest or 0.0) + pace * self.after(known[-1]) if known else None
+        return (own or 0.0) + pace * self.after(known[-1]) if known else None
 
     def pace(self, now: float, before: bool = False) -> float:
         """Seconds for each expected one, of the stages that ended and of the present one where it took longer."""
