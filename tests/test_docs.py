@@ -29,7 +29,7 @@ OTHERS_OPTIONS |= LAUNCHERS_OPTIONS | GPU_OPTIONS | {"--kills", "--before", "--a
 OTHERS_OPTIONS |= {"--drop", "--calibration", "--held"}  # of benchmarks/depth_pairs.py
 OTHERS_OPTIONS |= {"--picture"}  # of benchmarks/web_runtime.py
 OTHERS_OPTIONS |= {"--image", "--target"}  # of examples
-OTHERS_OPTIONS |= {"--real", "--rows"}  # of benchmarks
+OTHERS_OPTIONS |= {"--real", "--rows", "--patterns"}  # of benchmarks
 OTHERS_OPTIONS |= {"--size", "--prompt", "--skew", "--cold"}  # of benchmarks/offload.py
 
 
