@@ -41,11 +41,11 @@ def segment_ends(
     It does where the weights are in memory, unless all layers have `sums` too, bytes that a segment has its share of,
     and together they are many; of weights in their file, where the values for backward fit into the `room`.
     """
-    held = max((held_bytes(graph, batch) for batch in batches), default=0)
-    if not any_stored(graph.tensors().values()):
-        if sums is None or held + sums <= _MUCH:
-            return None
-    elif room is not None and held <= room * _SHARE:
+    in_memory = not any_stored(graph.tensors().values())
+    most = (None if sums is None else _MUCH - sums) if in_memory else (None if room is None else room * _SHARE)
+    if in_memory and most is None:
+        return None
+    if most is not None and all(held_bytes(graph, batch) <= most for batch in batches):
         return None
     return [layer[-1].add for layer in find_layers(groups)]
 
